@@ -1,0 +1,50 @@
+# Everything a newcomer needs. Nothing is asked of the machine but Debian, root, Go and Rust: there is no
+# registry and no cluster outside of this one.
+
+# What takes long to build lies outside the clone, so that a fresh one starts where the last one was.
+export AHOI_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ahoi
+export CARGO_TARGET_DIR ?= $(AHOI_CACHE)/target
+
+cluster := e2e/cluster
+group = $(shell sed -n 's/^pub const GROUP: &str = "\(.*\)";/\1/p' shared/api/src/names.rs)
+
+.PHONY: help up demo down test images crds rename
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+up: ## a cluster of its own with the suite in it, kubeconfig in .cluster/
+	@$(cluster)/install
+	@$(cluster)/build-tools >/dev/null
+	@$(cluster)/up demo
+	@$(cluster)/images >/dev/null
+	@$(cluster)/load demo
+	@$(cluster)/install-suite demo
+
+demo: up ## the same, then one customer from nothing to a query
+	@$(cluster)/demo demo
+
+down: ## takes the demo cluster away, all of it
+	@$(cluster)/down demo
+
+test: ## everything CI checks, end-to-end tests included
+	@$(cluster)/install
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --exclude ahoi-e2e --locked
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
+	.ci/licences
+	.ci/rename
+	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e)
+	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run
+
+images: ## the container images, and dist/images.env with their names
+	@$(cluster)/install
+	@$(cluster)/images
+
+crds: ## crds/ from shared/api
+	cargo run --quiet -p ahoi-api --bin crdgen -- crds
+
+rename: ## GROUP=… puts your own domain in the place of the API group, everywhere
+	@git grep -lzF '$(group)' | xargs -0 sed -i 's/$(subst .,\.,$(group))/$(GROUP)/g'
+	@$(MAKE) --no-print-directory crds

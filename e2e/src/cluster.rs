@@ -1,0 +1,127 @@
+//! The cluster under test.
+
+use std::fmt::Debug;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use kube::api::{Api, DeleteParams};
+use kube::runtime::wait::await_condition;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::diagnose;
+
+/// The namespace that the suite runs in.
+pub const SUITE: &str = "ahoi-system";
+
+/// A connection to the cluster under test, as its administrator.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The client; the tests see what any client of the API sees.
+    pub client: Client,
+}
+
+impl Cluster {
+    /// Connects as KUBECONFIG says.
+    pub async fn connect() -> Result<Self> {
+        // A second test of the same process finds the provider installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        if std::env::var_os("KUBECONFIG").is_none() {
+            bail!("KUBECONFIG is not set: run the end-to-end tests by e2e/run, which starts a cluster for them");
+        }
+        Ok(Self { client: Client::try_default().await? })
+    }
+
+    /// All objects of a cluster-scoped kind, or a namespaced one over all namespaces.
+    pub fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    /// The objects of a kind in `namespace`.
+    pub fn of<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Waits until `holds` of the object `name` of `api` (None: it does not exist), at most `seconds`.
+    pub async fn until<K>(
+        &self,
+        api: &Api<K>,
+        name: &str,
+        what: &str,
+        seconds: u64,
+        holds: impl Fn(Option<&K>) -> bool,
+    ) -> Result<Option<K>>
+    where
+        K: Clone + Debug + Send + DeserializeOwned + Resource<DynamicType = ()> + 'static,
+    {
+        let waited = await_condition(api.clone(), name, holds);
+        match tokio::time::timeout(Duration::from_secs(seconds), waited).await {
+            Ok(found) => Ok(found?),
+            Err(_) => {
+                diagnose::print(self, name).await;
+                bail!("{} {name}: not within {seconds} s: {what}", K::kind(&()))
+            }
+        }
+    }
+
+    /// Waits until the object `name` is gone.
+    pub async fn until_gone<K>(&self, api: &Api<K>, name: &str, seconds: u64) -> Result<()>
+    where
+        K: Clone + Debug + Send + DeserializeOwned + Resource<DynamicType = ()> + 'static,
+    {
+        self.until(api, name, "gone", seconds, |o: Option<&K>| o.is_none()).await.map(drop)
+    }
+
+    /// Deletes the object `name`, where there is one, and waits until it is gone.
+    pub async fn delete<K>(&self, api: &Api<K>, name: &str, seconds: u64) -> Result<()>
+    where
+        K: Clone + Debug + Send + DeserializeOwned + Resource<DynamicType = ()> + 'static,
+    {
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+            answer => drop(answer?),
+        }
+        self.until_gone(api, name, seconds).await
+    }
+
+    /// Runs kubectl with `args` and `stdin`; its standard output, or an error with what it said.
+    pub async fn kubectl(&self, args: &[&str], stdin: &str) -> Result<String> {
+        let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+        let mut child = Command::new(&program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
+        if let Some(mut pipe) = child.stdin.take() {
+            pipe.write_all(stdin.as_bytes()).await?;
+        }
+        let output = tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await??;
+        if !output.status.success() {
+            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// `kubectl apply` of `manifest`; the API server's refusal is the error.
+    pub async fn apply(&self, manifest: &str) -> Result<()> {
+        self.kubectl(&["apply", "-f", "-"], manifest).await.map(drop)
+    }
+
+    /// Merges `spec` into the spec of the object `name`, as `kubectl patch` does.
+    pub async fn patch_spec<K>(&self, api: &Api<K>, name: &str, spec: serde_json::Value) -> Result<K>
+    where
+        K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
+    {
+        let patch = serde_json::json!({ "spec": spec });
+        Ok(api.patch(name, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch)).await?)
+    }
+}

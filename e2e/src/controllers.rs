@@ -1,0 +1,70 @@
+//! The suite's own processes: killed, stopped and restarted by the tests.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use serde_json::json;
+
+use crate::cluster::{Cluster, SUITE};
+
+/// Every controller of the suite, by the name of its Deployment.
+pub const CONTROLLERS: [&str; 5] =
+    ["ahoi-customer", "ahoi-namespace", "ahoi-database", "ahoi-pgbouncer", "ahoi-scheduler"];
+
+impl Cluster {
+    /// Kills both pods of a controller at once, without grace, as a failing node does.
+    pub async fn kill(&self, controller: &str) -> Result<()> {
+        let pods: Api<Pod> = self.of(SUITE);
+        let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
+        let running = pods.list(&selector).await?;
+        ensure!(!running.items.is_empty(), "{controller} has no pod to kill");
+        for pod in running {
+            let gone = pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
+            if let Err(error) = gone
+                && !matches!(&error, kube::Error::Api(status) if status.is_not_found())
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `replicas` of a controller and waits until it is so.
+    pub async fn scale(&self, controller: &str, replicas: i32) -> Result<()> {
+        let deployments: Api<Deployment> = self.of(SUITE);
+        let patch = json!({ "spec": { "replicas": replicas } });
+        deployments.patch(controller, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        let settled = |d: Option<&Deployment>| {
+            d.and_then(|d| d.status.as_ref().map(|s| (d, s))).is_some_and(|(d, s)| {
+                s.observed_generation == d.metadata.generation
+                    && s.replicas.unwrap_or(0) == replicas
+                    && s.available_replicas.unwrap_or(0) == replicas
+            })
+        };
+        self.until(&deployments, controller, &format!("{replicas} available replicas"), 120, settled).await.map(drop)
+    }
+
+    /// Stops every controller and waits until none runs.
+    pub async fn stop_all(&self) -> Result<()> {
+        for controller in CONTROLLERS {
+            self.scale(controller, 0).await?;
+            let pods: Api<Pod> = self.of(SUITE);
+            let selector = format!("app.kubernetes.io/name={controller}");
+            for pod in pods.list(&ListParams::default().labels(&selector)).await? {
+                let name = pod.metadata.name.unwrap_or_default();
+                self.until_gone(&pods, &name, 60).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts every controller with two replicas each.
+    pub async fn start_all(&self) -> Result<()> {
+        for controller in CONTROLLERS {
+            self.scale(controller, 2).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! Customers in tests: made, waited for, removed.
+
+use ahoi_api::{Customer, CustomerSpec, CustomerStatus};
+use ahoi_reconcile::{conditions, is_ready};
+use anyhow::{Context as _, Result};
+use kube::api::PostParams;
+use kube::{Api, Resource as _};
+use serde_json::json;
+
+use crate::Cluster;
+
+/// Seconds within which a customer of a test becomes Ready, on a slow machine too.
+pub const READY: u64 = 180;
+/// Seconds within which a customer of a test is gone after its deletion.
+pub const GONE: u64 = 120;
+
+impl Cluster {
+    /// The Customers.
+    pub fn customers(&self) -> Api<Customer> {
+        self.all()
+    }
+
+    /// Creates the customer `name` with `features`; what a run before this one left of that name is removed first.
+    pub async fn create_customer(&self, name: &str, features: serde_json::Value) -> Result<Customer> {
+        self.create_customer_with(name, json!({ "features": features })).await
+    }
+
+    /// Creates the customer `name` with the whole `spec`.
+    pub async fn create_customer_with(&self, name: &str, spec: serde_json::Value) -> Result<Customer> {
+        self.delete_customer(name).await?;
+        let spec: CustomerSpec = serde_json::from_value(spec).context("the test's own spec")?;
+        Ok(self.customers().create(&PostParams::default(), &Customer::new(name, spec)).await?)
+    }
+
+    /// Waits until the customer is Ready in its current generation.
+    pub async fn ready(&self, name: &str) -> Result<Customer> {
+        let found = self
+            .until(&self.customers(), name, "Ready", READY, |c: Option<&Customer>| c.is_some_and(is_ready))
+            .await?;
+        found.with_context(|| format!("Customer {name} vanished"))
+    }
+
+    /// Changes the spec of the customer by a merge patch and waits until the change is Ready.
+    pub async fn change(&self, name: &str, spec: serde_json::Value) -> Result<Customer> {
+        self.patch_spec(&self.customers(), name, spec).await?;
+        self.ready(name).await
+    }
+
+    /// Waits until the condition `type_` of the customer's current generation has this status and reason.
+    pub async fn condition(&self, name: &str, type_: &str, status: &str, reason: &str) -> Result<Customer> {
+        let what = format!("condition {type_}={status} with the reason {reason}");
+        let holds = |c: Option<&Customer>| c.is_some_and(|c| has_condition(c, type_, status, reason));
+        let found = self.until(&self.customers(), name, &what, READY, holds).await?;
+        found.with_context(|| format!("Customer {name} vanished"))
+    }
+
+    /// Deletes the customer, where there is one, and waits until it is gone.
+    pub async fn delete_customer(&self, name: &str) -> Result<()> {
+        self.delete(&self.customers(), name, GONE).await
+    }
+}
+
+/// Whether a condition of the current generation has this status and reason.
+pub fn has_condition(customer: &Customer, type_: &str, status: &str, reason: &str) -> bool {
+    let said = customer.status.as_ref().map(|s: &CustomerStatus| s.conditions.as_slice()).unwrap_or_default();
+    conditions::find_observed(said, type_, customer.meta().generation)
+        .is_some_and(|c| c.status == status && c.reason == reason)
+}
+
+/// The summary column of a customer, such as 3/3.
+pub fn summary(customer: &Customer) -> &str {
+    customer.status.as_ref().and_then(|s| s.summary.as_deref()).unwrap_or_default()
+}

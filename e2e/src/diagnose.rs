@@ -1,0 +1,47 @@
+//! What explains a failed wait: the objects of the suite, their events and the controllers' last words.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams, LogParams};
+
+use crate::cluster::{Cluster, SUITE};
+
+/// Prints what concerns the object `name`. Never fails: the failure that called it is the one to report.
+pub async fn print(cluster: &Cluster, name: &str) {
+    eprintln!("\n==== why {name} is not as expected ====");
+    let customer_namespace = format!("customer-{name}");
+    for args in [
+        vec!["get", "customers,customernamespaces,databaseservers", "-o", "wide"],
+        vec!["get", "databases,connectionpools,schedulers,pgbouncers", "-A", "-o", "wide"],
+        vec!["get", "customer", name, "-o", "yaml"],
+        vec!["get", "pods", "-A", "-o", "wide"],
+        vec!["get", "databases,connectionpools,schedulers,deployments", "-n", &customer_namespace, "-o", "yaml"],
+        vec!["get", "events", "-n", &customer_namespace, "--sort-by=.lastTimestamp"],
+        vec!["get", "events", "-n", "default", "--sort-by=.lastTimestamp"],
+    ] {
+        match cluster.kubectl(&args, "").await {
+            Ok(text) => eprintln!("$ kubectl {}\n{}", args.join(" "), tail(&text, 150)),
+            Err(error) => eprintln!("$ {error:#}"),
+        }
+    }
+    logs(cluster).await;
+    eprintln!("==== end of {name} ====\n");
+}
+
+async fn logs(cluster: &Cluster) {
+    let pods: Api<Pod> = cluster.of(SUITE);
+    let Ok(list) = pods.list(&ListParams::default().labels("app.kubernetes.io/part-of=ahoi")).await else { return };
+    for pod in list {
+        let params = LogParams { tail_lines: Some(25), ..LogParams::default() };
+        match pods.logs(&pod.name_any(), &params).await {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => eprintln!("---- {}\n{text}", pod.name_any()),
+            Err(error) => eprintln!("---- {}: {error}", pod.name_any()),
+        }
+    }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -1,0 +1,94 @@
+//! PostgreSQL and pgbouncer, reached over the network as applications reach them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::Api;
+use tokio_postgres::{Client, NoTls};
+
+use crate::cluster::{Cluster, SUITE};
+
+/// How to connect: the entries of a binding Secret.
+#[derive(Clone)]
+pub struct Login {
+    /// Entries of the Secret.
+    pub entries: BTreeMap<String, String>,
+    address: String,
+}
+
+impl Cluster {
+    /// The binding Secret `name` of a customer, once it is there.
+    pub async fn binding(&self, customer: &str, name: &str) -> Result<Login> {
+        let secrets: Api<Secret> = self.of(&ahoi_api::namespace_of(customer));
+        let secret = self.until(&secrets, name, "the Secret exists", 60, |s: Option<&Secret>| s.is_some()).await?;
+        let entries = entries(secret.context("the Secret vanished")?)?;
+        // The host is the name of a Service, which only pods can resolve: the tests ask the API for its address.
+        let host = entries.get("host").context("no host in the Secret")?;
+        let mut parts = host.split('.');
+        let (service, namespace) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let address = self.address(namespace, service).await?;
+        Ok(Login { entries, address })
+    }
+
+    /// The way to PostgreSQL directly.
+    pub async fn direct(&self, customer: &str) -> Result<Login> {
+        self.binding(customer, &format!("{customer}-database")).await
+    }
+
+    /// The way through the fleet.
+    pub async fn pooled(&self, customer: &str) -> Result<Login> {
+        self.binding(customer, &format!("{customer}-pool")).await
+    }
+
+    /// The administrator of the demo's PostgreSQL, in `database`.
+    pub async fn admin(&self, database: &str) -> Result<Client> {
+        let secrets: Api<Secret> = self.of(SUITE);
+        let mut entries = entries(secrets.get("demo-postgres").await?)?;
+        entries.insert("database".into(), database.into());
+        entries.insert("port".into(), "5432".into());
+        Login { entries, address: self.address(SUITE, "demo-postgres").await? }.connect().await
+    }
+
+    async fn address(&self, namespace: &str, service: &str) -> Result<String> {
+        let services: Api<Service> = self.of(namespace);
+        let found = services.get(service).await.with_context(|| format!("Service {namespace}/{service}"))?;
+        found.spec.and_then(|s| s.cluster_ip).context("a Service without an address")
+    }
+}
+
+impl Login {
+    /// An entry of the Secret; empty where it has none.
+    pub fn get(&self, entry: &str) -> &str {
+        self.entries.get(entry).map(String::as_str).unwrap_or_default()
+    }
+
+    /// The same login, asking for another database.
+    #[must_use]
+    pub fn to_database(mut self, database: &str) -> Self {
+        self.entries.insert("database".into(), database.into());
+        self
+    }
+
+    /// A session.
+    pub async fn connect(&self) -> Result<Client> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&self.address)
+            .port(self.get("port").parse().context("the port of the Secret")?)
+            .user(self.get("username"))
+            .password(self.get("password"))
+            .dbname(self.get("database"))
+            .connect_timeout(Duration::from_secs(10));
+        let (client, connection) = config.connect(NoTls).await?;
+        // Ends with the client; what went wrong on it is the error of the query that noticed.
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+fn entries(secret: Secret) -> Result<BTreeMap<String, String>> {
+    let data = secret.data.unwrap_or_default();
+    data.into_iter().map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect()
+}

@@ -1,0 +1,123 @@
+//! What the suite asks of the API server, counted from its audit log. One test, because its parts need the cluster to
+//! themselves and build on each other.
+
+use std::time::Duration;
+
+use ahoi_e2e::Cluster;
+use ahoi_e2e::audit::{Audit, Request, table};
+use ahoi_e2e::controllers::CONTROLLERS;
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+/// Most write requests from apply to Ready for the talk's customer.
+const BUDGET: usize = 34;
+const CUSTOMERS: usize = 50;
+const MANIFEST: &str = include_str!("../../../manifests/demo/customer/customer.yaml");
+
+fn writes(requests: Vec<Request>) -> Vec<Request> {
+    requests.into_iter().filter(Request::is_write).collect()
+}
+
+#[tokio::test]
+async fn few_calls() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    one_customer(&cluster).await?;
+
+    let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("calls-{n:02}")).collect();
+    for name in &names {
+        // Everything but running pods, which fifty customers of a test machine cannot have.
+        let features = json!({"database": {"enabled": true, "storage": "1gb"}, "scheduler": {"enabled": true, "workers": 0}});
+        cluster.create_customer(name, features).await?;
+    }
+    for name in &names {
+        cluster.ready(name).await?;
+    }
+    settled(&cluster).await?;
+    restart(&cluster).await?;
+    at_rest().await?;
+
+    for name in &names {
+        cluster.customers().delete(name, &kube::api::DeleteParams::default()).await?;
+    }
+    for name in &names {
+        cluster.until_gone(&cluster.customers(), name, 600).await?;
+    }
+    Ok(())
+}
+
+async fn one_customer(cluster: &Cluster) -> Result<()> {
+    cluster.delete_customer("big-client-0815").await?;
+    settled(cluster).await?;
+    let mark = Audit::mark()?;
+    cluster.apply(MANIFEST).await?;
+    cluster.ready("big-client-0815").await?;
+    // Whatever follows Ready by itself was caused by this customer, too.
+    settled(cluster).await?;
+    let writes = writes(mark.since()?);
+    println!("{} write requests for the talk's customer, from apply to Ready and quiet:\n{}", writes.len(), table(&writes));
+    ensure!(writes.len() <= BUDGET, "{} write requests, {BUDGET} is the budget", writes.len());
+    cluster.delete_customer("big-client-0815").await
+}
+
+/// Waits until no controller has written for ten seconds; the sweeps of the database controller included.
+async fn settled(_: &Cluster) -> Result<()> {
+    let quiet = async {
+        loop {
+            let mark = Audit::mark()?;
+            // Silence is the condition, so time is what must pass.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            if writes(mark.since()?).is_empty() {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(300), quiet).await?
+}
+
+/// Every controller starts anew with all customers present, and finds nothing to write.
+async fn restart(cluster: &Cluster) -> Result<()> {
+    let mark = Audit::mark()?;
+    cluster.stop_all().await?;
+    cluster.start_all().await?;
+    for controller in CONTROLLERS {
+        led_again(cluster, controller).await?;
+    }
+    // The passes that follow the take-over: two sweeps of the database controller fit in.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let writes = writes(mark.since()?);
+    println!("{} writes when every controller is restarted with {CUSTOMERS} customers\n{}", writes.len(), table(&writes));
+    ensure!(writes.is_empty(), "{} writes at a restart", writes.len());
+    Ok(())
+}
+
+/// Waits until one of the new pods of the controller holds its Lease.
+async fn led_again(cluster: &Cluster, controller: &str) -> Result<()> {
+    use k8s_openapi::api::coordination::v1::Lease;
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::ResourceExt;
+    use kube::api::ListParams;
+    let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
+    let pods = cluster.of::<Pod>(ahoi_e2e::SUITE).list(&selector).await?;
+    let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
+    let held = |lease: Option<&Lease>| {
+        let holder = lease.and_then(|l| l.spec.as_ref()?.holder_identity.as_ref());
+        holder.is_some_and(|holder| names.contains(holder))
+    };
+    cluster.until(&cluster.of::<Lease>(ahoi_e2e::SUITE), controller, "held by a new pod", 60, held).await.map(drop)
+}
+
+/// Two minutes in which nothing happens cost nothing.
+async fn at_rest() -> Result<()> {
+    let mark = Audit::mark()?;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let requests = mark.since()?;
+    let reads: Vec<Request> = requests.iter().filter(|r| r.is_single_read()).cloned().collect();
+    let writes = writes(requests);
+    println!(
+        "{} writes and {} reads of single objects in two idle minutes with {CUSTOMERS} customers\n{}{}",
+        writes.len(), reads.len(), table(&writes), table(&reads)
+    );
+    ensure!(writes.is_empty(), "{} writes at rest", writes.len());
+    ensure!(reads.is_empty(), "{} reads of single objects at rest", reads.len());
+    Ok(())
+}

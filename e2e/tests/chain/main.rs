@@ -1,0 +1,127 @@
+//! Any link of the chain may be missing at any time: nothing is lost, everything converges, the API stays open. These
+//! tests disturb every customer of the cluster, so they run one after the other, apart from the rest.
+
+use ahoi_api::{ConnectionPool, Database, Scheduler};
+use ahoi_e2e::Cluster;
+use ahoi_e2e::controllers::CONTROLLERS;
+use ahoi_e2e::customers::summary;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
+use serde_json::json;
+
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+fn working() -> serde_json::Value {
+    json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1}})
+}
+
+/// Each controller is killed, both replicas at once, while customers are made, changed and removed.
+#[tokio::test]
+async fn killing_controllers_loses_nothing() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let kept = "chain-kept";
+    cluster.create_customer(kept, working()).await?;
+    cluster.ready(kept).await?;
+    let client = cluster.pooled(kept).await?.connect().await?;
+    client.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n").await?;
+    for controller in CONTROLLERS {
+        let name = format!("chain-{}", controller.trim_start_matches("ahoi-"));
+        cluster.create_customer(&name, working()).await?;
+        cluster.kill(controller).await?;
+        cluster.patch_spec(&cluster.customers(), kept, json!({"features": {"scheduler": {"workers": 2}}})).await?;
+        cluster.ready(&name).await.with_context(|| format!("after {controller} was killed"))?;
+        cluster.kill(controller).await?;
+        cluster.delete_customer(&name).await.with_context(|| format!("deleting while {controller} is killed"))?;
+        let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
+        ensure!(rows == 500, "{rows} of 500 rows after {controller} was killed");
+    }
+    let customer = cluster.ready(kept).await?;
+    ensure!(summary(&customer) == "3/3");
+    cluster.delete_customer(kept).await
+}
+
+/// With no controller at all the API takes and validates customers; what was missed is done when they are back.
+#[tokio::test]
+async fn without_controllers_the_api_stays_open() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let (old, new, gone) = ("chain-old", "chain-new", "chain-gone");
+    cluster.delete_customer(new).await?;
+    for name in [old, gone] {
+        cluster.create_customer(name, working()).await?;
+    }
+    for name in [old, gone] {
+        cluster.ready(name).await?;
+    }
+    cluster.stop_all().await?;
+    let outcome = while_stopped(&cluster, old, new, gone).await;
+    cluster.start_all().await?;
+    outcome?;
+
+    ensure!(summary(&cluster.ready(new).await?) == "3/3");
+    let customer = cluster.ready(old).await?;
+    ensure!(summary(&customer) == "3/3");
+    cluster.until_gone(&cluster.customers(), gone, 120).await?;
+    // Deletions that nobody watched are noticed.
+    let namespace = ahoi_api::namespace_of(old);
+    let there = |d: Option<&Deployment>| d.is_some_and(|d| d.status.as_ref().is_some_and(|s| s.available_replicas == Some(3)));
+    cluster.until(&cluster.of::<Deployment>(&namespace), &format!("{old}-worker"), "back, with three workers", 120, there).await?;
+    let policies = cluster.of::<NetworkPolicy>(&namespace).list(&ListParams::default()).await?;
+    ensure!(policies.items.len() >= 2, "{} network policies", policies.items.len());
+    for name in [old, new] {
+        cluster.delete_customer(name).await?;
+    }
+    Ok(())
+}
+
+async fn while_stopped(cluster: &Cluster, old: &str, new: &str, gone: &str) -> Result<()> {
+    cluster.create_customer(new, working()).await.context("the API takes no customer without controllers")?;
+    let refused = cluster.patch_spec(&cluster.customers(), new, json!({"features": {"scheduler": {"workers": -1}}})).await;
+    ensure!(refused.is_err(), "the API validates nothing without controllers");
+    cluster.patch_spec(&cluster.customers(), old, json!({"features": {"scheduler": {"workers": 3}}})).await?;
+    cluster.customers().delete(gone, &DeleteParams::default()).await?;
+    let namespace = ahoi_api::namespace_of(old);
+    cluster.of::<Deployment>(&namespace).delete(&format!("{old}-worker"), &DeleteParams::default()).await?;
+    for policy in cluster.of::<NetworkPolicy>(&namespace).list(&ListParams::default()).await? {
+        cluster.of::<NetworkPolicy>(&namespace).delete(&policy.name_any(), &DeleteParams::default()).await?;
+    }
+    // What runs goes on: the pool needs no controller to serve.
+    cluster.pooled(old).await?.connect().await?.query_one("SELECT 1", &[]).await?;
+    Ok(())
+}
+
+/// Children deleted by hand come back by themselves, data and all.
+#[tokio::test]
+async fn deleted_children_come_back() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let name = "chain-children";
+    cluster.create_customer(name, working()).await?;
+    cluster.ready(name).await?;
+    let client = cluster.direct(name).await?.connect().await?;
+    client.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n").await?;
+    drop(client);
+    let namespace = ahoi_api::namespace_of(name);
+
+    async fn back<K>(cluster: &Cluster, api: kube::Api<K>, name: &str) -> Result<()>
+    where
+        K: ahoi_reconcile::Conditioned,
+    {
+        let uid = api.get(name).await?.uid();
+        api.delete(name, &DeleteParams::default()).await?;
+        let again = |o: Option<&K>| o.is_some_and(|o| o.uid() != uid && ahoi_reconcile::is_ready(o));
+        cluster.until(&api, name, "made again and Ready", 120, again).await.map(drop)
+    }
+    back(&cluster, cluster.of::<Scheduler>(&namespace), name).await?;
+    back(&cluster, cluster.of::<ConnectionPool>(&namespace), name).await?;
+    back(&cluster, cluster.of::<Database>(&namespace), name).await?;
+    cluster.ready(name).await?;
+    let client = cluster.pooled(name).await?.connect().await?;
+    let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
+    ensure!(rows == 500, "{rows} of 500 rows after every child was deleted once");
+    cluster.delete_customer(name).await
+}

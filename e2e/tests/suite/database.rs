@@ -1,0 +1,225 @@
+//! A customer's database: retained, archived, deleted, repaired, and let go when its server is gone.
+
+use std::time::Duration;
+
+use ahoi_api::{Database, DatabaseServer, DatabaseServerSpec, DatabaseStatus};
+use ahoi_e2e::Cluster;
+use ahoi_e2e::customers::READY;
+use ahoi_reconcile::is_ready;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+
+async fn status(cluster: &Cluster, customer: &str) -> Result<DatabaseStatus> {
+    let database = cluster.of::<Database>(&ahoi_api::namespace_of(customer)).get(customer).await?;
+    database.status.context("a database without a status")
+}
+
+async fn exists(cluster: &Cluster, database: &str) -> Result<bool> {
+    let admin = cluster.admin("postgres").await?;
+    Ok(admin.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&database]).await?.is_some())
+}
+
+async fn roles_like(cluster: &Cluster, database: &str) -> Result<i64> {
+    let admin = cluster.admin("postgres").await?;
+    Ok(admin.query_one("SELECT count(*) FROM pg_roles WHERE starts_with(rolname, $1)", &[&database]).await?.get(0))
+}
+
+async fn with_rows(cluster: &Cluster, customer: &str, policy: &str) -> Result<DatabaseStatus> {
+    let spec = json!({"deletionPolicy": policy, "features": {"database": {"enabled": true}}});
+    cluster.create_customer_with(customer, spec).await?;
+    cluster.ready(customer).await?;
+    let client = cluster.direct(customer).await?.connect().await?;
+    client.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) n").await?;
+    status(cluster, customer).await
+}
+
+#[tokio::test]
+async fn retained_data_is_found_by_a_new_customer_of_that_name() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "db-retain";
+    let before = with_rows(&cluster, name, "Retain").await?;
+    let login = cluster.direct(name).await?;
+    let uid = cluster.customers().get(name).await?.uid();
+    cluster.delete_customer(name).await?;
+    let database = before.database_name.context("no database name")?;
+    ensure!(exists(&cluster, &database).await?, "Retain lost the database");
+    ensure!(login.connect().await.is_err(), "a retained database still lets its login in");
+
+    cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    let again = cluster.ready(name).await?;
+    ensure!(again.uid() != uid);
+    ensure!(status(&cluster, name).await?.database_name.as_deref() == Some(database.as_str()));
+    let client = cluster.pooled(name).await?.connect().await?;
+    let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
+    ensure!(rows == 1000, "{rows} of 1000 rows");
+    client.batch_execute("INSERT INTO kept VALUES (1001); CREATE TABLE more (n int)").await?;
+    cluster.delete_customer(name).await
+}
+
+#[tokio::test]
+async fn archived_data_is_put_aside() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "db-archive";
+    let database = with_rows(&cluster, name, "Archive").await?.database_name.context("no database name")?;
+    cluster.delete_customer(name).await?;
+    ensure!(!exists(&cluster, &database).await?, "an archived database keeps its name");
+    let admin = cluster.admin("postgres").await?;
+    let pattern = format!("zz_{database}_");
+    let archived = admin
+        .query_one("SELECT datname, datconnlimit FROM pg_database WHERE starts_with(datname, $1)", &[&pattern])
+        .await
+        .context("no archived database")?;
+    let (aside, limit): (String, i32) = (archived.get(0), archived.get(1));
+    ensure!(limit == 0, "an archived database lets {limit} connections in");
+    let rows: i64 = cluster.admin(&aside).await?.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
+    ensure!(rows == 1000, "{rows} of 1000 rows are archived");
+
+    cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    cluster.ready(name).await?;
+    let fresh = cluster.direct(name).await?.connect().await?;
+    ensure!(fresh.query_one("SELECT to_regclass('kept') IS NULL", &[]).await?.get::<_, bool>(0), "the archive was found by itself");
+    cluster.delete_customer(name).await
+}
+
+#[tokio::test]
+async fn deleted_data_is_gone_with_its_roles() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "db-delete";
+    let database = with_rows(&cluster, name, "Delete").await?.database_name.context("no database name")?;
+    // An open session is no reason to stay.
+    let _session = cluster.direct(name).await?.connect().await?;
+    cluster.delete_customer(name).await?;
+    ensure!(!exists(&cluster, &database).await?, "Delete left the database");
+    let roles = roles_like(&cluster, &database).await?;
+    ensure!(roles == 0, "Delete left {roles} roles");
+    Ok(())
+}
+
+#[tokio::test]
+async fn names_come_from_the_uid_and_the_database_is_stamped() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "db-stamp";
+    cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    cluster.ready(name).await?;
+    let object = cluster.of::<Database>(&ahoi_api::namespace_of(name)).get(name).await?;
+    let uid = object.uid().context("no uid")?;
+    let database = object.status.and_then(|s| s.database_name).context("no database name")?;
+    let hex: String = uid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    ensure!(database == format!("c_{hex}"), "{database} does not come from the uid {uid}");
+    let admin = cluster.admin("postgres").await?;
+    let query = "SELECT shobj_description(oid, 'pg_database'), pg_get_userbyid(datdba) FROM pg_database WHERE datname = $1";
+    let row = admin.query_one(query, &[&database]).await?;
+    let (stamp, owner): (String, String) = (row.get(0), row.get(1));
+    ensure!(stamp.contains(&uid), "the stamp {stamp} does not carry the uid");
+    ensure!(!owner.starts_with("c_"), "the database belongs to {owner}, who could open it to others");
+    cluster.delete_customer(name).await
+}
+
+/// What somebody alters by hand on the server is put right by the next sweep.
+#[tokio::test]
+async fn drift_is_repaired() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "db-drift";
+    cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    cluster.ready(name).await?;
+    let login = cluster.direct(name).await?;
+    let (database, role) = (login.get("database").to_owned(), login.get("username").to_owned());
+    let admin = cluster.admin("postgres").await?;
+    for statement in [
+        format!("ALTER ROLE {role} PASSWORD 'by hand'"),
+        format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
+        format!("ALTER DATABASE {database} CONNECTION LIMIT -1"),
+        format!("REVOKE {database}_owner FROM {role}"),
+        format!("ALTER ROLE {role} CREATEDB"),
+    ] {
+        admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
+    }
+    ensure!(login.connect().await.is_err(), "the password was not altered: the test proves nothing");
+    let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
+         AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
+         FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";
+    let owner = format!("{database}_owner");
+    let until = async {
+        loop {
+            let row = admin.query_one(repaired, &[&database, &owner, &role]).await?;
+            if row.get::<_, bool>(0) && login.connect().await.is_ok() {
+                return anyhow::Ok(());
+            }
+            // PostgreSQL has no watch; the time-out around this bounds it.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(150), until).await.context("not repaired within two sweeps")??;
+
+    // A lost Secret is made again, and what it says works.
+    let secrets = cluster.of::<Secret>(&ahoi_api::namespace_of(name));
+    let old = secrets.get(&format!("{name}-database")).await?.uid();
+    secrets.delete(&format!("{name}-database"), &DeleteParams::default()).await?;
+    let made = |s: Option<&Secret>| s.is_some_and(|s| s.uid() != old);
+    cluster.until(&secrets, &format!("{name}-database"), "made again", 60, made).await?;
+    cluster.ready(name).await?;
+    cluster.direct(name).await?.connect().await.context("the new Secret's login")?;
+    cluster.pooled(name).await?.connect().await.context("the pooled Secret after the new password")?;
+    cluster.delete_customer(name).await
+}
+
+/// A database of that name that is not ours is never taken over.
+#[tokio::test]
+async fn a_foreign_database_is_left_alone() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = "db-foreign";
+    cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await?;
+    let meta = ObjectMeta { name: Some(namespace.into()), ..ObjectMeta::default() };
+    cluster.all::<Namespace>().create(&PostParams::default(), &Namespace { metadata: meta, ..Namespace::default() }).await?;
+    let databases = cluster.of::<Database>(namespace);
+    let object = databases.create(&PostParams::default(), &Database::new("foreign", serde_json::from_value(json!({"storage": "1gb"}))?)).await?;
+    let named = |d: Option<&Database>| d.is_some_and(|d| d.status.as_ref().is_some_and(|s| s.database_name.is_some()));
+    let object = cluster.until(&databases, "foreign", "named", 60, named).await?.unwrap_or(object);
+    let database = object.status.and_then(|s| s.database_name).context("no name")?;
+    let ready = |d: Option<&Database>| d.is_some_and(is_ready);
+    cluster.until(&databases, "foreign", "Ready", READY, ready).await?;
+    // Somebody else's stamp: from now on this is not our database.
+    let admin = cluster.admin("postgres").await?;
+    admin.batch_execute(&format!("COMMENT ON DATABASE {database} IS 'of the accounting department'")).await?;
+    cluster.patch_spec(&databases, "foreign", json!({"connectionLimit": 7, "deletionPolicy": "Delete"})).await?;
+    let stalled = |d: Option<&Database>| {
+        d.and_then(|d| d.status.as_ref()).is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == "NotOurs"))
+    };
+    cluster.until(&databases, "foreign", "Stalled with the reason NotOurs", 60, stalled).await?;
+    cluster.delete(&databases, "foreign", 60).await?;
+    ensure!(exists(&cluster, &database).await?, "a database that is not ours was dropped");
+    admin.batch_execute(&format!("DROP DATABASE {database}")).await?;
+    cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await
+}
+
+/// Nobody waits for a server that is gone, and nothing is dropped on a guess.
+#[tokio::test]
+async fn deletion_completes_when_the_server_is_gone() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let (name, server) = ("db-gone", "db-gone");
+    cluster.delete_customer(name).await?;
+    let servers = cluster.all::<DatabaseServer>();
+    let demo = servers.get("demo").await?;
+    cluster.delete(&servers, server, 60).await?;
+    let mut own = DatabaseServer::new(server, DatabaseServerSpec { ..demo.spec.clone() });
+    own.metadata.labels = Some([("for".to_owned(), server.to_owned())].into());
+    servers.create(&PostParams::default(), &own).await?;
+    let features = json!({"database": {"enabled": true, "serverSelector": {"for": server}}});
+    cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
+    cluster.ready(name).await?;
+    let database = status(&cluster, name).await?.database_name.context("no name")?;
+    // From here on nothing answers at the server's address.
+    cluster.patch_spec(&servers, server, json!({"host": "gone.ahoi-system.svc", "port": 1})).await?;
+    let started = tokio::time::Instant::now();
+    cluster.delete_customer(name).await?;
+    let took = started.elapsed();
+    ensure!(took < Duration::from_secs(60), "deletion took {took:?}");
+    ensure!(exists(&cluster, &database).await?, "the database was dropped on a guess");
+    cluster.delete(&servers, server, 60).await?;
+    cluster.admin("postgres").await?.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await?;
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The reconcile of a Customer.
+
+use std::sync::Arc;
+
+use ahoi_api::{
+    ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, Plan, ReconcilePolicy, Scheduler, finalizers,
+};
+use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
+use ahoi_reconcile::{
+    Cache, Conditioned, Controller, Error, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
+};
+use kube::{Api, ResourceExt};
+
+use crate::features::{
+    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, SchedulerFeature, converge, not_built,
+};
+use crate::offboard::offboard;
+use crate::resolve::{DEFAULT_PLAN, resolve};
+use crate::status::{PAUSED, status};
+
+/// Reconciles Customers.
+pub struct CustomerController {
+    platform: Platform,
+    plans: Cache<Plan>,
+    children: Children,
+}
+
+/// Everything a Customer can have.
+pub struct Children {
+    pub namespaces: Owned<CustomerNamespace>,
+    pub databases: Owned<Database>,
+    pub connection_pools: Owned<ConnectionPool>,
+    pub schedulers: Owned<Scheduler>,
+}
+
+impl Reconciler for CustomerController {
+    type Kind = Customer;
+    const NAME: &'static str = "customer";
+    const FINALIZER: Option<&'static str> = Some(finalizers::CUSTOMER);
+
+    async fn reconcile(&self, customer: &Customer) -> Result<Progress<CustomerStatus>, Error> {
+        if customer.spec.reconcile_policy == ReconcilePolicy::Paused {
+            return Ok(Progress::new(paused(customer)));
+        }
+        let plan = self.plan_of(customer)?;
+        let wanted = resolve(customer, plan.as_deref(), self.platform.namespace())?;
+
+        let mut chain = self.children.of(customer);
+        let (child, namespace) = converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain).await?;
+        chain.namespace = child;
+        let (child, database) = converge::<DatabaseFeature>(&self.children.databases, customer, &wanted, &chain).await?;
+        chain.database = child;
+        let (child, pool) = converge::<ConnectionPoolFeature>(&self.children.connection_pools, customer, &wanted, &chain).await?;
+        chain.connection_pool = child;
+        let (_, scheduler) = converge::<SchedulerFeature>(&self.children.schedulers, customer, &wanted, &chain).await?;
+
+        let features = [
+            database,
+            pool,
+            scheduler,
+            not_built("webhooks", "WebhooksReady", wanted.webhooks),
+            not_built("previews", "PreviewsReady", wanted.previews),
+        ];
+        let old = customer.status.as_ref();
+        Ok(Progress::new(status(old, customer.metadata.generation, &wanted, &namespace, &features)))
+    }
+
+    async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {
+        offboard(&self.platform.client, &self.children, customer).await
+    }
+}
+
+impl CustomerController {
+    /// Starts the caches; what comes back is to be run.
+    #[must_use]
+    pub fn start(platform: &Platform) -> Runnable {
+        let customers: Cache<Customer> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
+        let plans: Cache<Plan> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
+        let children = Children {
+            namespaces: owned(platform),
+            databases: owned(platform),
+            connection_pools: owned(platform),
+            schedulers: owned(platform),
+        };
+        let on_plan = customers.clone();
+        Controller::new(platform, &customers)
+            .owns(&children.namespaces)
+            .owns(&children.databases)
+            .owns(&children.connection_pools)
+            .owns(&children.schedulers)
+            .watches(&plans, move |plan: &Plan| customers_on(&on_plan, &plan.name_any()))
+            .run(Self { platform: platform.clone(), plans, children })
+    }
+
+    /// The Plan the Customer names; the one named `default` where it names none and there is one.
+    fn plan_of(&self, customer: &Customer) -> Result<Option<Arc<Plan>>, Error> {
+        let Some(name) = &customer.spec.plan else { return Ok(self.plans.get(DEFAULT_PLAN)) };
+        let plan = self.plans.get(name).ok_or_else(|| {
+            Error::structural("PlanNotFound", format!("spec.plan names the Plan {name}, which does not exist: create it or name another"))
+        })?;
+        Ok(Some(plan))
+    }
+}
+
+impl Children {
+    /// What the customer has now.
+    fn of(&self, customer: &Customer) -> Chain {
+        Chain {
+            namespace: only_child(&self.namespaces, customer),
+            database: only_child(&self.databases, customer),
+            connection_pool: only_child(&self.connection_pools, customer),
+            scheduler: only_child(&self.schedulers, customer),
+        }
+    }
+}
+
+fn owned<C: Conditioned>(platform: &Platform) -> Owned<C> {
+    Owned::new(platform, &platform.cache(Api::all(platform.client.clone()), watcher::Config::default()))
+}
+
+/// The customer's child of kind `C`; a customer has at most one of each.
+pub fn only_child<C: Conditioned>(children: &Owned<C>, customer: &Customer) -> Option<Arc<C>> {
+    children.children(customer).into_iter().next()
+}
+
+/// The customers that a change of the Plan `plan` reaches.
+fn customers_on(customers: &Cache<Customer>, plan: &str) -> Vec<ObjectRef<Customer>> {
+    customers
+        .all()
+        .iter()
+        .filter(|customer| customer.spec.plan.as_deref().unwrap_or(DEFAULT_PLAN) == plan)
+        .map(|customer| ObjectRef::from_obj(&**customer))
+        .collect()
+}
+
+/// The status as it was, and that nobody acts on the spec.
+fn paused(customer: &Customer) -> CustomerStatus {
+    let mut status = customer.status.clone().unwrap_or_default();
+    let _ = conditions::set(
+        &mut status.conditions,
+        DesiredCondition::new(
+            PAUSED,
+            ConditionStatus::True,
+            "ReconcilePolicy",
+            "spec.reconcilePolicy is Paused: changes wait until it is Normal",
+        )
+        .observed_generation(customer.metadata.generation),
+    );
+    status
+}

@@ -1,0 +1,46 @@
+//! The feature `connectionPool`.
+
+use ahoi_api::{ConnectionPool, finalizers};
+use ahoi_reconcile::{Error, is_ready};
+
+use super::{Chain, Desired, Feature, child_meta, namespace_ready, wait_for_namespace};
+use crate::resolve::Wanted;
+
+pub struct ConnectionPoolFeature;
+
+impl Feature for ConnectionPoolFeature {
+    type Child = ConnectionPool;
+    const NAME: &'static str = "connectionPool";
+    const CONDITION: &'static str = "ConnectionPoolReady";
+
+    fn desired(wanted: &Wanted, chain: &Chain) -> Result<Desired<ConnectionPool>, Error> {
+        let Some(spec) = &wanted.connection_pool else {
+            return Ok(if workers_use_it(chain) {
+                Desired::Linger { message: "waiting for the workers to leave the pool" }
+            } else {
+                Desired::Off
+            });
+        };
+        if !namespace_ready(chain) {
+            return Ok(wait_for_namespace());
+        }
+        // A pool that exists is kept up to date whatever the database is doing: only a new one waits for it.
+        if chain.connection_pool.is_none() && !chain.database.as_deref().is_some_and(is_ready) {
+            return Ok(Desired::Wait { reason: "WaitingForDatabase", message: "waiting for the database".into() });
+        }
+        let mut child = ConnectionPool::new(&wanted.name, spec.clone());
+        child.metadata = child_meta(&wanted.name, Some(finalizers::CONNECTION_POOL));
+        Ok(Desired::Child(Box::new(child)))
+    }
+}
+
+/// Whether workers still have the pool's address, or are being rolled to another one.
+fn workers_use_it(chain: &Chain) -> bool {
+    let (Some(scheduler), Some(pool)) = (&chain.scheduler, &chain.connection_pool) else {
+        return false;
+    };
+    let bound = scheduler.spec.binding.as_ref().map(|b| &b.name);
+    let pooled = pool.status.as_ref().and_then(|s| s.binding.as_ref()).map(|b| &b.name);
+    let stalled = super::state_of(&**scheduler).0 == ahoi_api::FeatureState::Stalled;
+    pooled.is_some() && (bound == pooled || !(is_ready(&**scheduler) || stalled))
+}

@@ -1,0 +1,144 @@
+use ahoi_api::{
+    Binding, ConnectionPool, CustomerNamespace, Database, RunPolicy, Scheduler,
+};
+use ahoi_reconcile::{Verdict, conditions};
+use serde_json::json;
+
+use super::*;
+use crate::resolve::resolve;
+
+fn wanted(features: serde_json::Value) -> Wanted {
+    let spec = json!({ "features": features });
+    let customer = Customer::new("acme", serde_json::from_value(spec).unwrap());
+    resolve(&customer, None, "ahoi-system").unwrap()
+}
+
+fn settled<C: Conditioned>(mut child: C, verdict: Verdict) -> Arc<C> {
+    child.meta_mut().generation = Some(3);
+    let mut status = child.status().cloned().unwrap_or_default();
+    *C::observed_generation_mut(&mut status) = Some(3);
+    conditions::settle(C::conditions_mut(&mut status), 3, verdict);
+    child.set_status(status);
+    Arc::new(child)
+}
+
+fn ready<C: Conditioned>(child: C) -> Arc<C> {
+    settled(child, Verdict::ready("it is"))
+}
+
+fn child<F: Feature>(wanted: &Wanted, chain: &Chain) -> F::Child {
+    match F::desired(wanted, chain).unwrap() {
+        Desired::Child(child) => *child,
+        other => panic!("no child but {other:?}"),
+    }
+}
+
+/// The chain of a customer whose database and pool are ready.
+fn chain(wanted: &Wanted) -> Chain {
+    let mut chain = Chain::default();
+    chain.namespace = Some(ready(child::<NamespaceFeature>(wanted, &chain)));
+    let mut database: Database = child::<DatabaseFeature>(wanted, &chain);
+    database.status.get_or_insert_default().binding = Some(Binding { name: "acme-database".into(), version: "1".into() });
+    chain.database = Some(ready(database));
+    let mut pool: ConnectionPool = child::<ConnectionPoolFeature>(wanted, &chain);
+    pool.status.get_or_insert_default().binding = Some(Binding { name: "acme-pool".into(), version: "1".into() });
+    chain.connection_pool = Some(ready(pool));
+    chain
+}
+
+fn all() -> serde_json::Value {
+    json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "image": "worker:1", "workers": 2}})
+}
+
+fn bound(scheduler: &Scheduler) -> Option<&str> {
+    scheduler.spec.binding.as_ref().map(|b| b.name.as_str())
+}
+
+#[test]
+fn the_children_of_a_customer() {
+    let wanted = wanted(all());
+    let chain = chain(&wanted);
+    insta::assert_yaml_snapshot!("namespace", child::<NamespaceFeature>(&wanted, &chain));
+    insta::assert_yaml_snapshot!("database", child::<DatabaseFeature>(&wanted, &chain));
+    insta::assert_yaml_snapshot!("connection_pool", child::<ConnectionPoolFeature>(&wanted, &chain));
+    insta::assert_yaml_snapshot!("scheduler", child::<SchedulerFeature>(&wanted, &chain));
+}
+
+#[test]
+fn each_waits_for_what_it_builds_on() {
+    let wanted = wanted(all());
+    let nothing = Chain::default();
+    let waits = |desired: Result<Desired<_>, Error>| matches!(desired, Ok(Desired::<Database>::Wait { .. }));
+    assert!(waits(DatabaseFeature::desired(&wanted, &nothing)));
+    let mut chain = chain(&wanted);
+    let database = chain.database.take();
+    chain.connection_pool = None;
+    assert!(matches!(ConnectionPoolFeature::desired(&wanted, &chain), Ok(Desired::Wait { reason: "WaitingForDatabase", .. })));
+    chain.database = database;
+    assert!(matches!(SchedulerFeature::desired(&wanted, &chain), Ok(Desired::Wait { reason: "WaitingForPool", .. })));
+}
+
+#[test]
+fn workers_keep_their_binding_while_the_next_is_not_ready() {
+    let wanted_all = wanted(all());
+    let mut chain = chain(&wanted_all);
+    let running = child::<SchedulerFeature>(&wanted_all, &chain);
+    assert_eq!(bound(&running), Some("acme-pool"));
+    chain.scheduler = Some(ready(running));
+    let pool: ConnectionPool = (**chain.connection_pool.as_ref().unwrap()).clone();
+    chain.connection_pool = Some(settled(pool, Verdict::progressing("Routing", "a new route")));
+    assert_eq!(bound(&child::<SchedulerFeature>(&wanted_all, &chain)), Some("acme-pool"));
+
+    let mut direct = all();
+    direct["connectionPool"] = json!({"enabled": false});
+    assert_eq!(bound(&child::<SchedulerFeature>(&wanted(direct), &chain)), Some("acme-database"));
+}
+
+#[test]
+fn features_go_in_an_order_that_fails_no_query() {
+    let wanted_all = wanted(all());
+    let mut chain = chain(&wanted_all);
+    chain.scheduler = Some(ready(child::<SchedulerFeature>(&wanted_all, &chain)));
+    let off = wanted(json!({"database": {"enabled": false}, "scheduler": {"enabled": true, "image": "worker:1"}}));
+    assert!(matches!(ConnectionPoolFeature::desired(&off, &chain), Ok(Desired::Linger { .. })), "workers use the pool");
+    assert!(matches!(DatabaseFeature::desired(&off, &chain), Ok(Desired::Linger { .. })), "the pool is there");
+    let mut moved = (**chain.scheduler.as_ref().unwrap()).clone();
+    moved.spec.binding = None;
+    chain.scheduler = Some(ready(moved));
+    assert!(matches!(ConnectionPoolFeature::desired(&off, &chain), Ok(Desired::Off)));
+    chain.connection_pool = None;
+    assert!(matches!(DatabaseFeature::desired(&off, &chain), Ok(Desired::Off)));
+}
+
+#[test]
+fn a_smaller_default_does_not_shrink_storage() {
+    let wanted_all = wanted(json!({"database": {"enabled": true, "storage": "256gb"}}));
+    let chain = chain(&wanted_all);
+    let smaller = wanted(json!({"database": {"enabled": true}}));
+    match DatabaseFeature::desired(&smaller, &chain).unwrap() {
+        Desired::Stall { reason: "StorageCannotShrink", message } => {
+            assert!(message.contains("spec.features.database.storage") && message.contains("256gb"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_child_counts_only_for_the_generation_it_has_seen() {
+    let wanted = wanted(all());
+    let stale = (*ready(child::<NamespaceFeature>(&wanted, &Chain::default()))).clone();
+    let mut changed: CustomerNamespace = stale;
+    changed.metadata.generation = Some(4);
+    assert_eq!(state_of(&changed).0, FeatureState::Progressing);
+    assert_eq!(state_of(&changed).1, "NotReported");
+}
+
+#[test]
+fn suspended_workers_are_still_bound() {
+    let mut wanted = wanted(all());
+    if let Some(scheduler) = &mut wanted.scheduler {
+        scheduler.run_policy = RunPolicy::Suspended;
+    }
+    let chain = chain(&wanted);
+    assert_eq!(bound(&child::<SchedulerFeature>(&wanted, &chain)), Some("acme-pool"));
+}

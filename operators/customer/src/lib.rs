@@ -1,0 +1,13 @@
+//! Customer → CustomerNamespace, Database, ConnectionPool, Scheduler.
+//!
+//! A reconcile reads in stages: the Plan is looked up, Customer and Plan are [resolved](resolve) into what the customer
+//! shall have, each [feature](features) makes its child so, and their reports become the [status](status).
+//! Deleting a Customer is its own story: [offboard].
+
+mod controller;
+mod features;
+mod offboard;
+mod resolve;
+mod status;
+
+pub use controller::CustomerController;

@@ -1,0 +1,122 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn customer(spec: Value) -> Customer {
+    Customer::new("acme", serde_json::from_value(spec).unwrap())
+}
+
+fn plan(spec: Value) -> Plan {
+    Plan::new("gold", serde_json::from_value(spec).unwrap())
+}
+
+fn resolved(spec: Value, plan: Option<&Plan>) -> Wanted {
+    resolve(&customer(spec), plan, "ahoi-system").unwrap()
+}
+
+fn refused(spec: Value, plan: &Plan) -> String {
+    resolve(&customer(spec), Some(plan), "ahoi-system").unwrap_err().to_string()
+}
+
+fn talk() -> Value {
+    json!({"features": {
+        "database": {"enabled": true, "storage": "256gb"},
+        "scheduler": {"enabled": true, "workers": 4},
+        "webhooks": {"enabled": false},
+    }})
+}
+
+#[test]
+fn the_talks_manifest_on_a_plan_with_an_image() {
+    let plan = plan(json!({"features": {"scheduler": {"image": "worker:1"}}}));
+    insta::assert_debug_snapshot!(resolved(talk(), Some(&plan)));
+}
+
+#[test]
+fn nothing_is_on_unless_somebody_says_so() {
+    let wanted = resolved(json!({}), None);
+    assert!(wanted.database.is_none() && wanted.connection_pool.is_none() && wanted.scheduler.is_none());
+    assert!(!wanted.webhooks && !wanted.previews);
+}
+
+#[test]
+fn an_omitted_feature_follows_the_plan_and_a_field_overrides_it() {
+    let plan = plan(json!({"features": {
+        "database": {"enabled": true, "storage": "1gb", "parameters": {"work_mem": "8MB", "statement_timeout": "30s"}},
+        "scheduler": {"enabled": true, "workers": 2, "image": "worker:1",
+            "env": [{"name": "A", "value": "plan"}, {"name": "B", "value": "plan"}],
+            "jobs": [{"name": "report", "schedule": "@daily", "command": ["report"]}]},
+        "webhooks": {"enabled": true},
+    }}));
+    let wanted = resolved(
+        json!({"features": {
+            "database": {"parameters": {"work_mem": "16MB"}},
+            "scheduler": {"workers": 5, "env": [{"name": "B", "value": "own"}],
+                "jobs": [{"name": "report", "schedule": "@hourly", "command": ["report"]}, {"name": "more", "schedule": "@daily", "command": ["x"]}]},
+            "webhooks": {"enabled": false},
+        }}),
+        Some(&plan),
+    );
+    let database = wanted.database.unwrap();
+    assert_eq!(database.storage, Size::from("1gb"));
+    assert_eq!(database.parameters["work_mem"], "16MB");
+    assert_eq!(database.parameters["statement_timeout"], "30s");
+    let scheduler = wanted.scheduler.unwrap();
+    assert_eq!(scheduler.workers, 5);
+    assert_eq!(scheduler.env.iter().map(|e| e.value.as_deref().unwrap()).collect::<Vec<_>>(), ["plan", "own"]);
+    assert_eq!(scheduler.jobs.iter().map(|j| j.schedule.as_str()).collect::<Vec<_>>(), ["@hourly", "@daily"]);
+    assert!(wanted.connection_pool.is_some(), "the pool follows the database");
+    assert!(!wanted.webhooks, "the customer's word counts");
+}
+
+#[test]
+fn the_pool_follows_the_database_unless_told_otherwise() {
+    assert!(resolved(json!({"features": {"database": {"enabled": true}}}), None).connection_pool.is_some());
+    let direct = json!({"features": {"database": {"enabled": true}, "connectionPool": {"enabled": false}}});
+    assert!(resolved(direct, None).connection_pool.is_none());
+    // The Plan's word about pools is not an order for a customer without a database.
+    let pooled = plan(json!({"features": {"connectionPool": {"enabled": true}}}));
+    assert!(resolved(json!({}), Some(&pooled)).connection_pool.is_none());
+    let ordered = json!({"features": {"connectionPool": {"enabled": true}}});
+    assert!(refused(ordered, &pooled).contains("spec.features.connectionPool.enabled"));
+}
+
+#[test]
+fn a_limit_is_named_with_its_field() {
+    let plan = plan(json!({
+        "features": {"scheduler": {"image": "worker:1"}},
+        "limits": {"maxWorkers": 3, "maxStorage": "100gb", "maxPoolSize": 5, "maxJobs": 0},
+    }));
+    for (features, field) in [
+        (json!({"scheduler": {"enabled": true, "workers": 4}}), "spec.features.scheduler.workers"),
+        (json!({"database": {"enabled": true, "storage": "256gb"}}), "spec.features.database.storage"),
+        (json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 6}}), "spec.features.connectionPool.poolSize"),
+        (
+            json!({"scheduler": {"enabled": true, "jobs": [{"name": "a", "schedule": "@daily", "command": ["a"]}]}}),
+            "spec.features.scheduler.jobs",
+        ),
+    ] {
+        let message = refused(json!({ "features": features }), &plan);
+        assert!(message.contains(field) && message.contains("gold"), "{message}");
+    }
+    // What is off exceeds nothing, and what equals the limit is within it.
+    resolved(json!({"features": {"scheduler": {"enabled": false, "workers": 9}}}), Some(&plan));
+    resolved(json!({"features": {"scheduler": {"enabled": true, "workers": 3}}}), Some(&plan));
+}
+
+#[test]
+fn suspended_disables_the_route_and_the_workload() {
+    let wanted = resolved(
+        json!({"runPolicy": "Suspended", "features": {"database": {"enabled": true}, "scheduler": {"enabled": true}}}),
+        None,
+    );
+    assert_eq!(wanted.connection_pool.unwrap().state, PoolState::Disabled);
+    assert_eq!(wanted.scheduler.unwrap().run_policy, RunPolicy::Suspended);
+    assert!(wanted.database.is_some());
+}
+
+#[test]
+fn only_offboarding_destroys_data() {
+    let wanted = resolved(json!({"deletionPolicy": "Delete", "features": {"database": {"enabled": true}}}), None);
+    assert_eq!(wanted.database.unwrap().deletion_policy, ahoi_api::DeletionPolicy::Retain);
+}

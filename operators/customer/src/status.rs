@@ -1,0 +1,93 @@
+//! The features' reports → the Customer's status. Pure.
+
+use ahoi_api::{CustomerStatus, FeatureState, FeatureStatus, namespace_of};
+use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
+use ahoi_reconcile::Verdict;
+
+use crate::features::Report;
+use crate::resolve::Wanted;
+
+/// Type of the condition of a Customer that is not acted on.
+pub const PAUSED: &str = "Paused";
+
+/// The status of a Customer whose namespace and features reported so. `old` keeps the transition times.
+pub fn status(
+    old: Option<&CustomerStatus>,
+    generation: Option<i64>,
+    wanted: &Wanted,
+    namespace: &Report,
+    features: &[Report],
+) -> CustomerStatus {
+    let enabled: Vec<&Report> = features.iter().filter(|r| r.state != FeatureState::Disabled).collect();
+    let ready = enabled.iter().filter(|r| r.state == FeatureState::Ready).count();
+
+    let mut conditions = old.map(|s| s.conditions.clone()).unwrap_or_default();
+    conditions::remove(&mut conditions, PAUSED);
+    for report in std::iter::once(namespace).chain(features) {
+        if report.state == FeatureState::Disabled {
+            conditions::remove(&mut conditions, report.condition);
+            continue;
+        }
+        let _ = conditions::set(
+            &mut conditions,
+            DesiredCondition::new(
+                report.condition,
+                ConditionStatus::from(report.state == FeatureState::Ready),
+                &report.reason,
+                &report.message,
+            )
+            .observed_generation(generation),
+        );
+    }
+    conditions::settle(&mut conditions, generation, verdict(wanted, namespace, features));
+
+    CustomerStatus {
+        observed_generation: generation,
+        plan: wanted.plan.clone(),
+        namespace: Some(namespace_of(&wanted.name)),
+        summary: Some(format!("{ready}/{}", enabled.len())),
+        storage_bytes: wanted.database.as_ref().and_then(|d| d.storage.bytes().ok()),
+        features: features
+            .iter()
+            .map(|r| FeatureStatus {
+                name: r.name.to_owned(),
+                state: r.state,
+                reason: r.reason.clone(),
+                reference: r.reference.clone(),
+            })
+            .collect(),
+        conditions,
+    }
+}
+
+/// Ready when everything that is built and enabled is; what needs somebody comes before what only needs time.
+fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict {
+    let all = || std::iter::once(namespace).chain(features);
+    let say = |r: &Report| format!("{}: {}", r.name, if r.message.is_empty() { &r.reason } else { &r.message });
+    let in_state = |state| all().filter(move |r| r.state == state).map(say).collect::<Vec<_>>();
+
+    if let Some(stalled) = all().find(|r| r.state == FeatureState::Stalled) {
+        return Verdict::Stalled { reason: stalled.reason.clone(), message: in_state(FeatureState::Stalled).join("; ") };
+    }
+    // A feature that is going away is disabled and not gone: the customer is as asked only when it is.
+    let removing: Vec<String> =
+        all().filter(|r| r.state == FeatureState::Disabled && r.reason == "Removing").map(say).collect();
+    let waiting: Vec<String> = in_state(FeatureState::Progressing).into_iter().chain(removing).collect();
+    if !waiting.is_empty() {
+        return Verdict::Progressing { reason: "Progressing".into(), message: waiting.join("; ") };
+    }
+    let missing = in_state(FeatureState::Unavailable);
+    let mut message = if wanted.suspended {
+        "suspended: workers and jobs are stopped, the data is kept".to_owned()
+    } else {
+        "all features are ready".to_owned()
+    };
+    if !missing.is_empty() {
+        message = format!("{message}; {}", missing.join("; "));
+    }
+    Verdict::Ready { message }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

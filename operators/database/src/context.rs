@@ -1,0 +1,151 @@
+//! What the two controllers share: caches, pools, and the way from a name to a server that can be used.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ahoi_api::{Database, DatabaseServer};
+use ahoi_reconcile::conditions::{READY, find};
+use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, watcher};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
+
+use crate::database::{Cluster, Placements};
+use crate::metrics::Metrics;
+use crate::secret;
+use crate::server::{AdminLogin, Pools, ServerPool, UNREACHABLE, unreachable};
+
+/// What the two controllers share.
+pub struct Context {
+    pub platform: Platform,
+    pub caches: Caches,
+    pub cluster: Cluster,
+    pub pools: Pools,
+    pub placements: Placements,
+    pub metrics: Metrics,
+    /// Has a Database looked at.
+    pub waker: Waker<Database>,
+}
+
+/// The caches, which exist before the controllers do.
+pub struct Caches {
+    pub servers: Cache<DatabaseServer>,
+    pub databases: Cache<Database>,
+    /// The binding Secrets of Databases.
+    pub bindings: Owned<Secret>,
+    /// The Secrets in the suite's own namespace.
+    pub secrets: Cache<Secret>,
+}
+
+impl Caches {
+    /// Starts to watch.
+    pub fn new(platform: &Platform) -> Self {
+        let client = || platform.client.clone();
+        let everything = watcher::Config::default;
+        let bindings = everything().labels(&format!("{}=direct", ahoi_api::BINDING_LABEL));
+        Caches {
+            servers: platform.cache(Api::all(client()), everything()),
+            databases: platform.cache(Api::all(client()), everything()),
+            bindings: Owned::new(platform, &platform.cache(Api::all(client()), bindings)),
+            secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
+        }
+    }
+
+    /// The DatabaseServers that a Secret is about.
+    pub fn servers_of_secret(&self) -> impl Fn(&Secret) -> Vec<ObjectRef<DatabaseServer>> + Send + Sync + 'static {
+        let servers = self.servers.clone();
+        move |secret| {
+            let mut found = servers.all();
+            found.retain(|server| server.spec.admin_secret_ref.name == secret.name_any());
+            found.iter().map(|server| ObjectRef::from_obj(&**server)).collect()
+        }
+    }
+
+    /// The Databases to wake for what matters to them about a server; most of its changes are only counts.
+    pub fn databases_of_server(&self) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<Database>> + Send + Sync + 'static {
+        let (servers, databases) = (self.servers.clone(), self.databases.clone());
+        let known: Mutex<HashMap<String, String>> = Mutex::default();
+        move |server| {
+            let name = server.name_any();
+            let matters = servers.get(&name).map_or_else(String::new, |server| what_matters(&server));
+            if known.lock().insert(name.clone(), matters.clone()).is_some_and(|before| before == matters) {
+                return Vec::new();
+            }
+            let mut affected = databases.all();
+            affected.retain(|database| {
+                let on = database.status.as_ref().and_then(|status| status.server.as_ref());
+                on.is_none_or(|on| *on == name)
+            });
+            affected.iter().map(|database| ObjectRef::from_obj(&**database)).collect()
+        }
+    }
+}
+
+fn what_matters(server: &DatabaseServer) -> String {
+    let spec = &server.spec;
+    let bounds = (&spec.max_databases, &spec.capacity);
+    format!("{:?}", (server.uid(), server.labels(), ready_reason(server), &spec.host, spec.port, &spec.tls, bounds))
+}
+
+impl Context {
+    /// Looks up which cluster this is.
+    pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>) -> anyhow::Result<Self> {
+        let namespaces: Api<Namespace> = Api::all(platform.client.clone());
+        let system = namespaces.get_metadata("kube-system").await?;
+        Ok(Context {
+            cluster: Cluster::new(system.uid().unwrap_or_default()),
+            metrics: Metrics::new(&platform),
+            pools: Pools::default(),
+            placements: Placements::default(),
+            caches,
+            platform,
+            waker,
+        })
+    }
+
+    /// The pool for a server, with the login of its admin Secret.
+    pub fn pool(&self, server: &DatabaseServer) -> Result<Arc<ServerPool>, Error> {
+        let (name, reference) = (server.name_any(), &server.spec.admin_secret_ref);
+        let suite = self.platform.namespace();
+        if reference.namespace != suite {
+            return Err(Error::terminal("SecretNamespace", format!("spec.adminSecretRef.namespace must be {suite}")));
+        }
+        let which = format!("Secret {}/{}", reference.namespace, reference.name);
+        let Some(admin) = self.caches.secrets.get_in(suite, &reference.name) else {
+            return Err(Error::structural("SecretMissing", format!("{which} of DatabaseServer {name} does not exist")));
+        };
+        let key = |key: &str| {
+            secret::text(&admin, key).filter(|text| !text.is_empty()).ok_or_else(|| {
+                Error::structural("SecretIncomplete", format!("{which} of DatabaseServer {name} has no {key}"))
+            })
+        };
+        let login = AdminLogin { username: key("username")?, password: key("password")? };
+        Ok(self.pools.get(server, &login))
+    }
+
+    /// A server that a Database is on, if it can be used now.
+    pub fn usable(&self, name: &str) -> Result<(Arc<DatabaseServer>, Arc<ServerPool>), Error> {
+        let Some(server) = self.caches.servers.get(name) else {
+            return Err(Error::structural("ServerGone", format!("DatabaseServer {name} does not exist; create it again")));
+        };
+        if !is_usable(&server) {
+            return Err(match ready_reason(&server) {
+                Some(UNREACHABLE) => unreachable(name),
+                _ => Error::waiting("ServerNotReady", format!("DatabaseServer {name} is not Ready")),
+            });
+        }
+        let pool = self.pool(&server)?;
+        Ok((server, pool))
+    }
+}
+
+/// Whether a server was Ready when it was last looked at; a change of its spec that nobody has looked at yet does not
+/// take a working server from everybody on it.
+pub fn is_usable(server: &DatabaseServer) -> bool {
+    let conditions = server.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == READY && condition.status == "True")
+}
+
+fn ready_reason(server: &DatabaseServer) -> Option<&str> {
+    find(&server.status.as_ref()?.conditions, READY).map(|ready| ready.reason.as_str())
+}

@@ -1,0 +1,113 @@
+//! What becomes of a database whose object is deleted. Read from the status, where the name was written before the
+//! database was made; of the spec only the policy counts.
+
+use std::time::Duration;
+
+use ahoi_api::{Database, DatabaseServer, DeletionPolicy};
+use ahoi_reconcile::{Error, EventType};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tracing::{info, warn};
+
+use super::desired::Identity;
+use super::execute;
+use super::names::Names;
+use super::observe;
+use super::plan::{self, Refusal};
+use super::step::Step;
+use crate::context::Context;
+use crate::server::{ServerPool, unreachable};
+
+/// How long a deletion waits for a server that cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Closes, puts aside or drops the database, as its policy says.
+pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
+    let Some((server, names)) = place(database) else { return Ok(()) };
+    let Some(server) = context.caches.servers.get(&server) else {
+        let note = format!("DatabaseServer {server} is gone; database {} was not looked at", names.database);
+        left(context, database, None, "ServerGone", note);
+        return Ok(());
+    };
+    match on_server(context, database, &server, &names).await {
+        Err(Error::Waiting { .. } | Error::Structural { .. }) if age(database) >= PATIENCE => {
+            // The next sweep that reaches the server finds a database without an object and closes its login.
+            let note = format!(
+                "DatabaseServer {} could not be used: database {} and its roles {} and {} are left there as they are",
+                server.name_any(), names.database, names.owner, names.login
+            );
+            left(context, database, Some(&server), "LeftOnServer", note);
+            Ok(())
+        }
+        Err(Error::Structural { .. }) => Err(unreachable(&server.name_any())),
+        outcome => outcome,
+    }
+}
+
+async fn on_server(context: &Context, database: &Database, server: &DatabaseServer, names: &Names) -> Result<(), Error> {
+    let pool = context.pool(server)?;
+    let identity = Identity::of(database, &context.cluster);
+    let observed = observe::one(&pool, names).await?;
+    let policy = database.spec.deletion_policy;
+    let plan = match policy {
+        DeletionPolicy::Retain => plan::retain(names, &identity, &observed),
+        DeletionPolicy::Archive => plan::archive(names, &identity, &observed, names.archived(deleted_at(database).as_second())),
+        DeletionPolicy::Delete => plan::delete(names, &identity, &observed),
+    };
+    match plan {
+        Ok(steps) => {
+            carry_out(&pool, names, observed.version, &steps).await?;
+            info!(server = pool.name, database = names.database, ?policy, "the database is no more in use");
+        }
+        Err(Refusal::NotOurs(note) | Refusal::Missing(note)) => left(context, database, Some(server), "NotOurs", note),
+    }
+    pool.memory.lock().sizes.remove(&names.database);
+    Ok(())
+}
+
+async fn carry_out(pool: &ServerPool, names: &Names, version: i32, steps: &[Step]) -> Result<(), Error> {
+    // Roles one by one: what keeps one of them must not keep the others, nor the deletion for ever.
+    let (roles, rest): (Vec<_>, Vec<_>) = steps.iter().cloned().partition(|step| matches!(step, Step::DropRole { .. }));
+    execute::run(pool, names, version, &rest).await.map_err(|failed| failed.into_error(pool))?;
+    for step in roles {
+        let Step::DropRole { role } = &step else { continue };
+        match execute::run(pool, names, version, std::slice::from_ref(&step)).await {
+            Err(failed) if failed.is_needed_elsewhere() => {
+                warn!(server = pool.name, role, "something outside of its database depends on the role; it is kept without login");
+                let closed = [Step::NoLogin { role: role.clone() }];
+                execute::run(pool, names, version, &closed).await.map_err(|failed| failed.into_error(pool))?;
+            }
+            outcome => outcome.map_err(|failed| failed.into_error(pool))?,
+        }
+    }
+    Ok(())
+}
+
+/// Closes a database that has no object any more, and keeps it.
+pub async fn close(pool: &ServerPool, names: &Names, identity: &Identity) -> Result<(), Error> {
+    let observed = observe::one(pool, names).await?;
+    let steps = plan::retain(names, identity, &observed).map_err(|refusal| execute::refused(pool, refusal))?;
+    execute::run(pool, names, observed.version, &steps).await.map_err(|failed| failed.into_error(pool))
+}
+
+fn place(database: &Database) -> Option<(String, Names)> {
+    let status = database.status.as_ref()?;
+    Some((status.server.clone()?, Names::of(status.database_name.as_deref()?)))
+}
+
+fn deleted_at(database: &Database) -> Timestamp {
+    database.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0)
+}
+
+fn age(database: &Database) -> Duration {
+    Timestamp::now().duration_since(deleted_at(database)).unsigned_abs()
+}
+
+/// Says what was left: at the server, too, since nothing can be said in a namespace that is going.
+fn left(context: &Context, database: &Database, server: Option<&DatabaseServer>, reason: &str, note: String) {
+    warn!(reason, note);
+    context.platform.event(database, EventType::Warning, reason, &note);
+    if let Some(server) = server {
+        context.platform.event(server, EventType::Warning, reason, note);
+    }
+}

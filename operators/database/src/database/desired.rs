@@ -1,0 +1,100 @@
+//! What a Database should be on its server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ahoi_api::Database;
+use ahoi_reconcile::Error;
+use kube::ResourceExt;
+
+use super::names::Names;
+use super::parameters;
+use super::stamp::{Cluster, Stamp, State};
+
+/// Connections a database accepts where its spec says nothing.
+const CONNECTION_LIMIT: i32 = 100;
+
+/// A database that is in use, down to the last privilege.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// What it is called.
+    pub names: Names,
+    /// Whose it is.
+    pub identity: Identity,
+    /// Whether it has been there before, so that its absence means lost data and not work to do.
+    pub provisioned: bool,
+    /// What the login authenticates with.
+    pub verifier: String,
+    /// Connections at once.
+    pub connection_limit: i32,
+    /// Parameters of the login in this database.
+    pub parameters: BTreeMap<String, String>,
+    /// Extensions to make.
+    pub extensions: BTreeSet<String>,
+    /// Whether writes are refused because the storage is exceeded.
+    pub frozen: bool,
+}
+
+/// Whose a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// [`Cluster::id`].
+    pub cluster: String,
+    /// [`Cluster::object`].
+    pub object: String,
+    /// The uid of the Database.
+    pub uid: String,
+    /// Its namespace, for the platform team's own list.
+    pub namespace: String,
+    /// Its name, for the same list.
+    pub name: String,
+}
+
+impl Identity {
+    /// Of this object in this cluster.
+    pub fn of(database: &Database, cluster: &Cluster) -> Self {
+        let (namespace, name) = (database.namespace().unwrap_or_default(), database.name_any());
+        Identity {
+            cluster: cluster.id.clone(),
+            object: cluster.object(&namespace, &name),
+            uid: database.uid().unwrap_or_default(),
+            namespace,
+            name,
+        }
+    }
+
+    /// As a stamp and the platform team's list tell, of an object that is no more.
+    pub fn stamped(stamp: &Stamp, (namespace, name): (String, String)) -> Self {
+        let Stamp { cluster, object, uid, .. } = stamp.clone();
+        Identity { cluster, object, uid, namespace, name }
+    }
+
+    /// The stamp that says so.
+    pub fn stamp(&self, state: State) -> Stamp {
+        Stamp {
+            cluster: self.cluster.clone(),
+            object: self.object.clone(),
+            uid: self.uid.clone(),
+            state,
+            extensions: None,
+            frozen: false,
+        }
+    }
+}
+
+impl Desired {
+    /// What the spec says, for a database whose name has been chosen. Refuses what no server should be asked for.
+    pub fn of(database: &Database, cluster: &Cluster, names: Names, verifier: &str, frozen: bool) -> Result<Self, Error> {
+        let spec = &database.spec;
+        Ok(Desired {
+            names,
+            identity: Identity::of(database, cluster),
+            // A binding is only ever written when everything before it was there.
+            provisioned: database.status.as_ref().is_some_and(|status| status.binding.is_some()),
+            verifier: verifier.to_owned(),
+            connection_limit: spec.connection_limit.unwrap_or(CONNECTION_LIMIT),
+            parameters: parameters::check(&spec.parameters)?,
+            extensions: spec.extensions.iter().cloned().collect(),
+            frozen,
+        })
+    }
+}

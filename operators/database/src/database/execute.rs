@@ -1,0 +1,117 @@
+//! Carries plans out: neighbours in one transaction, databases made and dropped a few at a time, and what is left
+//! afterwards looked at once more.
+
+use ahoi_reconcile::Error;
+
+use super::desired::Desired;
+use super::names::Names;
+use super::observe;
+use super::parameters;
+use super::plan::{self, Refusal};
+use super::step::{Place, Step};
+use crate::server::{Failure, ServerPool};
+
+/// Makes the database what is desired; the answer is what that took.
+pub async fn converge(server: &ServerPool, desired: &Desired) -> Result<Vec<Step>, Error> {
+    let names = &desired.names;
+    let observed = observe::one(server, names).await?;
+    let steps = plan::open(desired, &observed).map_err(|refusal| refused(server, refusal))?;
+    if steps.is_empty() {
+        return Ok(steps);
+    }
+    run(server, names, observed.version, &steps).await.map_err(|failed| failed.explain(server, desired))?;
+    // What a role may not revoke, PostgreSQL skips with a warning: only another look proves that it is done.
+    let rest = plan::open(desired, &observe::one(server, names).await?).map_err(|refusal| refused(server, refusal))?;
+    match rest.first() {
+        None => Ok(steps),
+        Some(step) => Err(Error::structural(
+            "NotConverging",
+            format!("on DatabaseServer {} the {} of {} cannot be made as desired", server.name, step.topic().as_str(), names.database),
+        )),
+    }
+}
+
+/// The error for a refusal to plan.
+pub fn refused(server: &ServerPool, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::NotOurs(message) => Error::structural("NotOurs", format!("DatabaseServer {}: {message}", server.name)),
+        Refusal::Missing(message) => Error::structural("DatabaseMissing", format!("DatabaseServer {}: {message}", server.name)),
+    }
+}
+
+/// The steps that failed together, and why.
+pub struct Failed {
+    steps: Vec<Step>,
+    failure: Failure,
+}
+
+impl Failed {
+    /// Whether PostgreSQL refused because something else depends on what was to be dropped.
+    pub fn is_needed_elsewhere(&self) -> bool {
+        matches!(&self.failure, Failure::Refused { code, .. } if code == "2BP01")
+    }
+
+    /// The error where nothing in the spec can be the reason.
+    pub fn into_error(self, server: &ServerPool) -> Error {
+        self.failure.into_error(&server.name)
+    }
+
+    fn explain(self, server: &ServerPool, desired: &Desired) -> Error {
+        let Failure::Refused { code, message } = &self.failure else { return self.into_error(server) };
+        let sets = self.steps.iter().any(|step| matches!(step, Step::Set { .. }));
+        match self.steps.as_slice() {
+            [Step::Extension { extension, .. }] if !is_transient(code) => Error::structural(
+                "ExtensionRefused",
+                format!("DatabaseServer {} does not make the extension {extension}: {message}", server.name),
+            ),
+            // invalid_parameter_value, undefined_object (an unknown parameter), insufficient_privilege
+            _ if sets && (code == "22023" || code == "42704" && message.contains("parameter") || code == "42501") => {
+                parameters::refused_by_server(&desired.parameters, message)
+            }
+            _ => self.into_error(server),
+        }
+    }
+}
+
+/// Resources, operator intervention and locks pass by.
+fn is_transient(code: &str) -> bool {
+    ["40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+}
+
+/// Runs the steps in their order.
+pub async fn run(server: &ServerPool, names: &Names, version: i32, steps: &[Step]) -> Result<(), Failed> {
+    for group in steps.chunk_by(|one, other| one.place() == other.place() && one.place() != Place::Alone) {
+        match group.first().map(Step::place) {
+            Some(Place::Alone) => alone(server, version, group).await?,
+            Some(Place::Server) => together(server, version, group).await?,
+            Some(Place::Inside) => inside(server, names, version, group).await?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+async fn alone(server: &ServerPool, version: i32, group: &[Step]) -> Result<(), Failed> {
+    // Closed only when the process ends.
+    let _slot = server.changes.acquire().await.ok();
+    together(server, version, group).await
+}
+
+async fn together(server: &ServerPool, version: i32, group: &[Step]) -> Result<(), Failed> {
+    let sql = group.iter().map(|step| step.sql(version)).collect::<Vec<_>>().join(";\n");
+    server.run(&sql).await.map_err(|failure| Failed { steps: group.to_vec(), failure })
+}
+
+/// One by one, so that a failure has a name.
+async fn inside(server: &ServerPool, names: &Names, version: i32, group: &[Step]) -> Result<(), Failed> {
+    let failed = |failure, step: &Step| Failed { steps: vec![step.clone()], failure };
+    let Some(first) = group.first() else { return Ok(()) };
+    let mut connection = server.inside(&names.database).await.map_err(|failure| failed(failure, first))?;
+    for step in group {
+        let done = server.run_inside(&mut connection, &step.sql(version)).await;
+        done.map_err(|failure| failed(failure, step))?;
+    }
+    // Done is done, however the connection ends.
+    let _ = sqlx::Connection::close(connection).await;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! Database: placed on a server, made there step by step, and given away in a binding Secret.
+
+mod cleanup;
+mod desired;
+mod execute;
+mod model;
+mod names;
+mod observe;
+mod parameters;
+mod placement;
+mod plan;
+mod stamp;
+mod step;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ahoi_api::{Binding, Database, DatabaseServer, DatabaseStatus, finalizers};
+use ahoi_reconcile::{Error, EventType, Progress, Reconciler, Verdict, conditions, is_ready};
+use kube::ResourceExt;
+use tracing::{info, warn};
+
+pub use self::cleanup::close;
+pub use self::desired::{Desired, Identity};
+#[cfg(test)]
+pub use self::model::DatabaseState;
+pub use self::model::Observed;
+pub use self::names::{Names, TENANTS, is_database};
+pub use self::observe::{all as observe_all, owner_of};
+pub use self::placement::Placements;
+pub use self::plan::differs;
+pub use self::stamp::{Cluster, Stamp, State};
+use self::placement::{Candidate, Need};
+use self::step::{Step, Topic};
+use crate::context::{Context, is_usable};
+use crate::quota::{self, Level};
+use crate::secret;
+use crate::server::ServerPool;
+
+/// The controller of Databases.
+pub struct Databases(pub Arc<Context>);
+
+impl Reconciler for Databases {
+    type Kind = Database;
+    const NAME: &'static str = "database";
+    const FINALIZER: Option<&'static str> = Some(finalizers::DATABASE);
+
+    async fn reconcile(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
+        let context = &self.0;
+        let storage = storage(database)?;
+        parameters::check(&database.spec.parameters)?;
+
+        let database = &*self.placed(database, storage).await?;
+        let mut status = database.status.clone().unwrap_or_default();
+        let (Some(server_name), Some(name)) = (&status.server, &status.database_name) else {
+            return Err(Error::Conflict("the status was emptied".to_owned()));
+        };
+        let (server, pool) = context.usable(server_name)?;
+        let names = Names::of(name);
+
+        let before = Level::read(&status.conditions);
+        let measured = pool.memory.lock().sizes.get(name).copied();
+        let level = measured.map_or(before, |size| before.next(size, storage));
+
+        // The Secret first: should the process die now, somebody knows the password that the role gets later.
+        let credentials = secret::credentials(self.binding(database).as_deref(), version_of(&status))?;
+        let frozen = level == Level::Exceeded;
+        let desired = Desired::of(database, &context.cluster, names.clone(), &credentials.verifier, frozen)?;
+        let binding = secret::desired(database, &server.spec, &names, &credentials);
+        let binding = context.caches.bindings.apply(database, binding).await?;
+        let steps = execute::converge(&pool, &desired).await?;
+
+        self.tell(database, &pool, &steps, before, level);
+        let size = match measured.or(status.size_bytes) {
+            Some(size) => size,
+            None => measure(&pool, name).await?,
+        };
+        if quota::is_news(status.size_bytes, size, storage) {
+            status.size_bytes = Some(size);
+        }
+        status.storage_bytes = Some(storage);
+        status.binding = Some(Binding { name: binding.name_any(), version: secret::version(&binding) });
+        let generation = database.metadata.generation;
+        let _ = conditions::set(&mut status.conditions, level.condition().observed_generation(generation));
+        let message = format!("database {} on DatabaseServer {}", names.database, server.name_any());
+        conditions::settle(&mut status.conditions, generation, Verdict::ready(message));
+        Ok(Progress::new(status))
+    }
+
+    async fn cleanup(&self, database: &Database) -> Result<(), Error> {
+        cleanup::cleanup(&self.0, database).await
+    }
+}
+
+impl Databases {
+    /// The object with its place in its status: chosen once, and written down before anything is made there.
+    async fn placed(&self, database: &Database, storage: i64) -> Result<Arc<Database>, Error> {
+        let context = &self.0;
+        let mut status = database.status.clone().unwrap_or_default();
+        if status.server.is_some() && status.database_name.is_some() {
+            return Ok(Arc::new(database.clone()));
+        }
+        let (server, names) = match self.retained(database).await {
+            Some(found) => found,
+            None => (self.choose(database, storage)?, Names::from_uid(&database.uid().unwrap_or_default())),
+        };
+        let message = format!("making database {} on DatabaseServer {server}", names.database);
+        let verdict = Verdict::progressing("Creating", message);
+        conditions::settle(&mut status.conditions, database.metadata.generation, verdict);
+        status.server = Some(server);
+        status.database_name = Some(names.database);
+        status.login = Some(names.login);
+        context.platform.write_status(&context.caches.databases, database, &status).await
+    }
+
+    /// What an object of the same name left behind. Servers that cannot be asked are passed over: new customers must not wait for
+    /// the repair of a server they have nothing to do with.
+    async fn retained(&self, database: &Database) -> Option<(String, Names)> {
+        let context = &self.0;
+        let identity = Identity::of(database, &context.cluster);
+        let mut servers = context.caches.servers.all();
+        servers.retain(|server| is_usable(server));
+        servers.sort_by_key(|server| server.name_any());
+        let ask = async |server: &DatabaseServer| {
+            let pool = context.pool(server).ok()?;
+            match observe::retained(&pool, &identity.cluster, &identity.object).await {
+                Ok(found) => found.map(|names| (pool.name.clone(), names)),
+                Err(failure) => {
+                    warn!(server = pool.name, ?failure, "not asked for a retained database");
+                    None
+                }
+            }
+        };
+        let answers = futures::future::join_all(servers.iter().map(|server| ask(server))).await;
+        answers.into_iter().flatten().next()
+    }
+
+    fn choose(&self, database: &Database, storage: i64) -> Result<String, Error> {
+        let context = &self.0;
+        let need = Need { selector: &database.spec.server_selector, bytes: storage };
+        let all = context.caches.databases.all();
+        let server_of = |other: &Database| other.status.as_ref().and_then(|status| status.server.clone());
+        let candidates = || {
+            let servers = context.caches.servers.all();
+            let candidate = |server: &Arc<DatabaseServer>| {
+                let mut candidate = candidate(server);
+                // What is kept for objects that are gone takes a place, too.
+                let pool = context.pool(server).ok();
+                candidate.databases = pool.map_or(0, |pool| pool.memory.lock().unclaimed);
+                for other in all.iter().filter(|other| server_of(other).as_deref() == Some(&candidate.name)) {
+                    candidate.databases += 1;
+                    let bytes = other.spec.storage.bytes().unwrap_or_default();
+                    candidate.allocated = candidate.allocated.saturating_add(bytes);
+                }
+                candidate
+            };
+            servers.iter().map(candidate).collect()
+        };
+        let is_pending = |uid: &str| {
+            all.iter().any(|other| other.uid().as_deref() == Some(uid) && server_of(other).is_none())
+        };
+        context.placements.choose(&database.uid().unwrap_or_default(), &need, candidates, is_pending)
+    }
+
+    fn binding(&self, database: &Database) -> Option<Arc<k8s_openapi::api::core::v1::Secret>> {
+        self.0.caches.bindings.cache().get_in(&database.namespace()?, &secret::name_of(&database.name_any()))
+    }
+
+    /// Says what was done where nobody asked for it.
+    fn tell(&self, database: &Database, pool: &ServerPool, steps: &[Step], before: Level, level: Level) {
+        let context = &self.0;
+        if steps.iter().any(|step| matches!(step, Step::CreateDatabase { .. })) {
+            context.metrics.provisioned.inc();
+        }
+        if before != level {
+            let (reason, note) = level.explain();
+            let type_ = if level == Level::Within { EventType::Normal } else { EventType::Warning };
+            info!(server = pool.name, reason, "the quota has another level");
+            context.platform.event(database, type_, reason, note);
+            return;
+        }
+        let topics: BTreeSet<Topic> = steps.iter().map(Step::topic).collect();
+        if !is_ready(database) || topics.is_empty() {
+            return;
+        }
+        topics.iter().for_each(|topic| context.metrics.repaired(topic.as_str()));
+        let what = topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>().join(", ");
+        let note = format!("put back what had been changed on DatabaseServer {}: {what}", pool.name);
+        warn!(note);
+        context.platform.event(database, EventType::Warning, "Repaired", note);
+    }
+}
+
+fn storage(database: &Database) -> Result<i64, Error> {
+    let bytes = database.spec.storage.bytes();
+    bytes.map_err(|error| Error::terminal("InvalidStorage", format!("spec.storage: {error}")))
+}
+
+fn version_of(status: &DatabaseStatus) -> Option<&str> {
+    status.binding.as_ref().map(|binding| binding.version.as_str())
+}
+
+fn candidate(server: &DatabaseServer) -> Candidate {
+    Candidate {
+        name: server.name_any(),
+        labels: server.labels().clone(),
+        ready: is_usable(server),
+        max_databases: server.spec.max_databases.map(i64::from),
+        // A size that cannot be read is no promise that can be kept.
+        capacity: server.spec.capacity.as_ref().map(|capacity| capacity.bytes().unwrap_or_default()),
+        ..Candidate::default()
+    }
+}
+
+async fn measure(pool: &ServerPool, name: &str) -> Result<i64, Error> {
+    let sizes = pool.sizes(&[name.to_owned()]).await.map_err(|failure| failure.into_error(&pool.name))?;
+    let size = sizes.first().map(|(_, size)| *size).unwrap_or_default();
+    pool.memory.lock().sizes.insert(name.to_owned(), size);
+    Ok(size)
+}

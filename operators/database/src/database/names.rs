@@ -1,0 +1,91 @@
+//! The names of a database and its roles on a server.
+//!
+//! Made from the uid, so that two objects never meet in one name and no customer reads another's name in the catalogs,
+//! which everybody may read.
+
+/// The group role that every customer's login is a member of; the pooler looks up nobody else.
+pub const TENANTS: &str = "ahoi_tenants";
+
+/// A database and its roles. Everything follows from the name of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The database.
+    pub database: String,
+    /// Owns every object in it; nobody logs in as it.
+    pub owner: String,
+    /// What the customer's applications log in as; a member of the owner.
+    pub login: String,
+    /// Takes the owner's place in the login's memberships while the storage is exceeded.
+    pub frozen: String,
+}
+
+impl Names {
+    /// The names for a Database with this uid.
+    pub fn from_uid(uid: &str) -> Self {
+        let digits = uid.chars().filter(char::is_ascii_hexdigit).take(12);
+        Self::of(&format!("c_{}", digits.collect::<String>().to_ascii_lowercase()))
+    }
+
+    /// The names that go with a database's.
+    pub fn of(database: &str) -> Self {
+        Names {
+            database: database.to_owned(),
+            owner: format!("{database}_owner"),
+            login: format!("{database}_a"),
+            frozen: format!("{database}_frozen"),
+        }
+    }
+
+    /// Where the database goes when it is archived.
+    pub fn archived(&self, unix_time: i64) -> String {
+        format!("zz_{}_{unix_time}", self.database)
+    }
+}
+
+/// Whether a database's name is one of those made here.
+pub fn is_database(name: &str) -> bool {
+    name.strip_prefix("c_").is_some_and(|digits| digits.len() == 12 && digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')))
+}
+
+/// Whether a role's name is one of those made here, and so not one that the platform team made for itself.
+pub fn is_role(name: &str) -> bool {
+    name == TENANTS || name.rsplit_once('_').is_some_and(|(database, suffix)| is_database(database) && matches!(suffix, "owner" | "a" | "frozen"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn from_a_uid() {
+        let names = Names::from_uid("3F2504e0-4f89-41d3-9a0c-0305e82c3301");
+        assert_eq!(names.database, "c_3f2504e04f89");
+        assert_eq!(names.owner, "c_3f2504e04f89_owner");
+        assert_eq!(names.login, "c_3f2504e04f89_a");
+        assert_eq!(names.archived(1_790_000_000), "zz_c_3f2504e04f89_1790000000");
+    }
+
+    #[test]
+    fn others_names_are_not_ours() {
+        for name in ["postgres", "c_3f2504e04f89", "c_3f2504e04f89_b", "c_3F2504E04F89_a", "c_3f25_a", "owner", "_a", ""] {
+            assert!(!is_role(name), "{name}");
+        }
+        for name in ["postgres", "c_3f2504e04f8", "c_3f2504e04f89a", "zz_c_3f2504e04f89_1", "c_3f2504e04f8é"] {
+            assert!(!is_database(name), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn fit_in_63_bytes_and_are_recognised(uid in "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", time in 0_i64..=i64::from(u32::MAX)) {
+            let names = Names::from_uid(&uid);
+            prop_assert!(is_database(&names.database));
+            for role in [&names.owner, &names.login, &names.frozen] {
+                prop_assert!(is_role(role));
+                prop_assert!(role.len() <= 63);
+            }
+            prop_assert!(names.archived(time).len() <= 63);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Which PostgreSQL parameters a Database may set, and why not the rest.
+//!
+//! A list of what is allowed rather than of what is not: PostgreSQL gets new parameters with every version, and
+//! some of them load libraries, write files or change who one is.
+
+use std::collections::BTreeMap;
+
+use ahoi_reconcile::Error;
+
+/// The parameters that may be set, spelled as PostgreSQL stores them.
+/// Those whose values are lists (search_path) are left out: PostgreSQL stores another text than it was given.
+const ALLOWED: &[&str] = &[
+    "bytea_output",
+    "client_connection_check_interval",
+    "client_min_messages",
+    "constraint_exclusion",
+    "cursor_tuple_fraction",
+    "DateStyle",
+    "deadlock_timeout",
+    "default_statistics_target",
+    "default_text_search_config",
+    "default_toast_compression",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "effective_cache_size",
+    "effective_io_concurrency",
+    "enable_hashjoin",
+    "enable_mergejoin",
+    "enable_nestloop",
+    "enable_partitionwise_aggregate",
+    "enable_partitionwise_join",
+    "enable_seqscan",
+    "extra_float_digits",
+    "from_collapse_limit",
+    "gin_fuzzy_search_limit",
+    "gin_pending_list_limit",
+    "hash_mem_multiplier",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "IntervalStyle",
+    "jit",
+    "join_collapse_limit",
+    "lock_timeout",
+    "log_lock_waits",
+    "log_min_duration_statement",
+    "log_temp_files",
+    "logical_decoding_work_mem",
+    "maintenance_work_mem",
+    "max_parallel_workers_per_gather",
+    "plan_cache_mode",
+    "random_page_cost",
+    "row_security",
+    "seq_page_cost",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "synchronous_commit",
+    "tcp_keepalives_count",
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "temp_buffers",
+    "temp_file_limit",
+    "TimeZone",
+    "track_io_timing",
+    "transaction_timeout",
+    "work_mem",
+    "xmloption",
+];
+
+/// The parameters as PostgreSQL stores them, or which of them may not be set.
+pub fn check(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
+    let checked = parameters.iter().map(|(name, value)| {
+        let stored = ALLOWED.iter().find(|allowed| allowed.eq_ignore_ascii_case(name)).ok_or_else(|| {
+            refused(name, "it is not a parameter that a Database may set")
+        })?;
+        if value.chars().any(char::is_control) || value.len() > 256 {
+            return Err(refused(name, "its value must be one line of at most 256 characters"));
+        }
+        Ok(((*stored).to_owned(), value.clone()))
+    });
+    checked.collect()
+}
+
+/// The error about one parameter.
+pub fn refused(name: &str, why: &str) -> Error {
+    Error::terminal("InvalidParameter", format!("spec.parameters[{name}]: {why}"))
+}
+
+/// The error for parameters that PostgreSQL itself refused; its message names the parameter.
+pub fn refused_by_server(parameters: &BTreeMap<String, String>, message: &str) -> Error {
+    match parameters.keys().find(|name| message.contains(&format!("\"{name}\""))) {
+        Some(name) => refused(name, message),
+        None => Error::terminal("InvalidParameter", format!("spec.parameters: {message}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn stored_spelling() {
+        let checked = check(&parameters(&[("timezone", "Europe/Berlin"), ("statement_timeout", "30s")])).unwrap();
+        assert_eq!(checked, parameters(&[("TimeZone", "Europe/Berlin"), ("statement_timeout", "30s")]));
+    }
+
+    #[test]
+    fn dangerous_and_unknown_ones_are_named() {
+        for name in ["role", "session_authorization", "session_preload_libraries", "local_preload_libraries", "search_path", "my.own", "", "x'; --"] {
+            let error = check(&parameters(&[("work_mem", "8MB"), (name, "1")])).unwrap_err();
+            assert_eq!(error.reason(), "InvalidParameter");
+            assert!(error.to_string().contains(&format!("spec.parameters[{name}]")), "{error}");
+        }
+        assert!(check(&parameters(&[("work_mem", "8\nMB")])).is_err());
+    }
+
+    #[test]
+    fn what_the_server_refuses_is_named_too() {
+        let given = parameters(&[("statement_timeout", "soon"), ("work_mem", "8MB")]);
+        let error = refused_by_server(&given, r#"invalid value for parameter "statement_timeout": "soon""#);
+        assert_eq!(
+            error.to_string(),
+            r#"spec.parameters[statement_timeout]: invalid value for parameter "statement_timeout": "soon""#
+        );
+    }
+}

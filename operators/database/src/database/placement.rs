@@ -1,0 +1,191 @@
+//! Which server a database goes to.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use ahoi_reconcile::Error;
+use parking_lot::Mutex;
+
+/// What a database asks for.
+#[derive(Clone, Debug)]
+pub struct Need<'a> {
+    /// Labels the server must have.
+    pub selector: &'a BTreeMap<String, String>,
+    /// Storage to be promised.
+    pub bytes: i64,
+}
+
+/// A server as placement sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Candidate {
+    /// Name of the DatabaseServer.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Databases there and on their way there.
+    pub databases: i64,
+    /// How many there may be.
+    pub max_databases: Option<i64>,
+    /// Storage promised there.
+    pub allocated: i64,
+    /// How much may be promised.
+    pub capacity: Option<i64>,
+}
+
+impl Candidate {
+    fn matches(&self, need: &Need<'_>) -> bool {
+        need.selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+
+    fn has_room(&self, need: &Need<'_>) -> bool {
+        self.max_databases.is_none_or(|max| self.databases < max) && self.free() >= need.bytes
+    }
+
+    fn free(&self) -> i64 {
+        self.capacity.map_or(i64::MAX, |capacity| capacity.saturating_sub(self.allocated))
+    }
+}
+
+/// The Ready server that matches and has the most storage free; among equals the one with the least promised, then
+/// with the fewest databases.
+pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error> {
+    let matching: Vec<_> = candidates.iter().filter(|candidate| candidate.matches(need)).collect();
+    if matching.is_empty() {
+        let which = if need.selector.is_empty() { "there is no DatabaseServer".to_owned() } else { format!("no DatabaseServer has the labels {}", labels(need.selector)) };
+        return Err(Error::structural("NoServer", format!("{which}; add one that customers may be placed on")));
+    }
+    let roomy: Vec<_> = matching.into_iter().filter(|candidate| candidate.has_room(need)).collect();
+    if roomy.is_empty() {
+        return Err(Error::structural("NoRoom", "every DatabaseServer that may be used is full; raise maxDatabases or capacity of one, or add another"));
+    }
+    let best = roomy.iter().filter(|candidate| candidate.ready).min_by_key(|candidate| {
+        (Reverse(candidate.free()), candidate.allocated, candidate.databases, &candidate.name)
+    });
+    best.map(|candidate| candidate.name.clone()).ok_or_else(|| {
+        let mut names: Vec<_> = roomy.iter().map(|candidate| candidate.name.as_str()).collect();
+        names.sort_unstable();
+        Error::waiting("WaitingForServer", format!("DatabaseServer {} is not Ready", names.join(" and ")))
+    })
+}
+
+/// Databases that have been placed and whose status does not say so yet. Without them, a hundred new databases at once would
+/// all see the same free server.
+#[derive(Default)]
+pub struct Placements(Mutex<HashMap<String, Placed>>);
+
+struct Placed {
+    server: String,
+    bytes: i64,
+}
+
+impl Placements {
+    /// Chooses a server for the Database with this uid. `is_pending`: of which Databases the status has yet to say
+    /// where they are.
+    pub fn choose(
+        &self,
+        uid: &str,
+        need: &Need<'_>,
+        candidates: impl FnOnce() -> Vec<Candidate>,
+        is_pending: impl Fn(&str) -> bool,
+    ) -> Result<String, Error> {
+        let mut placed = self.0.lock();
+        placed.retain(|other, _| other != uid && is_pending(other));
+        let mut candidates = candidates();
+        for Placed { server, bytes } in placed.values() {
+            for candidate in candidates.iter_mut().filter(|candidate| candidate.name == *server) {
+                candidate.databases += 1;
+                candidate.allocated = candidate.allocated.saturating_add(*bytes);
+            }
+        }
+        let server = choose(need, &candidates)?;
+        placed.insert(uid.to_owned(), Placed { server: server.clone(), bytes: need.bytes });
+        Ok(server)
+    }
+}
+
+fn labels(selector: &BTreeMap<String, String>) -> String {
+    selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidate(name: &str) -> Candidate {
+        Candidate { name: name.into(), ready: true, ..Candidate::default() }
+    }
+
+    fn chosen(bytes: i64, candidates: &[Candidate]) -> Result<String, String> {
+        choose(&Need { selector: &BTreeMap::new(), bytes }, candidates).map_err(|error| error.reason().to_owned())
+    }
+
+    #[test]
+    fn most_free_first() {
+        let with = |name: &str, capacity, allocated| Candidate { capacity: Some(capacity), allocated, ..candidate(name) };
+        assert_eq!(chosen(10, &[with("a", 100, 60), with("b", 90, 20), with("c", 50, 0)]), Ok("b".into()));
+        assert_eq!(chosen(80, &[with("a", 100, 60), with("b", 90, 20)]), Err("NoRoom".into()));
+    }
+
+    #[test]
+    fn without_bounds_the_least_used() {
+        let with = |name: &str, allocated, databases| Candidate { allocated, databases, ..candidate(name) };
+        assert_eq!(chosen(10, &[with("a", 5, 9), with("b", 5, 3), with("c", 6, 0)]), Ok("b".into()));
+    }
+
+    #[test]
+    fn full_by_number() {
+        let full = Candidate { databases: 3, max_databases: Some(3), ..candidate("a") };
+        assert_eq!(chosen(1, &[full.clone()]), Err("NoRoom".into()));
+        assert_eq!(chosen(1, &[full, candidate("b")]), Ok("b".into()));
+    }
+
+    #[test]
+    fn only_what_is_selected() {
+        let selector = BTreeMap::from([("tier".to_owned(), "gold".to_owned())]);
+        let need = Need { selector: &selector, bytes: 1 };
+        let gold = Candidate { labels: selector.clone(), ..candidate("gold") };
+        assert_eq!(choose(&need, &[candidate("any"), gold]).unwrap(), "gold");
+        let error = choose(&need, &[candidate("any")]).unwrap_err();
+        assert_eq!(error.to_string(), "no DatabaseServer has the labels tier=gold; add one that customers may be placed on");
+    }
+
+    #[test]
+    fn waits_for_one_that_is_not_ready() {
+        let down = |name: &str| Candidate { ready: false, ..candidate(name) };
+        let error = choose(&Need { selector: &BTreeMap::new(), bytes: 1 }, &[down("b"), down("a")]).unwrap_err();
+        assert_eq!((error.reason(), error.to_string().as_str()), ("WaitingForServer", "DatabaseServer a and b is not Ready"));
+        assert_eq!(chosen(1, &[down("a"), candidate("c")]), Ok("c".into()));
+    }
+
+    #[test]
+    fn what_was_placed_a_moment_ago_counts() {
+        let placements = Placements::default();
+        let need = Need { selector: &BTreeMap::new(), bytes: 10 };
+        let candidates = || vec![candidate("a"), candidate("b")];
+        let place = |uid: &str| placements.choose(uid, &need, candidates, |_| true).unwrap();
+        assert_eq!([place("1"), place("2"), place("3")], ["a", "b", "a"]);
+        assert_eq!(place("3"), "a", "the same again has not taken a place before");
+        // Written, so that the candidates have them in their counts.
+        assert_eq!(placements.choose("4", &need, candidates, |_| false).unwrap(), "a");
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_promised(servers in proptest::collection::vec((0..5_i64, 0..500_i64), 1..5), needs in proptest::collection::vec(1..200_i64, 0..20)) {
+            let mut candidates: Vec<_> = servers.iter().enumerate().map(|(index, (max, capacity))| Candidate {
+                max_databases: Some(*max), capacity: Some(*capacity), ..candidate(&format!("s{index}"))
+            }).collect();
+            for bytes in needs {
+                if let Ok(name) = chosen(bytes, &candidates) {
+                    let server = candidates.iter_mut().find(|candidate| candidate.name == name).unwrap();
+                    server.databases += 1;
+                    server.allocated += bytes;
+                    prop_assert!(server.databases <= server.max_databases.unwrap() && server.allocated <= server.capacity.unwrap());
+                }
+            }
+        }
+    }
+}

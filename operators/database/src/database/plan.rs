@@ -1,0 +1,347 @@
+//! From what is there to what should be: the steps, in their order. Pure.
+//!
+//! Each decision is made on the state that the steps before it lead to, so that what is planned for a database that
+//! does not exist and what is planned for one that somebody has tampered with is the same code. The process may die
+//! between any two steps: the next plan starts from whatever is there then.
+
+use std::collections::BTreeSet;
+
+use super::desired::{Desired, Identity};
+use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
+use super::names::{Names, TENANTS, is_role};
+use super::stamp::{Stamp, State};
+use super::step::{Step, membership, name_of};
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The database of that name is somebody else's; it is left as it is.
+    NotOurs(String),
+    /// A database that was there is gone. A new one in its place would hide that its data is lost.
+    Missing(String),
+}
+
+/// What a database of the name that we want is to us.
+enum Claim {
+    Absent,
+    /// What an interrupted DROP leaves.
+    Invalid,
+    /// Created, and not stamped yet: the process died in between.
+    Unstamped,
+    Stamped(Stamp),
+    /// The stamp of an object of the same name that was deleted.
+    Retained(Stamp),
+    Foreign(&'static str),
+}
+
+fn claim(names: &Names, identity: &Identity, observed: &Observed) -> Claim {
+    let Some(database) = observed.databases.get(&names.database) else { return Claim::Absent };
+    let Some(stamp) = database.stamp() else {
+        let bare = database.comment.is_none() && database.owner == observed.operator;
+        return match () {
+            () if bare && database.limit == INVALID => Claim::Invalid,
+            () if bare && !database.open => Claim::Unstamped,
+            () => Claim::Foreign("it does not carry the stamp of this suite"),
+        };
+    };
+    let same_object = stamp.cluster == identity.cluster && stamp.object == identity.object;
+    match () {
+        () if stamp.cluster != identity.cluster => Claim::Foreign("it belongs to another cluster"),
+        () if same_object && stamp.uid == identity.uid && database.limit == INVALID => Claim::Invalid,
+        () if same_object && stamp.uid == identity.uid => Claim::Stamped(stamp),
+        () if same_object && stamp.state == State::Retained => Claim::Retained(stamp),
+        () => Claim::Foreign("it belongs to another object"),
+    }
+}
+
+/// The steps to a database in use.
+pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    let names = &desired.names;
+    let mut plan = Plan::new(names, observed);
+    let claim = claim(names, &desired.identity, observed);
+    if desired.provisioned && matches!(claim, Claim::Absent | Claim::Invalid) {
+        let why = "is not on its server any more; restore it, or delete the Database to have an empty one made";
+        return Err(Refusal::Missing(format!("database {} {why}", names.database)));
+    }
+    let before = match claim {
+        Claim::Foreign(why) => return Err(not_ours(names, why)),
+        Claim::Stamped(stamp) | Claim::Retained(stamp) => stamp,
+        claim => plan.create(desired, &claim),
+    };
+    plan.keep_out(names);
+    plan.roles(desired);
+    plan.database(desired);
+    plan.settings(desired);
+    plan.contents(desired, &before);
+    if before.frozen != desired.frozen {
+        // What has SET ROLE before keeps it for as long as it is connected.
+        plan.push(Step::Terminate { database: names.database.clone(), login: Some(names.login.clone()) });
+    }
+    plan.grant(&names.database, &names.login, &["CONNECT"]);
+    let extensions = before.extensions.unwrap_or_default().union(&desired.extensions).cloned().collect();
+    let stamp = Stamp { extensions: Some(extensions), frozen: desired.frozen, ..desired.identity.stamp(State::Active) };
+    plan.stamp(names, &desired.identity, stamp);
+    Ok(plan.steps)
+}
+
+/// The steps to a database that is kept, closed, for an object of the same name to find.
+pub fn retain(names: &Names, identity: &Identity, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    let mut plan = Plan::new(names, observed);
+    let claim = claim(names, identity, observed);
+    if let Claim::Foreign(why) = claim {
+        return Err(not_ours(names, why));
+    }
+    plan.close_login(names);
+    let stamp = match claim {
+        Claim::Unstamped => identity.stamp(State::Retained),
+        Claim::Stamped(stamp) if stamp.state != State::Retained => Stamp { state: State::Retained, ..stamp },
+        _ => return Ok(plan.steps),
+    };
+    plan.push(Step::Terminate { database: names.database.clone(), login: Some(names.login.clone()) });
+    plan.stamp(names, identity, stamp);
+    Ok(plan.steps)
+}
+
+/// The steps to a database that is put aside as `aside`.
+pub fn archive(names: &Names, identity: &Identity, observed: &Observed, aside: String) -> Result<Vec<Step>, Refusal> {
+    let mut plan = Plan::new(names, observed);
+    let claim = claim(names, identity, observed);
+    let stamp = match claim {
+        Claim::Foreign(why) => return Err(not_ours(names, why)),
+        // What another object of this name retained is not this object's to put aside.
+        Claim::Absent | Claim::Invalid | Claim::Retained(_) => return Ok(plan.steps),
+        Claim::Unstamped => identity.stamp(State::Archived),
+        Claim::Stamped(stamp) => Stamp { state: State::Archived, ..stamp },
+    };
+    let database = names.database.clone();
+    plan.close_login(names);
+    plan.limit(&database, 0);
+    plan.stamp(names, identity, stamp);
+    plan.push(Step::Terminate { database: database.clone(), login: None });
+    plan.push(Step::Rename { from: database, to: aside });
+    Ok(plan.steps)
+}
+
+/// The steps to nothing.
+pub fn delete(names: &Names, identity: &Identity, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    let mut plan = Plan::new(names, observed);
+    match claim(names, identity, observed) {
+        Claim::Foreign(why) => return Err(not_ours(names, why)),
+        Claim::Retained(_) => return Ok(plan.steps),
+        Claim::Absent => {}
+        Claim::Invalid | Claim::Unstamped | Claim::Stamped(_) => {
+            let database = names.database.clone();
+            plan.push(Step::Forget { database: database.clone() });
+            plan.push(Step::DropDatabase { database });
+        }
+    }
+    for role in [&names.login, &names.frozen, &names.owner] {
+        if plan.state.roles.contains_key(role) {
+            plan.push(Step::DropRole { role: role.clone() });
+        }
+    }
+    Ok(plan.steps)
+}
+
+/// Whether a database in use is not as desired.
+pub fn differs(desired: &Desired, observed: &Observed) -> bool {
+    open(desired, observed).map_or(true, |steps| !steps.is_empty())
+}
+
+fn not_ours(names: &Names, why: &str) -> Refusal {
+    Refusal::NotOurs(format!("database {} is left as it is: {why}", names.database))
+}
+
+fn owned<T: Clone>((name, state): (&String, &T)) -> (String, T) {
+    (name.clone(), state.clone())
+}
+
+struct Plan {
+    /// What there is once the steps so far are done.
+    state: Observed,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Of a whole server's databases only the one that is planned for.
+    fn new(names: &Names, observed: &Observed) -> Self {
+        let roles = [&names.owner, &names.login, &names.frozen];
+        let state = Observed {
+            version: observed.version,
+            operator: observed.operator.clone(),
+            databases: observed.databases.get_key_value(&names.database).into_iter().map(owned).collect(),
+            roles: roles.into_iter().filter_map(|role| observed.roles.get_key_value(role)).map(owned).collect(),
+        };
+        Plan { state, steps: Vec::new() }
+    }
+
+    fn push(&mut self, step: Step) {
+        step.apply(&mut self.state);
+        self.steps.push(step);
+    }
+
+    fn here(&self, database: &str) -> DatabaseState {
+        self.state.databases.get(database).cloned().unwrap_or_default()
+    }
+
+    /// A database of ours with nothing in it, closed.
+    fn create(&mut self, desired: &Desired, claim: &Claim) -> Stamp {
+        let database = desired.names.database.clone();
+        if matches!(claim, Claim::Invalid) {
+            self.push(Step::DropDatabase { database: database.clone() });
+        }
+        if !matches!(claim, Claim::Unstamped) {
+            self.push(Step::CreateDatabase { database, limit: desired.connection_limit });
+        }
+        let stamp = desired.identity.stamp(State::Active);
+        self.stamp(&desired.names, &desired.identity, stamp.clone());
+        stamp
+    }
+
+    fn stamp(&mut self, names: &Names, identity: &Identity, stamp: Stamp) {
+        if self.here(&names.database).stamp().as_ref() != Some(&stamp) {
+            let (namespace, name) = (identity.namespace.clone(), identity.name.clone());
+            self.push(Step::Stamp { database: names.database.clone(), stamp, namespace, name });
+        }
+    }
+
+    /// Nobody but the owner role and the login: not PUBLIC, and no role of another database. What the platform team
+    /// has given to roles of its own, for backups say, is its business.
+    fn keep_out(&mut self, names: &Names) {
+        let state = self.here(&names.database);
+        let wanted = |grant: &Grant| {
+            !grant.grantable
+                && (grant.grantee == names.owner || grant.grantee == names.login && grant.privilege == "CONNECT")
+        };
+        let outsiders: BTreeSet<_> = state
+            .grants
+            .iter()
+            .filter(|grant| grant.grantee.is_empty() || is_role(&grant.grantee))
+            .filter(|grant| !wanted(grant))
+            .map(|grant| grant.grantee.clone())
+            .collect();
+        for grantee in outsiders {
+            self.push(Step::Revoke { database: names.database.clone(), grantee });
+        }
+        if is_role(&state.owner) {
+            self.push(Step::Reown { database: names.database.clone() });
+        }
+    }
+
+    fn roles(&mut self, desired: &Desired) {
+        let names = &desired.names;
+        self.group(&names.owner);
+        if desired.frozen || self.state.roles.contains_key(&names.frozen) {
+            self.group(&names.frozen);
+        }
+        self.role(&names.login);
+        let login = self.state.roles.get(&names.login).cloned().unwrap_or_default();
+        let right = login.verifier.as_ref() == Some(&desired.verifier);
+        if !login.login || !right || login.expires || login.limit != -1 {
+            self.push(Step::Login { role: names.login.clone(), verifier: desired.verifier.clone() });
+        }
+        let group = if desired.frozen { &names.frozen } else { &names.owner };
+        self.memberships(&names.login, &[(group, true), (TENANTS, false)]);
+    }
+
+    /// A role that nobody logs in as and that is in no group of ours.
+    fn group(&mut self, role: &str) {
+        self.role(role);
+        if self.state.roles.get(role).is_some_and(|state| state.login) {
+            self.push(Step::NoLogin { role: role.to_owned() });
+        }
+        self.memberships(role, &[]);
+    }
+
+    fn role(&mut self, role: &str) {
+        match self.state.roles.get(role) {
+            None => self.push(Step::CreateRole { role: role.to_owned() }),
+            Some(state) if state.powers => self.push(Step::Disempower { role: role.to_owned() }),
+            Some(_) => {}
+        }
+    }
+
+    fn memberships(&mut self, member: &str, wanted: &[(&str, bool)]) {
+        let version = self.state.version;
+        let is_wanted = |group: &str, found: Membership| {
+            wanted.iter().any(|(name, uses)| *name == group && membership(version, *uses) == found)
+        };
+        let found = self.state.roles.get(member).map(|role| role.member_of.clone()).unwrap_or_default();
+        for (group, _) in found.iter().filter(|(group, found)| is_role(group) && !is_wanted(group, **found)) {
+            self.push(Step::Leave { group: group.clone(), member: member.to_owned() });
+        }
+        for (group, uses) in wanted {
+            if found.get(*group).is_none_or(|found| !is_wanted(group, *found)) {
+                self.push(Step::Join { group: (*group).to_owned(), member: member.to_owned(), uses: *uses });
+            }
+        }
+    }
+
+    fn database(&mut self, desired: &Desired) {
+        let names = &desired.names;
+        self.grant(&names.database, &names.owner, &["CONNECT", "CREATE", "TEMPORARY"]);
+        self.limit(&names.database, desired.connection_limit);
+        if !self.here(&names.database).open {
+            self.push(Step::Open { database: names.database.clone() });
+        }
+    }
+
+    fn limit(&mut self, database: &str, limit: i32) {
+        if self.here(database).limit != limit {
+            self.push(Step::Limit { database: database.to_owned(), limit });
+        }
+    }
+
+    fn grant(&mut self, database: &str, grantee: &str, privileges: &[&'static str]) {
+        let held = self.here(database).grants;
+        let missing = |privilege: &&&str| !held.contains(&Grant::new(grantee, privilege));
+        let privileges: Vec<_> = privileges.iter().filter(missing).copied().collect();
+        if !privileges.is_empty() {
+            let (database, grantee) = (database.to_owned(), grantee.to_owned());
+            self.push(Step::Grant { database, grantee, privileges });
+        }
+    }
+
+    /// What the login has set for itself in this database goes, too: the spec is the one place to look.
+    fn settings(&mut self, desired: &Desired) {
+        let names = &desired.names;
+        let role = if desired.frozen { &names.frozen } else { &names.owner };
+        let mut wanted = desired.parameters.clone();
+        wanted.insert("role".to_owned(), role.clone());
+        let (login, database) = (names.login.clone(), names.database.clone());
+        let settings = self.state.roles.get(&login).and_then(|role| role.settings.get(&database));
+        let found = settings.cloned().unwrap_or_default();
+        for setting in found.iter().filter(|setting| !wanted.contains_key(name_of(setting))) {
+            let parameter = name_of(setting).to_owned();
+            self.push(Step::Reset { login: login.clone(), database: database.clone(), parameter });
+        }
+        for (parameter, value) in wanted {
+            if !found.contains(&format!("{parameter}={value}")) {
+                self.push(Step::Set { login: login.clone(), database: database.clone(), parameter, value });
+            }
+        }
+    }
+
+    fn contents(&mut self, desired: &Desired, before: &Stamp) {
+        let (owner, frozen) = (&desired.names.owner, &desired.names.frozen);
+        if before.extensions.is_none() {
+            self.push(Step::PublicSchema { owner: owner.clone() });
+        }
+        let made = before.extensions.clone().unwrap_or_default();
+        for extension in desired.extensions.difference(&made) {
+            self.push(Step::Extension { extension: extension.clone(), owner: owner.clone() });
+        }
+        if desired.frozen && !before.frozen {
+            self.push(Step::Freezable { owner: owner.clone(), frozen: frozen.clone() });
+        }
+    }
+
+    fn close_login(&mut self, names: &Names) {
+        if self.state.roles.get(&names.login).is_some_and(|role| role.login) {
+            self.push(Step::NoLogin { role: names.login.clone() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::super::step::Topic;
+use super::*;
+use crate::database::model::RoleState;
+use crate::database::stamp::Cluster;
+
+const UID: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
+const OTHER: &str = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+const VERIFIER: &str = "SCRAM-SHA-256$4096:salt$stored:server";
+
+fn identity(uid: &str, name: &str) -> Identity {
+    let cluster = Cluster::new("cluster");
+    Identity {
+        object: cluster.object("customer-acme", name),
+        cluster: cluster.id,
+        uid: uid.into(),
+        namespace: "customer-acme".into(),
+        name: name.into(),
+    }
+}
+
+fn desired() -> Desired {
+    Desired {
+        names: Names::from_uid(UID),
+        identity: identity(UID, "acme"),
+        provisioned: false,
+        verifier: VERIFIER.into(),
+        connection_limit: 30,
+        parameters: [("statement_timeout".to_owned(), "30s".to_owned())].into(),
+        extensions: ["pgcrypto".to_owned()].into(),
+        frozen: false,
+    }
+}
+
+fn empty(version: i32) -> Observed {
+    Observed { version, operator: "postgres".into(), ..Observed::default() }
+}
+
+fn after(mut observed: Observed, steps: &[Step]) -> Observed {
+    steps.iter().for_each(|step| step.apply(&mut observed));
+    observed
+}
+
+fn provisioned(version: i32) -> Observed {
+    let empty = empty(version);
+    let steps = open(&desired(), &empty).unwrap();
+    after(empty, &steps)
+}
+
+fn sql(steps: &[Step], version: i32) -> String {
+    steps.iter().map(|step| format!("{:?}: {}\n", step.place(), step.sql(version))).collect()
+}
+
+fn topics(steps: &[Step]) -> Vec<&'static str> {
+    steps.iter().map(|step| step.topic().as_str()).collect()
+}
+
+#[test]
+fn from_nothing() {
+    insta::assert_snapshot!(sql(&open(&desired(), &empty(170_006)).unwrap(), 170_006));
+}
+
+#[test]
+fn from_nothing_on_14() {
+    insta::assert_snapshot!(sql(&open(&desired(), &empty(140_010)).unwrap(), 140_010));
+}
+
+#[test]
+fn what_is_there_needs_nothing() {
+    for version in [140_010, 150_018, 170_006] {
+        assert_eq!(open(&desired(), &provisioned(version)).unwrap(), []);
+    }
+}
+
+/// Each thing that a customer or a careless administrator can do, and the one step that undoes it.
+#[test]
+fn drift() {
+    let names = desired().names;
+    let other = Names::from_uid(OTHER);
+    type Tamper = Box<dyn Fn(&mut DatabaseState, &mut RoleState)>;
+    let database = names.database.clone();
+    let (other_login, other_owner) = (other.login.clone(), other.owner);
+    let cases: Vec<(&str, Tamper)> = vec![
+        ("password", Box::new(|_, login| login.verifier = Some("SCRAM-SHA-256$4096:x$y:z".into()))),
+        ("public may connect", Box::new(|db, _| _ = db.grants.insert(Grant::new("", "CONNECT")))),
+        ("another customer may connect", Box::new(move |db, _| _ = db.grants.insert(Grant::new(&other_login, "CONNECT")))),
+        ("another customer's role", Box::new(move |_, login| _ = login.member_of.insert(other_owner.clone(), membership(170_006, true)))),
+        ("more connections", Box::new(|db, _| db.limit = -1)),
+        ("may make databases", Box::new(|_, login| login.powers = true)),
+        ("own setting", Box::new(move |_, login| _ = login.settings.entry(database.clone()).or_default().insert("work_mem=1GB".into()))),
+        ("no login", Box::new(|_, login| login.login = false)),
+    ];
+    let seen: BTreeMap<_, _> = cases
+        .iter()
+        .map(|(what, tamper)| {
+            let mut observed = provisioned(170_006);
+            let mut login = observed.roles.remove(&names.login).unwrap();
+            tamper(observed.databases.get_mut(&names.database).unwrap(), &mut login);
+            observed.roles.insert(names.login.clone(), login);
+            (*what, sql(&open(&desired(), &observed).unwrap(), 170_006))
+        })
+        .collect();
+    insta::assert_yaml_snapshot!(seen);
+}
+
+#[test]
+fn roles_of_the_platform_team_are_left_alone() {
+    let mut observed = provisioned(170_006);
+    let names = desired().names;
+    observed.databases.get_mut(&names.database).unwrap().grants.insert(Grant::new("backup", "CONNECT"));
+    let login = observed.roles.get_mut(&names.login).unwrap();
+    login.member_of.insert("pg_read_all_stats".into(), membership(170_006, true));
+    assert_eq!(open(&desired(), &observed).unwrap(), []);
+}
+
+#[test]
+fn a_lost_role_comes_back_without_touching_the_contents() {
+    let mut observed = provisioned(170_006);
+    observed.roles.remove(&desired().names.login);
+    let steps = open(&desired(), &observed).unwrap();
+    assert!(steps.iter().all(|step| step.topic() != Topic::Contents && step.topic() != Topic::Database), "{steps:?}");
+}
+
+#[test]
+fn a_lost_database_is_not_replaced_by_an_empty_one() {
+    let desired = Desired { provisioned: true, ..desired() };
+    assert!(matches!(open(&desired, &empty(170_006)), Err(Refusal::Missing(_))));
+    let mut observed = provisioned(170_006);
+    observed.databases.get_mut(&desired.names.database).unwrap().limit = INVALID;
+    assert!(matches!(open(&desired, &observed), Err(Refusal::Missing(_))));
+}
+
+#[test]
+fn an_interrupted_drop_is_finished_before_a_new_beginning() {
+    let mut observed = provisioned(170_006);
+    observed.databases.get_mut(&desired().names.database).unwrap().limit = INVALID;
+    let steps = open(&desired(), &observed).unwrap();
+    assert!(matches!(&steps[..2], [Step::DropDatabase { .. }, Step::CreateDatabase { .. }]), "{steps:?}");
+}
+
+#[test]
+fn never_takes_over_what_is_not_ours() {
+    let comments = [
+        None,
+        Some("the shop".to_owned()),
+        Some(identity(OTHER, "acme").stamp(State::Active).comment()),
+        Some(identity(OTHER, "other").stamp(State::Retained).comment()),
+        Some(Stamp { cluster: "another".into(), ..identity(UID, "acme").stamp(State::Active) }.comment()),
+    ];
+    for comment in comments {
+        let names = desired().names;
+        let mut observed = provisioned(170_006);
+        let database = observed.databases.get_mut(&names.database).unwrap();
+        database.comment.clone_from(&comment);
+        for limit in [30, INVALID] {
+            observed.databases.get_mut(&names.database).unwrap().limit = limit;
+            observed.databases.get_mut(&names.database).unwrap().owner = "somebody".into();
+            let identity = &desired().identity;
+            let answers = [
+                open(&desired(), &observed),
+                retain(&names, identity, &observed),
+                archive(&names, identity, &observed, "zz_x".into()),
+                delete(&names, identity, &observed),
+            ];
+            for answer in answers {
+                assert!(matches!(answer, Err(Refusal::NotOurs(_))), "{comment:?} {limit}: {answer:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn retained_and_found_again() {
+    let names = desired().names;
+    let observed = provisioned(170_006);
+    let steps = retain(&names, &desired().identity, &observed).unwrap();
+    insta::assert_snapshot!(sql(&steps, 170_006));
+    let closed = after(observed, &steps);
+    assert_eq!(retain(&names, &desired().identity, &closed).unwrap(), []);
+
+    let heir = Desired { identity: identity(OTHER, "acme"), ..desired() };
+    let steps = open(&heir, &closed).unwrap();
+    assert_eq!(topics(&steps), ["login", "stamp"]);
+    assert_eq!(open(&heir, &after(closed, &steps)).unwrap(), []);
+}
+
+/// An heir that is deleted before it has taken over must not touch what it has not taken.
+#[test]
+fn what_another_object_retained_survives_its_heir() {
+    let names = desired().names;
+    let observed = provisioned(170_006);
+    let closed = after(observed.clone(), &retain(&names, &desired().identity, &observed).unwrap());
+    let heir = identity(OTHER, "acme");
+    assert_eq!(delete(&names, &heir, &closed).unwrap(), []);
+    assert_eq!(archive(&names, &heir, &closed, "zz_x".into()).unwrap(), []);
+    assert_eq!(retain(&names, &heir, &closed).unwrap(), []);
+}
+
+#[test]
+fn archived() {
+    let names = desired().names;
+    let observed = provisioned(170_006);
+    let steps = archive(&names, &desired().identity, &observed, names.archived(1_790_000_000)).unwrap();
+    insta::assert_snapshot!(sql(&steps, 170_006));
+    let aside = after(observed, &steps);
+    assert_eq!(archive(&names, &desired().identity, &aside, names.archived(1_790_000_000)).unwrap(), []);
+}
+
+#[test]
+fn deleted() {
+    let names = desired().names;
+    let observed = provisioned(170_006);
+    let steps = delete(&names, &desired().identity, &observed).unwrap();
+    insta::assert_snapshot!(sql(&steps, 170_006));
+    let gone = after(observed, &steps);
+    assert_eq!(delete(&names, &desired().identity, &gone).unwrap(), []);
+}
+
+#[test]
+fn frozen_and_back() {
+    let observed = provisioned(170_006);
+    let frozen = Desired { frozen: true, ..desired() };
+    let steps = open(&frozen, &observed).unwrap();
+    insta::assert_snapshot!(sql(&steps, 170_006));
+    let cold = after(observed, &steps);
+    assert_eq!(open(&frozen, &cold).unwrap(), []);
+    let steps = open(&desired(), &cold).unwrap();
+    assert_eq!(topics(&steps), ["membership", "membership", "parameters", "sessions", "stamp"]);
+    assert_eq!(open(&desired(), &after(cold, &steps)).unwrap(), []);
+}
+
+fn hostile() -> impl Strategy<Value = String> {
+    prop_oneof![Just("x".to_owned()), Just("a'b\"c\\d".to_owned()), Just("'; DROP DATABASE postgres; --".to_owned()), "\\PC{1,20}"]
+}
+
+fn tampered() -> impl Strategy<Value = Observed> {
+    let version = prop_oneof![Just(140_000), Just(150_000), Just(160_000), Just(170_000)];
+    let group = prop_oneof![Just(Names::from_uid(OTHER).owner), Just(Names::from_uid(UID).owner), Just(Names::from_uid(UID).frozen), Just("dba".to_owned())];
+    let grantee = prop_oneof![Just(String::new()), group.clone(), Just(Names::from_uid(UID).login)];
+    let grant = (grantee, prop_oneof![Just("CONNECT"), Just("CREATE"), Just("TEMPORARY")], any::<bool>())
+        .prop_map(|(grantee, privilege, grantable)| Grant { grantable, ..Grant::new(&grantee, privilege) });
+    let member = (group, any::<(bool, bool, bool)>())
+        .prop_map(|(group, (admin, inherit, set))| (group, Membership { admin, inherit, set }));
+    let database = (any::<bool>(), -1..50_i32, proptest::collection::btree_set(grant, 0..6), prop_oneof![Just("postgres".to_owned()), Just(Names::from_uid(OTHER).owner)]);
+    let role = (
+        any::<[bool; 3]>(),
+        -1..5_i32,
+        proptest::option::of(hostile()),
+        proptest::collection::btree_map("[a-z_.]{1,8}", hostile(), 0..3),
+        proptest::collection::btree_map(0..4_u8, member, 0..4),
+    );
+    (version, proptest::option::of(database), proptest::collection::vec(proptest::option::of(role), 3)).prop_map(
+        |(version, database, roles)| {
+            let names = Names::from_uid(UID);
+            let mut observed = provisioned(version);
+            if let Some((open, limit, grants, owner)) = database {
+                let comment = observed.databases[&names.database].comment.clone();
+                observed.databases.insert(names.database.clone(), DatabaseState { owner, open, limit, comment, grants });
+            }
+            for (name, role) in [&names.owner, &names.login, &names.frozen].into_iter().zip(roles) {
+                let Some(([login, powers, expires], limit, verifier, settings, member_of)) = role else {
+                    observed.roles.remove(name);
+                    continue;
+                };
+                let settings = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let settings = [(names.database.clone(), settings)].into();
+                let member_of = member_of.into_values().collect();
+                observed.roles.insert(name.clone(), RoleState { login, powers, limit, expires, verifier, member_of, settings });
+            }
+            observed
+        },
+    )
+}
+
+type Closing = dyn Fn(&Names, &Identity, &Observed) -> Result<Vec<Step>, Refusal>;
+
+proptest! {
+    /// Whatever was done to it, one plan puts it right, and no second one is needed.
+    #[test]
+    fn one_plan_is_enough(observed in tampered(), frozen in any::<bool>()) {
+        let desired = Desired { frozen, ..desired() };
+        let steps = open(&desired, &observed).unwrap();
+        let healed = after(observed, &steps);
+        prop_assert_eq!(open(&desired, &healed).unwrap(), []);
+    }
+
+    /// The process may die after any step; what is left is put right by the next plan, to the same end.
+    #[test]
+    fn dying_in_between_changes_nothing(version in prop_oneof![Just(140_000), Just(170_000)], died_after in 0..40_usize) {
+        let steps = open(&desired(), &empty(version)).unwrap();
+        let left = after(empty(version), &steps[..died_after.min(steps.len())]);
+        let steps = open(&desired(), &left).unwrap();
+        prop_assert_eq!(after(left, &steps), provisioned(version));
+    }
+
+    /// Closing is never undone by dying in between, and drops nothing.
+    #[test]
+    fn closing_drops_nothing(observed in tampered(), died_after in 0..6_usize) {
+        let Desired { names, identity, .. } = desired();
+        let aside = |n: &Names, i: &Identity, o: &Observed| archive(n, i, o, n.archived(1));
+        for plan in [&retain as &Closing, &aside] {
+            let steps = plan(&names, &identity, &observed).unwrap();
+            let drops = |step: &Step| matches!(step, Step::DropDatabase { .. } | Step::DropRole { .. });
+            prop_assert!(!steps.iter().any(drops));
+            let left = after(observed.clone(), &steps[..died_after.min(steps.len())]);
+            let end = after(left.clone(), &plan(&names, &identity, &left).unwrap());
+            prop_assert!(end.roles.get(&names.login).is_none_or(|login| !login.login));
+            prop_assert_eq!(&end, &after(observed.clone(), &steps));
+        }
+    }
+
+    /// No value reaches past its quotes: what is left once the quoted parts are taken out is the same for all.
+    #[test]
+    fn quoting_holds(value in hostile(), name in hostile()) {
+        let step = Step::Set { login: name.clone(), database: name, parameter: "work_mem".into(), value };
+        prop_assert_eq!(unquoted(&step.sql(170_000)), "ALTER ROLE  IN DATABASE  SET  = ");
+        let stamp = Step::Login { role: "r".into(), verifier: "v'); DROP".into() };
+        prop_assert_eq!(unquoted(&stamp.sql(170_000)), "ALTER ROLE  LOGIN PASSWORD  VALID UNTIL  CONNECTION LIMIT -1");
+    }
+}
+
+/// A statement without what is in quotes, read as PostgreSQL's scanner does.
+fn unquoted(sql: &str) -> String {
+    let mut rest = String::new();
+    let mut chars = sql.chars().peekable();
+    while let Some(c) = chars.next() {
+        let escapes = c == 'E' && chars.peek() == Some(&'\'');
+        let quote = if escapes { chars.next().unwrap() } else { c };
+        if quote != '\'' && quote != '"' {
+            rest.push(c);
+            continue;
+        }
+        // An E'…' is preceded by a space of the quoting's own.
+        if escapes && rest.ends_with("  ") {
+            rest.pop();
+        }
+        while let Some(c) = chars.next() {
+            if c == '\\' && escapes {
+                chars.next();
+            } else if c == quote && chars.peek() == Some(&quote) {
+                chars.next();
+            } else if c == quote {
+                break;
+            }
+        }
+    }
+    rest
+}

@@ -1,0 +1,352 @@
+//! The single changes a plan is made of: each as SQL, and as what it does to the model.
+
+use std::collections::BTreeMap;
+
+use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
+
+use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
+use super::stamp::{Stamp, State};
+
+/// The first version that knows `GRANT … WITH INHERIT …, SET …`.
+const MEMBERSHIP_OPTIONS: i32 = 160_000;
+/// The first version that knows `CREATE DATABASE … STRATEGY`.
+const STRATEGY: i32 = 150_000;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A new database, closed to everybody.
+    CreateDatabase { database: String, limit: i32 },
+    /// The end of a database.
+    DropDatabase { database: String },
+    /// Says whose the database is, to machines in its comment and to the platform team in `ahoi.databases`.
+    Stamp { database: String, stamp: Stamp, namespace: String, name: String },
+    /// Takes the database back from a role of ours.
+    Reown { database: String },
+    /// Takes the database off the platform team's list.
+    Forget { database: String },
+    /// Renames the database.
+    Rename { from: String, to: String },
+    /// `CONNECTION LIMIT`.
+    Limit { database: String, limit: i32 },
+    /// `ALLOW_CONNECTIONS`.
+    Open { database: String },
+    /// Ends the sessions in the database: a login's, or everybody's.
+    Terminate { database: String, login: Option<String> },
+    /// Takes all privileges away. No grantee is PUBLIC.
+    Revoke { database: String, grantee: String },
+    /// Gives privileges.
+    Grant { database: String, grantee: String, privileges: Vec<&'static str> },
+    /// A new role that can do nothing.
+    CreateRole { role: String },
+    /// Takes every attribute away that reaches beyond the role's own database.
+    Disempower { role: String },
+    /// Lets the role log in.
+    Login { role: String, verifier: String },
+    /// Keeps the role from logging in.
+    NoLogin { role: String },
+    /// The end of a role.
+    DropRole { role: String },
+    /// Makes a role a member of another, with the other's privileges or in name only.
+    Join { group: String, member: String, uses: bool },
+    /// Ends a membership.
+    Leave { group: String, member: String },
+    /// Sets a parameter of a login in a database.
+    Set { login: String, database: String, parameter: String, value: String },
+    /// Unsets one.
+    Reset { login: String, database: String, parameter: String },
+    /// Gives the schema public to the owner role alone.
+    PublicSchema { owner: String },
+    /// Makes an extension in the owner role's name, so that PostgreSQL itself refuses those it does not trust.
+    Extension { extension: String, owner: String },
+    /// Lets the frozen role read and delete what the owner role owns.
+    Freezable { owner: String, frozen: String },
+}
+
+/// Where, and together with what, a step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the admin database, in one transaction with its neighbours.
+    Server,
+    /// In the admin database, outside of any transaction.
+    Alone,
+    /// In the database itself, in one transaction with its neighbours.
+    Inside,
+}
+
+/// What a step is about, for metrics and for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    Database,
+    Stamp,
+    Privileges,
+    ConnectionLimit,
+    Role,
+    Password,
+    Membership,
+    Parameters,
+    Contents,
+    Sessions,
+}
+
+impl Topic {
+    /// In a sentence, and as a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Topic::Database => "database",
+            Topic::Stamp => "stamp",
+            Topic::Privileges => "privileges",
+            Topic::ConnectionLimit => "connection limit",
+            Topic::Role => "role",
+            Topic::Password => "login",
+            Topic::Membership => "membership",
+            Topic::Parameters => "parameters",
+            Topic::Contents => "contents",
+            Topic::Sessions => "sessions",
+        }
+    }
+}
+
+impl Step {
+    /// Where it runs.
+    pub fn place(&self) -> Place {
+        match self {
+            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Terminate { .. } => Place::Alone,
+            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => Place::Inside,
+            _ => Place::Server,
+        }
+    }
+
+    /// What it is about.
+    pub fn topic(&self) -> Topic {
+        match self {
+            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Rename { .. } | Step::Open { .. } | Step::Reown { .. } => {
+                Topic::Database
+            }
+            Step::Stamp { .. } | Step::Forget { .. } => Topic::Stamp,
+            Step::Limit { .. } => Topic::ConnectionLimit,
+            Step::Terminate { .. } => Topic::Sessions,
+            Step::Revoke { .. } | Step::Grant { .. } => Topic::Privileges,
+            Step::CreateRole { .. } | Step::Disempower { .. } | Step::DropRole { .. } => Topic::Role,
+            Step::Login { .. } | Step::NoLogin { .. } => Topic::Password,
+            Step::Join { .. } | Step::Leave { .. } => Topic::Membership,
+            Step::Set { .. } | Step::Reset { .. } => Topic::Parameters,
+            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => Topic::Contents,
+        }
+    }
+
+    /// The statements, for a server of this version.
+    pub fn sql(&self, version: i32) -> String {
+        match self {
+            Step::CreateDatabase { database, limit } => {
+                // From WAL rather than by copying files: two checkpoints less, which everybody on the server would feel.
+                let strategy = if version >= STRATEGY { " STRATEGY wal_log" } else { "" };
+                let database = id(database);
+                format!("CREATE DATABASE {database} TEMPLATE template0{strategy} ALLOW_CONNECTIONS false CONNECTION LIMIT {limit}")
+            }
+            Step::DropDatabase { database } => format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", id(database)),
+            Step::Stamp { database, stamp, namespace, name } => stamp_sql(database, stamp, namespace, name),
+            Step::Reown { database } => format!("ALTER DATABASE {} OWNER TO CURRENT_USER", id(database)),
+            Step::Forget { database } => format!("DELETE FROM ahoi.databases WHERE database = {}", literal(database)),
+            Step::Rename { from, to } => format!(
+                "ALTER DATABASE {} RENAME TO {};\nUPDATE ahoi.databases SET database = {} WHERE database = {}",
+                id(from), id(to), literal(to), literal(from)
+            ),
+            Step::Limit { database, limit } => format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", id(database)),
+            Step::Open { database } => format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", id(database)),
+            Step::Terminate { database, login } => {
+                let whose = login.as_ref().map(|login| format!(" AND usename = {}", literal(login))).unwrap_or_default();
+                format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{whose} AND pid <> pg_backend_pid()",
+                    literal(database)
+                )
+            }
+            Step::Revoke { database, grantee } => {
+                let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { id(grantee) };
+                format!("REVOKE ALL ON DATABASE {} FROM {grantee} CASCADE", id(database))
+            }
+            Step::Grant { database, grantee, privileges } => {
+                format!("GRANT {} ON DATABASE {} TO {}", privileges.join(", "), id(database), id(grantee))
+            }
+            Step::CreateRole { role } => format!("CREATE ROLE {} NOLOGIN", id(role)),
+            Step::Disempower { role } => {
+                format!("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS", id(role))
+            }
+            Step::Login { role, verifier } => {
+                let verifier = literal(verifier);
+                format!("ALTER ROLE {} LOGIN PASSWORD {verifier} VALID UNTIL 'infinity' CONNECTION LIMIT -1", id(role))
+            }
+            Step::NoLogin { role } => format!("ALTER ROLE {} NOLOGIN", id(role)),
+            Step::DropRole { role } => format!("DROP ROLE IF EXISTS {}", id(role)),
+            Step::Join { group, member, uses } => {
+                let options = if version >= MEMBERSHIP_OPTIONS {
+                    let uses = if *uses { "TRUE" } else { "FALSE" };
+                    format!(" WITH ADMIN FALSE, INHERIT {uses}, SET {uses}")
+                } else {
+                    String::new()
+                };
+                format!("GRANT {} TO {}{options}", id(group), id(member))
+            }
+            Step::Leave { group, member } => format!("REVOKE {} FROM {} CASCADE", id(group), id(member)),
+            Step::Set { login, database, parameter, value } => {
+                let (login, database) = (id(login), id(database));
+                format!("ALTER ROLE {login} IN DATABASE {database} SET {} = {}", id(parameter), literal(value))
+            }
+            Step::Reset { login, database, parameter } => {
+                format!("ALTER ROLE {} IN DATABASE {} RESET {}", id(login), id(database), dotted(parameter))
+            }
+            Step::PublicSchema { owner } => format!(
+                "ALTER SCHEMA public OWNER TO {};\nREVOKE ALL ON SCHEMA public FROM PUBLIC",
+                id(owner)
+            ),
+            Step::Extension { extension, owner } => {
+                format!(
+                    "SET ROLE {};\nSET search_path = public;\nCREATE EXTENSION IF NOT EXISTS {};\nRESET search_path;\nRESET ROLE",
+                    id(owner), id(extension)
+                )
+            }
+            Step::Freezable { owner, frozen } => freezable_sql(owner, frozen),
+        }
+    }
+
+    /// What it does to what was observed.
+    pub fn apply(&self, observed: &mut Observed) {
+        let version = observed.version;
+        let operator = observed.operator.clone();
+        match self {
+            Step::CreateDatabase { database, limit } => {
+                let grants = [Grant::new("", "CONNECT"), Grant::new("", "TEMPORARY")].into();
+                let state = DatabaseState { owner: operator, open: false, limit: *limit, comment: None, grants };
+                observed.databases.insert(database.clone(), state);
+            }
+            Step::DropDatabase { database } => {
+                observed.databases.remove(database);
+                observed.roles.values_mut().for_each(|role| _ = role.settings.remove(database));
+            }
+            Step::Rename { from, to } => {
+                if let Some(state) = observed.databases.remove(from) {
+                    observed.databases.insert(to.clone(), state);
+                }
+                for role in observed.roles.values_mut() {
+                    if let Some(settings) = role.settings.remove(from) {
+                        role.settings.insert(to.clone(), settings);
+                    }
+                }
+            }
+            Step::CreateRole { role } => {
+                observed.roles.insert(role.clone(), RoleState { limit: -1, ..RoleState::default() });
+            }
+            Step::DropRole { role } => _ = observed.roles.remove(role),
+            Step::Stamp { database, .. }
+            | Step::Reown { database }
+            | Step::Limit { database, .. }
+            | Step::Open { database }
+            | Step::Revoke { database, .. }
+            | Step::Grant { database, .. } => {
+                if let Some(state) = observed.databases.get_mut(database) {
+                    self.apply_to_database(state, operator);
+                }
+            }
+            Step::Disempower { role } | Step::Login { role, .. } | Step::NoLogin { role } => {
+                observed.roles.get_mut(role).into_iter().for_each(|role| self.apply_to_role(role, version));
+            }
+            Step::Join { member, .. } | Step::Leave { member, .. } => {
+                observed.roles.get_mut(member).into_iter().for_each(|role| self.apply_to_role(role, version));
+            }
+            Step::Set { login, .. } | Step::Reset { login, .. } => {
+                observed.roles.get_mut(login).into_iter().for_each(|role| self.apply_to_role(role, version));
+            }
+            // What is inside is not observed; the stamp says whether it has been done.
+            Step::Forget { .. } | Step::Terminate { .. } | Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => {}
+        }
+    }
+
+    fn apply_to_database(&self, state: &mut DatabaseState, operator: String) {
+        match self {
+            Step::Stamp { stamp, .. } => state.comment = Some(stamp.comment()),
+            Step::Reown { .. } => state.owner = operator,
+            Step::Limit { limit, .. } => state.limit = *limit,
+            Step::Open { .. } => state.open = true,
+            Step::Revoke { grantee, .. } => state.grants.retain(|grant| grant.grantee != *grantee),
+            Step::Grant { grantee, privileges, .. } => {
+                state.grants.extend(privileges.iter().map(|privilege| Grant::new(grantee, privilege)));
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_to_role(&self, state: &mut RoleState, version: i32) {
+        match self {
+            Step::Disempower { .. } => state.powers = false,
+            Step::Login { verifier, .. } => {
+                *state = RoleState { login: true, verifier: Some(verifier.clone()), expires: false, limit: -1, ..state.clone() };
+            }
+            Step::NoLogin { .. } => state.login = false,
+            Step::Join { group, uses, .. } => {
+                _ = state.member_of.insert(group.clone(), membership(version, *uses));
+            }
+            Step::Leave { group, .. } => _ = state.member_of.remove(group),
+            Step::Set { database, parameter, value, .. } => {
+                let settings = state.settings.entry(database.clone()).or_default();
+                settings.retain(|setting| name_of(setting) != parameter);
+                settings.insert(format!("{parameter}={value}"));
+            }
+            Step::Reset { database, parameter, .. } => {
+                let settings = state.settings.entry(database.clone()).or_default();
+                settings.retain(|setting| name_of(setting) != parameter);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The membership that [`Step::Join`] makes.
+pub fn membership(version: i32, uses: bool) -> Membership {
+    let uses = uses || version < MEMBERSHIP_OPTIONS;
+    Membership { admin: false, inherit: uses, set: uses }
+}
+
+/// The parameter that a `name=value` sets.
+pub fn name_of(setting: &str) -> &str {
+    setting.split_once('=').map_or(setting, |(name, _)| name)
+}
+
+/// A parameter of an extension has a dot in its name.
+fn dotted(parameter: &str) -> String {
+    parameter.split('.').map(id).collect::<Vec<_>>().join(".")
+}
+
+fn stamp_sql(database: &str, stamp: &Stamp, namespace: &str, name: &str) -> String {
+    let state = match stamp.state {
+        State::Active => "active",
+        State::Retained => "retained",
+        State::Archived => "archived",
+    };
+    let row: BTreeMap<&str, &str> =
+        [("database", database), ("namespace", namespace), ("name", name), ("uid", &stamp.uid), ("state", state)].into();
+    let columns = row.keys().copied().collect::<Vec<_>>().join(", ");
+    let values = row.values().map(|value| literal(value)).collect::<Vec<_>>().join(", ");
+    let renewed = row.keys().map(|column| format!("{column} = EXCLUDED.{column}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "COMMENT ON DATABASE {} IS {};\n\
+         INSERT INTO ahoi.databases ({columns}) VALUES ({values}) ON CONFLICT (database) DO UPDATE SET {renewed}, since = now()",
+        id(database),
+        literal(&stamp.comment())
+    )
+}
+
+/// Every schema and table the owner role has, one by one: ALL TABLES would fail on the first that an extension owns.
+fn freezable_sql(owner: &str, frozen: &str) -> String {
+    let body = format!(
+        "DECLARE made record; BEGIN \
+         FOR made IN SELECT oid::regnamespace AS name FROM pg_namespace WHERE nspowner = {owner}::regrole LOOP \
+         EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', made.name, {frozen}); END LOOP; \
+         FOR made IN SELECT oid::regclass AS name, relkind FROM pg_class \
+         WHERE relowner = {owner}::regrole AND relkind IN ('r', 'p', 'v', 'm', 'S') LOOP \
+         EXECUTE format(CASE WHEN made.relkind IN ('r', 'p') THEN 'GRANT SELECT, DELETE, TRUNCATE ON %s TO %I' \
+         ELSE 'GRANT SELECT ON %s TO %I' END, made.name, {frozen}); END LOOP; END",
+        owner = literal(&id(owner)),
+        frozen = literal(frozen),
+    );
+    format!("DO {}", literal(&body))
+}

@@ -1,0 +1,122 @@
+//! The storage quota: what was measured, against what was promised. Pure.
+//!
+//! From 80 % on there is a warning; at 100 % writes are refused, and come back below 90 %, so that a database at the
+//! border does not switch to and fro.
+
+use ahoi_reconcile::conditions::{Condition, ConditionStatus, DesiredCondition, find};
+
+/// The type of the condition.
+pub const CONDITION: &str = "QuotaOk";
+
+/// How much of the storage is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Less than 80 %.
+    Within,
+    /// 80 % and more.
+    Warning,
+    /// 100 % and more, until it is less than 90 % again.
+    Exceeded,
+}
+
+impl Level {
+    /// The level that follows from the one before and what was measured.
+    pub fn next(self, size: i64, storage: i64) -> Self {
+        let reaches = |percent: i128| i128::from(size) * 100 >= i128::from(storage) * percent;
+        match self {
+            _ if reaches(100) => Level::Exceeded,
+            Level::Exceeded if reaches(90) => Level::Exceeded,
+            _ if reaches(80) => Level::Warning,
+            _ => Level::Within,
+        }
+    }
+
+    /// The level that the conditions tell of.
+    pub fn read(conditions: &[Condition]) -> Self {
+        match find(conditions, CONDITION).map(|condition| condition.reason.as_str()) {
+            Some("QuotaExceeded") => Level::Exceeded,
+            Some("QuotaWarning") => Level::Warning,
+            _ => Level::Within,
+        }
+    }
+
+    /// Reason and message, for the condition and the event.
+    pub fn explain(self) -> (&'static str, &'static str) {
+        match self {
+            Level::Within => ("WithinQuota", "less than 80 % of the storage is used"),
+            Level::Warning => ("QuotaWarning", "at least 80 % of the storage is used; at 100 % writes are refused: delete data or raise spec.storage"),
+            Level::Exceeded => ("QuotaExceeded", "the storage is used up and writes are refused until less than 90 % is used: delete data or raise spec.storage"),
+        }
+    }
+
+    /// The condition.
+    pub fn condition(self) -> DesiredCondition {
+        let (reason, message) = self.explain();
+        let status = if self == Level::Within { ConditionStatus::True } else { ConditionStatus::False };
+        DesiredCondition::new(CONDITION, status, reason, message)
+    }
+}
+
+/// Whether a new size is worth a write: 5 % more or less than what is known, and no less than a thousandth of the
+/// storage. A size that changes the level is always told.
+pub fn is_news(known: Option<i64>, size: i64, storage: i64) -> bool {
+    let Some(known) = known else { return true };
+    let level = |size| Level::Within.next(size, storage);
+    let change = known.abs_diff(size);
+    level(known) != level(size) || (change >= known.unsigned_abs() / 20 && change >= storage.unsigned_abs() / 1000 && change > 0)
+}
+
+/// Whether a database should be measured on every sweep: it is close to a border, or may get there fast.
+pub fn is_close(size: i64, storage: i64) -> bool {
+    i128::from(size) * 10 >= i128::from(storage) * 7
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ladder() {
+        let steps = [(79, Level::Within), (80, Level::Warning), (99, Level::Warning), (100, Level::Exceeded), (90, Level::Exceeded), (89, Level::Warning), (91, Level::Warning), (10, Level::Within)];
+        let mut level = Level::Within;
+        for (percent, expected) in steps {
+            level = level.next(percent, 100);
+            assert_eq!(level, expected, "{percent} %");
+        }
+    }
+
+    #[test]
+    fn what_is_news() {
+        const GB: i64 = 1_000_000_000;
+        assert!(is_news(None, 7_300_000, 256 * GB));
+        assert!(!is_news(Some(7_300_000), 9_000_000, 256 * GB), "a thousandth of the storage at least");
+        assert!(is_news(Some(7_300_000), 300_000_000, 256 * GB));
+        assert!(!is_news(Some(100 * GB), 104 * GB, 256 * GB), "5 % at least");
+        assert!(is_news(Some(100 * GB), 106 * GB, 256 * GB));
+        assert!(is_news(Some(204 * GB), 205 * GB, 256 * GB), "80 %");
+        assert!(!is_news(Some(5), 5, 256 * GB));
+    }
+
+    #[test]
+    fn written_and_read() {
+        for level in [Level::Within, Level::Warning, Level::Exceeded] {
+            let mut conditions = Vec::new();
+            let _ = ahoi_reconcile::conditions::set(&mut conditions, level.condition());
+            assert_eq!(Level::read(&conditions), level);
+        }
+        assert_eq!(Level::read(&[]), Level::Within);
+    }
+
+    proptest! {
+        #[test]
+        fn settles_at_once(size in 0..i64::MAX, storage in 1..i64::MAX, known in proptest::option::of(0..i64::MAX)) {
+            for level in [Level::Within, Level::Warning, Level::Exceeded] {
+                let next = level.next(size, storage);
+                prop_assert_eq!(next.next(size, storage), next);
+            }
+            prop_assert!(!is_news(Some(size), size, storage));
+            let _ = is_news(known, size, storage);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Passwords and their SCRAM verifiers. The server only ever gets a verifier: what is in no statement is in no log.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use sha2::{Digest, Sha256};
+
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+const LENGTH: usize = 32;
+
+/// A password and what PostgreSQL is given in its place.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// For the client alone.
+    pub password: String,
+    /// `SCRAM-SHA-256$iterations:salt$keys`, for the server.
+    pub verifier: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Credentials {
+    /// New ones, from the randomness of the operating system.
+    pub fn generate() -> anyhow::Result<Self> {
+        Ok(Self::of(random_password()?))
+    }
+
+    /// With a verifier of its own for a password that exists.
+    pub fn of(password: String) -> Self {
+        Credentials { verifier: postgres_protocol::password::scram_sha_256(password.as_bytes()), password }
+    }
+}
+
+fn random_password() -> anyhow::Result<String> {
+    let mut password = String::with_capacity(LENGTH);
+    let mut bytes = [0_u8; 64];
+    while password.len() < LENGTH {
+        OsRng.try_fill_bytes(&mut bytes)?;
+        // 248 is the largest multiple of 62 in a byte: taking the rest modulo 62 would favour some letters.
+        let letters = bytes.iter().filter(|byte| **byte < 248).map(|byte| char::from(ALPHABET[usize::from(byte % 62)]));
+        password.extend(letters.take(LENGTH - password.len()));
+    }
+    Ok(password)
+}
+
+/// Whether a verifier was made from this password.
+pub fn matches(password: &str, verifier: &str) -> bool {
+    recompute(password, verifier).is_some_and(|again| again == verifier)
+}
+
+/// The verifier for the password with the iterations and the salt of another one (RFC 5803, and RFC 5802 for the keys).
+fn recompute(password: &str, verifier: &str) -> Option<String> {
+    let (iterations, salt) = verifier.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?.0.split_once(':')?;
+    let (rounds, salt_bytes) = (iterations.parse::<u32>().ok()?, STANDARD.decode(salt).ok()?);
+    // Our own have 4096. What somebody has put there must not keep us busy.
+    if !(1..=1_000_000).contains(&rounds) {
+        return None;
+    }
+    let salted = salted_password(password.as_bytes(), &salt_bytes, rounds)?;
+    let stored_key = STANDARD.encode(Sha256::digest(hmac(&salted, b"Client Key")?));
+    let server_key = STANDARD.encode(hmac(&salted, b"Server Key")?);
+    Some(format!("SCRAM-SHA-256${iterations}:{salt}${stored_key}:{server_key}"))
+}
+
+fn salted_password(password: &[u8], salt: &[u8], rounds: u32) -> Option<[u8; 32]> {
+    let mut block = hmac(password, &[salt, &1_u32.to_be_bytes()].concat())?;
+    let mut salted = block;
+    for _ in 1..rounds {
+        block = hmac(password, &block)?;
+        salted.iter_mut().zip(block).for_each(|(sum, byte)| *sum ^= byte);
+    }
+    Some(salted)
+}
+
+fn hmac(key: &[u8], message: &[u8]) -> Option<[u8; 32]> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
+    mac.update(message);
+    Some(mac.finalize().into_bytes().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn passwords_are_long_and_plain() {
+        let password = random_password().unwrap();
+        assert_eq!(password.len(), 32);
+        assert!(password.chars().all(|c| c.is_ascii_alphanumeric()));
+        assert_ne!(password, random_password().unwrap());
+    }
+
+    #[test]
+    fn only_the_right_password_matches() {
+        let credentials = Credentials::generate().unwrap();
+        assert!(matches(&credentials.password, &credentials.verifier));
+        assert!(!matches("another", &credentials.verifier));
+        assert!(!matches(&credentials.password, &credentials.verifier.replacen("4096", "4095", 1)));
+    }
+
+    /// The example of RFC 7677, brought into PostgreSQL's form.
+    #[test]
+    fn known_answer() {
+        let verifier = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+                        WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+        assert!(matches("pencil", verifier));
+    }
+
+    #[test]
+    fn a_debug_print_shows_nothing() {
+        let credentials = Credentials::of("hunter2".into());
+        assert_eq!(format!("{credentials:?}"), "Credentials");
+    }
+
+    proptest! {
+        #[test]
+        fn odd_verifiers_match_nothing(verifier in "(SCRAM-SHA-256\\$)?[0-9:$=A-Za-z]{0,80}") {
+            prop_assert!(!matches("pencil", &verifier));
+        }
+    }
+}

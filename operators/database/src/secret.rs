@@ -1,0 +1,166 @@
+//! The binding Secret: everything an application needs to reach its database directly, by the keys of the Service
+//! Binding specification, and the verifier that the server was given.
+
+use std::collections::BTreeMap;
+
+use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, Database, DatabaseServerSpec, TlsMode};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::core::ObjectMeta;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest, Sha256};
+
+use crate::database::Names;
+use crate::scram::{self, Credentials};
+
+/// Name of the binding Secret of a Database.
+pub fn name_of(database: &str) -> String {
+    format!("{database}-database")
+}
+
+/// The Secret that is desired.
+pub fn desired(database: &Database, server: &DatabaseServerSpec, names: &Names, credentials: &Credentials) -> Secret {
+    let mut labels = BTreeMap::from([(BINDING_LABEL.to_owned(), "direct".to_owned())]);
+    if let Some(customer) = database.labels().get(CUSTOMER_LABEL) {
+        labels.insert(CUSTOMER_LABEL.to_owned(), customer.clone());
+    }
+    let data = [
+        ("type", "postgresql".to_owned()),
+        ("provider", "ahoi".to_owned()),
+        ("host", server.host.clone()),
+        ("port", server.port.to_string()),
+        ("database", names.database.clone()),
+        ("username", names.login.clone()),
+        ("password", credentials.password.clone()),
+        ("uri", uri(server, names, &credentials.password)),
+        ("verifier", credentials.verifier.clone()),
+    ];
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name_of(&database.name_any())),
+            namespace: database.namespace(),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        type_: Some(BINDING_SECRET_TYPE.to_owned()),
+        data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect()),
+        ..Secret::default()
+    }
+}
+
+fn uri(server: &DatabaseServerSpec, names: &Names, password: &str) -> String {
+    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
+    let mode = match server.tls.mode {
+        TlsMode::Disable => "?sslmode=disable",
+        // What clients do anyway.
+        TlsMode::Prefer => "",
+        TlsMode::Require => "?sslmode=require",
+    };
+    // `_` needs no escape, and the names are easier to recognise without one.
+    let plain = |name| encode(name).to_string().replace("%5F", "_");
+    format!("postgresql://{}:{}@{host}:{}/{}{mode}", plain(&names.login), encode(password), server.port, plain(&names.database))
+}
+
+/// A short hash of the content, which says nothing about it: half of it is a random password.
+pub fn version(secret: &Secret) -> String {
+    let mut sha = Sha256::new();
+    for (key, value) in secret.data.iter().flatten() {
+        sha.update((key.len() as u64).to_be_bytes());
+        sha.update(key);
+        sha.update((value.0.len() as u64).to_be_bytes());
+        sha.update(&value.0);
+    }
+    sha.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The value of a key, if it is text.
+pub fn text(secret: &Secret, key: &str) -> Option<String> {
+    let value = secret.data.as_ref()?.get(key)?;
+    String::from_utf8(value.0.clone()).ok()
+}
+
+/// The verifier in it.
+pub fn verifier(secret: &Secret) -> Option<String> {
+    text(secret, "verifier")
+}
+
+/// The credentials in the Secret if they go together, and new ones if there are none or somebody has edited them.
+/// `known` is the version of the content that this controller wrote: it needs no proof, and the proof takes 4096 hashes.
+pub fn credentials(secret: Option<&Secret>, known: Option<&str>) -> anyhow::Result<Credentials> {
+    let found = secret.and_then(|secret| {
+        let credentials = Credentials { password: text(secret, "password")?, verifier: verifier(secret)? };
+        let proved = known == Some(version(secret).as_str()) || scram::matches(&credentials.password, &credentials.verifier);
+        proved.then_some(credentials)
+    });
+    found.map_or_else(Credentials::generate, Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(yaml: &str) -> DatabaseServerSpec {
+        serde_saphyr::from_str(&format!("adminSecretRef: {{namespace: ahoi-system, name: pg-1}}\n{yaml}")).unwrap()
+    }
+
+    fn database() -> Database {
+        serde_saphyr::from_str(
+            "
+            apiVersion: internal.example.com/v1
+            kind: Database
+            metadata: {name: acme, namespace: customer-acme, labels: {internal.example.com/customer: acme}}
+            spec: {storage: 1gb}
+            ",
+        )
+        .unwrap()
+    }
+
+    fn credentials_of(password: &str) -> Credentials {
+        Credentials { password: password.into(), verifier: "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy".into() }
+    }
+
+    fn made(password: &str, server_yaml: &str) -> Secret {
+        desired(&database(), &server(server_yaml), &Names::of("c_3f2504e04f89"), &credentials_of(password))
+    }
+
+    #[test]
+    fn content() {
+        let secret = made("abc123", "host: pg-1.db.svc");
+        let readable: BTreeMap<_, _> = secret.data.iter().flatten().map(|(key, _)| (key, text(&secret, key).unwrap())).collect();
+        insta::assert_yaml_snapshot!((&secret.metadata, &secret.type_, readable));
+    }
+
+    #[test]
+    fn addresses_of_every_kind() {
+        let uri = |password: &str, yaml: &str| text(&made(password, yaml), "uri").unwrap();
+        assert_eq!(
+            uri("p@ss/w:rd?", "host: \"fd00::5\"\nport: 5433\ntls: {mode: Require}"),
+            "postgresql://c_3f2504e04f89_a:p%40ss%2Fw%3Ard%3F@[fd00::5]:5433/c_3f2504e04f89?sslmode=require"
+        );
+    }
+
+    #[test]
+    fn versions_follow_the_content() {
+        let (one, other) = (made("abc", "host: a"), made("abd", "host: a"));
+        assert_eq!(version(&one), version(&made("abc", "host: a")));
+        assert_ne!(version(&one), version(&other));
+    }
+
+    #[test]
+    fn good_credentials_are_kept_and_odd_ones_replaced() {
+        let good = Credentials::generate().unwrap();
+        let secret = |credentials: &Credentials| desired(&database(), &server("host: a"), &Names::of("c_3f2504e04f89"), credentials);
+        assert!(credentials(Some(&secret(&good)), None).unwrap() == good);
+
+        let edited = Credentials { password: "another".into(), ..good.clone() };
+        assert!(credentials(Some(&secret(&edited)), None).unwrap().password != "another");
+        // The known version is of another content.
+        let known = version(&secret(&good));
+        assert!(credentials(Some(&secret(&edited)), Some(&known)).unwrap().password != "another");
+        assert!(credentials(Some(&secret(&good)), Some(&known)).unwrap() == good);
+        assert!(credentials(Some(&Secret::default()), None).is_ok());
+        assert!(credentials(None, None).unwrap() != good);
+    }
+}

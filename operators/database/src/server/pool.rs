@@ -1,0 +1,223 @@
+//! Connections to servers: one small pool for each, replaced when its endpoint or its Secret changes.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahoi_api::{DatabaseServer, TlsMode};
+use ahoi_reconcile::Error;
+use kube::ResourceExt;
+use parking_lot::Mutex;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::sweep::Memory;
+
+/// Few: the server's connections are the customers'.
+const MAX_CONNECTIONS: u32 = 4;
+/// CREATE and DROP DATABASE at once; they are heavy, and the connection left over is for everything else.
+const MAX_CHANGES: usize = 3;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server that answered so recently is busy rather than gone when no connection is free.
+const RECENTLY: Duration = Duration::from_secs(15);
+
+/// The role that the controller is on a server.
+#[derive(Clone, Hash)]
+pub struct AdminLogin {
+    pub username: String,
+    pub password: String,
+}
+
+/// Every pool, by the server's name.
+#[derive(Default)]
+pub struct Pools(Mutex<HashMap<String, Arc<ServerPool>>>);
+
+impl Pools {
+    /// The pool for the server as it is described now.
+    pub fn get(&self, server: &DatabaseServer, login: &AdminLogin) -> Arc<ServerPool> {
+        let name = server.name_any();
+        let fingerprint = fingerprint(server, login);
+        let mut pools = self.0.lock();
+        if let Some(pool) = pools.get(&name).filter(|pool| pool.fingerprint == fingerprint) {
+            return pool.clone();
+        }
+        let pool = Arc::new(ServerPool::new(server, login, fingerprint));
+        if let Some(old) = pools.insert(name, pool.clone()) {
+            // Waits for the passes that still use it.
+            tokio::spawn(async move { old.pool.close().await });
+        }
+        pool
+    }
+
+    /// Lets go of the servers that are no more.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|name, _| exists(name));
+    }
+}
+
+/// In memory only, where a password may be part of it.
+fn fingerprint(server: &DatabaseServer, login: &AdminLogin) -> u64 {
+    let (spec, mut hasher) = (&server.spec, DefaultHasher::new());
+    let tls = spec.tls.mode as u8;
+    (server.uid(), &spec.host, spec.port, &spec.admin_database, tls, login).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The connections to one server.
+pub struct ServerPool {
+    /// Name of the DatabaseServer.
+    pub name: String,
+    /// Taken for each CREATE and DROP DATABASE.
+    pub changes: Semaphore,
+    /// What the sweeps remember.
+    pub memory: Mutex<Memory>,
+    pool: PgPool,
+    options: PgConnectOptions,
+    fingerprint: u64,
+    answered: Mutex<Option<Instant>>,
+}
+
+/// Why a statement was not done.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server cannot be reached, or is starting or stopping.
+    Unreachable,
+    /// It refuses the login of the controller, or the admin database.
+    LoginRefused(String),
+    /// All connections are in use, the controller's or the server's.
+    Busy,
+    /// It refused the statement.
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+}
+
+impl Failure {
+    /// What that is to a reconcile.
+    pub fn into_error(self, server: &str) -> Error {
+        match self {
+            Failure::Unreachable => unreachable(server),
+            Failure::LoginRefused(message) => {
+                Error::structural("LoginRefused", format!("DatabaseServer {server} refuses the login of its admin Secret: {message}"))
+            }
+            Failure::Busy => Error::Other(anyhow::anyhow!("DatabaseServer {server} has no free connection")),
+            Failure::Refused { code, message } if code == "42501" => {
+                Error::structural("PrivilegeMissing", format!("the admin role on DatabaseServer {server} may not do this: {message}"))
+            }
+            Failure::Refused { code, message } => {
+                Error::Other(anyhow::anyhow!("DatabaseServer {server} answered: {message} (SQLSTATE {code})"))
+            }
+        }
+    }
+}
+
+/// What a Database says while its server cannot be reached, however that was found.
+pub fn unreachable(server: &str) -> Error {
+    Error::waiting("ServerUnreachable", format!("DatabaseServer {server} cannot be reached"))
+}
+
+impl ServerPool {
+    fn new(server: &DatabaseServer, login: &AdminLogin, fingerprint: u64) -> Self {
+        let spec = &server.spec;
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&spec.host)
+            .port(u16::try_from(spec.port).unwrap_or(5432))
+            .username(&login.username)
+            .password(&login.password)
+            .database(&spec.admin_database)
+            .application_name("ahoi-database")
+            .ssl_mode(match spec.tls.mode {
+                TlsMode::Disable => PgSslMode::Disable,
+                TlsMode::Prefer => PgSslMode::Prefer,
+                TlsMode::Require => PgSslMode::Require,
+            })
+            // Nothing that a customer has made in its own database may come before what the statements mean.
+            .options([("search_path", "pg_catalog"), ("statement_timeout", "60s"), ("lock_timeout", "10s")])
+            // Slow statements would be logged with their text.
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .idle_timeout(Duration::from_secs(60))
+            .max_lifetime(Duration::from_secs(30 * 60))
+            .connect_lazy_with(options.clone());
+        ServerPool {
+            name: server.name_any(),
+            changes: Semaphore::new(MAX_CHANGES),
+            memory: Mutex::default(),
+            pool,
+            options,
+            fingerprint,
+            answered: Mutex::default(),
+        }
+    }
+
+    /// Runs a query for one text, such as a JSON document; its parameters are lists of names.
+    pub async fn text(&self, sql: &str, names: [Option<&[String]>; 2]) -> Result<String, Failure> {
+        let [first, second] = names;
+        self.judge(sqlx::query_scalar(sql).bind(first).bind(second).fetch_one(&self.pool).await)
+    }
+
+    /// Runs a query for pairs of texts; its parameter is a text.
+    pub async fn pairs(&self, sql: &str, parameter: &str) -> Result<Vec<(String, String)>, Failure> {
+        self.judge(sqlx::query_as(sql).bind(parameter).fetch_all(&self.pool).await)
+    }
+
+    /// How many bytes each of these databases takes.
+    pub async fn sizes(&self, databases: &[String]) -> Result<Vec<(String, i64)>, Failure> {
+        let sql = "SELECT datname::text, pg_database_size(oid) FROM pg_database WHERE datname = ANY($1)";
+        self.judge(sqlx::query_as(sql).bind(databases).fetch_all(&self.pool).await)
+    }
+
+    /// Runs statements in the admin database; several of them are one transaction.
+    pub async fn run(&self, sql: &str) -> Result<(), Failure> {
+        let outcome = self.pool.execute(sqlx::raw_sql(sql)).await;
+        self.judge(outcome.map(|_| ()))
+    }
+
+    /// A connection of its own to a customer's database.
+    pub async fn inside(&self, database: &str) -> Result<PgConnection, Failure> {
+        let options = self.options.clone().database(database);
+        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(outcome) => self.judge(outcome),
+            Err(_) => Err(Failure::Unreachable),
+        }
+    }
+
+    /// Runs statements on a connection from [`inside`](Self::inside).
+    pub async fn run_inside(&self, connection: &mut PgConnection, sql: &str) -> Result<(), Failure> {
+        let outcome = connection.execute(sqlx::raw_sql(sql)).await;
+        self.judge(outcome.map(|_| ()))
+    }
+
+    fn judge<T>(&self, outcome: Result<T, sqlx::Error>) -> Result<T, Failure> {
+        let error = match outcome {
+            Ok(value) => {
+                *self.answered.lock() = Some(Instant::now());
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        debug!(server = self.name, %error, "not done");
+        Err(match &error {
+            sqlx::Error::Database(answer) => {
+                let (code, message) = (answer.code().unwrap_or_default().into_owned(), answer.message().to_owned());
+                match code.as_str() {
+                    "28000" | "28P01" | "3D000" => Failure::LoginRefused(message),
+                    "53300" => Failure::Busy,
+                    "57P01" | "57P02" | "57P03" => Failure::Unreachable,
+                    code if code.starts_with("08") => Failure::Unreachable,
+                    _ => Failure::Refused { code, message },
+                }
+            }
+            sqlx::Error::PoolTimedOut if self.answered.lock().is_some_and(|at| at.elapsed() < RECENTLY) => Failure::Busy,
+            _ => Failure::Unreachable,
+        })
+    }
+}

@@ -1,0 +1,308 @@
+//! What a server needs once: closed maintenance databases, the group of all customers' logins, and the
+//! pooler's login with the one function it may call. Compared on every sweep, changed only where it differs.
+
+use std::collections::BTreeMap;
+
+use ahoi_reconcile::Error;
+use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
+use serde::Deserialize;
+
+use super::pool::{Failure, ServerPool};
+use crate::database::TENANTS;
+use crate::scram;
+
+/// The oldest PostgreSQL that is served.
+const OLDEST: i32 = 140_000;
+
+/// What the pooler runs for each client that logs in. Only customers' logins are found, and of those only such as could
+/// log in without the pooler, too: neither a superuser's nor an expired one's verifier leaves the server.
+const LOOKUP: &str = "
+SELECT rolname::text, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END
+FROM pg_catalog.pg_authid
+WHERE rolname = login AND rolcanlogin AND NOT rolsuper AND NOT rolreplication AND NOT rolbypassrls
+AND pg_has_role(oid, 'ahoi_tenants', 'MEMBER')
+";
+const LOOKUP_PATH: &str = "search_path=pg_catalog, pg_temp";
+
+const FACTS: &str = r"
+SELECT json_build_object(
+  'version', current_setting('server_version_num')::int,
+  'version_text', split_part(current_setting('server_version'), ' ', 1),
+  'admin_database', current_database(),
+  'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'SELECT'),
+  'creates', (SELECT rolsuper OR rolcreatedb AND rolcreaterole FROM pg_roles WHERE rolname = current_user),
+  'roles', coalesce((
+    SELECT json_object_agg(rolname, json_build_object('login', rolcanlogin,
+      'powers', rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls))
+    FROM pg_roles WHERE rolname = ANY($1)), '{}'),
+  'table', to_regclass('ahoi.databases') IS NOT NULL,
+  'schema', (SELECT json_agg(coalesce(g.rolname, ''))
+    FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a LEFT JOIN pg_roles g ON g.oid = a.grantee
+    WHERE nspname = 'ahoi' AND a.privilege_type = 'USAGE'),
+  'function', (SELECT json_build_object('source', prosrc, 'definer', prosecdef, 'settings', coalesce(proconfig, '{}'),
+      'callers', (SELECT json_agg(coalesce(g.rolname, ''))
+        FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) a LEFT JOIN pg_roles g ON g.oid = a.grantee))
+    FROM pg_proc WHERE oid = to_regprocedure('ahoi.pooler_lookup(text)')),
+  'connect', (SELECT json_object_agg(datname, (SELECT coalesce(json_agg(coalesce(g.rolname, '')), '[]')
+      FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a LEFT JOIN pg_roles g ON g.oid = a.grantee
+      WHERE a.privilege_type = 'CONNECT'))
+    FROM pg_database WHERE datname = ANY($2) OR datname = current_database())
+)::text";
+
+/// The password verifier is a question of its own: a role that may not read it must be told so by name.
+const VERIFIER: &str = "SELECT coalesce(max(rolpassword), '') FROM pg_authid WHERE rolname = ANY($1) AND $2::text[] IS NULL";
+
+/// What there is on a server apart from customers' databases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Facts {
+    /// `server_version_num`.
+    pub version: i32,
+    /// As people say it: 17.6.
+    pub version_text: String,
+    admin_database: String,
+    reads_passwords: bool,
+    creates: bool,
+    roles: BTreeMap<String, RoleFacts>,
+    table: bool,
+    /// Who may use the schema; none if there is none. An empty name is PUBLIC, here and below.
+    schema: Option<Vec<String>>,
+    function: Option<FunctionFacts>,
+    /// Who may connect, by database.
+    connect: BTreeMap<String, Vec<String>>,
+    /// The verifier of the pooler's login.
+    #[serde(skip)]
+    pooler_verifier: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct RoleFacts {
+    login: bool,
+    powers: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct FunctionFacts {
+    source: String,
+    definer: bool,
+    settings: Vec<String>,
+    callers: Vec<String>,
+}
+
+/// The pooler's login on one server.
+pub struct Pooler {
+    /// The role.
+    pub login: String,
+    /// Its password.
+    pub password: String,
+}
+
+/// Its name. The server's uid is in it, because to a pooler the names of logins are one list for all servers.
+pub fn pooler_login(server_uid: &str) -> String {
+    let digits: String = server_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    format!("ahoi_pooler_{}", digits.to_ascii_lowercase())
+}
+
+/// Looks at the server.
+pub async fn examine(server: &ServerPool, pooler_login: &str) -> Result<Facts, Error> {
+    let lost = |failure: Failure| failure.into_error(&server.name);
+    let roles = [TENANTS.to_owned(), pooler_login.to_owned()];
+    let databases = ["postgres".to_owned(), "template1".to_owned()];
+    let json = server.text(FACTS, [Some(&roles), Some(&databases)]).await.map_err(lost)?;
+    let mut facts: Facts = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
+    check(&server.name, &facts)?;
+    facts.pooler_verifier = server.text(VERIFIER, [Some(&roles[1..]), None]).await.map_err(lost)?;
+    Ok(facts)
+}
+
+/// Makes the server what it has to be.
+pub async fn prepare(server: &ServerPool, facts: Facts, pooler: &Pooler) -> Result<Facts, Error> {
+    let steps = plan(&facts, pooler, scram::matches(&pooler.password, &facts.pooler_verifier));
+    if steps.is_empty() {
+        return Ok(facts);
+    }
+    server.run(&steps.join(";\n")).await.map_err(|failure| failure.into_error(&server.name))?;
+    let facts = examine(server, &pooler.login).await?;
+    // REVOKE by somebody who may not is no error to PostgreSQL, only a warning.
+    match plan(&facts, pooler, true).first() {
+        None => Ok(facts),
+        Some(step) => Err(Error::structural(
+            "CannotPrepare",
+            format!("the admin role on DatabaseServer {} may not do this: {step}", server.name),
+        )),
+    }
+}
+
+fn check(server: &str, facts: &Facts) -> Result<(), Error> {
+    if facts.version < OLDEST {
+        let version = &facts.version_text;
+        return Err(Error::structural("VersionTooOld", format!("DatabaseServer {server} runs PostgreSQL {version}; 14 is the oldest that is served")));
+    }
+    if !facts.creates {
+        return Err(Error::structural("PrivilegeMissing", format!("the admin role on DatabaseServer {server} needs CREATEDB and CREATEROLE")));
+    }
+    if !facts.reads_passwords {
+        return Err(Error::structural(
+            "CannotReadPasswords",
+            format!("the admin role on DatabaseServer {server} may not read pg_authid, by which the pooler looks up logins and changed passwords are found; use a superuser"),
+        ));
+    }
+    Ok(())
+}
+
+/// The statements that differ from nothing. Pure.
+fn plan(facts: &Facts, pooler: &Pooler, password_is_right: bool) -> Vec<String> {
+    let mut steps = Vec::new();
+    let public = |grantees: &[String]| grantees.iter().any(String::is_empty);
+    let named = |grantees: &[String]| grantees.contains(&pooler.login);
+    let login = id(&pooler.login);
+    match facts.roles.get(TENANTS) {
+        None => steps.push(format!("CREATE ROLE {TENANTS} NOLOGIN")),
+        Some(role) if role.login || role.powers => steps.push(format!("ALTER ROLE {TENANTS} NOLOGIN {NO_POWERS}")),
+        Some(_) => {}
+    }
+    let role = facts.roles.get(&pooler.login);
+    if role.is_none() {
+        steps.push(format!("CREATE ROLE {login} NOLOGIN"));
+    }
+    if role.is_some_and(|role| role.powers) {
+        steps.push(format!("ALTER ROLE {login} {NO_POWERS}"));
+    }
+    if !password_is_right || role.is_none_or(|role| !role.login) {
+        let verifier = postgres_protocol::password::scram_sha_256(pooler.password.as_bytes());
+        steps.push(format!("ALTER ROLE {login} LOGIN PASSWORD {}", literal(&verifier)));
+    }
+    let schema = facts.schema.as_deref();
+    if schema.is_none() {
+        steps.push("CREATE SCHEMA ahoi".to_owned());
+    }
+    if schema.is_some_and(public) {
+        steps.push("REVOKE ALL ON SCHEMA ahoi FROM PUBLIC".to_owned());
+    }
+    if !schema.is_some_and(named) {
+        steps.push(format!("GRANT USAGE ON SCHEMA ahoi TO {login}"));
+    }
+    if !facts.table {
+        steps.push(TABLE.to_owned());
+    }
+    let function = facts.function.as_ref();
+    let is_ours = |f: &FunctionFacts| f.definer && f.source == LOOKUP && f.settings == [LOOKUP_PATH];
+    if !function.is_some_and(is_ours) {
+        steps.push(format!(
+            "CREATE OR REPLACE FUNCTION ahoi.pooler_lookup(login text) RETURNS TABLE (username text, password text) \
+             LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {}",
+            literal(LOOKUP)
+        ));
+    }
+    if function.is_none_or(|function| public(&function.callers)) {
+        steps.push("REVOKE ALL ON FUNCTION ahoi.pooler_lookup(text) FROM PUBLIC".to_owned());
+    }
+    if !function.is_some_and(|function| named(&function.callers)) {
+        steps.push(format!("GRANT EXECUTE ON FUNCTION ahoi.pooler_lookup(text) TO {login}"));
+    }
+    for (database, grantees) in &facts.connect {
+        if public(grantees) {
+            steps.push(format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", id(database)));
+        }
+    }
+    if !facts.connect.get(&facts.admin_database).is_some_and(|grantees| named(grantees)) {
+        steps.push(format!("GRANT CONNECT ON DATABASE {} TO {login}", id(&facts.admin_database)));
+    }
+    steps
+}
+
+const NO_POWERS: &str = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
+
+/// For the platform team: which database is whose. Comments, which everybody may read, do not say it.
+const TABLE: &str = "CREATE TABLE ahoi.databases (database text PRIMARY KEY, namespace text NOT NULL, name text NOT NULL, \
+                     uid text NOT NULL, state text NOT NULL, since timestamptz NOT NULL DEFAULT now())";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pooler() -> Pooler {
+        Pooler { login: pooler_login("3F2504e0-4f89-41d3-9a0c-0305e82c3301"), password: "secret".into() }
+    }
+
+    fn fresh() -> Facts {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        Facts {
+            version: 170_006,
+            version_text: "17.6".into(),
+            admin_database: "postgres".into(),
+            reads_passwords: true,
+            creates: true,
+            connect: [("postgres".to_owned(), names(&["", "postgres"])), ("template1".to_owned(), names(&["", "postgres"]))].into(),
+            ..Facts::default()
+        }
+    }
+
+    fn prepared() -> Facts {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let login = pooler().login;
+        let role = |login| RoleFacts { login, powers: false };
+        Facts {
+            roles: [(TENANTS.to_owned(), role(false)), (login.clone(), role(true))].into(),
+            table: true,
+            schema: Some(names(&["postgres", &login])),
+            function: Some(FunctionFacts {
+                source: LOOKUP.into(),
+                definer: true,
+                settings: names(&[LOOKUP_PATH]),
+                callers: names(&["postgres", &login]),
+            }),
+            connect: [("postgres".to_owned(), names(&["postgres", &login])), ("template1".to_owned(), names(&["postgres"]))].into(),
+            ..fresh()
+        }
+    }
+
+    #[test]
+    fn a_fresh_server() {
+        let steps = plan(&fresh(), &pooler(), false).join("\n");
+        assert!(!steps.contains("'secret'"));
+        let at = steps.find("SCRAM").unwrap();
+        let end = at + steps[at..].find('\'').unwrap();
+        insta::assert_snapshot!(steps.replace(&steps[at..end], "SCRAM…"));
+    }
+
+    #[test]
+    fn a_prepared_server_needs_nothing() {
+        assert_eq!(plan(&prepared(), &pooler(), true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_opened_is_closed_again() {
+        let mut facts = prepared();
+        facts.connect.insert("template1".into(), vec![String::new()]);
+        facts.function.iter_mut().for_each(|function| function.callers.push(String::new()));
+        facts.schema.iter_mut().for_each(|grantees| grantees.push(String::new()));
+        facts.roles.insert(TENANTS.into(), RoleFacts { login: true, powers: false });
+        assert_eq!(
+            plan(&facts, &pooler(), true),
+            [
+                "ALTER ROLE ahoi_tenants NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
+                "REVOKE ALL ON SCHEMA ahoi FROM PUBLIC",
+                "REVOKE ALL ON FUNCTION ahoi.pooler_lookup(text) FROM PUBLIC",
+                "REVOKE CONNECT ON DATABASE \"template1\" FROM PUBLIC",
+            ]
+        );
+    }
+
+    #[test]
+    fn another_function_in_its_place_is_replaced() {
+        let mut facts = prepared();
+        facts.function.iter_mut().for_each(|function| function.source = "SELECT 1".into());
+        let steps = plan(&facts, &pooler(), true);
+        assert_eq!(steps.len(), 1);
+        assert!(steps[0].starts_with("CREATE OR REPLACE FUNCTION ahoi.pooler_lookup"));
+    }
+
+    #[test]
+    fn what_a_server_must_allow() {
+        let reason = |facts: Facts| check("pg-1", &facts).unwrap_err().reason().to_owned();
+        assert!(check("pg-1", &fresh()).is_ok());
+        assert_eq!(reason(Facts { version: 130_020, ..fresh() }), "VersionTooOld");
+        assert_eq!(reason(Facts { creates: false, ..fresh() }), "PrivilegeMissing");
+        assert_eq!(reason(Facts { reads_passwords: false, ..fresh() }), "CannotReadPasswords");
+    }
+}

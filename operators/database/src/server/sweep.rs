@@ -1,0 +1,194 @@
+//! What a sweep makes of a server's databases: which differ from what their objects want, which have no object, and
+//! which are to be measured this time. Pure.
+//!
+//! One query for a whole server; a database that is as it should be costs nothing more, and no request at all to the
+//! API server.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::database::{Desired, Names, Observed, Stamp, State, differs, is_database};
+use crate::quota::{self, Level};
+
+/// Sweeps until every database has been measured: it costs about a millisecond each.
+const SLICES: u64 = 10;
+
+/// What is remembered from one sweep to the next. Losing it costs a sweep.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Counts the sweeps.
+    pub round: u64,
+    /// The last measured sizes, by database.
+    pub sizes: HashMap<String, i64>,
+    /// Databases without an object, as of the last sweep.
+    pub suspects: HashSet<String>,
+    /// Databases of ours that no object refers to, closed ones included: they take a place, too.
+    pub unclaimed: i64,
+    /// Whether too many databases without an object have been told of.
+    pub alarmed: bool,
+}
+
+/// A database that an object wants.
+pub struct Wanted {
+    /// What it should be; none while its object is not settled and will look for itself.
+    pub desired: Option<Desired>,
+    /// Its name.
+    pub database: String,
+    /// What may be stored.
+    pub storage: i64,
+    /// The size that the object's status tells.
+    pub told: Option<i64>,
+    /// The level that the object's status tells.
+    pub level: Level,
+}
+
+/// The databases to measure this time: a slice of them, and those that are close to a border.
+pub fn to_measure<'a>(wanted: impl Iterator<Item = &'a Wanted>, memory: &Memory) -> Vec<String> {
+    let slice = memory.round % SLICES;
+    let due = |wanted: &&Wanted| {
+        let size = memory.sizes.get(&wanted.database).copied().or(wanted.told);
+        slice_of(&wanted.database) == slice || size.is_some_and(|size| quota::is_close(size, wanted.storage))
+    };
+    wanted.filter(due).map(|wanted| wanted.database.clone()).collect()
+}
+
+fn slice_of(database: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    database.hash(&mut hasher);
+    hasher.finish() % SLICES
+}
+
+/// Whether the object should look at its database: it differs, or its size is worth telling.
+pub fn needs_a_look(wanted: &Wanted, observed: &Observed, memory: &Memory) -> bool {
+    let Some(desired) = &wanted.desired else { return false };
+    let size_is_news = memory.sizes.get(&wanted.database).is_some_and(|size| {
+        quota::is_news(wanted.told, *size, wanted.storage) || wanted.level.next(*size, wanted.storage) != wanted.level
+    });
+    size_is_news || differs(desired, observed)
+}
+
+/// A database in use that no object refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its names.
+    pub names: Names,
+    /// Its stamp.
+    pub stamp: Stamp,
+}
+
+/// What was found about databases without an object.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// To be closed: without an object for two sweeps in a row.
+    pub close: Vec<Orphan>,
+    /// So many at once that it is more likely the objects that are wrong (a CRD that was deleted, a backup that was
+    /// restored) than the databases. Nothing is closed.
+    pub too_many: Option<usize>,
+}
+
+/// Looks for databases of this cluster that are in use and whose object is no more.
+pub fn orphans(observed: &Observed, cluster: &str, uids: &HashSet<String>, memory: &mut Memory) -> Orphans {
+    let stamped = || {
+        let ours = observed.databases.iter().filter_map(|(name, state)| Some((name, state.stamp()?)));
+        ours.filter(|(_, stamp)| stamp.cluster == cluster)
+    };
+    memory.unclaimed = count(stamped().filter(|(_, stamp)| !uids.contains(&stamp.uid)));
+    let active: Vec<_> = stamped().filter(|(name, stamp)| stamp.state == State::Active && is_database(name)).collect();
+    let orphans: Vec<_> = active
+        .iter()
+        .filter(|(_, stamp)| !uids.contains(&stamp.uid))
+        .map(|(name, stamp)| Orphan { names: Names::of(name), stamp: stamp.clone() })
+        .collect();
+    if orphans.len() > 3.max(active.len() / 5) {
+        return Orphans { too_many: Some(orphans.len()), ..Orphans::default() };
+    }
+    memory.alarmed = false;
+    let now: HashSet<_> = orphans.iter().map(|orphan| orphan.names.database.clone()).collect();
+    let before = std::mem::replace(&mut memory.suspects, now);
+    let close = orphans.into_iter().filter(|orphan| before.contains(&orphan.names.database)).collect();
+    Orphans { close, too_many: None }
+}
+
+/// How many databases of this cluster there are.
+pub fn databases(observed: &Observed, cluster: &str) -> i64 {
+    count(observed.databases.values().filter(|state| state.stamp().is_some_and(|stamp| stamp.cluster == cluster)))
+}
+
+fn count(items: impl Iterator) -> i64 {
+    i64::try_from(items.count()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Cluster, DatabaseState};
+
+    fn server(databases: usize) -> Observed {
+        let cluster = Cluster::new("cluster");
+        let database = |index: usize| {
+            let stamp = Stamp {
+                cluster: cluster.id.clone(),
+                object: cluster.object("n", &index.to_string()),
+                uid: format!("uid-{index}"),
+                state: State::Active,
+                extensions: None,
+                frozen: false,
+            };
+            (format!("c_{index:012}"), DatabaseState { comment: Some(stamp.comment()), ..DatabaseState::default() })
+        };
+        Observed { databases: (0..databases).map(database).collect(), ..Observed::default() }
+    }
+
+    fn objects(range: std::ops::Range<usize>) -> HashSet<String> {
+        range.map(|index| format!("uid-{index}")).collect()
+    }
+
+    #[test]
+    fn an_orphan_is_closed_at_the_second_sight() {
+        let (cluster, mut memory) = (Cluster::new("cluster").id, Memory::default());
+        assert_eq!(orphans(&server(10), &cluster, &objects(1..10), &mut memory), Orphans::default());
+        assert_eq!(memory.unclaimed, 1);
+        let second = orphans(&server(10), &cluster, &objects(1..10), &mut memory);
+        assert_eq!(second.close.iter().map(|orphan| orphan.names.database.as_str()).collect::<Vec<_>>(), ["c_000000000000"]);
+        // Back in between: it starts anew.
+        let mut memory = Memory::default();
+        orphans(&server(10), &cluster, &objects(1..10), &mut memory);
+        orphans(&server(10), &cluster, &objects(0..10), &mut memory);
+        assert_eq!(orphans(&server(10), &cluster, &objects(1..10), &mut memory), Orphans::default());
+    }
+
+    #[test]
+    fn vanished_objects_close_nothing() {
+        let (cluster, mut memory) = (Cluster::new("cluster").id, Memory::default());
+        for _ in 0..3 {
+            let found = orphans(&server(100), &cluster, &HashSet::new(), &mut memory);
+            assert_eq!(found, Orphans { close: vec![], too_many: Some(100) });
+        }
+    }
+
+    #[test]
+    fn other_clusters_databases_are_not_ours() {
+        let mut memory = Memory::default();
+        for _ in 0..2 {
+            assert_eq!(orphans(&server(2), "another", &HashSet::new(), &mut memory), Orphans::default());
+        }
+        assert_eq!((memory.unclaimed, databases(&server(2), "another")), (0, 0));
+        assert_eq!(databases(&server(2), &Cluster::new("cluster").id), 2);
+    }
+
+    #[test]
+    fn every_database_is_measured_in_ten_sweeps_and_close_ones_in_each() {
+        let wanted = |index: usize, told| Wanted { desired: None, database: format!("c_{index}"), storage: 100, told, level: Level::Within };
+        let mut all: Vec<_> = (0..200).map(|index| wanted(index, Some(10))).collect();
+        all.push(wanted(999, Some(75)));
+        let mut seen = HashMap::new();
+        for round in 0..SLICES {
+            for database in to_measure(all.iter(), &Memory { round, ..Memory::default() }) {
+                *seen.entry(database).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(seen.len(), 201);
+        assert_eq!(seen["c_999"], 10);
+        assert!(seen.iter().all(|(name, times)| name == "c_999" || *times == 1));
+    }
+}

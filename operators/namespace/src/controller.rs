@@ -1,0 +1,217 @@
+//! The reconcile of a CustomerNamespace.
+
+use ahoi_api::{
+    CUSTOMER_LABEL, CustomerNamespace, CustomerNamespaceStatus, NAMESPACE_OWNER_LABEL, NamespaceDeletionPolicy,
+    finalizers, namespace_of,
+};
+use ahoi_reconcile::conditions::{Verdict, settle};
+use ahoi_reconcile::{
+    Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
+};
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::desired::{BINDINGS, GUARD_RAIL_LABEL, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
+use crate::ownership::{Claim, Reason, claim, customer_of, remaining};
+
+/// The options of this operator alone.
+#[derive(clap::Args, Debug)]
+pub struct NamespaceOptions {
+    /// The ports on which PostgreSQL and pgbouncer listen; isolated namespaces reach them, wherever they are
+    #[arg(long, env = "DATABASE_PORTS", value_delimiter = ',', default_values_t = [5432, 6432])]
+    database_ports: Vec<u16>,
+}
+
+/// Reconciles CustomerNamespaces.
+pub struct NamespaceController {
+    platform: Platform,
+    database_ports: Vec<u16>,
+    owners: Cache<CustomerNamespace>,
+    namespaces: Owned<Namespace>,
+    accounts: Cache<ServiceAccount>,
+    quotas: Owned<ResourceQuota>,
+    limits: Owned<LimitRange>,
+    policies: Owned<NetworkPolicy>,
+    bindings: Owned<RoleBinding>,
+}
+
+impl Reconciler for NamespaceController {
+    type Kind = CustomerNamespace;
+    const NAME: &'static str = "namespace";
+    const FINALIZER: Option<&'static str> = Some(finalizers::CUSTOMER_NAMESPACE);
+
+    async fn reconcile(&self, owner: &CustomerNamespace) -> Result<Progress<CustomerNamespaceStatus>, Error> {
+        self.check(owner)?;
+        let namespace = self.namespaces.apply(owner, namespace(owner)).await?;
+        self.close_default_account(&namespace.name_any()).await?;
+
+        let rails = guard_rails(owner, &self.database_ports);
+        // A scope makes a quota count fewer pods, and another rule makes a policy let more through.
+        let widened =
+            |live: &ResourceQuota| live.spec.as_ref().is_some_and(|s| s.scopes.is_some() || s.scope_selector.is_some());
+        self.converge(&self.quotas, owner, QUOTAS, rails.quota, |live, _| widened(live)).await?;
+        self.converge(&self.limits, owner, LIMITS, rails.limits, |_, _| false).await?;
+        self.converge(&self.policies, owner, POLICIES, rails.policies, |live, desired| live.spec != desired.spec)
+            .await?;
+        self.converge(&self.bindings, owner, BINDINGS, rails.bindings, |_, _| false).await?;
+
+        Ok(Progress::new(status(owner, &namespace)))
+    }
+
+    /// The policy of the object itself decides, and says Retain unless the Customer was deleted on purpose.
+    async fn cleanup(&self, owner: &CustomerNamespace) -> Result<(), Error> {
+        if owner.spec.deletion_policy == NamespaceDeletionPolicy::Retain {
+            return Ok(());
+        }
+        let name = namespace_of(&owner.name_any());
+        if let Some(live) = self.namespaces.cache().get(&name)
+            && claim(owner, &live, []) == Claim::Ours
+            && live.metadata.deletion_timestamp.is_none()
+        {
+            self.namespaces.delete(&live).await?;
+        }
+        match self.namespaces.cache().get(&name) {
+            Some(live) if claim(owner, &live, []) == Claim::Ours => {
+                Err(Error::waiting("NamespaceTerminating", remaining(&live)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl NamespaceController {
+    /// Starts the caches and hands the controller to whoever runs it.
+    pub fn start(platform: &Platform, options: NamespaceOptions) -> Runnable {
+        let all = watcher::Config::default;
+        let owners = platform.cache(Api::<CustomerNamespace>::all(platform.client.clone()), all());
+        // All of them: one that is not ours is to be seen before anything is written.
+        let namespaces = platform.cache(Api::<Namespace>::all(platform.client.clone()), all());
+        let accounts = platform.cache(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
+        let controller = Self {
+            platform: platform.clone(),
+            database_ports: options.database_ports,
+            owners,
+            namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
+            accounts,
+            quotas: guarded(platform),
+            limits: guarded(platform),
+            policies: guarded(platform),
+            bindings: guarded(platform),
+        };
+        Controller::new(platform, &controller.owners)
+            .owns(&controller.namespaces)
+            .owns(&controller.quotas)
+            .owns(&controller.limits)
+            .owns(&controller.policies)
+            .owns(&controller.bindings)
+            // A namespace that stands in the way carries no label, and its going away is good news.
+            .watches(&namespaces, |namespace| {
+                let unmarked = !namespace.labels().contains_key(CUSTOMER_LABEL);
+                customer_of(&namespace.name_any()).filter(|_| unmarked).map(ObjectRef::new)
+            })
+            .watches(&controller.accounts, |account: &ServiceAccount| {
+                account.metadata.namespace.as_deref().and_then(customer_of).map(ObjectRef::new)
+            })
+            .run(controller)
+    }
+
+    /// Refuses a namespace that is somebody else's, and waits for one that is on its way out.
+    fn check(&self, owner: &CustomerNamespace) -> Result<(), Error> {
+        let name = namespace_of(&owner.name_any());
+        let Some(live) = self.namespaces.cache().get(&name) else { return Ok(()) };
+        let others = self.owners.all();
+        match claim(owner, &live, others.iter().map(|other| &**other)) {
+            Claim::Ours | Claim::Orphan if live.metadata.deletion_timestamp.is_some() => Err(Error::waiting(
+                "NamespaceTerminating",
+                format!("{}; it is made again when it is gone", remaining(&live)),
+            )),
+            Claim::Ours | Claim::Orphan => Ok(()),
+            Claim::Foreign(Reason::OwnedBy(other)) => Err(Error::structural(
+                "NamespaceConflict",
+                format!("namespace {name} belongs to CustomerNamespace {other}; it is left as it is"),
+            )),
+            Claim::Foreign(Reason::NotMarked) => Err(Error::structural(
+                "NamespaceConflict",
+                format!(
+                    "namespace {name} exists and was not made for this customer; it is left as it is. Delete it, or hand it \
+                     over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
+                    owner.name_any(),
+                    owner.metadata.uid.as_deref().unwrap_or_default(),
+                ),
+            )),
+        }
+    }
+
+    /// Pods get no token of the default account unless they ask. By server-side apply, which creates or changes in one
+    /// request: kube-controller-manager makes the same account, and either may come first.
+    async fn close_default_account(&self, namespace: &str) -> Result<(), Error> {
+        let account = self.accounts.get_in(namespace, "default");
+        if account.is_some_and(|account| account.automount_service_account_token == Some(false)) {
+            return Ok(());
+        }
+        let account = json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "default"},
+            "automountServiceAccountToken": false,
+        });
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.platform.client.clone(), namespace);
+        accounts.patch("default", &PatchParams::apply(self.platform.name()).force(), &Patch::Apply(account)).await?;
+        Ok(())
+    }
+
+    /// Makes the guard rails of one kind exactly these. `Owned` repairs what was changed or removed and lets stand what
+    /// was added, since API servers add defaults; what `added` tells about is made anew.
+    async fn converge<K: Object + Serialize>(
+        &self,
+        owned: &Owned<K>,
+        owner: &CustomerNamespace,
+        names: &[&str],
+        desired: impl IntoIterator<Item = K>,
+        added: impl Fn(&K, &K) -> bool,
+    ) -> Result<(), Error> {
+        let mut unwanted = names.to_vec();
+        for rail in desired {
+            unwanted.retain(|name| *name != rail.name_any());
+            let live = owned.apply(owner, rail.clone()).await?;
+            if added(&live, &rail) {
+                owned.delete(&live).await?;
+                owned.apply(owner, rail).await?;
+            }
+        }
+        for name in unwanted {
+            if let Some(rail) = owned.cache().get_in(&namespace_of(&owner.name_any()), name)
+                && rail.labels().get(GUARD_RAIL_LABEL) == owner.metadata.name.as_ref()
+                && rail.meta().deletion_timestamp.is_none()
+            {
+                owned.delete(&rail).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Guard rails of one kind. They are linked by a label, so that they stay with a namespace that stays.
+fn guarded<K: Object + Serialize>(platform: &Platform) -> Owned<K> {
+    let ours = watcher::Config::default().labels(GUARD_RAIL_LABEL);
+    Owned::new(platform, &platform.cache(Api::all(platform.client.clone()), ours)).linked_by(GUARD_RAIL_LABEL)
+}
+
+/// Everything is applied; what is left to say is whether the namespace takes objects.
+fn status(owner: &CustomerNamespace, namespace: &Namespace) -> CustomerNamespaceStatus {
+    let name = namespace.name_any();
+    let active = namespace.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Active");
+    let verdict = if active {
+        Verdict::ready(format!("namespace {name} and its guard rails are in place"))
+    } else {
+        Verdict::progressing("NamespaceNotActive", format!("namespace {name} is not active"))
+    };
+    let mut status = CustomerNamespaceStatus { namespace: Some(name), ..CustomerNamespaceStatus::default() };
+    settle(&mut status.conditions, owner.metadata.generation, verdict);
+    status
+}

@@ -1,0 +1,170 @@
+//! What a customer's namespace should look like, worked out from its CustomerNamespace alone.
+
+use std::collections::BTreeMap;
+
+use ahoi_api::{
+    CUSTOMER_LABEL, CustomerNamespace, GroupRole, NAMESPACE_OWNER_LABEL, NetworkIsolation, PodSecurity, namespace_of,
+};
+use k8s_openapi::api::core::v1::{LimitRange, LimitRangeSpec, Namespace, ResourceQuota, ResourceQuotaSpec};
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+
+/// Label on every guard rail; its value is the name of the CustomerNamespace. A label of its own, because people put the
+/// customer's label on objects of theirs, and those are not ours to prune.
+pub const GUARD_RAIL_LABEL: &str = "internal.example.com/guard-rail-of";
+
+/// Every name a guard rail can have, so that one that is no longer wanted is found without a search.
+pub const QUOTAS: &[&str] = &["customer"];
+/// The names of limit ranges.
+pub const LIMITS: &[&str] = &["customer"];
+/// The names of network policies.
+pub const POLICIES: &[&str] = &["default-deny", "allow-platform"];
+/// The names of role bindings.
+pub const BINDINGS: &[&str] = &["customer-view", "customer-edit", "customer-admin"];
+
+/// Everything in the namespace that keeps the tenant within its bounds. What the spec leaves empty is not there.
+#[derive(Debug)]
+pub struct GuardRails {
+    pub quota: Option<ResourceQuota>,
+    pub limits: Option<LimitRange>,
+    pub policies: Vec<NetworkPolicy>,
+    pub bindings: Vec<RoleBinding>,
+}
+
+/// The core Namespace.
+pub fn namespace(owner: &CustomerNamespace) -> Namespace {
+    let name = namespace_of(&owner.name_any());
+    let standard = match owner.spec.guardrails.pod_security {
+        PodSecurity::Restricted => "restricted",
+        PodSecurity::Baseline => "baseline",
+        PodSecurity::Privileged => "privileged",
+    };
+    let labels = [
+        (CUSTOMER_LABEL, owner.name_any()),
+        (NAMESPACE_OWNER_LABEL, owner.metadata.uid.clone().unwrap_or_default()),
+        ("kubernetes.io/metadata.name", name.clone()),
+        ("pod-security.kubernetes.io/enforce", standard.into()),
+        ("pod-security.kubernetes.io/enforce-version", "latest".into()),
+        ("pod-security.kubernetes.io/warn", standard.into()),
+        ("pod-security.kubernetes.io/audit", standard.into()),
+    ];
+    Namespace {
+        metadata: ObjectMeta {
+            name: Some(name),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    }
+}
+
+/// The guard rails. `databases` are the ports on which PostgreSQL and pgbouncer listen.
+pub fn guard_rails(owner: &CustomerNamespace, databases: &[u16]) -> GuardRails {
+    let spec = &owner.spec.guardrails;
+    let quota = (!spec.quota.is_empty()).then(|| ResourceQuota {
+        metadata: meta(owner, "customer"),
+        spec: Some(ResourceQuotaSpec { hard: Some(spec.quota.clone()), ..ResourceQuotaSpec::default() }),
+        ..ResourceQuota::default()
+    });
+    let limits = (!spec.limits.is_empty()).then(|| LimitRange {
+        metadata: meta(owner, "customer"),
+        spec: Some(LimitRangeSpec { limits: spec.limits.clone() }),
+    });
+    let policies = match spec.network {
+        NetworkIsolation::Isolated => vec![default_deny(owner), allow_platform(owner, databases)],
+        NetworkIsolation::Open => Vec::new(),
+    };
+    GuardRails { quota, limits, policies, bindings: bindings(owner) }
+}
+
+fn default_deny(owner: &CustomerNamespace) -> NetworkPolicy {
+    policy(owner, "default-deny", None, None)
+}
+
+/// What every tenant needs. DNS and databases are opened by port alone: a node-local DNS cache and a database outside
+/// of the cluster have addresses that no selector names. What listens on these ports in another tenant's namespace is
+/// closed by that namespace's own policy.
+fn allow_platform(owner: &CustomerNamespace, databases: &[u16]) -> NetworkPolicy {
+    let same_namespace = || NetworkPolicyPeer { pod_selector: Some(everything()), ..NetworkPolicyPeer::default() };
+    let port = |protocol: &str, port: u16| NetworkPolicyPort {
+        protocol: Some(protocol.to_owned()),
+        port: Some(IntOrString::Int(port.into())),
+        end_port: None,
+    };
+    let dns = [port("UDP", 53), port("TCP", 53)];
+    let ports = dns.into_iter().chain(databases.iter().map(|database| port("TCP", *database)));
+    let egress = vec![
+        NetworkPolicyEgressRule { to: Some(vec![same_namespace()]), ports: None },
+        NetworkPolicyEgressRule { to: None, ports: Some(ports.collect()) },
+    ];
+    let ingress = vec![NetworkPolicyIngressRule { from: Some(vec![same_namespace()]), ports: None }];
+    policy(owner, "allow-platform", Some(ingress), Some(egress))
+}
+
+fn policy(
+    owner: &CustomerNamespace,
+    name: &str,
+    ingress: Option<Vec<NetworkPolicyIngressRule>>,
+    egress: Option<Vec<NetworkPolicyEgressRule>>,
+) -> NetworkPolicy {
+    NetworkPolicy {
+        metadata: meta(owner, name),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(everything()),
+            policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
+            ingress,
+            egress,
+        }),
+    }
+}
+
+/// One binding a role, not one a group: fewer objects, and a group that changes its role changes two lists of
+/// subjects, since the role of a binding cannot be changed.
+fn bindings(owner: &CustomerNamespace) -> Vec<RoleBinding> {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for binding in &owner.spec.groups {
+        let role = match binding.role {
+            GroupRole::View => "view",
+            GroupRole::Edit => "edit",
+            GroupRole::Admin => "admin",
+        };
+        groups.entry(role).or_default().push(&binding.group);
+    }
+    groups.into_iter().map(|(role, groups)| binding(owner, role, groups)).collect()
+}
+
+fn binding(owner: &CustomerNamespace, role: &str, mut groups: Vec<&str>) -> RoleBinding {
+    const RBAC: &str = "rbac.authorization.k8s.io";
+    groups.sort_unstable();
+    let subject = |group: &str| Subject {
+        api_group: Some(RBAC.into()),
+        kind: "Group".into(),
+        name: group.to_owned(),
+        namespace: None,
+    };
+    RoleBinding {
+        metadata: meta(owner, &format!("customer-{role}")),
+        role_ref: RoleRef { api_group: RBAC.into(), kind: "ClusterRole".into(), name: role.to_owned() },
+        subjects: Some(groups.into_iter().map(subject).collect()),
+    }
+}
+
+fn everything() -> LabelSelector {
+    LabelSelector::default()
+}
+
+fn meta(owner: &CustomerNamespace, name: &str) -> ObjectMeta {
+    let labels = [(CUSTOMER_LABEL, owner.name_any()), (GUARD_RAIL_LABEL, owner.name_any())];
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(namespace_of(&owner.name_any())),
+        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+        ..ObjectMeta::default()
+    }
+}

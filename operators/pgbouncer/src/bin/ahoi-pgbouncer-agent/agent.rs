@@ -1,0 +1,405 @@
+//! The agent's loop: whatever woke it, it compares what should be with what is, and does what is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus};
+use ahoi_pgbouncer::config::{Files, INI, Known, Plan, plan, render};
+use ahoi_pgbouncer::console::{Console, Database};
+use ahoi_pgbouncer::pool::Pool;
+use ahoi_pgbouncer::report::{refuse, worth_saying};
+use ahoi_pgbouncer::{PORT, fleet};
+use ahoi_reconcile::{Cache, Platform, Runnable, watcher};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource};
+use serde_json::json;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+use crate::drain::{Drain, drain};
+use crate::metrics::Metrics;
+use crate::states::{self, Draining};
+use crate::supervise::Process;
+use crate::files;
+
+/// So many changes become one reload.
+const DEBOUNCE: Duration = Duration::from_millis(150);
+/// How often pgbouncer is looked at when nothing happens.
+const REGULARLY: Duration = Duration::from_secs(15);
+/// While clients of a route on its way out still have transactions.
+const SOON: Duration = Duration::from_millis(250);
+/// Losses within this time are counted together.
+const LATELY: Duration = Duration::from_secs(600);
+/// A pgbouncer that has not answered for so long is started anew.
+const HUNG: Duration = Duration::from_secs(45);
+
+/// What an agent is told at its start.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Name of the PgBouncer this process belongs to, in the pod's namespace
+    #[arg(long, env = "FLEET")]
+    fleet: String,
+    /// The pod's uid
+    #[arg(long, env = "POD_UID")]
+    pod_uid: String,
+    /// Where pgbouncer's files and its console's socket are
+    #[arg(long, env = "CONFIG_DIRECTORY", default_value = "/run/pgbouncer")]
+    directory: PathBuf,
+    /// The program
+    #[arg(long, env = "PGBOUNCER", default_value = "/usr/sbin/pgbouncer")]
+    pgbouncer: PathBuf,
+    /// Where it serves clients
+    #[arg(long, env = "PORT", default_value_t = PORT)]
+    port: u16,
+    /// Seconds from the pod's end being announced until every node sends its clients elsewhere
+    #[arg(long, env = "DRAIN_ANNOUNCE_SECONDS", default_value_t = 5)]
+    drain_announce: u64,
+    /// Seconds that clients have after that to finish what they do
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 60)]
+    drain: u64,
+}
+
+/// The agent, to be run for as long as the process.
+pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
+    let (client, namespace) = (platform.client.clone(), platform.namespace().to_owned());
+    let fleet = NamespacedRef { namespace: namespace.clone(), name: options.fleet.clone() };
+    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
+    let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
+    // Every fleet's, so that a pool that goes to another one is seen to go.
+    let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), forget_what_is_not_needed);
+    let serving = Arc::new(AtomicBool::new(false));
+    let is_serving = serving.clone();
+    platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
+    let limit = Duration::from_secs(options.drain_announce + options.drain + 5);
+    let agent = Agent {
+        platform: platform.clone(),
+        process: Process::new(options.pgbouncer.clone()),
+        metrics: Metrics::register(platform),
+        fleet,
+        options,
+        fleets,
+        secrets,
+        pools,
+        serving,
+        known: Known::default(),
+        plan: None,
+        written: None,
+        console: None,
+        databases: BTreeMap::new(),
+        draining: Draining::new(),
+        lost_at: None,
+        status: ProcessStatus::default(),
+        said: None,
+        failures: 0,
+        answered: Instant::now(),
+        measured: None,
+    };
+    Ok(Runnable::task("the agent", agent.run()).stop_within(limit))
+}
+
+fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
+    pool.metadata.annotations = None;
+    pool.metadata.labels = None;
+    pool.metadata.owner_references = None;
+    if let Some(status) = &mut pool.status {
+        status.conditions.retain(|condition| condition.type_ == "Ready");
+    }
+}
+
+struct Agent {
+    platform: Platform,
+    options: Options,
+    fleet: NamespacedRef,
+    fleets: Cache<PgBouncer>,
+    secrets: Cache<Secret>,
+    pools: Cache<ConnectionPool>,
+    process: Process,
+    metrics: Metrics,
+    serving: Arc<AtomicBool>,
+    known: Known,
+    /// The last plan that was believed.
+    plan: Option<Plan>,
+    /// The marker of the files that were written last.
+    written: Option<String>,
+    /// Open while pgbouncer answers.
+    console: Option<Console>,
+    /// What it said last that it has.
+    databases: BTreeMap<String, Database>,
+    draining: Draining,
+    /// When a route was last lost without an excuse.
+    lost_at: Option<Instant>,
+    /// What is true of this process now.
+    status: ProcessStatus,
+    /// What was last said of it, and the version of the PgBouncer that says so.
+    said: Option<(i64, ProcessStatus)>,
+    failures: u32,
+    answered: Instant,
+    measured: Option<Instant>,
+}
+
+impl Agent {
+    async fn run(mut self) {
+        let shutdown = self.platform.shutdown().clone();
+        let (mut fleets, mut secrets, mut pools) = (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let synced = async {
+            self.fleets.wait_until_ready().await;
+            self.secrets.wait_until_ready().await;
+            self.pools.wait_until_ready().await;
+        };
+        tokio::select! {
+            () = synced => {}
+            () = shutdown.cancelled() => return,
+        }
+        let mut next = Instant::now();
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                status = self.process.ended() => self.died(status),
+                Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
+                () = sleep_until(next) => {}
+            }
+            // Whatever happens during the turn wakes the next one.
+            fleets.mark_unchanged();
+            secrets.mark_unchanged();
+            pools.mark_unchanged();
+            next = Instant::now() + self.turn().await;
+        }
+        self.serving.store(false, Ordering::Relaxed);
+        let seconds = Duration::from_secs;
+        let plan = Drain { announce: seconds(self.options.drain_announce), grace: seconds(5), limit: seconds(self.options.drain) };
+        drain(&mut self.process, self.console.take(), plan).await;
+    }
+
+    /// One look at everything. The answer is when to look again if nothing happens.
+    async fn turn(&mut self) -> Duration {
+        let pools = self.snapshot();
+        let next = match self.converge(&pools).await {
+            Ok(()) => {
+                self.failures = 0;
+                if self.status.draining.is_empty() { REGULARLY } else { SOON }
+            }
+            Err(error) => {
+                self.metrics.failures.inc();
+                let text = format!("{error:#}");
+                if self.status.error.as_ref() != Some(&text) {
+                    warn!(error = text, "not loaded; trying again");
+                }
+                self.status.error = Some(text);
+                self.failures = (self.failures + 1).min(6);
+                Duration::from_millis(100) * (1 << self.failures)
+            }
+        };
+        self.mind_health();
+        self.say(&pools).await;
+        next
+    }
+
+    fn snapshot(&mut self) -> Vec<Pool> {
+        let loaded = self.known.loaded.as_ref();
+        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet));
+        let pools: Vec<Pool> = pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
+        for pool in &pools {
+            if pool.leaving {
+                self.known.left.insert(pool.key.clone());
+            } else {
+                self.known.left.remove(&pool.key);
+            }
+        }
+        // What is not there any more and not loaded either needs no excuse.
+        self.known.left.retain(|key| loaded.is_some_and(|loaded| loaded.contains_key(key)));
+        if self.lost_at.is_some_and(|at| at.elapsed() > LATELY) {
+            self.known.lost.clear();
+        }
+        // A password that has gone from the Secret may have gone by mistake; the server would know.
+        let secret = self.secrets.get_in(&self.fleet.namespace, POOLER_AUTH_SECRET);
+        let passwords = secret.as_ref().and_then(|secret| secret.data.as_ref()).into_iter().flatten();
+        let passwords = passwords.filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
+        self.known.passwords.extend(passwords);
+        pools
+    }
+
+    /// Makes pgbouncer serve what it should, and proves it.
+    async fn converge(&mut self, pools: &[Pool]) -> Result<()> {
+        let fleet = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name);
+        let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
+        let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
+        settings.port = self.options.port;
+        let disbelief = match plan(pools, &self.known) {
+            Ok(plan) => {
+                self.remember_lost(&plan.lost);
+                self.plan = Some(plan);
+                None
+            }
+            Err(implausible) => Some(anyhow!("{implausible}")),
+        };
+        let Some(plan) = self.plan.clone() else {
+            return Err(disbelief.unwrap_or_else(|| anyhow!("nothing is known yet")));
+        };
+        let files = render(plan.routes.values(), &self.known.passwords, &settings);
+        if self.written.as_ref() != Some(&files.marker) {
+            files::write(&self.options.directory, &files)?;
+            self.written = Some(files.marker.clone());
+        }
+        self.process.ensure(&self.options.directory.join(INI)).await?;
+
+        self.load(&files).await?;
+        let busy = self.set_states(&plan, pools).await?;
+        self.serving.store(true, Ordering::Relaxed);
+        self.metrics.routes.set(count(plan.routes.len()));
+        self.metrics.refused.set(count(plan.refused.len()));
+        if let Some(disbelief) = disbelief {
+            return Err(disbelief);
+        }
+        self.status = ProcessStatus {
+            pod: self.platform.instance().to_owned(),
+            uid: self.options.pod_uid.clone(),
+            proved_version: pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0),
+            routes: count(plan.routes.len()),
+            draining: busy,
+            ..ProcessStatus::default()
+        };
+        refuse(&mut self.status, &plan.refused, pools);
+        self.known.loaded = Some(plan.routes);
+        Ok(())
+    }
+
+    fn remember_lost(&mut self, lost: &BTreeSet<String>) {
+        let new = lost.difference(&self.known.lost).count();
+        if new > 0 {
+            warn!(routes = new, "routes go although nobody was seen to delete their ConnectionPools");
+            self.lost_at = Some(Instant::now());
+        }
+        self.known.lost.clone_from(lost);
+    }
+
+    /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
+    async fn load(&mut self, files: &Files) -> Result<()> {
+        let console = self.console().await?;
+        let mut marker = console.marker().await?;
+        self.answered = Instant::now();
+        if marker != files.marker {
+            self.metrics.reloads.inc();
+            console.reload().await?;
+            marker = console.marker().await?;
+        }
+        if marker != files.marker {
+            bail!("pgbouncer did not read its files to the end; the pod's log says why");
+        }
+        let databases = console.databases().await?;
+        if !databases.keys().eq(&files.databases) {
+            bail!("pgbouncer has other databases than its files");
+        }
+        self.databases = databases;
+        self.console = Some(console);
+        Ok(())
+    }
+
+    async fn set_states(&mut self, plan: &Plan, pools: &[Pool]) -> Result<Vec<String>> {
+        let console = self.console().await?;
+        let databases = std::mem::take(&mut self.databases);
+        let busy = states::apply(&console, &plan.routes, pools, databases, &mut self.draining).await?;
+        if self.measured.is_none_or(|measured| measured.elapsed() >= REGULARLY) {
+            self.metrics.observe(&console.load().await?, console.transactions().await?);
+            self.measured = Some(Instant::now());
+        }
+        self.console = Some(console);
+        Ok(busy)
+    }
+
+    /// The console. Whoever takes it puts it back when it has answered; otherwise it is opened again.
+    async fn console(&mut self) -> Result<Console> {
+        if let Some(console) = self.console.take() {
+            return Ok(console);
+        }
+        // A pgbouncer that has just been started needs a moment, and one that died of its files never answers.
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            tokio::select! {
+                console = Console::connect(&self.options.directory, self.options.port) => match console {
+                    Ok(console) => return Ok(console),
+                    Err(error) if Instant::now() > patience => return Err(error),
+                    Err(_) => sleep(Duration::from_millis(20)).await,
+                },
+                status = self.process.ended() => {
+                    self.died(status);
+                    bail!("pgbouncer ended while it was starting; the pod's log says why");
+                }
+            }
+        }
+    }
+
+    fn died(&mut self, status: Option<ExitStatus>) {
+        warn!(status = status.map(|status| status.to_string()), "pgbouncer ended; starting it again");
+        self.metrics.restarts.inc();
+        self.console = None;
+        self.serving.store(false, Ordering::Relaxed);
+    }
+
+    /// A process that does not answer serves nobody.
+    fn mind_health(&mut self) {
+        if self.answered.elapsed() > HUNG {
+            warn!("pgbouncer has not answered for long; ending it");
+            self.process.kill();
+            self.answered = Instant::now();
+        } else if self.answered.elapsed() > HUNG / 2 {
+            self.serving.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Says in the PgBouncer's status what is true of this process, if that is news to somebody.
+    async fn say(&mut self, pools: &[Pool]) {
+        let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) else { return };
+        if self.status.pod.is_empty() && self.status.error.is_none() {
+            return;
+        }
+        self.status.pod = self.platform.instance().to_owned();
+        self.status.uid.clone_from(&self.options.pod_uid);
+        let awaited = pools.iter().filter(|pool| pool.awaited()).map(|pool| pool.version).max();
+        let written = fleet.status.as_ref().and_then(|status| status.processes.iter().find(|entry| entry.pod == self.status.pod));
+        let last = match &self.said {
+            // Our own words, which the cache has not seen yet.
+            Some((version, said)) if *version > version_of(&fleet) => Some(said),
+            _ => written,
+        };
+        if !worth_saying(last, &self.status, awaited) {
+            return;
+        }
+        match self.write_status(&fleet).await {
+            Ok(version) => self.said = Some((version, self.status.clone())),
+            // The next turn tries again: what is written is still not what is true.
+            Err(error) => warn!(%error, "the status of the PgBouncer could not be written"),
+        }
+    }
+
+    /// Each agent's entry is its own: a list map and a field manager for each keep them apart.
+    async fn write_status(&self, fleet: &PgBouncer) -> Result<i64, kube::Error> {
+        let api: Api<PgBouncer> = Api::namespaced(self.platform.client.clone(), &self.fleet.namespace);
+        let params = PatchParams::apply(&fleet::field_manager(&self.status.pod)).force();
+        let patch = json!({
+            "apiVersion": PgBouncer::api_version(&()),
+            "kind": PgBouncer::kind(&()),
+            "metadata": {"name": self.fleet.name, "uid": fleet.metadata.uid},
+            "status": {"processes": [self.status]},
+        });
+        let written = api.patch_status(&self.fleet.name, &params, &Patch::Apply(patch)).await?;
+        Ok(version_of(&written))
+    }
+}
+
+fn version_of(fleet: &PgBouncer) -> i64 {
+    fleet.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,52 @@
+//! Files that are there whole or not at all.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use ahoi_pgbouncer::config::Files;
+use anyhow::{Context, Result};
+
+/// Writes the files, the one that includes the others last. pgbouncer reads none of them before it is told to.
+///
+/// A file that is cut short is still a valid one to pgbouncer, with fewer routes in it; hence the detour over another
+/// name, and the syncing before and after the renaming.
+pub fn write(directory: &Path, files: &Files) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    for (name, content) in &files.files {
+        replace(directory, name, content.as_bytes()).with_context(|| format!("cannot write {name}"))?;
+    }
+    File::open(directory)?.sync_all()?;
+    Ok(())
+}
+
+fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let (path, temporary) = (directory.join(name), directory.join(format!(".{name}.new")));
+    if fs::read(&path).is_ok_and(|present| present == content) {
+        return Ok(());
+    }
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_replaced_and_private() {
+        let directory = std::env::temp_dir().join(format!("ahoi-files-{}", std::process::id()));
+        let files = |text: &str| Files { files: vec![("a.ini", text.into())], marker: String::new(), databases: [].into() };
+        write(&directory, &files("first")).unwrap();
+        write(&directory, &files("second")).unwrap();
+        assert_eq!(fs::read_to_string(directory.join("a.ini")).unwrap(), "second");
+        assert_eq!(fs::metadata(directory.join("a.ini")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing temporary stays");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

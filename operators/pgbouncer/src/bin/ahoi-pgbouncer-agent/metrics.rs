@@ -1,0 +1,56 @@
+//! What the agent counts. There are no labels: a fleet has thousands of routes.
+
+use std::sync::atomic::AtomicU64;
+
+use ahoi_pgbouncer::console::Load;
+use ahoi_reconcile::Platform;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+/// The agent's own metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub routes: Gauge,
+    pub refused: Gauge,
+    pub reloads: Counter,
+    pub failures: Counter,
+    pub restarts: Counter,
+    clients_active: Gauge,
+    clients_waiting: Gauge,
+    servers_active: Gauge,
+    servers_idle: Gauge,
+    longest_wait: Gauge<f64, AtomicU64>,
+    transactions: Gauge,
+}
+
+impl Metrics {
+    pub fn register(platform: &Platform) -> Self {
+        let metrics = Metrics::default();
+        let m = metrics.clone();
+        platform.register(move |registry| {
+            registry.register("pooler_routes", "Routes that are loaded", m.routes);
+            registry.register("pooler_refused_routes", "Routes that were refused", m.refused);
+            registry.register("pooler_reloads", "Reloads of pgbouncer", m.reloads);
+            registry.register("pooler_failures", "Turns that could not be completed", m.failures);
+            registry.register("pooler_restarts", "Deaths of pgbouncer", m.restarts);
+            registry.register("pooler_clients_active", "Clients with a server connection", m.clients_active);
+            registry.register("pooler_clients_waiting", "Clients waiting for a server connection", m.clients_waiting);
+            registry.register("pooler_servers_active", "Server connections with a client", m.servers_active);
+            registry.register("pooler_servers_idle", "Server connections without a client", m.servers_idle);
+            registry.register("pooler_longest_wait_seconds", "How long the longest waiting client has waited", m.longest_wait);
+            registry.register("pooler_transactions", "Transactions since pgbouncer started", m.transactions);
+        });
+        metrics
+    }
+
+    pub fn observe(&self, load: &Load, transactions: i64) {
+        self.clients_active.set(load.clients_active);
+        self.clients_waiting.set(load.clients_waiting);
+        self.servers_active.set(load.servers_active);
+        self.servers_idle.set(load.servers_idle);
+        // Microseconds that matter are few enough for a float.
+        #[allow(clippy::cast_precision_loss)]
+        self.longest_wait.set(load.longest_wait as f64 / 1e6);
+        self.transactions.set(transactions);
+    }
+}

@@ -1,0 +1,108 @@
+//! Whether the clients of each route are served, wait or are refused. pgbouncer forgets that when it starts, so it is
+//! compared with what pgbouncer says, not with what was last told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ahoi_api::{PoolState, Route};
+use ahoi_pgbouncer::console::{Console, Database};
+use ahoi_pgbouncer::pool::Pool;
+use anyhow::Result;
+use tokio::time::Instant;
+
+/// How long the transactions of a route on its way out may go on.
+const DRAIN: Duration = Duration::from_secs(10);
+/// pgbouncer closes idle server connections of a paused database within this.
+const SETTLE: Duration = Duration::from_millis(400);
+
+/// One thing to tell pgbouncer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Order {
+    Disabled(String, bool),
+    Paused(String, bool),
+}
+
+/// Routes on their way out, and since when.
+pub type Draining = BTreeMap<String, Instant>;
+
+/// Makes the states so. The answer is which routes on their way out still have transactions.
+pub async fn apply(
+    console: &Console,
+    routes: &BTreeMap<String, Route>,
+    pools: &[Pool],
+    mut databases: BTreeMap<String, Database>,
+    draining: &mut Draining,
+) -> Result<Vec<String>> {
+    let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
+    for order in orders(routes, &leaving, &databases) {
+        match order {
+            Order::Disabled(database, disabled) => console.set_disabled(&database, disabled).await?,
+            Order::Paused(database, paused) => console.set_paused(&database, paused).await?,
+        }
+    }
+
+    let out: Vec<(&String, &Route)> =
+        routes.iter().filter(|(key, route)| route.state == PoolState::Disabled && leaving.contains(key.as_str())).collect();
+    draining.retain(|key, _| out.iter().any(|(out, _)| *out == key));
+    for (key, _) in &out {
+        draining.entry((*key).clone()).or_insert_with(Instant::now);
+    }
+    let settled = Instant::now() + SETTLE;
+    loop {
+        let busy: Vec<String> = out
+            .iter()
+            .filter(|(_, route)| databases.get(&route.database).is_some_and(|database| database.connections > 0))
+            .filter(|(key, _)| draining.get(*key).is_some_and(|since| since.elapsed() < DRAIN))
+            .map(|(key, _)| (*key).clone())
+            .collect();
+        if busy.is_empty() || Instant::now() > settled {
+            return Ok(busy);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        databases = console.databases().await?;
+    }
+}
+
+fn orders(routes: &BTreeMap<String, Route>, leaving: &BTreeSet<&str>, databases: &BTreeMap<String, Database>) -> Vec<Order> {
+    let mut orders = Vec::new();
+    for (key, route) in routes {
+        let Some(is) = databases.get(&route.database) else { continue };
+        let (disabled, paused) = match route.state {
+            PoolState::Active => (false, false),
+            PoolState::Paused => (false, true),
+            // Clients that are connected go on, unless the route goes: then they must not begin anything new.
+            PoolState::Disabled => (true, leaving.contains(key.as_str())),
+        };
+        if is.disabled != disabled {
+            orders.push(Order::Disabled(route.database.clone(), disabled));
+        }
+        if is.paused != paused {
+            orders.push(Order::Paused(route.database.clone(), paused));
+        }
+    }
+    orders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders_for(state: PoolState, leaving: bool, disabled: bool, paused: bool) -> Vec<Order> {
+        let routes = [("ns/a".to_owned(), Route { database: "a".into(), state, ..Route::default() })].into();
+        let databases = [("a".to_owned(), Database { disabled, paused, connections: 0 })].into();
+        let leaving = if leaving { ["ns/a"].into() } else { [].into() };
+        orders(&routes, &leaving, &databases)
+    }
+
+    #[test]
+    fn only_what_differs_is_ordered() {
+        let disable = |yes| Order::Disabled("a".into(), yes);
+        let pause = |yes| Order::Paused("a".into(), yes);
+        assert_eq!(orders_for(PoolState::Active, false, false, false), []);
+        assert_eq!(orders_for(PoolState::Active, false, true, true), [disable(false), pause(false)]);
+        assert_eq!(orders_for(PoolState::Paused, false, false, false), [pause(true)]);
+        assert_eq!(orders_for(PoolState::Paused, false, false, true), []);
+        assert_eq!(orders_for(PoolState::Disabled, false, false, false), [disable(true)]);
+        assert_eq!(orders_for(PoolState::Disabled, true, true, false), [pause(true)]);
+    }
+}

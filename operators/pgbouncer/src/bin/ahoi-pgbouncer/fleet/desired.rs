@@ -1,0 +1,256 @@
+//! What a fleet is made of; pure.
+
+use std::collections::BTreeMap;
+
+use ahoi_api::PgBouncer;
+use ahoi_pgbouncer::{PORT, config, fleet};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Service,
+    ServicePort, ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+
+use crate::shared::FLEET_LABEL;
+
+/// Where the agent serves probes and metrics.
+const AGENT_PORT: i32 = 8080;
+/// Seconds until every node has heard that a pod is to go, and then for its clients to finish. The agent is told both.
+const ANNOUNCE: i64 = 5;
+const DRAIN: i64 = 60;
+
+/// Annotation on the pods: parameters that pgbouncer reads only when it starts, so that another value rolls them.
+const COLD_PARAMETERS: &str = "internal.example.com/cold-parameters";
+
+/// The processes. All are started at once, for each stands alone; an update rolls them one by one.
+pub fn stateful_set(fleet: &PgBouncer, image: &str, service_account: &str) -> StatefulSet {
+    let name = fleet.name_any();
+    let cold: Vec<String> =
+        config::needing_restart(&fleet.spec.parameters).iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let annotations = (!cold.is_empty()).then(|| [(COLD_PARAMETERS.to_owned(), cold.join(","))].into());
+    StatefulSet {
+        metadata: metadata(fleet, name.clone()),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(fleet.spec.replicas),
+            pod_management_policy: Some("Parallel".into()),
+            service_name: Some(fleet::peers_service(&name)),
+            selector: LabelSelector { match_labels: Some(selector(&name)), ..LabelSelector::default() },
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels(&name)), annotations, ..ObjectMeta::default() }),
+                spec: Some(pod(fleet, image, service_account)),
+            },
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod(fleet: &PgBouncer, image: &str, service_account: &str) -> PodSpec {
+    let name = fleet.name_any();
+    PodSpec {
+        service_account_name: Some(service_account.to_owned()),
+        // The agent's own bounds, and a moment to leave.
+        termination_grace_period_seconds: Some(ANNOUNCE + DRAIN + 15),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(65532),
+            run_as_group: Some(65532),
+            fs_group: Some(65532),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+            ..PodSecurityContext::default()
+        }),
+        topology_spread_constraints: Some(vec![spread(&name, "kubernetes.io/hostname"), spread(&name, "topology.kubernetes.io/zone")]),
+        containers: vec![container(fleet, image)],
+        volumes: Some(vec![Volume {
+            name: "run".into(),
+            // The files have passwords in them: they never touch a disk.
+            empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity("64Mi".into())) }),
+            ..Volume::default()
+        }]),
+        ..PodSpec::default()
+    }
+}
+
+/// The agent, with pgbouncer as its child: one container, so that one cannot be there without the other.
+fn container(fleet: &PgBouncer, image: &str) -> Container {
+    Container {
+        name: "pgbouncer".into(),
+        image: Some(image.to_owned()),
+        command: Some(vec!["ahoi-pgbouncer-agent".into(), "--leader-elect=false".into()]),
+        env: Some(vec![
+            value("FLEET", &fleet.name_any()),
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
+            field("POD_UID", "metadata.uid"),
+            value("DRAIN_ANNOUNCE_SECONDS", &ANNOUNCE.to_string()),
+            value("DRAIN_SECONDS", &DRAIN.to_string()),
+        ]),
+        ports: Some(vec![port("postgresql", i32::from(PORT)), port("metrics", AGENT_PORT)]),
+        readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
+        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/livez") }),
+        resources: Some(fleet.spec.resources.clone().unwrap_or_else(default_resources)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![VolumeMount {
+            name: "run".into(),
+            mount_path: "/run/pgbouncer".into(),
+            ..VolumeMount::default()
+        }]),
+        ..Container::default()
+    }
+}
+
+/// The address of the fleet: whoever is ready.
+pub fn service(fleet: &PgBouncer) -> Service {
+    let name = fleet.name_any();
+    Service {
+        metadata: metadata(fleet, name.clone()),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".into()),
+            selector: Some(selector(&name)),
+            ports: Some(vec![service_port()]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The address of each process, ready or not: a cancel request must reach the one it is for.
+pub fn peers(fleet: &PgBouncer) -> Service {
+    let name = fleet.name_any();
+    Service {
+        metadata: metadata(fleet, fleet::peers_service(&name)),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".into()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(selector(&name)),
+            ports: Some(vec![service_port()]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// One process at a time may be taken away.
+pub fn budget(fleet: &PgBouncer) -> PodDisruptionBudget {
+    let name = fleet.name_any();
+    PodDisruptionBudget {
+        metadata: metadata(fleet, name.clone()),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(LabelSelector { match_labels: Some(selector(&name)), ..LabelSelector::default() }),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn metadata(fleet: &PgBouncer, name: String) -> ObjectMeta {
+    ObjectMeta { labels: Some(labels(&fleet.name_any())), name: Some(name), namespace: fleet.namespace(), ..ObjectMeta::default() }
+}
+
+fn selector(fleet: &str) -> BTreeMap<String, String> {
+    [(FLEET_LABEL.to_owned(), fleet.to_owned())].into()
+}
+
+fn labels(fleet: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(fleet);
+    labels.insert("app.kubernetes.io/name".into(), "pgbouncer".into());
+    labels.insert("app.kubernetes.io/instance".into(), fleet.to_owned());
+    labels.insert("app.kubernetes.io/managed-by".into(), "ahoi-pgbouncer".into());
+    labels
+}
+
+fn spread(fleet: &str, topology: &str) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: topology.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        label_selector: Some(LabelSelector { match_labels: Some(selector(fleet)), ..LabelSelector::default() }),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn default_resources() -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| {
+        Some(pairs.iter().map(|(name, quantity)| ((*name).to_owned(), Quantity((*quantity).to_owned()))).collect())
+    };
+    ResourceRequirements {
+        requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
+        limits: quantities(&[("memory", "512Mi")]),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction { path: Some(path.to_owned()), port: IntOrString::Int(AGENT_PORT), ..HTTPGetAction::default() }),
+        timeout_seconds: Some(3),
+        ..Probe::default()
+    }
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
+}
+
+fn service_port() -> ServicePort {
+    ServicePort {
+        name: Some("postgresql".into()),
+        port: i32::from(PORT),
+        target_port: Some(IntOrString::String("postgresql".into())),
+        ..ServicePort::default()
+    }
+}
+
+fn value(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    let field = ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ahoi_api::PgBouncerSpec;
+
+    fn fleet() -> PgBouncer {
+        let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
+        fleet.metadata.namespace = Some("ahoi-system".into());
+        fleet
+    }
+
+    #[test]
+    fn what_a_fleet_is_made_of() {
+        let fleet = fleet();
+        insta::assert_yaml_snapshot!((
+            stateful_set(&fleet, "localhost/ahoi-pgbouncer:1", "ahoi-pgbouncer-agent"),
+            service(&fleet),
+            peers(&fleet),
+            budget(&fleet),
+        ));
+    }
+
+    #[test]
+    fn only_parameters_that_need_it_roll_the_pods() {
+        let base = stateful_set(&fleet(), "i", "s");
+        let mut other = fleet();
+        other.spec.parameters = [("query_timeout".into(), "5".into())].into();
+        other.spec.max_client_connections = 9;
+        assert_eq!(stateful_set(&other, "i", "s"), base, "the agents reload these");
+        other.spec.parameters = [("pkt_buf".into(), "8192".into())].into();
+        assert_ne!(stateful_set(&other, "i", "s"), base);
+    }
+}

@@ -1,0 +1,16 @@
+//! The controller of PgBouncer and ConnectionPool.
+
+mod fleet;
+mod pool;
+mod shared;
+
+use ahoi_reconcile::run_with;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    run_with("ahoi-pgbouncer", |platform, options: fleet::Options| async move {
+        let shared = shared::Shared::new(&platform);
+        Ok(vec![fleet::start(&platform, &shared, options), pool::start(&platform, &shared)])
+    })
+    .await
+}

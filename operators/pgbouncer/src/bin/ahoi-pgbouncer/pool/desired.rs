@@ -1,0 +1,193 @@
+//! The route and the Secret of a pool; pure.
+
+use std::collections::BTreeMap;
+
+use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Route};
+use ahoi_pgbouncer::{PORT, fleet};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+
+use super::resolve::Resolved;
+
+/// Where the pool leads.
+pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
+    let fleet = &resolved.fleet.spec;
+    Route {
+        server: resolved.server.name_any(),
+        host: resolved.server.spec.host.clone(),
+        port: resolved.server.spec.port,
+        database: resolved.database.clone(),
+        auth_database: resolved.server.spec.admin_database.clone(),
+        auth_login: resolved.auth_login.clone(),
+        pool_mode: pool.spec.pool_mode.unwrap_or(fleet.pool_mode),
+        pool_size: pool.spec.pool_size.unwrap_or(fleet.default_pool_size),
+        max_client_connections: pool.spec.max_client_connections,
+        state: pool.spec.state,
+    }
+}
+
+/// The name of the pool's Secret.
+pub fn secret_name(pool: &ConnectionPool) -> String {
+    format!("{}-pool", pool.name_any())
+}
+
+/// What an application mounts: its own login, at the fleet's address.
+pub fn secret(pool: &ConnectionPool, resolved: &Resolved) -> Secret {
+    let host = fleet::host(&resolved.fleet.namespace().unwrap_or_default(), &resolved.fleet.name_any());
+    let (username, password) = (&resolved.credentials.username, &resolved.credentials.password);
+    let uri = format!("postgresql://{}:{}@{host}:{PORT}/{}", encoded(username), encoded(password), encoded(&resolved.database));
+    let data = [
+        ("type", "postgresql"),
+        ("provider", "ahoi"),
+        ("host", &host),
+        ("port", &PORT.to_string()),
+        ("database", &resolved.database),
+        ("username", username),
+        ("password", password),
+        ("uri", &uri),
+    ];
+    let mut labels = BTreeMap::from([(BINDING_LABEL.to_owned(), "pooled".to_owned())]);
+    if let Some(customer) = pool.labels().get(CUSTOMER_LABEL) {
+        labels.insert(CUSTOMER_LABEL.to_owned(), customer.clone());
+    }
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(secret_name(pool)),
+            namespace: pool.namespace(),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        type_: Some(BINDING_SECRET_TYPE.to_owned()),
+        data: Some(data.iter().map(|(name, value)| ((*name).to_owned(), ByteString((*value).as_bytes().to_vec()))).collect()),
+        ..Secret::default()
+    }
+}
+
+/// Whether both lead to the same fleet.
+pub fn same_host(one: &Secret, other: &Secret) -> bool {
+    let host = |secret: &Secret| secret.data.as_ref().and_then(|data| data.get("host").cloned());
+    host(one) == host(other)
+}
+
+/// Changes with the content, and says nothing about it: a generated password leaves nothing to guess.
+pub fn version_of(secret: &Secret) -> String {
+    let mut digest = Sha256::new();
+    for (name, value) in secret.data.iter().flatten() {
+        for part in [name.as_bytes(), &value.0] {
+            digest.update(part.len().to_be_bytes());
+            digest.update(part);
+        }
+    }
+    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Percent-encoded, all but RFC 3986's unreserved characters.
+fn encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pool::resolve::Credentials;
+    use ahoi_api::{
+        ConnectionPoolSpec, DatabaseServer, DatabaseServerSpec, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PoolMode,
+        PoolState, ServerTls,
+    };
+    use proptest::prelude::*;
+
+    fn pool() -> ConnectionPool {
+        let spec = ConnectionPoolSpec {
+            database_ref: LocalRef { name: "big-client".into() },
+            pg_bouncer_ref: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() },
+            pool_mode: None,
+            pool_size: None,
+            max_client_connections: Some(400),
+            state: PoolState::Active,
+        };
+        let mut pool = ConnectionPool::new("big-client", spec);
+        pool.metadata.namespace = Some("customer-big-client".into());
+        pool.metadata.labels = Some([(CUSTOMER_LABEL.to_owned(), "big-client".to_owned())].into());
+        pool
+    }
+
+    fn resolved() -> Resolved {
+        let spec = PgBouncerSpec { default_pool_size: 8, ..PgBouncerSpec::default() };
+        let mut fleet = PgBouncer::new("global", spec);
+        fleet.metadata.namespace = Some("ahoi-system".into());
+        let server = DatabaseServerSpec {
+            host: "pg-1.databases.svc".into(),
+            port: 5433,
+            admin_secret_ref: NamespacedRef { namespace: "ahoi-system".into(), name: "pg-1".into() },
+            admin_database: "postgres".into(),
+            tls: ServerTls::default(),
+            max_databases: None,
+            capacity: None,
+        };
+        Resolved {
+            fleet: Arc::new(fleet),
+            server: Arc::new(DatabaseServer::new("pg-1", server)),
+            database: "c_ab12".into(),
+            auth_login: "ahoi_pooler_1".into(),
+            credentials: Credentials { username: "c_ab12_a".into(), password: "p@ss/w:rd".into() },
+        }
+    }
+
+    #[test]
+    fn the_route() {
+        insta::assert_yaml_snapshot!(route(&pool(), &resolved()));
+    }
+
+    #[test]
+    fn what_the_pool_says_wins_over_the_fleet() {
+        let mut pool = pool();
+        pool.spec.pool_mode = Some(PoolMode::Session);
+        pool.spec.pool_size = Some(3);
+        pool.spec.state = PoolState::Paused;
+        let route = route(&pool, &resolved());
+        assert_eq!((route.pool_mode, route.pool_size, route.state), (PoolMode::Session, 3, PoolState::Paused));
+    }
+
+    #[test]
+    fn the_secret() {
+        let secret = secret(&pool(), &resolved());
+        let text: BTreeMap<&String, &str> =
+            secret.data.as_ref().unwrap().iter().map(|(name, value)| (name, std::str::from_utf8(&value.0).unwrap())).collect();
+        insta::assert_yaml_snapshot!((&secret.metadata, &secret.type_, text));
+    }
+
+    #[test]
+    fn the_version_changes_with_the_content_alone() {
+        let mut other = resolved();
+        other.credentials.password = "another".into();
+        let version = |resolved| version_of(&secret(&pool(), &resolved));
+        assert_eq!(version(resolved()), version(resolved()));
+        assert_ne!(version(resolved()), version(other));
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_can_be_undone_and_leaves_nothing_special(text in any::<String>()) {
+            let encoded = encoded(&text);
+            prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
+            let mut bytes = Vec::new();
+            let mut rest = encoded.as_str();
+            while let Some(next) = rest.chars().next() {
+                let (byte, length) =
+                    if next == '%' { (u8::from_str_radix(&rest[1..3], 16).unwrap(), 3) } else { (next as u8, 1) };
+                bytes.push(byte);
+                rest = &rest[length..];
+            }
+            prop_assert_eq!(bytes, text.into_bytes());
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a pool refers to.
+
+use std::sync::Arc;
+
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer, TlsMode};
+use ahoi_reconcile::{Error, is_ready, not_ready_message};
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+
+use super::{PoolController, fleet_name};
+
+/// Everything a pool's route and Secret are made from.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub fleet: Arc<PgBouncer>,
+    pub server: Arc<DatabaseServer>,
+    /// The database's name on the server.
+    pub database: String,
+    /// The login that looks up passwords on the server.
+    pub auth_login: String,
+    pub credentials: Credentials,
+}
+
+/// What an application logs in with.
+#[derive(Clone)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl PoolController {
+    /// Looks up what the pool refers to; the caches know all of it.
+    pub(super) fn resolve(&self, pool: &ConnectionPool) -> Result<Resolved, Error> {
+        let namespace = pool.namespace().unwrap_or_default();
+        let fleet = &pool.spec.pg_bouncer_ref;
+        let fleet = self.shared.fleets.get_in(&fleet.namespace, &fleet.name).ok_or_else(|| {
+            Error::structural("PgBouncerNotFound", format!("spec.pgBouncerRef names the PgBouncer {}, which does not exist", fleet_name(pool)))
+        })?;
+        let name = &pool.spec.database_ref.name;
+        let database = self
+            .databases
+            .get_in(&namespace, name)
+            .ok_or_else(|| Error::waiting("DatabaseNotFound", format!("spec.databaseRef names the Database {name}, which does not exist")))?;
+        // A route that is there stays, whatever the database is doing; only a new one waits for it.
+        let routed = pool.status.as_ref().is_some_and(|status| status.route.is_some());
+        if !routed && !is_ready(&*database) {
+            return Err(Error::waiting("WaitingForDatabase", not_ready_message(&*database)));
+        }
+        let (server, database_name, binding) = places(&database)?;
+        let server = self
+            .servers
+            .get(server)
+            .ok_or_else(|| Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist")))?;
+        check_tls(&server, &fleet)?;
+        let auth_login = server.status.as_ref().and_then(|status| status.pooler_login.clone());
+        let auth_login = auth_login.ok_or_else(|| {
+            Error::waiting("DatabaseServerNotPrepared", format!("the DatabaseServer {} has no login for the pooler yet", server.name_any()))
+        })?;
+        let direct = self.direct.get_in(&namespace, binding);
+        let direct = direct.ok_or_else(|| {
+            Error::waiting("WaitingForDatabase", format!("the Secret {binding} of the Database {name} does not exist yet"))
+        })?;
+        let credentials = credentials(&direct)?;
+        Ok(Resolved { fleet, server, database: database_name.to_owned(), auth_login, credentials })
+    }
+}
+
+/// The database's server, its name there, and its Secret.
+fn places(database: &Database) -> Result<(&str, &str, &str), Error> {
+    let places = database.status.as_ref().and_then(|status| {
+        Some((status.server.as_deref()?, status.database_name.as_deref()?, status.binding.as_ref()?.name.as_str()))
+    });
+    places.ok_or_else(|| Error::waiting("WaitingForDatabase", not_ready_message(database)))
+}
+
+/// pgbouncer has one setting for all servers. That of the fleet must not undercut what a server demands.
+fn check_tls(server: &DatabaseServer, fleet: &PgBouncer) -> Result<(), Error> {
+    let mode = fleet.spec.parameters.get("server_tls_sslmode").map_or("prefer", String::as_str);
+    if server.spec.tls.mode == TlsMode::Require && matches!(mode, "disable" | "allow" | "prefer") {
+        return Err(Error::structural(
+            "TlsNotRequired",
+            format!(
+                "the DatabaseServer {} requires TLS, and the PgBouncer {} does not: set its spec.parameters.server_tls_sslmode to require",
+                server.name_any(),
+                fleet.name_any()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn credentials(secret: &Secret) -> Result<Credentials, Error> {
+    let field = |name: &str| {
+        let bytes = secret.data.as_ref()?.get(name)?;
+        String::from_utf8(bytes.0.clone()).ok().filter(|text| !text.is_empty())
+    };
+    let credentials = field("username").zip(field("password")).map(|(username, password)| Credentials { username, password });
+    credentials.ok_or_else(|| {
+        Error::waiting("WaitingForDatabase", format!("the Secret {} has no username and password", secret.name_any()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ahoi_api::{DatabaseServerSpec, NamespacedRef, PgBouncerSpec, ServerTls};
+
+    #[test]
+    fn a_server_that_requires_tls_needs_a_fleet_that_does() {
+        let spec = DatabaseServerSpec {
+            host: "pg".into(),
+            port: 5432,
+            admin_secret_ref: NamespacedRef { namespace: "n".into(), name: "s".into() },
+            admin_database: "postgres".into(),
+            tls: ServerTls { mode: TlsMode::Require },
+            max_databases: None,
+            capacity: None,
+        };
+        let server = DatabaseServer::new("pg-1", spec);
+        let mut fleet = PgBouncer::new("global", PgBouncerSpec::default());
+        insta::assert_snapshot!(check_tls(&server, &fleet).unwrap_err(), @"the DatabaseServer pg-1 requires TLS, and the PgBouncer global does not: set its spec.parameters.server_tls_sslmode to require");
+        fleet.spec.parameters.insert("server_tls_sslmode".into(), "verify-full".into());
+        assert!(check_tls(&server, &fleet).is_ok());
+    }
+
+    #[test]
+    fn no_password_is_in_the_debug_output() {
+        let credentials = Credentials { username: "u".into(), password: "secret".into() };
+        assert!(!format!("{credentials:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,50 @@
+//! What both controllers read.
+
+use ahoi_api::PgBouncer;
+use ahoi_pgbouncer::fleet;
+use ahoi_pgbouncer::pool::Serving;
+use ahoi_reconcile::{Cache, Platform, watcher};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt};
+
+/// Label on the pods of a fleet; its value is the fleet's name.
+pub const FLEET_LABEL: &str = "internal.example.com/pgbouncer";
+
+/// The caches that both controllers read.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Every fleet.
+    pub fleets: Cache<PgBouncer>,
+    /// The pods of every fleet, with nothing but their metadata and conditions.
+    pub pods: Cache<Pod>,
+}
+
+impl Shared {
+    pub fn new(platform: &Platform) -> Self {
+        let everywhere = watcher::Config::default;
+        let pods = platform.cache_trimmed(
+            Api::all(platform.client.clone()),
+            everywhere().labels(FLEET_LABEL),
+            |pod: &mut Pod| {
+                pod.spec = None;
+                pod.metadata.annotations = None;
+            },
+        );
+        Shared { fleets: platform.cache(Api::all(platform.client.clone()), everywhere()), pods }
+    }
+
+    /// The pods of the fleet that clients are sent to.
+    pub fn serving(&self, fleet: &PgBouncer) -> Vec<Serving> {
+        let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+        let pods = (0..fleet.spec.replicas).filter_map(|i| self.pods.get_in(&namespace, &fleet::pod(&name, i)));
+        let serving = pods.filter(|pod| is_ready(pod));
+        serving.map(|pod| Serving { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() }).collect()
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let mut conditions = conditions;
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

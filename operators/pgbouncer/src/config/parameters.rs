@@ -1,0 +1,187 @@
+//! The settings of pgbouncer 1.24 that a fleet may choose (<https://www.pgbouncer.org/config.html>).
+//!
+//! One unknown name or bad value would stop pgbouncer from reading its file, with all routes in it. So nothing reaches
+//! the file that is not in this table.
+
+use std::collections::BTreeMap;
+
+enum Value {
+    /// A whole number, at least this.
+    Number(u32),
+    /// Seconds, with a fraction if need be.
+    Seconds,
+    /// Anything on one line.
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+use Value::{Choice, Number, Seconds, Text};
+
+struct Parameter {
+    name: &'static str,
+    value: Value,
+    /// A running pgbouncer does not take it up by a reload.
+    restart: bool,
+}
+
+const fn live(name: &'static str, value: Value) -> Parameter {
+    Parameter { name, value, restart: false }
+}
+
+const fn restart(name: &'static str, value: Value) -> Parameter {
+    Parameter { name, value, restart: true }
+}
+
+const ALLOWED: &[Parameter] = &[
+    live("application_name_add_host", Number(0)),
+    live("cancel_wait_timeout", Seconds),
+    live("client_idle_timeout", Seconds),
+    live("client_login_timeout", Seconds),
+    live("dns_max_ttl", Seconds),
+    live("dns_nxdomain_ttl", Seconds),
+    live("dns_zone_check_period", Seconds),
+    live("idle_transaction_timeout", Seconds),
+    restart("listen_backlog", Number(1)),
+    live("log_connections", Number(0)),
+    live("log_disconnections", Number(0)),
+    live("log_pooler_errors", Number(0)),
+    live("log_stats", Number(0)),
+    live("max_db_client_connections", Number(0)),
+    live("max_db_connections", Number(0)),
+    live("max_packet_size", Number(1024)),
+    live("max_prepared_statements", Number(0)),
+    live("max_user_client_connections", Number(0)),
+    live("max_user_connections", Number(0)),
+    live("min_pool_size", Number(0)),
+    restart("pkt_buf", Number(512)),
+    live("query_timeout", Seconds),
+    live("query_wait_timeout", Seconds),
+    live("reserve_pool_size", Number(0)),
+    live("reserve_pool_timeout", Seconds),
+    live("sbuf_loopcnt", Number(0)),
+    live("server_check_delay", Seconds),
+    live("server_check_query", Text),
+    live("server_connect_timeout", Seconds),
+    live("server_fast_close", Number(0)),
+    live("server_idle_timeout", Seconds),
+    live("server_lifetime", Seconds),
+    live("server_login_retry", Seconds),
+    live("server_reset_query", Text),
+    live("server_reset_query_always", Number(0)),
+    live("server_round_robin", Number(0)),
+    live("server_tls_ca_file", Text),
+    live("server_tls_ciphers", Text),
+    live("server_tls_protocols", Text),
+    live("server_tls_sslmode", Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])),
+    live("stats_period", Number(1)),
+    live("tcp_defer_accept", Number(0)),
+    live("tcp_keepalive", Number(0)),
+    live("tcp_keepcnt", Number(0)),
+    live("tcp_keepidle", Number(0)),
+    live("tcp_keepintvl", Number(0)),
+    live("tcp_socket_buffer", Number(0)),
+    live("tcp_user_timeout", Number(0)),
+    restart("track_extra_parameters", Text),
+    live("verbose", Number(0)),
+];
+
+/// What is wrong with the parameters of a fleet, a sentence for each; empty when nothing is.
+#[must_use]
+pub fn check(parameters: &BTreeMap<String, String>) -> Vec<String> {
+    parameters.iter().filter_map(|(name, value)| problem(name, value)).collect()
+}
+
+/// The parameters that nothing is wrong with: what an agent hands to pgbouncer while somebody mends the others.
+#[must_use]
+pub fn valid(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let good = parameters.iter().filter(|(name, value)| problem(name, value).is_none());
+    good.map(|(name, value)| (name.clone(), value.trim().to_owned())).collect()
+}
+
+/// The parameters that a running pgbouncer does not take up by a reload.
+#[must_use]
+pub fn needing_restart(parameters: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    let cold = parameters.iter().filter(|(name, _)| find(name).is_some_and(|known| known.restart));
+    cold.map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+fn find(name: &str) -> Option<&'static Parameter> {
+    ALLOWED.iter().find(|known| known.name == name)
+}
+
+fn problem(name: &str, value: &str) -> Option<String> {
+    let Some(known) = find(name) else {
+        let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        return Some(format!("{name} is set by the suite itself or unknown to pgbouncer 1.24; remove it"));
+    };
+    let value = value.trim();
+    let (fits, expected) = match &known.value {
+        Number(least) => (
+            value.len() <= 10 && is_digits(value) && value.parse().is_ok_and(|number: u32| number >= *least),
+            format!("a whole number, at least {least}"),
+        ),
+        Seconds => (is_seconds(value), "a number of seconds".to_owned()),
+        Text => (value.len() <= 1024 && !value.chars().any(char::is_control), "a single line of text".to_owned()),
+        Choice(words) => (words.contains(&value), format!("one of {}", words.join(", "))),
+    };
+    (!fits).then(|| format!("{name} must be {expected}"))
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_seconds(text: &str) -> bool {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    is_digits(whole) && whole.len() <= 9 && is_digits(fraction) && fraction.len() <= 6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn good_ones_pass() {
+        let good = parameters(&[
+            ("query_wait_timeout", "0.5"),
+            ("max_prepared_statements", "0"),
+            ("server_tls_sslmode", "verify-full"),
+            ("server_reset_query", "DISCARD ALL"),
+        ]);
+        assert_eq!(check(&good), Vec::<String>::new());
+        assert_eq!(valid(&good), good);
+    }
+
+    #[test]
+    fn each_bad_one_is_named_with_what_would_be_right() {
+        let bad = parameters(&[
+            ("listen_port", "1"),
+            ("nonsense\n[databases]", "1"),
+            ("pkt_buf", "0"),
+            ("query_timeout", "1h"),
+            ("query_wait_timeout", "30"),
+            ("server_check_query", "select 1\nx = y"),
+            ("server_tls_sslmode", "always"),
+        ]);
+        insta::assert_snapshot!(check(&bad).join("\n"), @r"
+        listen_port is set by the suite itself or unknown to pgbouncer 1.24; remove it
+        nonsense[databases] is set by the suite itself or unknown to pgbouncer 1.24; remove it
+        pkt_buf must be a whole number, at least 512
+        query_timeout must be a number of seconds
+        server_check_query must be a single line of text
+        server_tls_sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full
+        ");
+        assert_eq!(valid(&bad), parameters(&[("query_wait_timeout", "30")]));
+    }
+
+    #[test]
+    fn only_some_need_a_restart() {
+        let both = parameters(&[("pkt_buf", "8192"), ("query_timeout", "3")]);
+        assert_eq!(needing_restart(&both), BTreeMap::from([("pkt_buf", "8192")]));
+    }
+}

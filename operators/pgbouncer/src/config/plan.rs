@@ -1,0 +1,277 @@
+//! What of a snapshot of ConnectionPools is to be loaded.
+//!
+//! A reload with an entry missing ends the connections of its clients at once, in the middle of a transaction if need
+//! be. So a route that is loaded stays loaded until there is evidence that it is to go, and a snapshot without many of
+//! them is not believed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ahoi_api::{RefusedRoute, Route};
+
+use super::validate;
+use crate::pool::Pool;
+
+/// What an agent knows beside the snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The routes that are loaded, by the pool's namespace/name; `None` before the first load.
+    pub loaded: Option<BTreeMap<String, Route>>,
+    /// Pools that were seen to be on their way out; their absence is no surprise.
+    pub left: BTreeSet<String>,
+    /// Pools that went without having been in `left`, not long ago.
+    pub lost: BTreeSet<String>,
+    /// The password of the pooler's login on each server.
+    pub passwords: BTreeMap<String, String>,
+}
+
+/// What is to be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The routes by the pool's namespace/name. Each has a database name of its own.
+    pub routes: BTreeMap<String, Route>,
+    /// What is wrong with the routes that were left out, or are kept as they were, ordered by pool.
+    pub refused: Vec<RefusedRoute>,
+    /// Pools whose routes go although nobody was seen to delete them: few enough to be believed.
+    pub lost: BTreeSet<String>,
+}
+
+/// So many routes would go without evidence that the snapshot is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Implausible {
+    /// Routes that would go.
+    pub lost: usize,
+    /// Routes that should be there.
+    pub of: usize,
+}
+
+impl fmt::Display for Implausible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} routes would go although nobody was seen to delete their ConnectionPools; \
+             nothing is loaded until they are back, and deleting this pod accepts that they are gone",
+            self.lost, self.of
+        )
+    }
+}
+
+/// What of `pools` is to be loaded.
+///
+/// # Errors
+/// When routes would be lost that nobody was seen to remove.
+pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
+    let mut plan = Plan::default();
+    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut logins: BTreeMap<&str, &str> = BTreeMap::new();
+    for pool in oldest_first(pools) {
+        let Some(wanted) = &pool.route else { continue };
+        let before = known.loaded.as_ref().and_then(|loaded| loaded.get(&pool.key));
+        let checked = validate(wanted).and_then(|()| reachable(wanted, &known.passwords, &mut logins));
+        let route = match &checked {
+            Ok(()) => Some(wanted),
+            // What runs is left alone while somebody mends what is new.
+            Err(_) => before,
+        };
+        let clash = route.and_then(|route| taken.get(route.database.as_str()));
+        let problem = match (checked, clash) {
+            (Err(problem), _) => Some(problem),
+            (Ok(()), Some(other)) => Some(format!("{other} already leads to a database of this name")),
+            (Ok(()), None) => None,
+        };
+        if let Some(reason) = problem {
+            plan.refused.push(RefusedRoute { pool: pool.key.clone(), reason });
+        }
+        if let (Some(route), None) = (route, clash) {
+            taken.insert(&route.database, &pool.key);
+            plan.routes.insert(pool.key.clone(), route.clone());
+        }
+    }
+    plan.refused.sort_by(|a, b| a.pool.cmp(&b.pool));
+    plan.lost = believable(&plan, pools, known)?;
+    Ok(plan)
+}
+
+/// The older of two pools has the name, in every agent.
+fn oldest_first(pools: &[Pool]) -> Vec<&Pool> {
+    let mut pools: Vec<&Pool> = pools.iter().collect();
+    pools.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
+    pools
+}
+
+/// pgbouncer keeps one password for each name of a login, whatever the server.
+fn reachable<'a>(
+    route: &'a Route,
+    passwords: &'a BTreeMap<String, String>,
+    logins: &mut BTreeMap<&'a str, &'a str>,
+) -> Result<(), String> {
+    let Some(password) = passwords.get(&route.server).filter(|password| is_password(password)) else {
+        return Err(format!(
+            "there is no password for the DatabaseServer {} in the Secret {}",
+            route.server,
+            ahoi_api::POOLER_AUTH_SECRET
+        ));
+    };
+    let first = logins.entry(&route.auth_login).or_insert(password);
+    if first != password {
+        return Err(format!("the login {} has another password on another DatabaseServer", route.auth_login));
+    }
+    Ok(())
+}
+
+/// What fits on one line of pgbouncer's auth_file and into its buffer.
+fn is_password(text: &str) -> bool {
+    (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+fn believable(plan: &Plan, pools: &[Pool], known: &Known) -> Result<BTreeSet<String>, Implausible> {
+    let promised: BTreeSet<&str> = match &known.loaded {
+        // Those that were lost before count again: a flood may come in small waves.
+        Some(loaded) => loaded.keys().chain(&known.lost).map(String::as_str).collect(),
+        // A fresh agent does not serve much less than the others have proved.
+        None => pools.iter().filter(|pool| pool.ready && pool.route.is_some()).map(|pool| pool.key.as_str()).collect(),
+    };
+    let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
+    let excused = |key: &str| plan.routes.contains_key(key) || leaving.contains(key) || known.left.contains(key);
+    let lost: BTreeSet<String> = promised.iter().filter(|key| !excused(key)).map(|key| (*key).to_owned()).collect();
+    if lost.len() > (promised.len() / 5).max(10) {
+        return Err(Implausible { lost: lost.len(), of: promised.len() });
+    }
+    Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{pool, route};
+    use proptest::prelude::*;
+
+    fn known() -> Known {
+        Known { passwords: BTreeMap::from([("pg-eu-1".to_owned(), "secret".to_owned())]), ..Known::default() }
+    }
+
+    fn many(count: usize) -> Vec<Pool> {
+        (0..count).map(|i| pool(&format!("c_{i}"), i64::try_from(i).unwrap() + 1)).collect()
+    }
+
+    fn after(pools: &[Pool]) -> Known {
+        Known { loaded: Some(plan(pools, &known()).unwrap().routes), ..known() }
+    }
+
+    #[test]
+    fn a_bad_route_is_refused_and_the_others_are_loaded() {
+        let mut bad = pool("b", 2);
+        bad.route = Some(Route { host: "a b".into(), ..route("b") });
+        let plan = plan(&[pool("a", 1), bad, pool("c", 3)], &known()).unwrap();
+        assert_eq!(plan.routes.len(), 2);
+        insta::assert_debug_snapshot!(plan.refused, @r#"
+        [
+            RefusedRoute {
+                pool: "customer-b/main",
+                reason: "route.host must be a host name or an address",
+            },
+        ]
+        "#);
+    }
+
+    #[test]
+    fn a_loaded_route_stays_as_it_is_while_its_successor_is_refused() {
+        let before = after(&[pool("a", 1)]);
+        let mut worse = pool("a", 2);
+        worse.route = Some(Route { port: 0, ..route("a") });
+        let plan = plan(&[worse], &before).unwrap();
+        assert_eq!(plan.routes["customer-a/main"], route("a"));
+        assert_eq!(plan.refused[0].pool, "customer-a/main");
+    }
+
+    #[test]
+    fn the_oldest_pool_has_the_database_name() {
+        let mut younger = pool("a", 9);
+        younger.key = "aaa/main".into();
+        let plan = plan(&[younger, pool("a", 1)], &known()).unwrap();
+        assert_eq!(plan.routes.keys().collect::<Vec<_>>(), ["customer-a/main"]);
+        assert_eq!(plan.refused[0].reason, "customer-a/main already leads to a database of this name");
+    }
+
+    #[test]
+    fn without_a_password_nothing_new_is_loaded_and_nothing_old_is_lost() {
+        let pools = [pool("a", 1), pool("b", 2)];
+        let forgetful = Known { passwords: BTreeMap::new(), ..after(&pools[..1]) };
+        let plan = plan(&pools, &forgetful).unwrap();
+        assert_eq!(plan.routes.keys().collect::<Vec<_>>(), ["customer-a/main"]);
+        assert_eq!(plan.refused.len(), 2);
+    }
+
+    #[test]
+    fn one_login_with_two_passwords_is_refused() {
+        let mut other = pool("b", 2);
+        other.route = Some(Route { server: "pg-eu-2".into(), ..route("b") });
+        let mut known = known();
+        known.passwords.insert("pg-eu-2".into(), "another".into());
+        let plan = plan(&[pool("a", 1), other], &known).unwrap();
+        assert_eq!(plan.refused[0].reason, "the login ahoi_pooler_1 has another password on another DatabaseServer");
+    }
+
+    #[test]
+    fn a_snapshot_that_lost_much_is_not_believed() {
+        let pools = many(100);
+        let known = after(&pools);
+        assert_eq!(plan(&pools[..79], &known), Err(Implausible { lost: 21, of: 100 }));
+        assert_eq!(plan(&pools[..80], &known).unwrap().routes.len(), 80);
+        assert!(plan(&[], &known).is_err());
+    }
+
+    #[test]
+    fn nor_are_many_small_losses_in_a_row() {
+        let pools = many(100);
+        let mut known = after(&pools);
+        for left in [95, 90, 85, 80] {
+            let plan = plan(&pools[..left], &known).unwrap();
+            known.loaded = Some(plan.routes);
+            known.lost = plan.lost;
+        }
+        assert_eq!(plan(&pools[..75], &known), Err(Implausible { lost: 25, of: 100 }));
+        assert!(plan(&pools, &known).unwrap().lost.is_empty(), "they are back");
+    }
+
+    #[test]
+    fn deletions_that_were_seen_are_believed() {
+        let mut pools = many(100);
+        let mut known = after(&pools);
+        for pool in &mut pools[50..] {
+            pool.leaving = true;
+            pool.route = None;
+        }
+        assert_eq!(plan(&pools, &known).unwrap().routes.len(), 50);
+        known.left = pools[50..].iter().map(|pool| pool.key.clone()).collect();
+        assert_eq!(plan(&pools[..50], &known).unwrap().routes.len(), 50);
+    }
+
+    #[test]
+    fn a_fresh_agent_without_passwords_does_not_begin_to_serve() {
+        let fresh = Known { passwords: BTreeMap::new(), ..known() };
+        assert_eq!(plan(&many(50), &fresh), Err(Implausible { lost: 50, of: 50 }));
+        assert!(plan(&many(50), &known()).is_ok());
+        assert!(plan(&[], &fresh).is_ok(), "a fleet without pools is ready");
+    }
+
+    proptest! {
+        /// Every pool with a route is loaded or refused, and no database name is loaded twice.
+        #[test]
+        fn nothing_is_forgotten(databases in prop::collection::vec("[a-c*]{1,2}", 0..12), loaded in 0usize..12) {
+            let pools: Vec<Pool> = databases
+                .iter()
+                .enumerate()
+                .map(|(i, name)| Pool { key: format!("ns/{i}"), ..pool(name, i64::try_from(i).unwrap()) })
+                .collect();
+            let known = Known { loaded: Some(plan(&pools[..loaded.min(pools.len())], &Known { loaded: Some(BTreeMap::new()), ..known() }).unwrap().routes), ..known() };
+            let plan = plan(&pools, &known).unwrap();
+            for pool in &pools {
+                prop_assert!(plan.routes.contains_key(&pool.key) || plan.refused.iter().any(|refused| refused.pool == pool.key));
+            }
+            let names: BTreeSet<&str> = plan.routes.values().map(|route| route.database.as_str()).collect();
+            prop_assert_eq!(names.len(), plan.routes.len());
+            prop_assert!(plan.routes.values().all(|route| validate(route).is_ok()));
+        }
+    }
+}

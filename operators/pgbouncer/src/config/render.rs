@@ -1,0 +1,327 @@
+//! pgbouncer's files.
+//!
+//! Opening `[pgbouncer]` sets every setting back to its default, so the other sections are included first and
+//! `[pgbouncer]` comes once and last. Its last line is the proof: `SHOW CONFIG` shows that `syslog_ident` only if
+//! pgbouncer has read everything before it. (Nothing is logged to syslog.)
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use ahoi_api::{PoolMode, Route};
+use sha2::{Digest, Sha256};
+
+use crate::PORT;
+
+/// Name of the main file.
+pub const INI: &str = "pgbouncer.ini";
+/// Name of the file with the routes.
+pub const DATABASES: &str = "databases.ini";
+/// Name of the file with the other processes of the fleet.
+pub const PEERS: &str = "peers.ini";
+/// Name of the file with the logins that look up passwords.
+pub const AUTH_FILE: &str = "users.txt";
+
+/// Database names that begin like this are the fleet's own.
+pub(super) const AUTH_PREFIX: &str = "_auth_";
+
+/// What a client logs in with is looked up by this function of the database controller's, which answers with name and
+/// verifier.
+const AUTH_QUERY: &str = "SELECT * FROM ahoi.pooler_lookup($1)";
+
+/// What the suite sets where the fleet's own parameters say nothing else.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("log_connections", "0"),
+    ("log_disconnections", "0"),
+    ("log_stats", "0"),
+    ("max_prepared_statements", "200"),
+    ("server_idle_timeout", "60"),
+    ("server_login_retry", "1"),
+];
+
+/// What is the same for all routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the files are, and the socket of the console.
+    pub directory: PathBuf,
+    /// Where clients connect.
+    pub port: u16,
+    /// How server connections are shared where a route says nothing.
+    pub pool_mode: PoolMode,
+    /// Server connections where a route says nothing.
+    pub default_pool_size: i32,
+    /// Client connections in all.
+    pub max_client_connections: i32,
+    /// Further settings, checked.
+    pub parameters: BTreeMap<String, String>,
+    /// This process among its peers; 0 where there are none.
+    pub peer_id: u32,
+    /// The hosts of all processes, the first being that of peer 1. A cancel request may reach any of them.
+    pub peers: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            directory: PathBuf::from("/run/pgbouncer"),
+            port: PORT,
+            pool_mode: PoolMode::Transaction,
+            default_pool_size: 8,
+            max_client_connections: 5000,
+            parameters: BTreeMap::new(),
+            peer_id: 0,
+            peers: Vec::new(),
+        }
+    }
+}
+
+/// The files, ready to be written.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Names and contents in the order in which they are to be written: the one that includes the others is last.
+    pub files: Vec<(&'static str, String)>,
+    /// The value of `syslog_ident` that proves that all of it was read.
+    pub marker: String,
+    /// The databases that pgbouncer then has, its console included.
+    pub databases: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The contents have passwords in them.
+        f.debug_struct("Files").field("marker", &self.marker).field("databases", &self.databases.len()).finish_non_exhaustive()
+    }
+}
+
+/// The files for these routes, each of which [`validate`](super::validate) has passed.
+#[must_use]
+pub fn render<'a>(
+    routes: impl IntoIterator<Item = &'a Route>,
+    passwords: &BTreeMap<String, String>,
+    settings: &Settings,
+) -> Files {
+    let routes: Vec<&Route> = routes.into_iter().collect();
+    let names = routes.iter().map(|route| route.database.clone());
+    let names = names.chain(routes.iter().map(|route| auth_alias(route))).chain(["pgbouncer".to_owned()]);
+    let names = names.collect();
+    let databases = databases(&routes);
+    let peers = peers(&settings.peers);
+    let users = users(&routes, passwords);
+    let body = main(settings);
+    let mut digest = Sha256::new();
+    for part in [&databases, &peers, &users, &body] {
+        digest.update(part.len().to_be_bytes());
+        digest.update(part);
+    }
+    let marker = format!("cfg-{}", hex(&digest.finalize(), 16));
+    let ini = format!("{body}syslog_ident = {marker}\n");
+    Files {
+        files: vec![(DATABASES, databases), (PEERS, peers), (AUTH_FILE, users), (INI, ini)],
+        marker,
+        databases: names,
+    }
+}
+
+/// The name under which passwords of the route's server are looked up. Made from everything it stands for, so that
+/// routes which disagree about a server do not disturb each other.
+#[must_use]
+pub fn auth_alias(route: &Route) -> String {
+    let server: String = route.server.chars().take(40).map(|c| if c == '-' { '_' } else { c }).collect();
+    let what = format!("{}\n{}\n{}\n{}", route.server, route.host, route.port, route.auth_database);
+    format!("{AUTH_PREFIX}{server}_{}", hex(&Sha256::digest(what), 4))
+}
+
+fn databases(routes: &[&Route]) -> String {
+    let mut lines = BTreeSet::new();
+    for route in routes {
+        lines.insert(entry(route));
+        lines.insert(auth_entry(route));
+    }
+    let mut text = String::from("[databases]\n");
+    for line in lines {
+        text.push_str(&line);
+    }
+    text
+}
+
+fn entry(route: &Route) -> String {
+    let mut line = format!(
+        "{database} = host={host} port={port} dbname={database} auth_dbname={alias} auth_user={login} \
+         pool_mode={mode} pool_size={size} max_db_connections={size}",
+        database = route.database,
+        host = route.host,
+        port = route.port,
+        alias = auth_alias(route),
+        login = route.auth_login,
+        mode = mode(route.pool_mode),
+        size = route.pool_size,
+    );
+    if let Some(clients) = route.max_client_connections {
+        let _ = write!(line, " max_db_client_connections={clients}");
+    }
+    line.push('\n');
+    line
+}
+
+fn auth_entry(route: &Route) -> String {
+    format!(
+        "{} = host={} port={} dbname={} pool_mode=transaction pool_size=4 max_db_connections=4\n",
+        auth_alias(route),
+        route.host,
+        route.port,
+        route.auth_database,
+    )
+}
+
+/// pgbouncer's auth_file: quoted, with `"` doubled.
+fn users(routes: &[&Route], passwords: &BTreeMap<String, String>) -> String {
+    let logins: BTreeMap<&str, &String> = routes
+        .iter()
+        .filter_map(|route| Some((route.auth_login.as_str(), passwords.get(&route.server)?)))
+        .collect();
+    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    logins.iter().map(|(login, password)| format!("{} {}\n", quoted(login), quoted(password))).collect()
+}
+
+fn peers(hosts: &[String]) -> String {
+    let mut text = String::from("[peers]\n");
+    for (host, id) in hosts.iter().zip(1..) {
+        let id: u32 = id;
+        let _ = writeln!(text, "{id} = host={host} port={PORT}");
+    }
+    text
+}
+
+fn main(settings: &Settings) -> String {
+    let directory = settings.directory.display();
+    let file = |name: &str| Path::new(&settings.directory).join(name).display().to_string();
+    let mut set: BTreeMap<&str, String> = DEFAULTS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    set.extend(settings.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    set.extend([
+        ("auth_file", file(AUTH_FILE)),
+        ("auth_query", AUTH_QUERY.to_owned()),
+        ("auth_type", "scram-sha-256".to_owned()),
+        ("default_pool_size", settings.default_pool_size.to_string()),
+        ("ignore_startup_parameters", "extra_float_digits,options".to_owned()),
+        ("listen_addr", "*".to_owned()),
+        ("listen_port", settings.port.to_string()),
+        ("max_client_conn", settings.max_client_connections.to_string()),
+        ("peer_id", settings.peer_id.to_string()),
+        ("pool_mode", mode(settings.pool_mode).to_owned()),
+        ("unix_socket_dir", directory.to_string()),
+        ("unix_socket_mode", "0700".to_owned()),
+    ]);
+    let mut text = format!("%include {}\n%include {}\n[pgbouncer]\n", file(DATABASES), file(PEERS));
+    for (name, value) in set {
+        let _ = writeln!(text, "{name} = {value}");
+    }
+    text
+}
+
+fn mode(mode: PoolMode) -> &'static str {
+    match mode {
+        PoolMode::Transaction => "transaction",
+        PoolMode::Session => "session",
+        PoolMode::Statement => "statement",
+    }
+}
+
+fn hex(bytes: &[u8], count: usize) -> String {
+    bytes.iter().take(count).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::validate;
+    use crate::fixtures::route;
+    use proptest::prelude::*;
+
+    fn passwords() -> BTreeMap<String, String> {
+        BTreeMap::from([("pg-eu-1".to_owned(), "se\"cret".to_owned())])
+    }
+
+    #[test]
+    fn the_files() {
+        let mut second = route("c_b");
+        second.pool_mode = PoolMode::Session;
+        second.pool_size = 3;
+        second.max_client_connections = Some(400);
+        let settings = Settings {
+            parameters: BTreeMap::from([("query_wait_timeout".to_owned(), "30".to_owned())]),
+            peer_id: 2,
+            peers: vec!["global-0.global-peers.ahoi-system.svc".into(), "global-1.global-peers.ahoi-system.svc".into()],
+            ..Settings::default()
+        };
+        let files = render([&route("c_a"), &second], &passwords(), &settings);
+        let text: String = files.files.iter().map(|(name, content)| format!("--- {name}\n{content}")).collect();
+        insta::assert_snapshot!(text);
+        let names: Vec<&String> = files.databases.iter().collect();
+        assert_eq!(names, ["_auth_pg_eu_1_2fab966f", "c_a", "c_b", "pgbouncer"]);
+    }
+
+    #[test]
+    fn no_password_is_in_the_debug_output() {
+        let files = render([&route("c_a")], &passwords(), &Settings::default());
+        assert!(!format!("{files:?}").contains("cret"));
+    }
+
+    #[test]
+    fn the_marker_changes_with_everything() {
+        let marker = |route: &Route, passwords: &BTreeMap<String, String>, settings: &Settings| {
+            render([route], passwords, settings).marker
+        };
+        let (route, passwords, settings) = (route("c_a"), passwords(), Settings::default());
+        let base = marker(&route, &passwords, &settings);
+        assert_eq!(base, marker(&route, &passwords, &settings));
+        assert_ne!(base, marker(&Route { pool_size: 9, ..route.clone() }, &passwords, &settings));
+        assert_ne!(base, marker(&route, &BTreeMap::from([("pg-eu-1".to_owned(), "new".to_owned())]), &settings));
+        assert_ne!(base, marker(&route, &passwords, &Settings { peer_id: 1, ..settings.clone() }));
+    }
+
+    /// Reads as pgbouncer's own parser does: sections, keys, `%include` aside.
+    fn sections(text: &str) -> Vec<(String, Vec<String>)> {
+        let mut sections: Vec<(String, Vec<String>)> = Vec::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                sections.push((name.trim_end_matches(']').to_owned(), Vec::new()));
+            } else if let (Some((_, keys)), Some((key, _))) = (sections.last_mut(), line.split_once(" = ")) {
+                keys.push(key.to_owned());
+            }
+        }
+        sections
+    }
+
+    proptest! {
+        /// Whatever routes are accepted, the files have one entry for each and one for each server, nothing else, and
+        /// `[pgbouncer]` comes once with the marker at its end.
+        #[test]
+        fn files_are_what_they_should_be(
+            names in prop::collection::btree_set("[a-z0-9_]{1,63}", 0..8),
+            hosts in prop::collection::vec("\\PC{1,12}|[a-z0-9.-]{1,12}", 8),
+            password in "\\PC{1,20}",
+        ) {
+            let routes: Vec<Route> = names
+                .into_iter()
+                .zip(hosts)
+                .map(|(database, host)| Route { host, ..route(&database) })
+                .filter(|route| validate(route).is_ok())
+                .collect();
+            let passwords = BTreeMap::from([("pg-eu-1".to_owned(), password)]);
+            let files = render(&routes, &passwords, &Settings::default());
+            let text = |name| files.files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.clone()).unwrap();
+            let found = sections(&text(DATABASES));
+            prop_assert_eq!(found.len(), 1);
+            let aliases: BTreeSet<String> = routes.iter().map(auth_alias).collect();
+            let expected: BTreeSet<String> = routes.iter().map(|route| route.database.clone()).chain(aliases).collect();
+            prop_assert_eq!(found[0].1.len(), expected.len());
+            prop_assert_eq!(found[0].1.iter().cloned().collect::<BTreeSet<_>>(), expected);
+            prop_assert_eq!(files.databases.len(), found[0].1.len() + 1);
+            let ini = text(INI);
+            prop_assert_eq!(sections(&ini).len(), 1);
+            let last = format!("syslog_ident = {}\n", files.marker);
+            prop_assert!(ini.ends_with(&last));
+            prop_assert_eq!(text(AUTH_FILE).lines().count(), usize::from(!routes.is_empty()));
+        }
+    }
+}

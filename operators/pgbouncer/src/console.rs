@@ -1,0 +1,223 @@
+//! pgbouncer's admin console, over its unix socket.
+//!
+//! pgbouncer lets in whoever runs as the user it runs as, so there is no password. The console understands the simple
+//! query protocol alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_util::task::AbortOnDropHandle;
+
+/// An open connection to the console.
+#[derive(Debug)]
+pub struct Console {
+    directory: PathBuf,
+    port: u16,
+    client: Client,
+    _connection: AbortOnDropHandle<()>,
+}
+
+/// A database as pgbouncer has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Database {
+    /// New clients are refused.
+    pub disabled: bool,
+    /// Clients wait.
+    pub paused: bool,
+    /// Server connections it has.
+    pub connections: i64,
+}
+
+/// What all pools together do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Clients with a server connection.
+    pub clients_active: i64,
+    /// Clients that wait for a server connection.
+    pub clients_waiting: i64,
+    /// Server connections with a client.
+    pub servers_active: i64,
+    /// Server connections without.
+    pub servers_idle: i64,
+    /// How long the client that has waited longest waits, in microseconds.
+    pub longest_wait: i64,
+}
+
+/// A client's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// What [`Console::kill_client`] calls it.
+    pub id: u64,
+    /// It is in no transaction.
+    pub idle: bool,
+}
+
+/// How long pgbouncer may take to answer; a reload of thousands of routes takes less than a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Console {
+    /// Connects to the pgbouncer whose socket is in `directory`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn connect(directory: &Path, port: u16) -> Result<Console> {
+        let mut config = Config::new();
+        config.host_path(directory).port(port).user("pgbouncer").dbname("pgbouncer");
+        config.connect_timeout(PATIENCE);
+        let (client, connection) =
+            timeout(PATIENCE, config.connect(NoTls)).await.context("pgbouncer does not answer")?.context("pgbouncer's console")?;
+        let connection = tokio::spawn(async move {
+            // Its end is noticed by the next command.
+            let _ = connection.await;
+        });
+        Ok(Console { directory: directory.to_owned(), port, client, _connection: AbortOnDropHandle::new(connection) })
+    }
+
+    /// Makes pgbouncer read its files. The answer says nothing about whether it could: see [`Console::marker`].
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn reload(&self) -> Result<()> {
+        self.command("RELOAD").await
+    }
+
+    /// The last setting of the file that was last read to its end.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn marker(&self) -> Result<String> {
+        let settings = self.rows("SHOW CONFIG").await?;
+        let found = settings.iter().find(|row| row.get("key") == Some("syslog_ident"));
+        Ok(found.and_then(|row| row.get("value")).unwrap_or_default().to_owned())
+    }
+
+    /// Every database, the console included.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn databases(&self) -> Result<BTreeMap<String, Database>> {
+        let rows = self.rows("SHOW DATABASES").await?;
+        let databases = rows.iter().map(|row| {
+            let database = Database {
+                disabled: number(row, "disabled") != 0,
+                paused: number(row, "paused") != 0,
+                connections: number(row, "current_connections"),
+            };
+            (row.get("name").unwrap_or_default().to_owned(), database)
+        });
+        Ok(databases.collect())
+    }
+
+    /// What all pools together do.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn load(&self) -> Result<Load> {
+        let mut load = Load::default();
+        for row in self.rows("SHOW POOLS").await?.iter().filter(|row| row.get("database") != Some("pgbouncer")) {
+            load.clients_active += number(row, "cl_active");
+            load.clients_waiting += number(row, "cl_waiting");
+            load.servers_active += number(row, "sv_active");
+            load.servers_idle += number(row, "sv_idle") + number(row, "sv_used");
+            load.longest_wait = load.longest_wait.max(number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us"));
+        }
+        Ok(load)
+    }
+
+    /// Transactions since pgbouncer started, over all databases.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn transactions(&self) -> Result<i64> {
+        Ok(self.rows("SHOW STATS_TOTALS").await?.iter().map(|row| number(row, "xact_count")).sum())
+    }
+
+    /// Lets new clients in, or no longer.
+    ///
+    /// # Errors
+    /// When it does not answer or has no such database.
+    pub async fn set_disabled(&self, database: &str, disabled: bool) -> Result<()> {
+        let verb = if disabled { "DISABLE" } else { "ENABLE" };
+        self.command(&format!("{verb} {}", quoted(database)?)).await
+    }
+
+    /// Lets clients wait, or no longer. A pause begins at once, and is complete when the transactions that run have
+    /// ended; that is not waited for here: [`Database::connections`] says it.
+    ///
+    /// # Errors
+    /// When it does not answer or has no such database.
+    pub async fn set_paused(&self, database: &str, paused: bool) -> Result<()> {
+        if !paused {
+            return self.command(&format!("RESUME {}", quoted(database)?)).await;
+        }
+        // No answer means that a transaction still runs. The console is busy until then, so this takes one of its own.
+        let pause = format!("PAUSE {}", quoted(database)?);
+        let other = Console::connect(&self.directory, self.port).await?;
+        match timeout(Duration::from_millis(200), other.client.simple_query(&pause)).await {
+            Ok(answer) => answer.map(|_| ()).with_context(|| "PAUSE"),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Ends pgbouncer when its last client has gone; new ones are refused from now on.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn shut_down(&self) -> Result<()> {
+        self.command("SHUTDOWN WAIT_FOR_CLIENTS").await
+    }
+
+    /// The clients' connections, those to the console aside.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn clients(&self) -> Result<Vec<Connected>> {
+        let rows = self.rows("SHOW CLIENTS").await?;
+        let clients = rows.iter().filter(|row| row.get("database") != Some("pgbouncer"));
+        let clients = clients.filter_map(|row| {
+            let linked = row.get("link").is_some_and(|link| !link.is_empty());
+            let waiting = row.get("state") == Some("waiting");
+            Some(Connected { id: row.get("id")?.parse().ok()?, idle: !linked && !waiting })
+        });
+        Ok(clients.collect())
+    }
+
+    /// Ends one client's connection.
+    ///
+    /// # Errors
+    /// When it does not answer or the client has gone.
+    pub async fn kill_client(&self, id: u64) -> Result<()> {
+        self.command(&format!("KILL_CLIENT {id}")).await
+    }
+
+    async fn command(&self, command: &str) -> Result<()> {
+        self.ask(command).await.map(|_| ())
+    }
+
+    async fn rows(&self, query: &str) -> Result<Vec<SimpleQueryRow>> {
+        let answer = self.ask(query).await?;
+        Ok(answer.into_iter().filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None }).collect())
+    }
+
+    async fn ask(&self, command: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let word = command.split(' ').next().unwrap_or_default().to_owned();
+        let answer = timeout(PATIENCE, self.client.simple_query(command)).await;
+        answer.with_context(|| format!("pgbouncer does not answer {word}"))?.with_context(|| format!("pgbouncer refused {word}"))
+    }
+}
+
+/// The names have been checked when their routes were; this is for whoever forgets.
+fn quoted(database: &str) -> Result<String> {
+    if database.is_empty() || !database.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+        bail!("the name of the database needs quoting");
+    }
+    Ok(format!("\"{database}\""))
+}
+
+fn number(row: &SimpleQueryRow, column: &str) -> i64 {
+    row.try_get(column).ok().flatten().and_then(|text| text.parse().ok()).unwrap_or(0)
+}

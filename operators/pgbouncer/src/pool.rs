@@ -1,0 +1,166 @@
+//! What controller and agents must agree on about a pool: when somebody waits for its proof, and what proves it.
+
+use ahoi_api::{ConnectionPool, NamespacedRef, ProcessStatus, Route};
+use kube::{Resource, ResourceExt};
+
+/// What an agent keeps of a ConnectionPool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Namespace/name.
+    pub key: String,
+    /// Its resourceVersion; within one kind these are comparable numbers.
+    pub version: i64,
+    /// When it was created, in seconds.
+    pub created: i64,
+    /// It is in the fleet.
+    pub here: bool,
+    /// It is being deleted, or has gone to another fleet.
+    pub leaving: bool,
+    /// Its controller has seen the proof.
+    pub ready: bool,
+    /// Where it leads, once the controller has resolved that.
+    pub route: Option<Route>,
+}
+
+impl Pool {
+    /// What an agent of `fleet` keeps of `object`.
+    #[must_use]
+    pub fn of(object: &ConnectionPool, fleet: &NamespacedRef) -> Pool {
+        let here = object.spec.pg_bouncer_ref == *fleet;
+        let status = object.status.as_ref();
+        Pool {
+            key: key(object),
+            version: version(object),
+            created: object.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+            here,
+            leaving: !here || object.meta().deletion_timestamp.is_some(),
+            ready: status.is_some_and(|status| {
+                status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            }),
+            route: status.filter(|_| here).and_then(|status| status.route.clone()),
+        }
+    }
+
+    /// Its controller waits for the agents to prove this version.
+    #[must_use]
+    pub fn awaited(&self) -> bool {
+        self.here && (self.leaving || (self.route.is_some() && !self.ready))
+    }
+}
+
+/// The name of a pool in what agents report.
+#[must_use]
+pub fn key(pool: &ConnectionPool) -> String {
+    format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())
+}
+
+/// The resourceVersion as the number it is.
+#[must_use]
+pub fn version(pool: &ConnectionPool) -> i64 {
+    pool.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(i64::MAX)
+}
+
+/// A pod of the fleet that clients are sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Its name.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// What the agents say about one version of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Every serving process has it loaded, or has loaded that it is gone.
+    Proved,
+    /// Some have not yet.
+    Pending {
+        /// How many have.
+        proved: usize,
+        /// How many there are.
+        of: usize,
+        /// What keeps one of them, if it says.
+        error: Option<String>,
+    },
+    /// An agent refused it.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// No process serves.
+    NoProcesses,
+}
+
+/// Whether every serving process has proved `version` of the pool. A pod that does not serve need not: it proves
+/// everything before clients are sent to it.
+#[must_use]
+pub fn proof(key: &str, version: i64, processes: &[ProcessStatus], serving: &[Serving]) -> Proof {
+    if serving.is_empty() {
+        return Proof::NoProcesses;
+    }
+    let mut proved = 0;
+    let mut error = None;
+    for pod in serving {
+        let Some(process) = processes.iter().find(|process| process.pod == pod.pod && process.uid == pod.uid) else {
+            continue;
+        };
+        let seen = process.proved_version >= version;
+        if seen && let Some(refused) = process.refused.iter().find(|refused| refused.pool == key) {
+            return Proof::Refused { reason: refused.reason.clone() };
+        }
+        if seen && !process.draining.iter().any(|draining| draining == key) {
+            proved += 1;
+        } else if let Some(why) = &process.error {
+            error = Some(format!("{}: {why}", process.pod));
+        }
+    }
+    if proved == serving.len() { Proof::Proved } else { Proof::Pending { proved, of: serving.len(), error } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ahoi_api::RefusedRoute;
+
+    fn process(pod: &str, proved_version: i64) -> ProcessStatus {
+        ProcessStatus { pod: pod.into(), uid: format!("uid-{pod}"), proved_version, ..ProcessStatus::default() }
+    }
+
+    fn serving(pods: &[&str]) -> Vec<Serving> {
+        pods.iter().map(|pod| Serving { pod: (*pod).into(), uid: format!("uid-{pod}") }).collect()
+    }
+
+    #[test]
+    fn every_serving_process_must_have_proved_this_version() {
+        let both = serving(&["g-0", "g-1"]);
+        let pending = |proved| Proof::Pending { proved, of: 2, error: None };
+        assert_eq!(proof("a/b", 7, &[process("g-0", 7), process("g-1", 9)], &both), Proof::Proved);
+        assert_eq!(proof("a/b", 8, &[process("g-0", 7), process("g-1", 9)], &both), pending(1));
+        assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &both), pending(1), "one has said nothing yet");
+        assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &serving(&["g-0"])), Proof::Proved);
+        assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &[]), Proof::NoProcesses);
+    }
+
+    #[test]
+    fn what_a_former_pod_of_the_name_proved_counts_for_nothing() {
+        let mut former = process("g-0", 7);
+        former.uid = "before".into();
+        let pending = Proof::Pending { proved: 0, of: 1, error: None };
+        assert_eq!(proof("a/b", 7, &[former], &serving(&["g-0"])), pending);
+    }
+
+    #[test]
+    fn a_route_that_drains_or_is_refused_is_not_proved() {
+        let mut busy = process("g-0", 9);
+        busy.draining.push("a/b".into());
+        let pending = Proof::Pending { proved: 0, of: 1, error: None };
+        assert_eq!(proof("a/b", 7, &[busy.clone()], &serving(&["g-0"])), pending);
+        assert_eq!(proof("a/c", 7, &[busy], &serving(&["g-0"])), Proof::Proved);
+
+        let mut picky = process("g-0", 9);
+        picky.refused.push(RefusedRoute { pool: "a/b".into(), reason: "no".into() });
+        assert_eq!(proof("a/b", 7, &[picky.clone()], &serving(&["g-0"])), Proof::Refused { reason: "no".into() });
+        assert_eq!(proof("a/b", 10, &[picky], &serving(&["g-0"])), pending, "it was another version that was refused");
+    }
+}

@@ -1,0 +1,66 @@
+//! What an agent says in the status of its fleet, and when saying it again is worth a request.
+
+use ahoi_api::{ProcessStatus, RefusedRoute};
+
+use crate::pool::Pool;
+
+/// More refusals than this are counted, not listed: a status has to fit into an object.
+const LISTED: usize = 200;
+
+/// Takes the refusals into a report. Those that do not fit hold the proved version back, so that no pool which is
+/// refused looks proved.
+pub fn refuse(report: &mut ProcessStatus, refused: &[RefusedRoute], pools: &[Pool]) {
+    report.refused = refused.iter().take(LISTED).cloned().collect();
+    let Some(rest) = refused.get(LISTED..).filter(|rest| !rest.is_empty()) else { return };
+    let unlisted = pools.iter().filter(|pool| rest.iter().any(|refused| refused.pool == pool.key));
+    let lowest = unlisted.map(|pool| pool.version - 1).min();
+    report.proved_version = report.proved_version.min(lowest.unwrap_or(i64::MAX));
+    report.error.get_or_insert_with(|| format!("{} routes are refused, too many to list", refused.len()));
+}
+
+/// Whether `now` is news to somebody who has read `last`. A higher version alone is news only if a pool's controller
+/// waits for it: `awaited` is the highest version of such a pool.
+#[must_use]
+pub fn worth_saying(last: Option<&ProcessStatus>, now: &ProcessStatus, awaited: Option<i64>) -> bool {
+    let Some(last) = last else { return true };
+    let same = ProcessStatus { proved_version: last.proved_version, ..now.clone() } == *last;
+    !same || awaited.is_some_and(|awaited| awaited > last.proved_version && now.proved_version > last.proved_version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::pool;
+
+    fn report(proved_version: i64, routes: i64) -> ProcessStatus {
+        ProcessStatus { pod: "g-0".into(), uid: "u".into(), proved_version, routes, ..ProcessStatus::default() }
+    }
+
+    #[test]
+    fn nothing_is_said_that_nobody_waits_for() {
+        assert!(worth_saying(None, &report(1, 1), None));
+        assert!(!worth_saying(Some(&report(1, 1)), &report(9, 1), None));
+        assert!(!worth_saying(Some(&report(5, 1)), &report(9, 1), Some(5)), "that was proved before");
+        assert!(worth_saying(Some(&report(5, 1)), &report(9, 1), Some(6)));
+        assert!(!worth_saying(Some(&report(5, 1)), &report(5, 1), Some(6)), "held back: nothing new to say");
+        assert!(worth_saying(Some(&report(5, 1)), &report(9, 2), None));
+        let failing = ProcessStatus { error: Some("x".into()), ..report(5, 1) };
+        assert!(worth_saying(Some(&report(5, 1)), &failing, None));
+        assert!(!worth_saying(Some(&failing), &failing, None));
+    }
+
+    #[test]
+    fn refusals_that_are_not_listed_are_not_proved() {
+        let pools: Vec<Pool> = (1..=300).map(|i| pool(&format!("c_{i}"), i)).collect();
+        let refused = |count: usize| -> Vec<RefusedRoute> {
+            pools[..count].iter().map(|pool| RefusedRoute { pool: pool.key.clone(), reason: "no".into() }).collect()
+        };
+        let mut few = report(300, 0);
+        refuse(&mut few, &refused(200), &pools);
+        assert_eq!((few.refused.len(), few.proved_version, few.error), (200, 300, None));
+        let mut many = report(300, 0);
+        refuse(&mut many, &refused(201), &pools);
+        assert_eq!((many.refused.len(), many.proved_version), (200, 200));
+        assert_eq!(many.error.as_deref(), Some("201 routes are refused, too many to list"));
+    }
+}

@@ -1,0 +1,123 @@
+//! The reconcile of a Scheduler.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ahoi_api::{CUSTOMER_LABEL, Scheduler, SchedulerStatus};
+use ahoi_reconcile::{Class, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, watcher};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+
+use crate::desired::{budget, cron_job, workers, workers_name};
+use crate::migration::{Migration, is_kept, migration};
+use crate::pace::Pace;
+use crate::status::{Observed, status};
+
+/// Reconciles Schedulers.
+pub struct SchedulerController {
+    migrations: Owned<Job>,
+    workers: Owned<Deployment>,
+    budgets: Owned<PodDisruptionBudget>,
+    jobs: Owned<CronJob>,
+    pace: Pace,
+}
+
+impl Reconciler for SchedulerController {
+    type Kind = Scheduler;
+    const NAME: &'static str = "scheduler";
+
+    async fn reconcile(&self, scheduler: &Scheduler) -> Result<Progress<SchedulerStatus>, Error> {
+        let migration = self.migrate(scheduler).await?;
+        let hold = migration.holds();
+
+        let live = child(&self.workers, scheduler, &workers_name(scheduler));
+        let workers = match workers(scheduler, live.as_deref(), hold) {
+            Some(workers) => Some(self.workers.apply(scheduler, workers).await?),
+            None => live,
+        };
+        match budget(scheduler) {
+            Some(budget) => drop(self.budgets.apply(scheduler, budget).await?),
+            None => drop(self.budgets.prune(scheduler, |_| false).await?),
+        }
+        let (jobs, refused) = self.schedule(scheduler, hold).await?;
+
+        let status = status(scheduler, &Observed { migration, workers, jobs, refused });
+        Ok(self.pace.keep(scheduler, status, Instant::now()))
+    }
+}
+
+impl SchedulerController {
+    /// Starts the caches and hands the controller to whoever runs it.
+    pub fn start(platform: &Platform) -> Runnable {
+        let schedulers = platform.cache(Api::<Scheduler>::all(platform.client.clone()), watcher::Config::default());
+        let controller = Self {
+            // The Jobs that CronJobs make are many, and their CronJob says what there is to know.
+            migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration")),
+            workers: children(platform, CUSTOMER_LABEL),
+            budgets: children(platform, CUSTOMER_LABEL),
+            jobs: children(platform, CUSTOMER_LABEL),
+            pace: Pace::default(),
+        };
+        Controller::new(platform, &schedulers)
+            .owns(&controller.migrations)
+            .owns(&controller.workers)
+            .owns(&controller.budgets)
+            .owns(&controller.jobs)
+            .run(controller)
+    }
+
+    /// Starts the migration if it is due, and removes those of other versions. A Job that is there is never written again:
+    /// its template cannot change.
+    async fn migrate(&self, scheduler: &Scheduler) -> Result<Migration, Error> {
+        let migration = migration(scheduler, &self.migrations.children(scheduler));
+        self.migrations.prune(scheduler, |job| is_kept(scheduler, job)).await?;
+        match migration {
+            Migration::Due(job) => {
+                let name = job.name_any();
+                self.migrations.apply(scheduler, *job).await?;
+                Ok(Migration::Running(name))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// Adds the new jobs, updates the changed, deletes the old. One that Kubernetes refuses, for its schedule for example,
+    /// keeps none of the others from running; the second answer says why.
+    async fn schedule(&self, scheduler: &Scheduler, hold: bool) -> Result<(Vec<Arc<CronJob>>, Vec<String>), Error> {
+        let (mut jobs, mut refused) = (Vec::new(), Vec::new());
+        for template in &scheduler.spec.jobs {
+            let live = child(&self.jobs, scheduler, &template.name);
+            let Some(job) = cron_job(scheduler, template, live.as_deref(), hold) else {
+                jobs.extend(live);
+                continue;
+            };
+            match self.jobs.apply(scheduler, job).await {
+                Ok(job) => jobs.push(job),
+                Err(error) if matches!(error.class(), Class::Structural | Class::Terminal) => {
+                    refused.push(format!(
+                        "job {} is refused, correct it in the Customer or its Plan: {error}",
+                        template.name
+                    ));
+                    jobs.extend(live);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let wanted = |job: &CronJob| scheduler.spec.jobs.iter().any(|template| template.name == job.name_any());
+        self.jobs.prune(scheduler, wanted).await?;
+        Ok((jobs, refused))
+    }
+}
+
+fn children<K: Object + Serialize>(platform: &Platform, labels: &str) -> Owned<K> {
+    let config = watcher::Config::default().labels(labels);
+    Owned::new(platform, &platform.cache(Api::all(platform.client.clone()), config))
+}
+
+/// The child of this name, if it is the Scheduler's.
+fn child<K: Object + Serialize>(owned: &Owned<K>, scheduler: &Scheduler, name: &str) -> Option<Arc<K>> {
+    owned.children(scheduler).into_iter().find(|child| child.name_any() == name)
+}

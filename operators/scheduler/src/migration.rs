@@ -1,0 +1,121 @@
+//! The job that must succeed before anything of a new version runs. Pure: the Scheduler and its migration Jobs go in, what
+//! to do about them comes out.
+
+use std::sync::Arc;
+
+use ahoi_api::{Migration as Spec, RunPolicy, Scheduler};
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+
+use crate::desired::{meta, once};
+use crate::pods::{self, Role};
+
+/// Seconds a migration may take where the spec does not say.
+const DEADLINE_SECONDS: i64 = 600;
+/// How often a failed migration is tried again where the spec does not say.
+const RETRIES: i32 = 3;
+
+/// Where the migration to the version in the spec stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Migration {
+    /// The spec has none.
+    None,
+    /// It has to be started.
+    Due(Box<Job>),
+    /// It has to be started when the customer runs again.
+    Suspended,
+    /// This Job of another version runs, and two at once is what no migration expects.
+    Behind(String),
+    /// This Job is on its way.
+    Running(String),
+    /// This Job has succeeded.
+    Succeeded,
+    /// This Job has failed for good, for this reason.
+    Failed(String, String),
+}
+
+impl Migration {
+    /// Whether everything stays on the version it is on.
+    pub fn holds(&self) -> bool {
+        !matches!(self, Migration::None | Migration::Succeeded)
+    }
+}
+
+/// Where the migration stands, by the migration Jobs that there are.
+pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
+    let Some(spec) = &scheduler.spec.migration else { return Migration::None };
+    let name = name(scheduler, spec);
+    if let Some(job) = jobs.iter().find(|job| job.name_any() == name) {
+        if job.metadata.deletion_timestamp.is_some() {
+            return Migration::Running(name);
+        }
+        return match end(job) {
+            Some(Ok(())) => Migration::Succeeded,
+            Some(Err(why)) => Migration::Failed(name, why),
+            None => Migration::Running(name),
+        };
+    }
+    if let Some(other) = jobs.iter().find(|job| is_at_work(job)) {
+        return Migration::Behind(other.name_any());
+    }
+    if scheduler.spec.run_policy == RunPolicy::Suspended {
+        return Migration::Suspended;
+    }
+    Migration::Due(Box::new(desired(scheduler, spec, name)))
+}
+
+/// Whether a migration Job stays: that of the version in the spec, and any that is at work. One of another version that
+/// never came to work, perhaps for a mistyped image, goes.
+pub fn is_kept(scheduler: &Scheduler, job: &Job) -> bool {
+    let current = scheduler.spec.migration.as_ref().is_some_and(|spec| name(scheduler, spec) == job.name_any());
+    current || is_at_work(job)
+}
+
+/// A Job's template cannot be changed, so each version has a Job of its own name: the image, the command, and the database
+/// it goes to. The rest of the spec, as the number of workers, is no new version; neither is a new password.
+fn name(scheduler: &Scheduler, spec: &Spec) -> String {
+    let mut hash = Sha256::new();
+    let binding = scheduler.spec.binding.as_ref().map(|binding| binding.name.as_str()).unwrap_or_default();
+    for part in [&scheduler.name_any(), &scheduler.spec.image, binding]
+        .into_iter()
+        .chain(spec.command.iter().map(String::as_str))
+    {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    let hash: String = hash.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    // 63 characters in all, since pods carry the name of their Job in a label; names are ASCII.
+    let scheduler: String = scheduler.name_any().chars().take(42).collect();
+    format!("{}-migration-{hash}", scheduler.trim_end_matches(['-', '.']))
+}
+
+fn desired(scheduler: &Scheduler, spec: &Spec, name: String) -> Job {
+    Job {
+        metadata: meta(scheduler, name, Role::Migration),
+        spec: Some(JobSpec {
+            backoff_limit: Some(spec.retries.unwrap_or(RETRIES)),
+            active_deadline_seconds: Some(spec.active_deadline_seconds.unwrap_or(DEADLINE_SECONDS)),
+            template: once(pods::template(scheduler, Role::Migration, &scheduler.spec.image, &spec.command)),
+            ..JobSpec::default()
+        }),
+        ..Job::default()
+    }
+}
+
+/// How a Job has ended, if it has.
+fn end(job: &Job) -> Option<Result<(), String>> {
+    let conditions = job.status.as_ref()?.conditions.as_deref()?;
+    conditions.iter().filter(|condition| condition.status == "True").find_map(|condition| {
+        match condition.type_.as_str() {
+            "Complete" => Some(Ok(())),
+            "Failed" => Some(Err(condition.message.clone().unwrap_or_default())),
+            _ => None,
+        }
+    })
+}
+
+/// Whether a pod of the Job runs.
+fn is_at_work(job: &Job) -> bool {
+    end(job).is_none() && job.status.as_ref().and_then(|status| status.ready).unwrap_or(0) > 0
+}

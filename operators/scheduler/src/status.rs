@@ -1,0 +1,175 @@
+//! What is said about a Scheduler.
+
+use std::sync::Arc;
+
+use ahoi_api::{JobStatus, RunPolicy, Scheduler, SchedulerStatus};
+use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition, Verdict, set, settle};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::CronJob;
+use kube::ResourceExt;
+
+use crate::desired::{PROGRESS_DEADLINE_SECONDS, wanted_workers};
+use crate::health::{self, Workers};
+use crate::migration::Migration;
+
+const WORKERS_READY: &str = "WorkersReady";
+const JOBS_HEALTHY: &str = "JobsHealthy";
+const MIGRATED: &str = "Migrated";
+
+/// What there is after everything was applied.
+#[derive(Debug)]
+pub struct Observed {
+    pub migration: Migration,
+    pub workers: Option<Arc<Deployment>>,
+    pub jobs: Vec<Arc<CronJob>>,
+    /// Why Kubernetes refuses some of the jobs.
+    pub refused: Vec<String>,
+}
+
+/// A condition other than the three standard ones.
+struct Finding(&'static str, ConditionStatus, &'static str, String);
+
+/// The status of a Scheduler. That a run of a job failed is said in JobsHealthy and does not make the Scheduler unready:
+/// its next run may succeed, and meanwhile the customer is served.
+pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
+    let generation = scheduler.metadata.generation;
+    let wanted = wanted_workers(scheduler);
+    let available = observed.workers.as_deref().map_or(0, health::available);
+    let count = format!("{available}/{wanted}");
+    let workers = match &observed.workers {
+        Some(workers) => health::workers(workers),
+        None if wanted == 0 => Workers::Ready,
+        None => Workers::Rolling("they start when the migration has succeeded".into()),
+    };
+    let mut status = SchedulerStatus {
+        observed_generation: generation,
+        workers: Some(count.clone()),
+        jobs: observed.jobs.iter().map(|job| last_run(job)).collect(),
+        conditions: Vec::new(),
+    };
+    let findings = [workers_ready(scheduler, &workers, &count), jobs_healthy(scheduler, observed)];
+    for Finding(type_, state, reason, message) in findings.into_iter().chain(migrated(scheduler, &observed.migration)) {
+        let _ = set(
+            &mut status.conditions,
+            DesiredCondition::new(type_, state, reason, message).observed_generation(generation),
+        );
+    }
+    settle(&mut status.conditions, generation, verdict(scheduler, observed, &workers, &count));
+    status
+}
+
+fn verdict(scheduler: &Scheduler, observed: &Observed, workers: &Workers, count: &str) -> Verdict {
+    if let Migration::Failed(..) = &observed.migration {
+        return Verdict::stalled("MigrationFailed", describe(scheduler, &observed.migration));
+    }
+    if let Workers::Stuck(reason, _) = workers {
+        return Verdict::stalled(reason, workers_message(scheduler, workers, count));
+    }
+    if !observed.refused.is_empty() {
+        return Verdict::stalled("JobRefused", observed.refused.join("; "));
+    }
+    match (&observed.migration, workers) {
+        (Migration::None | Migration::Succeeded | Migration::Suspended, Workers::Ready) => {
+            Verdict::ready(summary(scheduler, count))
+        }
+        (Migration::None | Migration::Succeeded | Migration::Suspended, _) => {
+            Verdict::progressing("RollingOut", workers_message(scheduler, workers, count))
+        }
+        (migration, _) => Verdict::progressing("Migrating", describe(scheduler, migration)),
+    }
+}
+
+fn summary(scheduler: &Scheduler, count: &str) -> String {
+    let jobs = match scheduler.spec.jobs.len() {
+        1 => "1 job".to_owned(),
+        jobs => format!("{jobs} jobs"),
+    };
+    match scheduler.spec.run_policy {
+        RunPolicy::Running => format!("{count} workers and {jobs}"),
+        RunPolicy::Suspended => format!("suspended: workers are stopped, and {jobs} held"),
+    }
+}
+
+fn workers_ready(scheduler: &Scheduler, workers: &Workers, count: &str) -> Finding {
+    match workers {
+        Workers::Ready => Finding(WORKERS_READY, ConditionStatus::True, "AllAvailable", format!("{count} workers")),
+        Workers::Rolling(_) => {
+            Finding(WORKERS_READY, ConditionStatus::False, "RollingOut", workers_message(scheduler, workers, count))
+        }
+        Workers::Stuck(..) => {
+            Finding(WORKERS_READY, ConditionStatus::False, "Stuck", workers_message(scheduler, workers, count))
+        }
+    }
+}
+
+/// How many workers are ready, and why not all of them.
+fn workers_message(scheduler: &Scheduler, workers: &Workers, count: &str) -> String {
+    match workers {
+        Workers::Ready => format!("{count} workers"),
+        Workers::Rolling(why) => format!("{count} workers are ready: {why}"),
+        Workers::Stuck(reason, why) => format!(
+            "{count} workers are ready, and none became so for {PROGRESS_DEADLINE_SECONDS} seconds ({reason}): {}. See \
+             `kubectl -n {} describe pods -l app.kubernetes.io/name=worker`",
+            why.trim_end_matches('.'),
+            scheduler.namespace().unwrap_or_default()
+        ),
+    }
+}
+
+fn jobs_healthy(scheduler: &Scheduler, observed: &Observed) -> Finding {
+    if !observed.refused.is_empty() {
+        return Finding(JOBS_HEALTHY, ConditionStatus::False, "JobRefused", observed.refused.join("; "));
+    }
+    let failed = observed.jobs.iter().filter(|job| health::last_run_failed(job));
+    let failed: Vec<String> = failed.map(|job| job.name_any()).collect();
+    if failed.is_empty() {
+        return Finding(JOBS_HEALTHY, ConditionStatus::True, "AllHealthy", "no job has failed its last run".into());
+    }
+    let message = format!(
+        "the last run did not succeed of: {}. See `kubectl -n {} get jobs,pods -l app.kubernetes.io/name=job`",
+        failed.join(", "),
+        scheduler.namespace().unwrap_or_default()
+    );
+    Finding(JOBS_HEALTHY, ConditionStatus::False, "JobFailed", message)
+}
+
+fn migrated(scheduler: &Scheduler, migration: &Migration) -> Option<Finding> {
+    let (state, reason) = match migration {
+        Migration::None => return None,
+        Migration::Succeeded => (ConditionStatus::True, "Succeeded"),
+        Migration::Failed(..) => (ConditionStatus::False, "MigrationFailed"),
+        Migration::Suspended => (ConditionStatus::False, "Suspended"),
+        Migration::Due(_) | Migration::Behind(_) | Migration::Running(_) => (ConditionStatus::False, "Migrating"),
+    };
+    Some(Finding(MIGRATED, state, reason, describe(scheduler, migration)))
+}
+
+fn describe(scheduler: &Scheduler, migration: &Migration) -> String {
+    let namespace = scheduler.namespace().unwrap_or_default();
+    match migration {
+        Migration::None | Migration::Succeeded => "the migration has succeeded".into(),
+        Migration::Suspended => "the migration runs when the customer is no longer suspended".into(),
+        Migration::Due(job) => format!("the migration {} is being started", job.name_any()),
+        Migration::Running(job) => {
+            format!("the migration {job} runs; nothing of its version runs before it has succeeded")
+        }
+        Migration::Behind(job) => {
+            format!("the migration waits for the end of {job}, which belongs to an earlier version")
+        }
+        Migration::Failed(job, why) => format!(
+            "the migration {job} has failed: {}. Workers stay on the version they have. See \
+             `kubectl -n {namespace} logs job/{job}`; a new image is migrated to anew, and so is this one when the Job is \
+             deleted",
+            why.trim_end_matches('.')
+        ),
+    }
+}
+
+fn last_run(job: &CronJob) -> JobStatus {
+    let status = job.status.clone().unwrap_or_default();
+    JobStatus {
+        name: job.name_any(),
+        last_schedule_time: status.last_schedule_time,
+        last_successful_time: status.last_successful_time,
+    }
+}

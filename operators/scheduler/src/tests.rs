@@ -1,0 +1,394 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahoi_api::{RunPolicy, Scheduler, SchedulerStatus};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job, JobCondition, JobStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::desired::{budget, cron_job, workers};
+use crate::health::{self, Workers};
+use crate::migration::{Migration, is_kept, migration};
+use crate::pace::{HOLD, Pace};
+use crate::status::{Observed, status};
+
+const FULL: &str = include_str!("../fixtures/full.yaml");
+const PLAIN: &str = include_str!("../fixtures/plain.yaml");
+
+fn read(yaml: &str) -> Scheduler {
+    serde_saphyr::from_str(yaml).expect("the fixture is a Scheduler")
+}
+
+fn due(scheduler: &Scheduler) -> Job {
+    match migration(scheduler, &[]) {
+        Migration::Due(job) => *job,
+        other => panic!("not due: {other:?}"),
+    }
+}
+
+mod desired {
+    use super::*;
+
+    #[test]
+    fn everything_that_can_be_asked_for() {
+        let scheduler = read(FULL);
+        let jobs: Vec<_> = scheduler.spec.jobs.iter().map(|job| cron_job(&scheduler, job, None, false)).collect();
+        insta::assert_yaml_snapshot!("full_workers", workers(&scheduler, None, false));
+        insta::assert_yaml_snapshot!("full_budget", budget(&scheduler));
+        insta::assert_yaml_snapshot!("full_jobs", jobs);
+        insta::assert_yaml_snapshot!("full_migration", due(&scheduler));
+    }
+
+    #[test]
+    fn the_least_that_can_be_asked_for() {
+        let scheduler = read(PLAIN);
+        insta::assert_yaml_snapshot!("plain_workers", workers(&scheduler, None, false));
+        assert!(budget(&scheduler).is_none(), "a budget for one worker would block every drain");
+        assert_eq!(migration(&scheduler, &[]), Migration::None);
+    }
+
+    #[test]
+    fn suspended_stops_workers_and_jobs() {
+        let mut scheduler = read(FULL);
+        scheduler.spec.run_policy = RunPolicy::Suspended;
+        let replicas = workers(&scheduler, None, false).and_then(|workers| workers.spec?.replicas);
+        assert_eq!(replicas, Some(0));
+        assert!(budget(&scheduler).is_none());
+        let job = cron_job(&scheduler, &scheduler.spec.jobs[0], None, false);
+        assert_eq!(job.and_then(|job| job.spec?.suspend), Some(true));
+    }
+
+    #[test]
+    fn workers_roll_when_the_secret_changes() {
+        let mut scheduler = read(FULL);
+        let before = workers(&scheduler, None, false);
+        scheduler.spec.binding.as_mut().expect("the fixture has one").version = "v8".into();
+        assert_ne!(workers(&scheduler, None, false), before);
+    }
+
+    #[test]
+    fn a_restart_by_kubectl_stays() {
+        const KEY: &str = "kubectl.kubernetes.io/restartedAt";
+        let scheduler = read(FULL);
+        let annotation = |workers: &Deployment| {
+            workers.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref()?.get(KEY).cloned()
+        };
+        let mut live = workers(&scheduler, None, false).expect("not held");
+        let template = live.spec.as_mut().map(|spec| spec.template.metadata.get_or_insert_default());
+        template.expect("made").annotations.get_or_insert_default().insert(KEY.into(), "noon".into());
+        assert_eq!(annotation(&workers(&scheduler, Some(&live), false).expect("not held")).as_deref(), Some("noon"));
+    }
+
+    /// While the migration runs, what is there keeps its version and only its number follows the spec.
+    #[test]
+    fn held_workers_keep_their_version() {
+        let mut scheduler = read(FULL);
+        let live = workers(&scheduler, None, false).expect("not held");
+        scheduler.spec.image = "worker:3".into();
+        scheduler.spec.workers = 6;
+        let held = workers(&scheduler, Some(&live), true).expect("there are some").spec.expect("made");
+        assert_eq!(held.replicas, Some(6));
+        assert_eq!(Some(&held.template), live.spec.as_ref().map(|spec| &spec.template));
+        assert_eq!(workers(&scheduler, None, true), None, "none of a version that is not migrated to");
+        scheduler.spec.workers = 4;
+        assert_eq!(workers(&scheduler, Some(&live), true), None, "nothing is to be done");
+    }
+
+    #[test]
+    fn held_jobs_keep_their_version_and_follow_their_schedule() {
+        let mut scheduler = read(FULL);
+        let [follows, own] = &read(FULL).spec.jobs[..] else { panic!("the fixture has two") };
+        let live = cron_job(&scheduler, follows, None, false);
+        scheduler.spec.image = "worker:3".into();
+        let mut follows = follows.clone();
+        follows.schedule = "@hourly".into();
+        let held = cron_job(&scheduler, &follows, live.as_ref(), true).and_then(|job| job.spec).expect("there is one");
+        assert_eq!(held.schedule, "@hourly");
+        assert_eq!(
+            Some(&held.job_template),
+            live.as_ref().and_then(|live| live.spec.as_ref()).map(|spec| &spec.job_template)
+        );
+        assert!(cron_job(&scheduler, &follows, None, true).is_none());
+        assert!(cron_job(&scheduler, &scheduler.spec.jobs[0], live.as_ref(), true).is_none(), "nothing is to be done");
+        assert!(cron_job(&scheduler, own, None, true).is_some(), "has an image of its own");
+    }
+}
+
+mod migrations {
+    use super::*;
+
+    fn with(job: Job, ready: i32, condition: Option<(&str, &str)>) -> Arc<Job> {
+        let conditions = condition.map(|(type_, message)| {
+            vec![JobCondition {
+                type_: type_.into(),
+                status: "True".into(),
+                message: Some(message.into()),
+                ..JobCondition::default()
+            }]
+        });
+        Arc::new(Job { status: Some(JobStatus { ready: Some(ready), conditions, ..JobStatus::default() }), ..job })
+    }
+
+    #[test]
+    fn from_due_to_its_end() {
+        let scheduler = read(FULL);
+        let job = due(&scheduler);
+        let name = job.name_any();
+        let seen = |job: Arc<Job>| migration(&scheduler, &[job]);
+        assert_eq!(seen(Arc::new(job.clone())), Migration::Running(name.clone()));
+        assert_eq!(seen(with(job.clone(), 1, None)), Migration::Running(name.clone()));
+        assert_eq!(seen(with(job.clone(), 0, Some(("Complete", "")))), Migration::Succeeded);
+        let failed = seen(with(job.clone(), 0, Some(("Failed", "Job has reached the specified backoff limit"))));
+        assert_eq!(failed, Migration::Failed(name, "Job has reached the specified backoff limit".into()));
+        assert!(failed.holds() && !Migration::Succeeded.holds() && !Migration::None.holds());
+    }
+
+    #[test]
+    fn what_is_a_new_version() {
+        let name = |change: fn(&mut Scheduler)| {
+            let mut scheduler = read(FULL);
+            change(&mut scheduler);
+            due(&scheduler).name_any()
+        };
+        let same = name(|_| ());
+        assert_eq!(name(|scheduler| scheduler.spec.workers = 9), same);
+        assert_eq!(name(|scheduler| scheduler.spec.binding.as_mut().unwrap().version = "v8".into()), same);
+        for other in [
+            name(|scheduler| scheduler.spec.image.push('1')),
+            name(|scheduler| scheduler.spec.migration.as_mut().unwrap().command.push("--all".into())),
+            name(|scheduler| scheduler.spec.binding = None),
+            // Not the same as [worker, migrate], though it reads the same.
+            name(|scheduler| scheduler.spec.migration.as_mut().unwrap().command = vec!["workermigrate".into()]),
+        ] {
+            assert_ne!(other, same);
+        }
+    }
+
+    #[test]
+    fn names_fit_into_a_label() {
+        let mut scheduler = read(FULL);
+        scheduler.metadata.name = Some("n".repeat(52));
+        let long = due(&scheduler).name_any();
+        assert!(long.len() <= 63, "{long}");
+        scheduler.metadata.name = Some(format!("{}m", "n".repeat(51)));
+        assert_ne!(due(&scheduler).name_any(), long, "two names that are cut at the same place");
+    }
+
+    #[test]
+    fn one_at_a_time() {
+        let scheduler = read(FULL);
+        let mut earlier = read(FULL);
+        earlier.spec.image = "worker:1".into();
+        let earlier = due(&earlier);
+        let at_work = with(earlier.clone(), 1, None);
+        assert_eq!(migration(&scheduler, std::slice::from_ref(&at_work)), Migration::Behind(earlier.name_any()));
+        assert!(is_kept(&scheduler, &at_work));
+        // One that waits for its image for ever must not block the one with the right image.
+        for over in [with(earlier.clone(), 0, None), with(earlier, 0, Some(("Complete", "")))] {
+            assert!(matches!(migration(&scheduler, std::slice::from_ref(&over)), Migration::Due(_)));
+            assert!(!is_kept(&scheduler, &over));
+        }
+        assert!(is_kept(&scheduler, &due(&scheduler)));
+    }
+
+    #[test]
+    fn none_is_started_while_suspended() {
+        let mut scheduler = read(FULL);
+        let job = due(&scheduler);
+        scheduler.spec.run_policy = RunPolicy::Suspended;
+        assert_eq!(migration(&scheduler, &[]), Migration::Suspended);
+        assert_eq!(migration(&scheduler, &[with(job, 0, Some(("Complete", "")))]), Migration::Succeeded);
+    }
+}
+
+/// The Deployment of the fixture with its counts: replicas, updated, available.
+fn deployment(counts: [i32; 3], condition: Option<(&str, &str, &str, &str)>) -> Deployment {
+    let mut deployment = workers(&read(FULL), None, false).expect("not held");
+    deployment.metadata.generation = Some(2);
+    let [replicas, updated, available] = counts.map(|count| Some(count).filter(|count| *count > 0));
+    let conditions = condition.map(|(type_, status, reason, message)| {
+        vec![DeploymentCondition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            ..DeploymentCondition::default()
+        }]
+    });
+    deployment.status = Some(DeploymentStatus {
+        observed_generation: Some(2),
+        replicas,
+        updated_replicas: updated,
+        available_replicas: available,
+        conditions,
+        ..DeploymentStatus::default()
+    });
+    deployment
+}
+
+mod healths {
+    use super::*;
+
+    #[test]
+    fn workers_are_ready_only_when_all_are_new_and_none_is_old() {
+        let told = |counts| health::workers(&deployment(counts, None));
+        assert_eq!(told([4, 4, 4]), Workers::Ready);
+        assert_eq!(told([4, 4, 3]), Workers::Rolling("the others are starting".into()));
+        assert_eq!(told([5, 2, 4]), Workers::Rolling("2 of 4 are of the new version".into()));
+        assert_eq!(told([5, 4, 4]), Workers::Rolling("those of the old version are being stopped".into()));
+        assert_eq!(told([6, 6, 6]), Workers::Rolling("those too many are being stopped".into()));
+        let mut unseen = deployment([4, 4, 4], None);
+        unseen.metadata.generation = Some(3);
+        assert!(matches!(health::workers(&unseen), Workers::Rolling(_)));
+        assert_eq!(health::available(&deployment([5, 5, 5], None)), 4, "5/4 would alarm people");
+    }
+
+    #[test]
+    fn a_rollout_without_progress_is_stuck() {
+        let condition =
+            ("Progressing", "False", "ProgressDeadlineExceeded", "ReplicaSet \"x\" has timed out progressing.");
+        assert_eq!(
+            health::workers(&deployment([4, 4, 1], Some(condition))),
+            Workers::Stuck("ProgressDeadlineExceeded".into(), "ReplicaSet \"x\" has timed out progressing.".into())
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_told_without_the_name_of_the_pod() {
+        let told = |pod: &str| {
+            let message = format!(
+                "pods \"big-client-0815-worker-{pod}\" is forbidden: exceeded quota: customer, limited: pods=2"
+            );
+            health::workers(&deployment([2, 2, 2], Some(("ReplicaFailure", "True", "FailedCreate", &message))))
+        };
+        let why = "Kubernetes does not make more of them: exceeded quota: customer, limited: pods=2";
+        assert_eq!(told("abcde"), Workers::Rolling(why.into()));
+        assert_eq!(told("abcde"), told("fghij"));
+    }
+
+    fn run(scheduled: Option<i64>, succeeded: Option<i64>, active: bool) -> CronJob {
+        let time = |seconds: Option<i64>| seconds.map(|s| Time(Timestamp::from_second(s).expect("in range")));
+        let status = CronJobStatus {
+            active: active.then(|| vec![ObjectReference::default()]),
+            last_schedule_time: time(scheduled),
+            last_successful_time: time(succeeded),
+        };
+        CronJob { status: Some(status), ..CronJob::default() }
+    }
+
+    #[test]
+    fn a_job_that_ended_without_success_has_failed() {
+        for (failed, job) in [
+            (false, run(None, None, false)),
+            (false, run(Some(60), None, true)),
+            (true, run(Some(60), None, false)),
+            (false, run(Some(60), Some(63), false)),
+            (true, run(Some(120), Some(63), false)),
+            (false, run(Some(120), Some(63), true)),
+        ] {
+            assert_eq!(health::last_run_failed(&job), failed, "{:?}", job.status);
+        }
+    }
+}
+
+mod statuses {
+    use super::*;
+
+    fn observed(migration: Migration, counts: [i32; 3]) -> Observed {
+        Observed { migration, workers: Some(Arc::new(deployment(counts, None))), jobs: Vec::new(), refused: Vec::new() }
+    }
+
+    /// "Type=Status Reason: message", in order.
+    fn told(scheduler: &Scheduler, observed: &Observed) -> Vec<String> {
+        let status = status(scheduler, observed);
+        let conditions = status.conditions.iter();
+        let mut told: Vec<_> =
+            conditions.map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message)).collect();
+        told.insert(0, status.workers.unwrap_or_default());
+        told
+    }
+
+    #[test]
+    fn what_people_read() {
+        let scheduler = read(FULL);
+        let mut suspended = read(FULL);
+        suspended.spec.run_policy = RunPolicy::Suspended;
+        let stuck = ("Progressing", "False", "ProgressDeadlineExceeded", "ReplicaSet x has timed out progressing.");
+        let stuck = Observed {
+            workers: Some(Arc::new(deployment([5, 2, 3], Some(stuck)))),
+            ..observed(Migration::None, [0, 0, 0])
+        };
+        let refused = Observed {
+            refused: vec!["job report is refused: spec.schedule: expected exactly 5 fields, found 1".into()],
+            ..observed(Migration::None, [4, 4, 4])
+        };
+        let failed = Migration::Failed("big-client-0815-migration-1".into(), "the deadline was exceeded".into());
+        let first = Observed { workers: None, ..observed(Migration::Running("m-1".into()), [0, 0, 0]) };
+        let none = Observed { workers: None, ..observed(Migration::Suspended, [0, 0, 0]) };
+        insta::assert_yaml_snapshot!([
+            ("ready", told(&scheduler, &observed(Migration::Succeeded, [4, 4, 4]))),
+            ("rolling", told(&scheduler, &observed(Migration::Succeeded, [4, 4, 1]))),
+            ("stuck", told(&scheduler, &stuck)),
+            ("refused", told(&scheduler, &refused)),
+            ("first migration", told(&scheduler, &first)),
+            ("migration", told(&scheduler, &observed(Migration::Running("m-2".into()), [4, 4, 4]))),
+            ("failed migration", told(&scheduler, &observed(failed, [4, 4, 4]))),
+            ("suspended before the first migration", told(&suspended, &none)),
+        ]);
+    }
+}
+
+mod paces {
+    use super::*;
+
+    /// A Scheduler that has been told `available` of 4, and the status for `now` of 4.
+    fn step(told: i32, now: i32) -> (Scheduler, SchedulerStatus) {
+        let mut scheduler = read(FULL);
+        let observed = |available| Observed {
+            migration: Migration::None,
+            workers: Some(Arc::new(deployment([4, 4, available], None))),
+            jobs: Vec::new(),
+            refused: Vec::new(),
+        };
+        scheduler.status = Some(status(&scheduler, &observed(told)));
+        let status = status(&scheduler, &observed(now));
+        (scheduler, status)
+    }
+
+    #[test]
+    fn counts_are_told_every_two_seconds_and_the_end_at_once() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let workers = |told, now, when| {
+            let (scheduler, status) = step(told, now);
+            let progress = pace.keep(&scheduler, status, when);
+            (progress.status.workers.unwrap_or_default(), progress.requeue)
+        };
+        assert_eq!(workers(0, 1, at(0)), ("0/4".into(), Some(HOLD)));
+        assert_eq!(workers(0, 2, at(1500)), ("0/4".into(), Some(Duration::from_millis(500))), "not counted anew");
+        assert_eq!(workers(0, 2, at(2000)), ("2/4".into(), None));
+        assert_eq!(workers(2, 3, at(2100)), ("2/4".into(), Some(HOLD)), "held back anew");
+        assert_eq!(workers(2, 4, at(2200)), ("4/4".into(), None), "the end is a change of substance");
+        assert_eq!(workers(4, 4, at(2300)), ("4/4".into(), None), "nothing to tell, nothing to come back for");
+    }
+
+    #[test]
+    fn a_change_of_the_spec_is_told_at_once() {
+        let (scheduler, mut status) = step(1, 2);
+        status.observed_generation = Some(4);
+        assert_eq!(Pace::default().keep(&scheduler, status.clone(), Instant::now()).status, status);
+    }
+
+    #[test]
+    fn one_customer_does_not_hold_another() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let (first, status) = step(0, 1);
+        pace.keep(&first, status, start);
+        let (mut second, status) = step(0, 1);
+        second.metadata.uid = Some("another".into());
+        assert_eq!(pace.keep(&second, status, start + HOLD).requeue, Some(HOLD));
+    }
+}

@@ -1,0 +1,91 @@
+//! `Database`: one customer's database on one server.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::size::{GROWS, POSITIVE};
+use crate::{Binding, DeletionPolicy, Size};
+
+/// A PostgreSQL database, closed to everybody but its own login. Made by the Customer's controller.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "internal.example.com",
+    version = "v1",
+    kind = "Database",
+    doc = "A PostgreSQL database of one customer. Made by the Customer controller.",
+    namespaced,
+    shortname = "db",
+    category = "ahoi",
+    status = "DatabaseStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must be at most 52 characters: the Secret is named after it"),
+    printcolumn(name = "Server", type_ = "string", json_path = ".status.server"),
+    printcolumn(name = "Database", type_ = "string", json_path = ".status.databaseName"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseSpec {
+    /// How much the database may hold: 256gb, 256Gi, 1.5tb. It can grow, never shrink.
+    #[x_kube(
+        validation = Rule::new(POSITIVE).message("storage must be more than 0"),
+        validation = Rule::new(GROWS).message("storage cannot shrink: the data might not fit")
+    )]
+    pub storage: Size,
+    /// Labels of the DatabaseServers it may be placed on. It stays where it was placed first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub server_selector: BTreeMap<String, String>,
+    /// Connections the database accepts at once. Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub connection_limit: Option<i32>,
+    /// PostgreSQL parameters set for the login in this database, such as statement_timeout.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub parameters: BTreeMap<String, String>,
+    /// Extensions to create; each must be one the server trusts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
+    pub extensions: Vec<String>,
+    /// What becomes of the data when this object is deleted. The Customer's controller sets the Customer's own policy
+    /// when the Customer itself is deleted; in every other case the data is retained.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What the controller made of a Database. Everything needed to clean up is here, so that deletion never needs the spec.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The DatabaseServer it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Name of the database on the server. Chosen once, from the uid, and written here before it is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_name: Option<String>,
+    /// The login of the customer's applications.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
+    /// The storage in bytes that the database may hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_bytes: Option<i64>,
+    /// What the database held when it was last measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+    /// The Secret to connect to PostgreSQL directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
+    /// Ready, QuotaOk (False from 80 % of the storage on, with the reason QuotaWarning or QuotaExceeded), and
+    /// Reconciling or Stalled while they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,109 @@
+//! `DatabaseServer`: a PostgreSQL server the platform team has.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{NamespacedRef, Size};
+
+/// A PostgreSQL server (14 or newer) that customers' databases are placed on. Its labels are what server selectors select.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "internal.example.com",
+    version = "v1",
+    kind = "DatabaseServer",
+    doc = "A PostgreSQL server that databases of customers are placed on. Its labels are what server selectors select.",
+    shortname = "dbserver",
+    category = "ahoi",
+    status = "DatabaseServerStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be at most 63 lower-case letters, digits and '-'"),
+    printcolumn(name = "Host", type_ = "string", json_path = ".spec.host"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Databases", type_ = "integer", json_path = ".status.databases"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseServerSpec {
+    /// Host name or address of the server, as pods reach it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"))]
+    pub host: String,
+    /// Port of the server.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// The Secret with `username` and `password` of a role that may create databases and roles, in the suite's namespace.
+    pub admin_secret_ref: NamespacedRef,
+    /// The database that the controllers connect to for what concerns the whole server.
+    #[serde(default = "default_admin_database")]
+    #[schemars(length(min = 1, max = 63))]
+    pub admin_database: String,
+    /// How connections to the server are secured.
+    #[serde(default)]
+    pub tls: ServerTls,
+    /// Most databases placed here. Unset: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub max_databases: Option<i32>,
+    /// Storage that may be promised to customers here. Unset: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Size>,
+}
+
+fn default_port() -> i32 {
+    5432
+}
+
+fn default_admin_database() -> String {
+    "postgres".to_owned()
+}
+
+/// How connections to a server are secured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerTls {
+    /// As libpq's sslmode (<https://www.postgresql.org/docs/17/libpq-ssl.html>).
+    #[serde(default)]
+    pub mode: TlsMode,
+}
+
+/// libpq's sslmode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMode {
+    /// Never TLS.
+    Disable,
+    /// TLS where the server offers it.
+    #[default]
+    Prefer,
+    /// TLS, whatever the certificate.
+    Require,
+}
+
+/// What the controller found on a server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseServerStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// PostgreSQL's version, such as 17.6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Databases of customers on this server, retained ones included. Refreshed by the sweep, not with every database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases: Option<i64>,
+    /// Storage promised to customers here, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated_bytes: Option<i64>,
+    /// The login by which pgbouncer looks up passwords on this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler_login: Option<String>,
+    /// Ready (the server is reachable and prepared), and Reconciling or Stalled while they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

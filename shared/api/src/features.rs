@@ -1,0 +1,239 @@
+//! What a customer can have. A Customer and its Plan describe features with the same types: the Plan gives the default
+//! of every field, the Customer overrides it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{EnvVar, ResourceRequirements};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::size::{GROWS, POSITIVE};
+use crate::{NamespacedRef, PoolMode, Size};
+
+/// The features of a customer. One that is left out follows the Plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!(has(self.connectionPool) && has(self.connectionPool.enabled) && self.connectionPool.enabled \
+     && has(self.database) && has(self.database.enabled) && !self.database.enabled)",
+).message("connectionPool.enabled: a connection pool needs a database; enable database or disable connectionPool"))]
+pub struct Features {
+    /// A PostgreSQL database of the customer's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseFeature>,
+    /// A place in the global pgbouncer fleet. Follows `database` when nobody says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_pool: Option<ConnectionPoolFeature>,
+    /// Workers and scheduled jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<SchedulerFeature>,
+    /// Signed outbound webhooks. Not available yet: enabling it is remembered and said in its condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhooks: Option<WebhooksFeature>,
+    /// Preview environments. Not available yet: enabling it is remembered and said in its condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previews: Option<PreviewsFeature>,
+}
+
+/// The feature `database`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseFeature {
+    /// Whether the customer has a database. Unset follows the Plan. Turning it off keeps the data; turning it on again
+    /// finds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How much the database may hold, as people write it: 256gb, 256Gi, 1.5tb. It can grow, never shrink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new(POSITIVE).message("storage must be more than 0"),
+        validation = Rule::new(GROWS).message("storage cannot shrink: the data might not fit")
+    )]
+    pub storage: Option<Size>,
+    /// Labels of the DatabaseServers the database may be placed on. It stays where it was placed first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub server_selector: Option<BTreeMap<String, String>>,
+    /// Connections the database accepts at once, those of the pool included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub connection_limit: Option<i32>,
+    /// PostgreSQL parameters set for the customer's login in this database, such as statement_timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub parameters: Option<BTreeMap<String, String>>,
+    /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
+    pub extensions: Option<Vec<String>>,
+}
+
+/// The feature `connectionPool`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionPoolFeature {
+    /// Whether the customer's applications go through pgbouncer. Unset follows the Plan, and where that is silent, the
+    /// feature database. Off: applications connect to PostgreSQL directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How server connections are shared. Default Transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_mode: Option<PoolMode>,
+    /// Server connections for this customer in each pgbouncer process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub pool_size: Option<i32>,
+    /// Client connections for this customer in each pgbouncer process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub max_client_connections: Option<i32>,
+    /// The fleet to be in. Default: the fleet `global` in the suite's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_bouncer_ref: Option<NamespacedRef>,
+}
+
+/// The feature `scheduler`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SchedulerFeature {
+    /// Whether the customer has workers and jobs. Unset follows the Plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How many workers run. 0 keeps the jobs and runs no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub workers: Option<i32>,
+    /// Image of the workers and, where they name none, of the jobs. Usually the Plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Command of the workers; unset runs the image's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub command: Option<Vec<String>>,
+    /// Environment of workers and jobs, beside the database's binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub env: Option<Vec<EnvVar>>,
+    /// Requests and limits of a worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Where a worker tells that it is ready to work. Unset: one that runs counts as ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
+    /// Scheduled jobs. Those of the Plan and those of the Customer are joined by name; the Customer's wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(max = 50))]
+    pub jobs: Option<Vec<JobTemplate>>,
+    /// A job that must succeed before workers of a new image run, such as a schema migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
+}
+
+/// Where a worker tells that it is ready to work: an HTTP GET is answered with 200 to 399.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Readiness {
+    /// Path of the request. Default /readyz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^/"))]
+    pub path: Option<String>,
+    /// Port of the worker that answers.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+/// A job that runs on a schedule; becomes a CronJob.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobTemplate {
+    /// Name of the job and of its CronJob.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// When it runs, in cron's five fields or as @hourly, @daily and the like.
+    #[schemars(length(min = 1, max = 100))]
+    pub schedule: String,
+    /// Time zone of the schedule, such as Europe/Berlin. Default: that of the cluster's controller manager, usually UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+    /// Image of the job; unset uses the workers'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Command of the job.
+    #[schemars(length(min = 1, max = 64))]
+    pub command: Vec<String>,
+    /// What happens when the last run has not ended yet. Default Forbid.
+    #[serde(default)]
+    pub concurrency_policy: ConcurrencyPolicy,
+    /// Seconds after which a run that could not start is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 86400))]
+    pub starting_deadline_seconds: Option<i64>,
+    /// Seconds a run may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub active_deadline_seconds: Option<i64>,
+    /// How often a failed run is tried again. Default 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 20))]
+    pub retries: Option<i32>,
+    /// How many succeeded runs are kept to look at. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub successful_history: Option<i32>,
+    /// How many failed runs are kept to look at. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub failed_history: Option<i32>,
+}
+
+/// What happens when a job is due and its last run has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConcurrencyPolicy {
+    /// Both run.
+    Allow,
+    /// The new run is skipped.
+    #[default]
+    Forbid,
+    /// The old run is ended.
+    Replace,
+}
+
+/// A job that must succeed before workers of a new image run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Migration {
+    /// Command of the migration, run in the workers' image.
+    #[schemars(length(min = 1, max = 64))]
+    pub command: Vec<String>,
+    /// How often a failed migration is tried again. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 20))]
+    pub retries: Option<i32>,
+    /// Seconds the migration may take in all. Default 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub active_deadline_seconds: Option<i64>,
+}
+
+/// The feature `webhooks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhooksFeature {
+    /// Whether the customer's events are delivered. Unset follows the Plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// The feature `previews`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviewsFeature {
+    /// Whether the customer has preview environments. Unset follows the Plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}

@@ -1,0 +1,40 @@
+//! Every kind of the Ahoi suite: its spec, its status, its validation and the names of its conditions.
+//!
+//! A platform team writes [`Customer`], [`Plan`], [`DatabaseServer`] and [`PgBouncer`]; the controllers write the rest.
+//! The documentation of the fields is what `kubectl explain` prints, and the validation rules are evaluated by the API
+//! server itself (CEL), so that bad input is refused with every controller dead.
+//!
+//! | kind | scope | owner |
+//! |---|---|---|
+//! | [`Customer`], [`Plan`] | cluster | `operators/customer` |
+//! | [`CustomerNamespace`] | cluster | `operators/namespace` |
+//! | [`DatabaseServer`] (cluster), [`Database`] | namespaced | `operators/database` |
+//! | [`PgBouncer`], [`ConnectionPool`] | namespaced | `operators/pgbouncer` |
+//! | [`Scheduler`] | namespaced | `operators/scheduler` |
+
+mod crds;
+mod customer;
+mod customer_namespace;
+mod database;
+mod database_server;
+mod features;
+mod names;
+mod pgbouncer;
+mod plan;
+mod scheduler;
+mod shared;
+mod size;
+mod status;
+
+pub use crds::crds;
+pub use customer::*;
+pub use customer_namespace::*;
+pub use database::*;
+pub use database_server::*;
+pub use features::*;
+pub use names::*;
+pub use pgbouncer::*;
+pub use plan::*;
+pub use scheduler::*;
+pub use shared::*;
+pub use size::{Size, SizeError};

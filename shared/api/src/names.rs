@@ -1,0 +1,41 @@
+//! Names that more than one process must agree on.
+
+/// The API group of every kind. `make rename GROUP=…` puts a platform team's own domain here and everywhere else.
+pub const GROUP: &str = "internal.example.com";
+
+/// Label on everything that belongs to a customer; its value is the Customer's name.
+pub const CUSTOMER_LABEL: &str = "internal.example.com/customer";
+
+/// Label on every binding Secret; its value is `direct` or `pooled`. Controllers watch Secrets by it alone.
+pub const BINDING_LABEL: &str = "internal.example.com/binding";
+
+/// Label on a core Namespace; its value is the uid of the CustomerNamespace that made it. The core Namespace never
+/// carries an ownerReference: a re-created CRD or a restored backup must not garbage-collect a tenant.
+pub const NAMESPACE_OWNER_LABEL: &str = "internal.example.com/customer-namespace";
+
+/// Finalizers, one for each owner of something that garbage collection cannot clean up. A parent may create a child
+/// with its finalizer in place, which saves the child's controller the write.
+pub mod finalizers {
+    /// Customer: children are removed in an order that cannot hang.
+    pub const CUSTOMER: &str = "internal.example.com/customer";
+    /// CustomerNamespace: the core Namespace.
+    pub const CUSTOMER_NAMESPACE: &str = "internal.example.com/customer-namespace";
+    /// Database: database and roles on the server.
+    pub const DATABASE: &str = "internal.example.com/database";
+    /// ConnectionPool: its route in every pgbouncer process.
+    pub const CONNECTION_POOL: &str = "internal.example.com/connection-pool";
+}
+
+/// The Secret beside the agents with the password of the pooler's login on each DatabaseServer: one key a server, the
+/// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
+pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
+
+/// The Secret type of the Service Binding specification for PostgreSQL
+/// (<https://servicebinding.io/spec/core/1.1.0/#well-known-secret-entries>).
+pub const BINDING_SECRET_TYPE: &str = "servicebinding.io/postgresql";
+
+/// The core Namespace of the customer `name`.
+#[must_use]
+pub fn namespace_of(customer: &str) -> String {
+    format!("customer-{customer}")
+}

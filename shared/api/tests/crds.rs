@@ -1,0 +1,65 @@
+//! The definitions in `crds/` are what the code says, and what an API server can serve.
+
+use std::path::Path;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::Value;
+
+fn crds() -> Vec<(String, CustomResourceDefinition)> {
+    ahoi_api::crds().into_iter().map(|crd| (crd.spec.names.plural.clone(), crd)).collect()
+}
+
+/// Calls `look` with the path and the value of every node.
+fn walk(path: &str, value: &Value, look: &mut impl FnMut(&str, &Value)) {
+    look(path, value);
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, child)| walk(&format!("{path}.{key}"), child, look)),
+        Value::Array(items) => items.iter().for_each(|child| walk(path, child, look)),
+        _ => {}
+    }
+}
+
+#[test]
+fn files_are_current() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crds");
+    for (plural, crd) in crds() {
+        let file = dir.join(format!("{plural}.yaml"));
+        let written = std::fs::read_to_string(&file).unwrap_or_default();
+        let current = serde_saphyr::to_string(&crd).unwrap();
+        assert!(written == current, "{} is stale: run `make crds`", file.display());
+    }
+}
+
+/// The API server knows no unsigned formats (kubernetes/kubernetes#133880) and warns about them at every start.
+#[test]
+fn no_unsigned_formats() {
+    for (plural, crd) in crds() {
+        walk(&plural, &serde_json::to_value(&crd).unwrap(), &mut |path, value| {
+            let format = value.get("format").and_then(Value::as_str).unwrap_or_default();
+            assert!(!format.starts_with("uint"), "{path} has the format {format}");
+        });
+    }
+}
+
+/// What a platform team writes, it can look up by `kubectl explain`.
+#[test]
+fn every_field_of_a_spec_is_explained() {
+    for (plural, crd) in crds() {
+        let json = serde_json::to_value(&crd).unwrap();
+        let spec = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        assert!(spec.is_object(), "{plural} has no spec");
+        walk(&format!("{plural}.spec"), spec, &mut |path, value| {
+            for (name, field) in value.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                assert!(field.get("description").is_some(), "{path}.{name} has no description");
+            }
+        });
+    }
+}
+
+#[test]
+fn every_kind_has_its_columns_and_is_in_the_category() {
+    for (plural, crd) in crds() {
+        assert_eq!(crd.spec.names.categories.as_deref(), Some(&["ahoi".to_owned()][..]), "{plural}");
+        assert!(crd.spec.versions.iter().all(|v| v.additional_printer_columns.is_some()), "{plural} has no columns");
+    }
+}

@@ -1,0 +1,81 @@
+//! Finds Secrets with a password of fewer than ten characters and says so in an Event; with `--delete` deletes them,
+//! in one namespace that has to be named: nobody means "every Secret of the cluster" by a flag.
+//!
+//! ```sh
+//! cargo run --example password_auditor -- --leader-elect=false
+//! cargo run --example password_auditor -- --leader-elect=false --namespace playground --delete
+//! ```
+
+use std::time::Duration;
+
+use ahoi_reconcile::{Controller, Error, EventType, PlainReconciler, Platform, watcher};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Preconditions};
+use kube::{Api, ResourceExt};
+
+const SHORTEST: usize = 10;
+
+#[derive(clap::Args, Debug)]
+struct Options {
+    /// Look only here, instead of everywhere
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Delete the Secrets that are found, instead of only telling
+    #[arg(long, requires = "namespace")]
+    delete: bool,
+}
+
+struct Auditor {
+    platform: Platform,
+    delete: bool,
+}
+
+impl PlainReconciler for Auditor {
+    type Kind = Secret;
+    const NAME: &'static str = "password-auditor";
+
+    async fn reconcile(&self, secret: &Secret) -> Result<Option<Duration>, Error> {
+        let weak = weak_passwords(secret);
+        if weak.is_empty() || secret.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let note = format!("{} has fewer than {SHORTEST} characters", weak.join(", "));
+        self.platform.event(secret, EventType::Warning, "WeakPassword", note);
+        if self.delete {
+            self.remove(secret).await?;
+        }
+        Ok(None)
+    }
+}
+
+impl Auditor {
+    async fn remove(&self, secret: &Secret) -> Result<(), Error> {
+        let namespace = secret.namespace().unwrap_or_default();
+        let secrets: Api<Secret> = Api::namespaced(self.platform.client.clone(), &namespace);
+        // Exactly what was judged: a Secret that has changed since will be judged again.
+        let exactly = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
+        secrets.delete(&secret.name_any(), &DeleteParams::default().preconditions(exactly)).await?;
+        Ok(())
+    }
+}
+
+/// The keys that look like passwords and are too short.
+fn weak_passwords(secret: &Secret) -> Vec<String> {
+    let data = secret.data.iter().flatten();
+    let weak = data.filter(|(key, value)| key.to_lowercase().contains("password") && value.0.len() < SHORTEST);
+    weak.map(|(key, _)| key.clone()).collect()
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    ahoi_reconcile::run_with::<Options, _>("password-auditor", async |platform: Platform, options| {
+        // Helm keeps its releases in Secrets; they are large and hold no passwords of ours.
+        let config = watcher::Config::default().fields("type!=helm.sh/release.v1");
+        let everywhere: Api<Secret> = Api::all(platform.client.clone());
+        let api = options.namespace.iter().fold(everywhere, |api, namespace| api.constrain(namespace));
+        let secrets = platform.cache(api, config);
+        let auditor = Auditor { platform: platform.clone(), delete: options.delete };
+        Ok(vec![Controller::new(&platform, &secrets).run_plain(auditor)])
+    })
+    .await
+}

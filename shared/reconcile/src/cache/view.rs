@@ -1,0 +1,325 @@
+//! What a cache believes: the watch's news and our own writes, put in order. Pure, so that every
+//! interleaving can be tested.
+//!
+//! A watch lags behind. A reconciler that reads only what the watch has delivered sees the world
+//! before its own last write and writes again: that is where most of the superfluous requests of simple
+//! operators come from. So each answer of the API server to a write of ours goes into the view at once and stays
+//! until the watch has caught up. Versions decide who is newer; they are comparable numbers within one
+//! kind (KEP-5504).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use kube::Resource;
+use kube::runtime::watcher::Event;
+
+use crate::reconciler::Object;
+
+/// An object's place: namespace (empty for cluster-scoped kinds) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Key {
+    pub(crate) fn new(namespace: Option<&str>, name: &str) -> Self {
+        Key { namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() }
+    }
+
+    pub(crate) fn of<K: Resource>(object: &K) -> Self {
+        let meta = object.meta();
+        Key::new(meta.namespace.as_deref(), meta.name.as_deref().unwrap_or_default())
+    }
+}
+
+/// The hash of a desired state, see [`crate::desired`].
+pub(crate) type Hash = String;
+
+/// News for the controllers that listen to a cache.
+#[derive(Clone, Debug)]
+pub(crate) struct Change<K> {
+    pub(crate) object: Arc<K>,
+    /// The object is no more.
+    pub(crate) gone: bool,
+    /// Only what we wrote ourselves and have seen in the answer: no news to whoever wrote it.
+    pub(crate) echo: bool,
+}
+
+pub(crate) struct View<K> {
+    slots: HashMap<Key, Slot<K>>,
+    /// Keys by the uid of the controller owner.
+    owned: HashMap<String, HashSet<Key>>,
+    /// The list that is being received.
+    listing: Option<Listing>,
+    /// How many lists have begun.
+    lists: u64,
+    /// The watch has delivered everything up to this version.
+    delivered: u64,
+    /// The versions we have written and the watch has not passed.
+    ahead: BTreeMap<u64, Key>,
+}
+
+#[derive(Default)]
+struct Listing {
+    keys: HashSet<Key>,
+    newest: u64,
+}
+
+struct Slot<K> {
+    state: State<K>,
+    version: u64,
+    /// For what we wrote and the watch has not confirmed: how many lists had begun then.
+    unconfirmed: Option<u64>,
+    /// The desired state that this version was found, or made, to satisfy.
+    agreed: Option<Hash>,
+}
+
+enum State<K> {
+    Here(Arc<K>),
+    /// We deleted it; the watch may still talk about it.
+    Gone(Option<String>),
+}
+
+impl<K> Default for View<K> {
+    fn default() -> Self {
+        View {
+            slots: HashMap::new(),
+            owned: HashMap::new(),
+            listing: None,
+            lists: 0,
+            delivered: 0,
+            ahead: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Object> View<K> {
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.slots.get(key).and_then(Slot::object).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<K>> {
+        self.slots.values().filter_map(Slot::object).cloned().collect()
+    }
+
+    pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+        self.owned.get(uid).into_iter().flatten().filter_map(|key| self.get(key)).collect()
+    }
+
+    /// What the watch delivers; the answer is what that changes in the view.
+    pub(crate) fn observe(&mut self, event: Event<K>) -> Vec<Change<K>> {
+        let mut changes = Vec::new();
+        match event {
+            Event::Init => {
+                self.lists += 1;
+                self.listing = Some(Listing::default());
+            }
+            Event::InitApply(object) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.keys.insert(Key::of(&object));
+                    listing.newest = listing.newest.max(version(&object));
+                }
+                changes.extend(self.applied(object, true));
+            }
+            Event::InitDone => {
+                changes.extend(self.listed());
+                changes.extend(self.passed());
+            }
+            Event::Apply(object) => {
+                self.delivered = self.delivered.max(version(&object));
+                changes.extend(self.applied(object, false));
+                changes.extend(self.passed());
+            }
+            Event::Delete(object) => {
+                self.delivered = self.delivered.max(version(&object));
+                changes.extend(self.deleted_by_watch(object));
+                changes.extend(self.passed());
+            }
+        }
+        changes
+    }
+
+    /// The API server's answer to a write of ours.
+    pub(crate) fn written(&mut self, object: K) -> Arc<K> {
+        let object = Arc::new(object);
+        let version = version(&*object);
+        // The watch delivers in order. If it is past this version, it has told us about this write
+        // already, and about whatever came after it, which may be a delete.
+        if self.delivered >= version {
+            return object;
+        }
+        let key = Key::of(&*object);
+        if let Some(slot) = self.slots.get(&key) {
+            let deleted = matches!(&slot.state, State::Gone(uid) if *uid == object.meta().uid);
+            if slot.version >= version || deleted {
+                return object;
+            }
+        }
+        let unconfirmed = Some(self.lists);
+        self.ahead.insert(version, key.clone());
+        self.put(key, Slot { state: State::Here(object.clone()), version, unconfirmed, agreed: None });
+        object
+    }
+
+    /// The API server has told us that our delete removed the object for good.
+    pub(crate) fn deleted(&mut self, object: &K) {
+        let key = Key::of(object);
+        let uid = object.meta().uid.clone();
+        // Nothing there, or something else: the watch was faster.
+        if let Some(slot) = self.slots.get(&key)
+            && slot.object().is_some_and(|known| known.meta().uid == uid)
+        {
+            let version = slot.version.max(version(object));
+            let unconfirmed = Some(self.lists);
+            self.put(key, Slot { state: State::Gone(uid), version, unconfirmed, agreed: None });
+        }
+    }
+
+    /// Whether this very object was found to satisfy the desired state before.
+    pub(crate) fn agrees(&self, object: &K, hash: &str) -> bool {
+        self.slots
+            .get(&Key::of(object))
+            .is_some_and(|slot| slot.version == version(object) && slot.agreed.as_deref() == Some(hash))
+    }
+
+    /// Remembers that this very object satisfies the desired state.
+    pub(crate) fn agree(&mut self, object: &K, hash: &str) {
+        if let Some(slot) = self.slots.get_mut(&Key::of(object))
+            && slot.version == version(object)
+        {
+            slot.agreed = Some(hash.to_owned());
+        }
+    }
+
+    fn applied(&mut self, object: K, listed: bool) -> Option<Change<K>> {
+        let key = Key::of(&object);
+        let version = version(&object);
+        if let Some(slot) = self.slots.get_mut(&key) {
+            // A list that began after our write knows about it, whatever the versions say.
+            let overruled = listed && slot.unconfirmed.is_some_and(|lists| lists < self.lists);
+            if slot.unconfirmed.is_some() && !overruled {
+                let gone = matches!(&slot.state, State::Gone(uid) if *uid == object.meta().uid);
+                if gone || version < slot.version {
+                    return None;
+                }
+            }
+            // Known already: confirmed now if it was our write, and no news at all if it was not.
+            if version == slot.version && version != 0 && slot.object().is_some() {
+                slot.unconfirmed.take()?;
+                return slot.object().map(|object| Change { object: object.clone(), gone: false, echo: true });
+            }
+        }
+        let object = Arc::new(object);
+        self.put(key, Slot { state: State::Here(object.clone()), version, unconfirmed: None, agreed: None });
+        Some(Change { object, gone: false, echo: false })
+    }
+
+    fn deleted_by_watch(&mut self, object: K) -> Option<Change<K>> {
+        let key = Key::of(&object);
+        let slot = self.slots.get(&key)?;
+        let (uid, ours) = match &slot.state {
+            State::Here(known) => (&known.meta().uid, false),
+            State::Gone(uid) => (uid, true),
+        };
+        // The end of a predecessor of what we have created in its place.
+        if slot.unconfirmed.is_some() && *uid != object.meta().uid && version(&object) <= slot.version {
+            return None;
+        }
+        self.remove(&key);
+        Some(Change { object: Arc::new(object), gone: true, echo: ours })
+    }
+
+    /// The list is complete: what is not in it is no more, except what we have written since it began.
+    fn listed(&mut self) -> Vec<Change<K>> {
+        let listing = self.listing.take().unwrap_or_default();
+        self.delivered = listing.newest;
+        let vanished: Vec<Key> = self
+            .slots
+            .iter()
+            .filter(|(key, slot)| {
+                !listing.keys.contains(*key) && slot.unconfirmed.is_none_or(|lists| lists < self.lists)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        let removed = vanished.iter().filter_map(|key| self.remove(key));
+        removed.map(|object| Change { object, gone: true, echo: false }).collect()
+    }
+
+    /// What the watch has passed without confirming it was deleted by somebody before a list that we took for older.
+    fn passed(&mut self) -> Vec<Change<K>> {
+        let mut changes = Vec::new();
+        while let Some(entry) = self.ahead.first_entry()
+            && *entry.key() <= self.delivered
+        {
+            let (version, key) = entry.remove_entry();
+            let passed =
+                |slot: &Slot<K>| slot.unconfirmed.is_some() && slot.version == version && slot.object().is_some();
+            if self.slots.get(&key).is_some_and(passed) {
+                let object = self.remove(&key);
+                changes.extend(object.map(|object| Change { object, gone: true, echo: false }));
+            }
+        }
+        changes
+    }
+
+    fn put(&mut self, key: Key, mut slot: Slot<K>) {
+        if let Some(old) = self.slots.get_mut(&key)
+            && let (Some(before), Some(now)) = (old.object(), slot.object())
+            && differ_in_status_only(&**before, &**now)
+        {
+            slot.agreed = old.agreed.take();
+        }
+        self.remove(&key);
+        if let Some(uid) = slot.object().and_then(|object| controller_of(&**object)) {
+            self.owned.entry(uid.to_owned()).or_default().insert(key.clone());
+        }
+        self.slots.insert(key, slot);
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
+        let slot = self.slots.remove(key)?;
+        let object = slot.object()?.clone();
+        if let Some(uid) = controller_of(&*object)
+            && let Some(keys) = self.owned.get_mut(uid)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.owned.remove(uid);
+            }
+        }
+        Some(object)
+    }
+}
+
+impl<K> Slot<K> {
+    fn object(&self) -> Option<&Arc<K>> {
+        match &self.state {
+            State::Here(object) => Some(object),
+            State::Gone(_) => None,
+        }
+    }
+}
+
+/// The uid of the owner that controls the object.
+pub(crate) fn controller_of<K: Resource>(object: &K) -> Option<&str> {
+    let owners = object.meta().owner_references.as_ref()?;
+    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
+/// As far as can be told without looking into the objects; kinds that count no generations may differ in anything.
+fn differ_in_status_only<K: Resource>(before: &K, now: &K) -> bool {
+    let (before, now) = (before.meta(), now.meta());
+    before.uid == now.uid
+        && now.generation.is_some()
+        && before.generation == now.generation
+        && before.labels == now.labels
+        && before.annotations == now.annotations
+}
+
+fn version<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! `status.conditions`: one verdict per pass, and the reading of other objects' conditions.
+//!
+//! The setting and finding of single conditions is k8s-controller's; what is added here is the
+//! triple that [kstatus](https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md)
+//! and so `kubectl wait`, Flux and Argo understand: `Ready`, and the abnormal-true `Reconciling` and
+//! `Stalled`, which exist only while they are true.
+
+pub use k8s_controller::conditions::{
+    ConditionChange, ConditionStatus, DesiredCondition, find, find_observed, remove, set,
+};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::error::{Class, Error};
+use crate::reconciler::Conditioned;
+
+/// True when the object is as its spec wants it.
+pub const READY: &str = "Ready";
+/// Present and true while the controller is still on its way.
+pub const RECONCILING: &str = "Reconciling";
+/// Present and true while only a person can help.
+pub const STALLED: &str = "Stalled";
+
+/// What a pass found, in the one form from which the three standard conditions follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything is as the spec wants it.
+    Ready {
+        /// For people, e.g. "3/3 features".
+        message: String,
+    },
+    /// On the way, and nobody needs to do anything.
+    Progressing {
+        /// CamelCase.
+        reason: String,
+        /// What is missing.
+        message: String,
+    },
+    /// Somebody needs to do something.
+    Stalled {
+        /// CamelCase.
+        reason: String,
+        /// What has to change, and where.
+        message: String,
+    },
+}
+
+impl Verdict {
+    /// Everything is as the spec wants it.
+    pub fn ready(message: impl Into<String>) -> Self {
+        Verdict::Ready { message: message.into() }
+    }
+
+    /// On the way.
+    pub fn progressing(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Verdict::Progressing { reason: reason.into(), message: message.into() }
+    }
+
+    /// Somebody needs to do something.
+    pub fn stalled(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Verdict::Stalled { reason: reason.into(), message: message.into() }
+    }
+}
+
+impl From<&Error> for Verdict {
+    fn from(error: &Error) -> Self {
+        match error.class() {
+            Class::Transient | Class::Waiting | Class::Conflict => {
+                Verdict::progressing(error.reason(), error.to_string())
+            }
+            Class::Structural | Class::Terminal => Verdict::stalled(error.reason(), error.to_string()),
+        }
+    }
+}
+
+/// Sets `Ready`, `Reconciling` and `Stalled` from the verdict on `generation`. Transition times move
+/// only when a condition's status does, so settling the same verdict twice changes nothing.
+pub fn settle(conditions: &mut Vec<Condition>, generation: impl Into<Option<i64>>, verdict: Verdict) {
+    let generation = generation.into();
+    let mut put = |type_: &str, status: ConditionStatus, reason: &str, message: &str| {
+        let desired = DesiredCondition::new(type_, status, reason, message).observed_generation(generation);
+        // What changed does not matter here: the status is compared as a whole before it is written.
+        let _ = set(conditions, desired);
+    };
+    match &verdict {
+        Verdict::Ready { message } => put(READY, ConditionStatus::True, READY, message),
+        Verdict::Progressing { reason, message } => {
+            put(READY, ConditionStatus::False, reason, message);
+            put(RECONCILING, ConditionStatus::True, reason, message);
+        }
+        Verdict::Stalled { reason, message } => {
+            put(READY, ConditionStatus::False, reason, message);
+            put(STALLED, ConditionStatus::True, reason, message);
+        }
+    }
+    if !matches!(verdict, Verdict::Progressing { .. }) {
+        remove(conditions, RECONCILING);
+    }
+    if !matches!(verdict, Verdict::Stalled { .. }) {
+        remove(conditions, STALLED);
+    }
+}
+
+/// Whether a (child) object is ready *for its current spec*: a Ready of an older generation is no answer.
+pub fn is_ready<K: Conditioned>(object: &K) -> bool {
+    let meta = object.meta();
+    let Some(status) = object.status() else { return false };
+    meta.deletion_timestamp.is_none()
+        && K::observed_generation(status) == meta.generation
+        && find_observed(K::conditions(status), READY, meta.generation).is_some_and(|ready| ready.status == "True")
+}
+
+/// Why [`is_ready`] is false, for the waiting object's own message: "Database big-client: creating the roles".
+pub fn not_ready_message<K: Conditioned>(object: &K) -> String {
+    let meta = object.meta();
+    let why = if meta.deletion_timestamp.is_some() {
+        "is being deleted"
+    } else {
+        let status = object.status();
+        match status.and_then(|status| find_observed(K::conditions(status), READY, meta.generation)) {
+            Some(ready) if !ready.message.is_empty() => ready.message.as_str(),
+            Some(ready) => ready.reason.as_str(),
+            None => "its controller has not seen the latest change yet",
+        }
+    };
+    format!("{} {}: {why}", K::kind(&()), meta.name.as_deref().unwrap_or_default())
+}
+
+/// Makes conditions that were built from nothing comparable with those of the last pass: the order
+/// of the old ones, and their transition times where the status is the same. Otherwise a reconciler that
+/// starts from an empty list would write its status on every pass.
+pub(crate) fn keep_history(old: &[Condition], new: &mut [Condition]) {
+    let position = |type_: &str| old.iter().position(|condition| condition.type_ == type_);
+    new.sort_by_key(|condition| position(&condition.type_).unwrap_or(usize::MAX));
+    for condition in new {
+        if let Some(before) = find(old, &condition.type_).filter(|before| before.status == condition.status) {
+            condition.last_transition_time = before.last_transition_time.clone();
+        }
+    }
+}

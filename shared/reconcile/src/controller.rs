@@ -1,0 +1,288 @@
+//! What wakes an object, and the queue that turns many wakings into one pass.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use kube::runtime::controller::{self, Action};
+use kube::runtime::reflector::ObjectRef;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::cache::{Cache, Key};
+use crate::error::{Class, Error};
+use crate::owned::{Owned, Ownership};
+use crate::pass::{Full, Pass, Plain};
+use crate::platform::Platform;
+use crate::queue::{Queue, Stub};
+use crate::reconciler::{Conditioned, Object, PlainReconciler, Reconciler};
+use crate::requeue;
+
+/// Long enough to make one pass of the events of a fan-out, too short for anybody to notice.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The bound of a pass. A pass that hangs would keep its object, and a slot, for ever.
+const PASS_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A controller that is ready to run: something for [`run`](crate::run()) to do while it holds the lease.
+pub struct Runnable {
+    pub(crate) name: String,
+    pub(crate) future: BoxFuture<'static, ()>,
+    /// How long it may go on after the process is told to stop.
+    pub(crate) patience: Duration,
+}
+
+/// How long passes that run may go on after SIGTERM; below the 30 seconds Kubernetes gives.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Runnable {
+    /// A background task of an operator, such as a sweep. It is to end when [`Platform::shutdown`] is
+    /// cancelled; should it end earlier, the process ends with it.
+    pub fn task(name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Runnable { name: name.into(), future: future.boxed(), patience: STOP_TIMEOUT }
+    }
+
+    /// How long it may go on after the process is told to stop, instead of 20 seconds; the pod's
+    /// `terminationGracePeriodSeconds` must be longer.
+    #[must_use]
+    pub fn stop_within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+}
+
+impl fmt::Debug for Runnable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runnable").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Connects a reconciler with what should wake its objects.
+pub struct Controller<K: Object> {
+    platform: Platform,
+    cache: Cache<K>,
+    queue: Arc<Queue<K>>,
+    woken: mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>,
+    concurrency: u16,
+    timeout: Duration,
+}
+
+impl<K: Object> Controller<K> {
+    /// A controller for the objects in `cache`. It is woken by changes of spec, labels, annotations, finalizers and
+    /// deletion, and not by status.
+    pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
+        let (queue, woken) = Queue::new();
+        let queue = Arc::new(queue);
+        let listener = queue.clone();
+        cache.listen(move |change| listener.primary(change));
+        let concurrency = platform.concurrency();
+        Controller {
+            platform: platform.clone(),
+            cache: cache.clone(),
+            queue,
+            woken,
+            concurrency,
+            timeout: PASS_TIMEOUT,
+        }
+    }
+
+    /// Wakes the owner of a child that has changed, by others' hands: the pass that wrote a child has seen the answer.
+    pub fn owns<C: Object + Serialize>(self, owned: &Owned<C>) -> Self {
+        let (queue, ownership) = (self.queue.clone(), owned.ownership().clone());
+        owned.cache().listen(move |change| {
+            if !change.echo
+                && let Some(owner) = owner_of::<K, C>(&ownership, &change.object)
+            {
+                queue.wake(owner);
+            }
+        });
+        self
+    }
+
+    /// Wakes the objects that `map` names when an object in `cache` has changed or is gone.
+    pub fn watches<O: Object, I>(self, cache: &Cache<O>, map: impl Fn(&O) -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator<Item = ObjectRef<K>>,
+    {
+        let queue = self.queue.clone();
+        cache.listen(move |change| {
+            for object in map(&change.object) {
+                queue.wake(Key::new(object.namespace.as_deref(), &object.name));
+            }
+        });
+        self
+    }
+
+    /// A handle that wakes objects by name: for news that no watch brings, such as what a sweep has found.
+    pub fn waker(&self) -> Waker<K> {
+        Waker { queue: self.queue.clone() }
+    }
+
+    /// How many objects are looked at at once, instead of the process's `--concurrency`.
+    pub fn concurrency(mut self, concurrency: u16) -> Self {
+        // 0 would mean "no bound" to kube.
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// How long a pass may take before it counts as failed; 2 minutes if nothing is said.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Ready to run.
+    pub fn run<R: Reconciler<Kind = K>>(self, reconciler: R) -> Runnable
+    where
+        K: Conditioned,
+    {
+        let pass = Full {
+            platform: self.platform.clone(),
+            cache: self.cache.clone(),
+            queue: self.queue.clone(),
+            objects: self.platform.objects(),
+            reconciler,
+        };
+        self.drive(pass)
+    }
+
+    /// Ready to run, for a kind whose status is not ours.
+    pub fn run_plain<R: PlainReconciler<Kind = K>>(self, reconciler: R) -> Runnable {
+        self.drive(Plain(reconciler))
+    }
+
+    fn drive<P: Pass<K>>(self, pass: P) -> Runnable {
+        let Controller { platform, cache, queue, woken, concurrency, timeout } = self;
+        let worker = Arc::new(Worker { platform: platform.clone(), cache: cache.clone(), queue, timeout, pass });
+        let future = async move {
+            platform.synced().await;
+            let queue = worker.queue.clone();
+            let (names, woken) = (queue.start(&cache), tokio_stream(woken));
+            let config = controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency);
+            let reconcile = |stub: Arc<Stub<K>>, worker: Arc<Worker<K, P>>| async move {
+                Ok::<_, Infallible>(Action::requeue(worker.work(&Key::of(&*stub)).await))
+            };
+            controller::Controller::for_stream(stream::pending(), names)
+                .reconcile_on(woken)
+                .with_config(config)
+                .graceful_shutdown_on(platform.shutdown().clone().cancelled_owned())
+                .run(reconcile, |_, never, _| match *never {}, worker)
+                .for_each(|outcome| {
+                    // Woken, and not there when its turn came.
+                    if let Err(controller::Error::ObjectNotFound(object)) = outcome {
+                        debug!(%object, "nothing to look at");
+                        queue.missed(&Key::new(object.namespace.as_deref(), &object.name), &cache);
+                    }
+                    std::future::ready(())
+                })
+                .await;
+        };
+        Runnable { name: format!("the controller {}", P::NAME), future: future.boxed(), patience: STOP_TIMEOUT }
+    }
+}
+
+impl<K: Object> fmt::Debug for Controller<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller").field("kind", &K::kind(&())).finish_non_exhaustive()
+    }
+}
+
+/// Wakes a controller's objects, see [`Controller::waker`].
+pub struct Waker<K: Object> {
+    queue: Arc<Queue<K>>,
+}
+
+impl<K: Object> Waker<K> {
+    /// Has the object looked at soon.
+    pub fn wake(&self, object: &ObjectRef<K>) {
+        self.queue.wake(Key::new(object.namespace.as_deref(), &object.name));
+    }
+}
+
+impl<K: Object> fmt::Debug for Waker<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waker").field("kind", &K::kind(&())).finish_non_exhaustive()
+    }
+}
+
+fn tokio_stream<T>(mut receiver: mpsc::UnboundedReceiver<T>) -> impl futures::Stream<Item = T> {
+    stream::poll_fn(move |context| receiver.poll_recv(context))
+}
+
+/// The object of kind `K` that a child says it belongs to.
+fn owner_of<K: Object, C: Object>(ownership: &Ownership, child: &C) -> Option<Key> {
+    let meta = child.meta();
+    let name = match ownership {
+        Ownership::Controller => {
+            let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+            let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+            (group == K::group(&()) && owner.kind == K::kind(&())).then_some(&owner.name)?
+        }
+        Ownership::Label { key } => meta.labels.as_ref()?.get(key)?,
+    };
+    // A cluster-scoped owner has no namespace, whatever its child's is. To kube's scheduler "a" and "a in b" are two
+    // objects, and it would run two passes over one Customer at once.
+    let namespace = meta.namespace.as_deref().filter(|_| !K::cluster_scoped());
+    Some(Key::new(namespace, name))
+}
+
+/// Runs passes and decides what follows from how they end.
+struct Worker<K: Object, P> {
+    platform: Platform,
+    cache: Cache<K>,
+    queue: Arc<Queue<K>>,
+    timeout: Duration,
+    pass: P,
+}
+
+impl<K: Object, P: Pass<K>> Worker<K, P> {
+    async fn work(&self, key: &Key) -> Duration {
+        self.queue.taken(key);
+        // Deleted by ourselves; the watch does not know yet.
+        let Some(object) = self.cache.lookup(key) else { return requeue::resync() };
+        self.platform.metrics().begun(P::NAME, self.queue.len());
+        let (namespace, name) = (&key.namespace, &key.name);
+        let span = info_span!(parent: None, "reconcile", controller = P::NAME, %namespace, %name);
+        self.attend(object).instrument(span).await
+    }
+
+    async fn attend(&self, object: Arc<K>) -> Duration {
+        let started = Instant::now();
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        let outcome = self.guarded(object.clone()).await;
+        let (delay, outcome) = match outcome {
+            Ok(delay) => {
+                self.queue.failures.forget(&uid);
+                (delay, "done")
+            }
+            Err(error) => {
+                let class = error.class();
+                let attempt = self.queue.failures.count(&uid, class);
+                let delay = requeue::after_error(class, attempt);
+                self.platform.metrics().failed(P::NAME, class.as_str());
+                match class {
+                    Class::Waiting | Class::Conflict => debug!(%error, class = class.as_str(), ?delay, "not yet"),
+                    _ => warn!(%error, class = class.as_str(), ?delay, "failed"),
+                }
+                self.pass.report(&object, &error, attempt > 0).await;
+                (delay, if class == Class::Waiting { "waiting" } else { "failed" })
+            }
+        };
+        self.platform.metrics().passed(P::NAME, outcome, started.elapsed());
+        delay
+    }
+
+    /// A pass that hangs or panics fails, and takes nothing else with it.
+    async fn guarded(&self, object: Arc<K>) -> Result<Duration, Error> {
+        let pass = AssertUnwindSafe(self.pass.pass(object)).catch_unwind();
+        match tokio::time::timeout(self.timeout, pass).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Error::Other(anyhow::anyhow!("the reconciler panicked; its log says where"))),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+}

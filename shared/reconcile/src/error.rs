@@ -1,0 +1,160 @@
+//! What can go wrong in a pass, and who can do something about it.
+//!
+//! A reconciler does not choose how long to wait; it says *what kind* of trouble it met, and the one
+//! table in [`requeue`](crate::requeue) turns that into a delay.
+
+use std::fmt;
+
+/// The error of a reconcile. Its `Display` is for people: it ends up in conditions and events, so
+/// it must be *stable*: no counters, no timestamps, or each retry would be a write.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not an error at all: something this object depends on is not there yet. Watches wake the
+    /// object when it is; the requeue is only a safety net.
+    #[error("{message}")]
+    Waiting {
+        /// CamelCase, for the Ready condition.
+        reason: String,
+        /// What is being waited for.
+        message: String,
+    },
+    /// The object's own spec must change before a retry makes sense.
+    #[error("{message}")]
+    Terminal {
+        /// CamelCase, for the Stalled condition.
+        reason: String,
+        /// What is wrong with the spec.
+        message: String,
+    },
+    /// Something other than the object must change: a Plan is missing, a Secret is wrong, a name is taken.
+    #[error("{message}")]
+    Structural {
+        /// CamelCase, for the Stalled condition.
+        reason: String,
+        /// What has to change, and where.
+        message: String,
+    },
+    /// Somebody else wrote at the same time; the next pass sees what they wrote.
+    #[error("changed by somebody else at the same time: {0}")]
+    Conflict(String),
+    /// The API server refused or could not be reached.
+    #[error("{}", Described(.0))]
+    Kube(#[from] kube::Error),
+    /// No answer within the bound that every call and every pass has.
+    #[error("no answer within the time allowed")]
+    Timeout,
+    /// Anything else; retried with growing delays.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// Who can do something about an error, which is what decides when to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Nobody needs to: it passes by itself.
+    Transient,
+    /// Something else, and a watch tells us when.
+    Waiting,
+    /// We, by looking again.
+    Conflict,
+    /// A person, somewhere else than in this object.
+    Structural,
+    /// A person, in this object's spec.
+    Terminal,
+}
+
+impl Class {
+    /// The value of the `class` label in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Transient => "transient",
+            Class::Waiting => "waiting",
+            Class::Conflict => "conflict",
+            Class::Structural => "structural",
+            Class::Terminal => "terminal",
+        }
+    }
+}
+
+impl Error {
+    /// Something this object depends on is not there yet.
+    pub fn waiting(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Waiting { reason: reason.into(), message: message.into() }
+    }
+
+    /// The object's own spec must change.
+    pub fn terminal(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Terminal { reason: reason.into(), message: message.into() }
+    }
+
+    /// Something other than the object must change.
+    pub fn structural(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Structural { reason: reason.into(), message: message.into() }
+    }
+
+    /// Who can do something about it. Exhaustive on purpose: a new variant must decide.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Waiting { .. } => Class::Waiting,
+            Error::Terminal { .. } => Class::Terminal,
+            Error::Structural { .. } => Class::Structural,
+            Error::Conflict(_) => Class::Conflict,
+            Error::Kube(error) => class_of(error),
+            Error::Timeout | Error::Other(_) => Class::Transient,
+        }
+    }
+
+    /// The CamelCase reason for conditions.
+    pub fn reason(&self) -> &str {
+        match self {
+            Error::Waiting { reason, .. } | Error::Terminal { reason, .. } | Error::Structural { reason, .. } => reason,
+            Error::Conflict(_) | Error::Timeout | Error::Other(_) => "Retrying",
+            Error::Kube(error) => match class_of(error) {
+                Class::Waiting => "NamespaceTerminating",
+                Class::Structural | Class::Terminal => "Refused",
+                Class::Transient | Class::Conflict => "Retrying",
+            },
+        }
+    }
+}
+
+/// `kube::Error::Api` prints the whole Status structure; people want its sentence.
+struct Described<'a>(&'a kube::Error);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            kube::Error::Api(status) if !status.message.is_empty() => f.write_str(&status.message),
+            kube::Error::Api(status) => write!(f, "the API server answered {}", status.code),
+            kube::Error::Service(_) | kube::Error::HyperError(_) => f.write_str("the API server cannot be reached"),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+fn class_of(error: &kube::Error) -> Class {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            409 => Class::Conflict,
+            422 if is_failed_patch_test(status) => Class::Conflict,
+            403 if is_namespace_terminating(status) => Class::Waiting,
+            400 | 403 | 405 | 406 | 413 | 415 | 422 => Class::Structural,
+            // 401 while a token rotates, 404 while a CRD is installed, 410, 429 and every 5xx
+            _ => Class::Transient,
+        },
+        // The object does not fit our type, or the request could not even be built: no retry will help.
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => Class::Structural,
+        _ => Class::Transient,
+    }
+}
+
+/// A failed `test` of a JSON patch is a 422 without the causes that a validation error has.
+fn is_failed_patch_test(status: &kube::core::Status) -> bool {
+    let details = status.details.as_ref();
+    details.is_none_or(|details| details.kind.is_empty() && details.causes.is_empty())
+}
+
+fn is_namespace_terminating(status: &kube::core::Status) -> bool {
+    let details = status.details.as_ref();
+    details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+}

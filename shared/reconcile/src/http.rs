@@ -1,0 +1,82 @@
+//! `/livez`, `/readyz` and `/metrics`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::platform::Platform;
+
+/// How far a process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// Setting up.
+    Starting,
+    /// Waiting for the lease: nothing more can be asked of it, so it is ready. A rolling update waits for that.
+    Standby,
+    /// Holds the lease; ready when it has seen everything.
+    Leading,
+}
+
+/// The stage of the process, shared with the server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stages(Arc<AtomicU8>);
+
+impl Stages {
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn at(&self, stage: Stage) -> bool {
+        self.0.load(Ordering::Relaxed) == stage as u8
+    }
+}
+
+/// Serves until the process ends. Fails at once if the address is taken.
+pub(crate) async fn serve(address: SocketAddr, platform: Platform, stages: Stages) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
+    let router = router(platform.clone(), stages);
+    platform.spawn("the HTTP server".to_owned(), async move {
+        let _ = axum::serve(listener, router).await;
+    });
+    Ok(())
+}
+
+pub(crate) fn router(platform: Platform, stages: Stages) -> Router {
+    let ready = platform.clone();
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(move || async move { readiness(&ready, &stages) }))
+        .route("/metrics", get(move || async move { metrics(&platform) }))
+}
+
+fn readiness(platform: &Platform, stages: &Stages) -> (StatusCode, String) {
+    if stages.at(Stage::Starting) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting".to_owned());
+    }
+    let unsynced = platform.unsynced();
+    if !stages.at(Stage::Standby) {
+        if !unsynced.is_empty() {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the list of {}", unsynced.join(", ")));
+        }
+        let unmet = platform.unmet();
+        if !unmet.is_empty() {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}", unmet.join(", ")));
+        }
+    }
+    (StatusCode::OK, "ok".to_owned())
+}
+
+fn metrics(platform: &Platform) -> Result<impl IntoResponse + use<>, StatusCode> {
+    let text = platform.metrics().encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}

@@ -1,0 +1,136 @@
+//! Metrics of the process. Labels are few and bounded: never an object's name, never an error's text.
+
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use parking_lot::Mutex;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use tower::{Layer, Service};
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// What the crate itself counts.
+pub(crate) struct Metrics {
+    pub(crate) registry: Mutex<Registry>,
+    reconciles: Family<Labels<2>, Counter>,
+    errors: Family<Labels<2>, Counter>,
+    duration: Family<Labels<1>, Histogram>,
+    in_flight: Family<Labels<1>, Gauge>,
+    queued: Family<Labels<1>, Gauge>,
+    pub(crate) leader: Gauge,
+    requests: Requests,
+}
+
+impl Metrics {
+    pub(crate) fn new(requests: Requests) -> Self {
+        let metrics = Metrics {
+            registry: Mutex::new(Registry::with_prefix("ahoi")),
+            reconciles: Family::default(),
+            errors: Family::default(),
+            // 1 ms to 65 s
+            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 9))),
+            in_flight: Family::default(),
+            queued: Family::default(),
+            leader: Gauge::default(),
+            requests,
+        };
+        let mut registry = metrics.registry.lock();
+        registry.register("reconciles", "Passes by outcome", metrics.reconciles.clone());
+        registry.register("reconcile_errors", "Failed passes by class of error", metrics.errors.clone());
+        registry.register("reconcile_duration_seconds", "Duration of passes", metrics.duration.clone());
+        registry.register("reconciles_in_flight", "Passes that run now", metrics.in_flight.clone());
+        registry.register("queue_depth", "Objects woken and not yet looked at", metrics.queued.clone());
+        registry.register("leader", "1 while this process holds the lease", metrics.leader.clone());
+        registry.register("api_requests", "Requests to the API server", metrics.requests.0.clone());
+        drop(registry);
+        metrics
+    }
+
+    pub(crate) fn begun(&self, controller: &'static str, still_queued: usize) {
+        self.in_flight.get_or_create(&[("controller", controller)]).inc();
+        let queued = i64::try_from(still_queued).unwrap_or(i64::MAX);
+        self.queued.get_or_create(&[("controller", controller)]).set(queued);
+    }
+
+    pub(crate) fn passed(&self, controller: &'static str, outcome: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&[("controller", controller), ("outcome", outcome)]).inc();
+        self.duration.get_or_create(&[("controller", controller)]).observe(took.as_secs_f64());
+        self.in_flight.get_or_create(&[("controller", controller)]).dec();
+    }
+
+    pub(crate) fn failed(&self, controller: &'static str, class: &'static str) {
+        self.errors.get_or_create(&[("controller", controller), ("class", class)]).inc();
+    }
+
+    pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry.lock())?;
+        Ok(text)
+    }
+}
+
+/// A tower layer that counts the client's requests by verb and status code.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests(Family<[(&'static str, String); 2], Counter>);
+
+impl<S> Layer<S> for Requests {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted { inner, requests: self.0.clone() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Counted<S> {
+    inner: S,
+    requests: Family<[(&'static str, String); 2], Counter>,
+}
+
+impl<S, Body, Answer> Service<Request<Body>> for Counted<S>
+where
+    S: Service<Request<Body>, Response = Response<Answer>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (verb, requests) = (verb(&request), self.requests.clone());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            // 0: no answer at all
+            let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+            requests.get_or_create(&[("verb", verb.to_owned()), ("code", code.to_string())]).inc();
+            answer
+        })
+    }
+}
+
+fn verb<Body>(request: &Request<Body>) -> &'static str {
+    let query = request.uri().query().unwrap_or_default();
+    match request.method().as_str() {
+        "GET" if query.contains("watch=true") => "watch",
+        "GET" => "get",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        _ => "other",
+    }
+}

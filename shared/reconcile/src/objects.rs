@@ -1,0 +1,160 @@
+//! The writes, in whatever scope the kind lives.
+//!
+//! kube's `Api` wants the scope at compile time; here one function serves Customers and ConfigMaps alike, so
+//! the requests are made from the object's own namespace.
+
+use std::marker::PhantomData;
+
+use kube::Client;
+use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, Request};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cache::Key;
+use crate::error::Error;
+use crate::reconciler::{Conditioned, Object};
+
+/// What is left of an object after a delete.
+pub(crate) enum Deleted<K> {
+    /// Finalizers or a grace period keep it for a while.
+    Terminating(Box<K>),
+    /// Nothing.
+    Gone,
+}
+
+/// Requests for objects of one kind, in the name of one field manager.
+pub(crate) struct Objects<K> {
+    client: Client,
+    manager: String,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> std::fmt::Debug for Objects<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Objects").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+impl<K> Clone for Objects<K> {
+    fn clone(&self) -> Self {
+        Objects { client: self.client.clone(), manager: self.manager.clone(), kind: PhantomData }
+    }
+}
+
+impl<K: Object> Objects<K> {
+    pub(crate) fn new(client: Client, manager: &str) -> Self {
+        Objects { client, manager: manager.to_owned(), kind: PhantomData }
+    }
+
+    fn at(key: &Key) -> Request {
+        let namespace = Some(key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+        Request::new(K::url_path(&(), namespace))
+    }
+
+    async fn send(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> Result<K, Error> {
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        Ok(self.client.request(request).await?)
+    }
+
+    fn posting(&self) -> PostParams {
+        PostParams { field_manager: Some(self.manager.clone()), ..PostParams::default() }
+    }
+
+    fn patching(&self) -> PatchParams {
+        PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() }
+    }
+
+    pub(crate) async fn get(&self, key: &Key) -> Result<K, Error> {
+        self.send(Self::at(key).get(&key.name, &GetParams::default())).await
+    }
+
+    pub(crate) async fn delete(&self, object: &K) -> Result<Deleted<K>, Error> {
+        let key = Key::of(object);
+        // What was looked up is what goes, not whatever has its name by now.
+        let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
+        let params = DeleteParams::background().preconditions(preconditions);
+        let request = Self::at(&key).delete(&key.name, &params).map_err(kube::Error::BuildRequest)?;
+        match self.client.request_status::<K>(request).await {
+            // The object, or a Status that says it is gone. Some kinds answer with the object although it is gone.
+            Ok(answer) => match answer.left().filter(|object| object.meta().deletion_timestamp.is_some()) {
+                Some(object) => Ok(Deleted::Terminating(Box::new(object))),
+                None => Ok(Deleted::Gone),
+            },
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Deleted::Gone),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Replaces the finalizers, if nobody else has changed the object since we saw it.
+    pub(crate) async fn set_finalizers(&self, object: &K, finalizers: &[String]) -> Result<K, Error> {
+        let key = Key::of(object);
+        let version = &object.meta().resource_version;
+        let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
+        self.send(Self::at(&key).patch(&key.name, &self.patching(), &Patch::Merge(patch))).await
+    }
+}
+
+impl<K: Object + Serialize> Objects<K> {
+    pub(crate) async fn create(&self, object: &K) -> Result<K, Error> {
+        self.send(Self::at(&Key::of(object)).create(&self.posting(), to_bytes(object)?)).await
+    }
+
+    pub(crate) async fn replace(&self, object: &K) -> Result<K, Error> {
+        let key = Key::of(object);
+        self.send(Self::at(&key).replace(&key.name, &self.posting(), to_bytes(object)?)).await
+    }
+}
+
+impl<K: Conditioned> Objects<K> {
+    /// Writes what has changed of the status, field by field. A field that others write (as agents do with their
+    /// reports) is left alone by a reconciler that hands it back as it found it. The test on the uid keeps it off an
+    /// object that was created again meanwhile; there is no test on the version, since each field has one writer and specs
+    /// change under it all the time.
+    pub(crate) async fn set_status(&self, object: &K, status: &K::Status) -> Result<K, Error> {
+        let key = Key::of(object);
+        let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": object.meta().uid})];
+        patch.extend(status_changes(&to_value(&object.status())?, &to_value(status)?));
+        let patch: kube::core::params::Patch<()> =
+            Patch::Json(serde_json::from_value(patch.into()).map_err(kube::Error::SerdeError)?);
+        self.send(Self::at(&key).patch_subresource("status", &key.name, &self.patching(), &patch)).await
+    }
+}
+
+/// The operations of a JSON patch that turn one status into the other.
+fn status_changes(old: &Value, new: &Value) -> Vec<Value> {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        return vec![json!({"op": "add", "path": "/status", "value": new})];
+    };
+    let changed = new.iter().filter(|(field, value)| old.get(*field) != Some(value));
+    let removed = old.keys().filter(|field| !new.contains_key(*field));
+    changed
+        .map(|(field, value)| json!({"op": "add", "path": format!("/status/{field}"), "value": value}))
+        .chain(removed.map(|field| json!({"op": "remove", "path": format!("/status/{field}")})))
+        .collect()
+}
+
+fn to_value<T: Serialize>(value: &T) -> Result<Value, Error> {
+    Ok(serde_json::to_value(value).map_err(kube::Error::SerdeError)?)
+}
+
+fn to_bytes<K: Serialize>(object: &K) -> Result<Vec<u8>, Error> {
+    Ok(serde_json::to_vec(object).map_err(kube::Error::SerdeError)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_fields_that_changed_are_written() {
+        let old = json!({"summary": "1/2", "processes": [1], "error": "x"});
+        let new = json!({"summary": "2/2", "processes": [1], "host": "h"});
+        let expected = [
+            json!({"op": "add", "path": "/status/host", "value": "h"}),
+            json!({"op": "add", "path": "/status/summary", "value": "2/2"}),
+            json!({"op": "remove", "path": "/status/error"}),
+        ];
+        assert_eq!(status_changes(&old, &new), expected);
+        assert_eq!(status_changes(&Value::Null, &new), [json!({"op": "add", "path": "/status", "value": new})]);
+    }
+}

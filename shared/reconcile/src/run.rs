@@ -1,0 +1,225 @@
+//! From `main` to the end of the process: options, logs, client, lease, stop.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use k8s_controller::LeaderElection;
+use kube::Client;
+use kube::client::ClientBuilder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use tower::timeout::TimeoutLayer;
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::controller::Runnable;
+use crate::http::{self, Stage, Stages};
+use crate::metrics::Requests;
+use crate::platform::Platform;
+
+/// The bound of each call to the API server (of a watch: until it begins).
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The options every controller has, each with an environment variable.
+#[derive(Args, Debug)]
+#[group(skip)] // an operator may call its own options `Options`, too
+struct Options {
+    /// Where to serve /livez, /readyz and /metrics
+    #[arg(long, env = "METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
+    metrics_address: SocketAddr,
+    /// Work only while holding the lease; `false` for a single process on a laptop
+    #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    leader_elect: bool,
+    /// The namespace of the lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = "ahoi-system")]
+    lease_namespace: String,
+    /// The name of this replica: in the lease, in events
+    #[arg(long, env = "POD_NAME")]
+    instance: Option<String>,
+    /// How many objects of a kind are looked at at once
+    #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: u16,
+    /// What to log, as in RUST_LOG: `info`, `debug`, `ahoi_reconcile=debug,info`
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    log: String,
+    /// How to log
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Parser, Debug)]
+struct Cli<A: Args> {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    extra: A,
+}
+
+/// An operator without options of its own.
+#[derive(Args, Debug)]
+struct NoArgs {}
+
+/// Runs the controllers that `setup` makes, for as long as this process holds the lease called `name`.
+///
+/// Returns after SIGTERM or SIGINT, once the passes that were running are done and the lease is given back.
+/// Any other end is an error: a lost lease (whoever has it now must not find us still writing), or a task that stopped.
+///
+/// `setup` is called before the lease is held, so that a standby's caches are warm when its turn comes. It makes caches
+/// and controllers and must not write; what writes in the background is a [`Runnable::task`].
+pub async fn run<F, Fut>(name: &'static str, setup: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Platform) -> Fut,
+    Fut: Future<Output = anyhow::Result<Vec<Runnable>>>,
+{
+    run_with::<NoArgs, _>(name, |platform, _| setup(platform)).await
+}
+
+/// [`run`] for an operator with options of its own.
+pub async fn run_with<A: Args, Fut>(name: &'static str, setup: impl FnOnce(Platform, A) -> Fut) -> anyhow::Result<()>
+where
+    Fut: Future<Output = anyhow::Result<Vec<Runnable>>>,
+{
+    // kube does not choose a TLS provider for the process, and rustls refuses to guess when it finds two.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let matches = Cli::<A>::command().name(name).version(env!("CARGO_PKG_VERSION")).get_matches();
+    let Cli { options, extra } = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    start_logging(&options)?;
+
+    let requests = Requests::default();
+    let client = connect(name, &requests).await.context("no way to the API server")?;
+    let instance = options.instance.clone().unwrap_or_else(host_name);
+    let (failures, failed) = mpsc::unbounded_channel();
+    let platform = Platform::new(
+        client.clone(),
+        name,
+        &instance,
+        &options.lease_namespace,
+        options.concurrency,
+        requests,
+        failures,
+    );
+    stop_on_signal(&platform)?;
+
+    let stages = Stages::default();
+    http::serve(options.metrics_address, platform.clone(), stages.clone()).await?;
+    let controllers = setup(platform.clone(), extra).await.context("cannot set up the controllers")?;
+    let work = work(platform.clone(), stages.clone(), controllers, failed);
+
+    if !options.leader_elect {
+        return work.await;
+    }
+    stages.enter(Stage::Standby);
+    let lease = LeaderElection::new(client, &options.lease_namespace, name, &instance);
+    tokio::select! {
+        outcome = lease.with_lease(work) => match outcome {
+            Some(outcome) => outcome,
+            None => {
+                error!("the lease is lost; leaving at once");
+                // Returning would wait for tasks that may still be writing.
+                std::process::exit(1);
+            }
+        },
+        () = stopped_on_standby(&platform, &stages) => Ok(()),
+    }
+}
+
+/// Runs the controllers until the process is told to stop, and then until their passes are done.
+async fn work(
+    platform: Platform,
+    stages: Stages,
+    controllers: Vec<Runnable>,
+    mut failed: mpsc::UnboundedReceiver<String>,
+) -> anyhow::Result<()> {
+    stages.enter(Stage::Leading);
+    platform.metrics().leader.set(1);
+    let shutdown = platform.shutdown().clone();
+    let patience = controllers.iter().map(|controller| controller.patience).max().unwrap_or_default();
+    let mut running: FuturesUnordered<_> = controllers
+        .into_iter()
+        .map(|controller| {
+            // Aborted when one of them fails: nothing may still be writing when the lease is given back.
+            let task = AbortOnDropHandle::new(tokio::spawn(controller.future));
+            async move { (controller.name, task.await) }
+        })
+        .collect();
+    let stopped = async {
+        while let Some((name, end)) = running.next().await {
+            if !shutdown.is_cancelled() {
+                bail!("{name} stopped{}", if end.is_err() { " by a panic" } else { "" });
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        end = stopped => end?,
+        Some(name) = failed.recv() => bail!("{name} stopped"),
+        () = async { shutdown.cancelled().await; tokio::time::sleep(patience).await } => {
+            warn!("passes are still running; leaving anyway");
+        }
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Only a standby may leave at once: it has nothing to finish and no lease to give back.
+async fn stopped_on_standby(platform: &Platform, stages: &Stages) {
+    platform.shutdown().cancelled().await;
+    if stages.at(Stage::Leading) {
+        std::future::pending().await
+    }
+}
+
+fn stop_on_signal(platform: &Platform) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = platform.shutdown().clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("told to stop; finishing what runs");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// A client whose calls are bounded and counted.
+async fn connect(name: &str, requests: &Requests) -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    // A refused call comes back with growing delays and frees its slot; the built-in retry would keep it for minutes.
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    // Longer than any watch is silent: only a connection that is dead without knowing it reads nothing for so long.
+    config.read_timeout = Some(Duration::from_secs(295));
+    config.headers.push((::http::header::USER_AGENT, name.parse()?));
+    let client = ClientBuilder::try_from(config)?.with_layer(requests).with_layer(&TimeoutLayer::new(CALL_TIMEOUT));
+    Ok(client.build())
+}
+
+fn start_logging(options: &Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log).context("--log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
+    // Somebody who embeds this may have set up logging already.
+    let _ = match options.log_format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+fn host_name() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| format!("pid-{}", std::process::id()))
+}

@@ -1,0 +1,263 @@
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::{Ship, map, named, ship};
+use crate::cache::Cache;
+use crate::error::{Class, Error};
+use crate::owned::Owned;
+use crate::testing::{self, ApiServer};
+
+fn cargo<const N: usize>(data: [(&str, &str); N]) -> ConfigMap {
+    named(ConfigMap { data: Some(map(data)), ..ConfigMap::default() }, "port", "cargo")
+}
+
+/// The ship's ConfigMaps, as a cache that sees what is on the server now and hears nothing later.
+fn owned(server: &ApiServer, seen: impl IntoIterator<Item = ConfigMap>) -> Owned<ConfigMap> {
+    Owned::new(&server.platform(), &testing::cache(seen))
+}
+
+async fn refused(owned: &Owned<ConfigMap>, ship: &Ship, desired: ConfigMap) -> Error {
+    owned.apply(ship, desired).await.expect_err("this must be refused")
+}
+
+#[tokio::test]
+async fn creates_by_post_and_then_sends_nothing_although_the_watch_is_silent() {
+    let server = ApiServer::new();
+    let (ship, owned) = (ship(&server, "a"), owned(&server, []));
+    for _ in 0..3 {
+        let child = owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+        assert_eq!(child.owner_references()[0].controller, Some(true));
+        assert_eq!(child.owner_references()[0].uid, ship.uid().unwrap());
+    }
+    assert_eq!(server.take_writes(), ["POST /api/v1/namespaces/port/configmaps"]);
+    assert_eq!(owned.children(&ship).len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_restart_nothing_is_sent_for_what_is_right() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    owned(&server, []).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    let live = server.get(&cargo([])).unwrap();
+    server.take_writes();
+    owned(&server, [live]).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    assert!(server.take_writes().is_empty());
+}
+
+#[tokio::test]
+async fn a_change_is_a_put_that_drops_what_is_no_longer_desired_and_keeps_what_is_others() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let mut desired = cargo([("rum", "12"), ("salt", "1")]);
+    desired.metadata.labels = Some(map([("ours", "1"), ("formerly-ours", "1")]));
+    desired.metadata.annotations = Some(map([("formerly-ours", "1")]));
+    owned(&server, []).apply(&ship, desired).await.unwrap();
+
+    let mut live = server.get(&cargo([])).unwrap();
+    live.labels_mut().insert("theirs".into(), "1".into());
+    live.annotations_mut().insert("theirs".into(), "1".into());
+    live.finalizers_mut().push("their/finalizer".into());
+    let live = server.put(&live);
+    server.take_requests();
+
+    let mut desired = cargo([("rum", "13")]);
+    desired.metadata.labels = Some(map([("ours", "2")]));
+    let owned = owned(&server, [live]);
+    for _ in 0..2 {
+        owned.apply(&ship, desired.clone()).await.unwrap();
+    }
+    assert_eq!(server.take_writes(), ["PUT /api/v1/namespaces/port/configmaps/cargo"]);
+    let live = server.get(&cargo([])).unwrap();
+    assert_eq!(live.data, Some(map([("rum", "13")])));
+    assert_eq!(live.metadata.labels, Some(map([("ours", "2"), ("theirs", "1")])));
+    assert_eq!(live.finalizers(), ["their/finalizer"]);
+    assert!(live.annotations().contains_key("theirs") && !live.annotations().contains_key("formerly-ours"));
+}
+
+#[tokio::test]
+async fn drift_is_repaired_and_additions_of_others_are_none() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    owned(&server, []).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    let mut live = server.get(&cargo([])).unwrap();
+    live.data.as_mut().unwrap().insert("added".into(), "by somebody".into());
+    let live = server.put(&live);
+    server.take_requests();
+    owned(&server, [live.clone()]).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    assert!(server.take_writes().is_empty(), "defaults and additions are not drift");
+
+    let mut drifted = live;
+    drifted.data = Some(map([("rum", "0")]));
+    let drifted = server.put(&drifted);
+    owned(&server, [drifted]).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    assert_eq!(server.get(&cargo([])).unwrap().data, Some(map([("rum", "12")])));
+}
+
+#[tokio::test]
+async fn what_belongs_to_nobody_or_to_somebody_else_is_never_taken_over() {
+    let server = ApiServer::new();
+    let (ours, other) = (ship(&server, "a"), ship(&server, "b"));
+    let nobodys = server.put(&cargo([]));
+    let error = refused(&owned(&server, [nobodys]), &ours, cargo([("rum", "12")])).await;
+    assert!(matches!(&error, Error::Structural { reason, .. } if reason == "NameConflict"));
+    assert_eq!(error.to_string(), "ConfigMap port/cargo exists and does not belong to Ship a; it is left as it is");
+
+    // The same where the cache does not know of it: the server says "exists", and one look tells whose it is.
+    server.remove(&cargo([]));
+    owned(&server, []).apply(&other, cargo([])).await.unwrap();
+    server.take_requests();
+    let error = refused(&owned(&server, []), &ours, cargo([])).await;
+    assert_eq!(error.class(), Class::Structural);
+    let methods: Vec<_> = server.take_requests().into_iter().map(|request| request.method).collect();
+    assert_eq!(methods, ["POST", "GET"]);
+}
+
+#[tokio::test]
+async fn a_child_newer_than_the_cache_is_found_and_updated() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    owned(&server, []).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    server.take_requests();
+    owned(&server, []).apply(&ship, cargo([("rum", "13")])).await.unwrap();
+    let methods: Vec<_> = server.take_requests().into_iter().map(|request| request.method).collect();
+    assert_eq!(methods, ["POST", "GET", "PUT"]);
+}
+
+#[tokio::test]
+async fn a_child_that_is_being_deleted_is_waited_for() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let mut desired = cargo([]);
+    desired.finalizers_mut().push("their/finalizer".into());
+    let owned = owned(&server, []);
+    let child = owned.apply(&ship, desired.clone()).await.unwrap();
+    owned.delete(&child).await.unwrap();
+    server.take_requests();
+    let error = refused(&owned, &ship, desired).await;
+    assert!(matches!(&error, Error::Waiting { reason, .. } if reason == "WaitingForDeletion"), "{error:?}");
+    assert!(server.take_requests().is_empty());
+}
+
+#[tokio::test]
+async fn somebody_elses_write_in_between_is_a_conflict() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    owned(&server, []).apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    let seen = server.get(&cargo([])).unwrap();
+    let mut changed = seen.clone();
+    changed.labels_mut().insert("theirs".into(), "1".into());
+    server.put(&changed);
+    let error = refused(&owned(&server, [seen]), &ship, cargo([("rum", "13")])).await;
+    assert_eq!(error.class(), Class::Conflict);
+}
+
+#[tokio::test]
+async fn a_missing_namespace_is_waited_for() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let details = json!({"kind": "namespaces", "name": "port"});
+    let answer = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "details": details});
+    server.answer_next("POST", 404, answer);
+    let error = refused(&owned(&server, []), &ship, cargo([])).await;
+    assert_eq!(error.class(), Class::Waiting);
+    assert_eq!(error.to_string(), "namespace port does not exist");
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_comes_out_as_the_server_said_it() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let owned = owned(&server, []);
+    owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    let details = json!({"kind": "ConfigMap", "causes": [{"reason": "FieldValueInvalid", "field": "data"}]});
+    let answer = json!({"kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message": "field is immutable", "details": details});
+    server.answer_next("PUT", 422, answer);
+    let error = refused(&owned, &ship, cargo([("rum", "13")])).await;
+    assert!(matches!(&error, Error::Kube(kube::Error::Api(status)) if status.is_invalid()));
+    assert_eq!((error.class(), error.to_string()), (Class::Structural, "field is immutable".to_owned()));
+}
+
+#[tokio::test]
+async fn pruning_takes_only_our_own_and_only_what_is_not_wanted() {
+    let server = ApiServer::new();
+    let (ours, other) = (ship(&server, "a"), ship(&server, "b"));
+    let owned = owned(&server, []);
+    for name in ["keep", "drop"] {
+        owned.apply(&ours, named(ConfigMap::default(), "port", name)).await.unwrap();
+    }
+    owned.apply(&other, named(ConfigMap::default(), "port", "others")).await.unwrap();
+    server.take_requests();
+
+    for expected in [1, 0] {
+        assert_eq!(owned.prune(&ours, |child| child.name_any() == "keep").await.unwrap(), expected);
+    }
+    let requests = server.take_requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].path, "/api/v1/namespaces/port/configmaps/drop");
+    assert!(requests[0].body["preconditions"]["uid"].is_string());
+    assert_eq!(requests[0].body["propagationPolicy"], "Background");
+    assert_eq!(owned.children(&ours).len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_pruned_from_an_incomplete_list() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let cache: Cache<ConfigMap> = Cache::new(Box::new(|_| ()));
+    let owned = Owned::new(&server.platform(), &cache);
+    let error = owned.prune(&ship, |_| false).await.unwrap_err();
+    assert_eq!(error.class(), Class::Waiting);
+}
+
+#[tokio::test]
+async fn deleting_what_is_gone_or_was_created_again_harms_nobody() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let owned = owned(&server, []);
+    let child = owned.apply(&ship, cargo([])).await.unwrap();
+    server.remove(&*child);
+    owned.delete(&child).await.unwrap();
+    let again = server.put(&cargo([]));
+    assert_eq!(owned.delete(&child).await.unwrap_err().class(), Class::Conflict);
+    assert_eq!(server.get(&again), Some(again));
+}
+
+#[tokio::test]
+async fn a_label_links_what_must_outlive_its_owner() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let mut foreign = Namespace::default();
+    foreign.metadata.name = Some("foreign".to_owned());
+    let foreign = server.put(&foreign);
+    let owned = Owned::new(&server.platform(), &testing::cache([foreign.clone()])).linked_by("example.com/ship");
+    let mut desired = Namespace::default();
+    desired.metadata.name = Some("port".to_owned());
+    let child = owned.apply(&ship, desired).await.unwrap();
+    assert!(child.owner_references().is_empty());
+    assert_eq!(child.labels()["example.com/ship"], "a");
+    assert_eq!(owned.children(&ship).len(), 1);
+    assert!(matches!(owned.apply(&ship, foreign).await, Err(Error::Structural { .. })));
+    assert_eq!(owned.prune(&ship, |_| false).await.unwrap(), 1);
+    assert_eq!(owned.cache().all().len(), 1);
+}
+
+#[tokio::test]
+async fn an_owner_in_a_namespace_has_no_children_elsewhere() {
+    let server = ApiServer::new();
+    let owner = server.put(&named(ConfigMap::default(), "port", "owner"));
+    let owned = owned(&server, []);
+    let child = owned
+        .apply(
+            &owner,
+            ConfigMap {
+                metadata: kube::core::ObjectMeta { name: Some("x".into()), ..Default::default() },
+                ..Default::default()
+            },
+        )
+        .await
+        .unwrap();
+    assert_eq!(child.namespace().as_deref(), Some("port"), "the owner's namespace if none is said");
+    let error = owned.apply(&owner, named(ConfigMap::default(), "elsewhere", "x")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Structural);
+}

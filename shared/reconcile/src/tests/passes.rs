@@ -1,0 +1,250 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use super::{Ship, ShipSpec, ShipStatus, ship};
+use crate::cache::{Cache, Key};
+use crate::conditions::{Verdict, find, settle};
+use crate::error::{Class, Error};
+use crate::pass::{Full, Pass};
+use crate::queue::Queue;
+use crate::reconciler::{Progress, Reconciler};
+use crate::testing::{self, ApiServer};
+use crate::{is_ready, not_ready_message};
+
+/// Answers what it is told to, and "ready" when it is told nothing.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Error>>,
+    cleanups: Mutex<VecDeque<Error>>,
+    seen: Mutex<Vec<Ship>>,
+}
+
+impl Reconciler for Script {
+    type Kind = Ship;
+    const NAME: &'static str = "ship";
+    const FINALIZER: Option<&'static str> = Some("example.com/ship");
+
+    async fn reconcile(&self, ship: &Ship) -> Result<Progress<ShipStatus>, Error> {
+        self.seen.lock().push(ship.clone());
+        if let Some(error) = self.answers.lock().pop_front() {
+            return Err(error);
+        }
+        // Conditions built from nothing, as careless people do.
+        let mut status = ShipStatus { sails: ship.spec.sails, ..ShipStatus::default() };
+        settle(&mut status.conditions, ship.metadata.generation, Verdict::ready("all sails set"));
+        Ok(Progress::new(status))
+    }
+
+    async fn cleanup(&self, _: &Ship) -> Result<(), Error> {
+        self.cleanups.lock().pop_front().map_or(Ok(()), Err)
+    }
+}
+
+struct Deck {
+    server: ApiServer,
+    pass: Full<Script>,
+}
+
+impl Deck {
+    fn new(server: ApiServer, seen: impl IntoIterator<Item = Ship>) -> Self {
+        let platform = server.platform();
+        let cache: Cache<Ship> = testing::cache(seen);
+        let (queue, _) = Queue::new();
+        let objects = platform.objects();
+        let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler: Script::default() };
+        Deck { server, pass }
+    }
+
+    /// A pass, and what the crate does about its error.
+    async fn pass(&self, again: bool) -> Result<Duration, Error> {
+        let ship = self.pass.cache.lookup(&Key::new(None, "a")).unwrap();
+        let outcome = self.pass.pass(ship.clone()).await;
+        if let Err(error) = &outcome {
+            self.pass.report(&ship, error, again).await;
+        }
+        outcome
+    }
+
+    fn ship(&self) -> Ship {
+        self.server.get(&Ship::new("a", ShipSpec::default())).unwrap()
+    }
+
+    fn condition(&self, type_: &str) -> Option<(String, String, String)> {
+        let status = self.ship().status.unwrap_or_default();
+        find(&status.conditions, type_).map(|it| (it.status.clone(), it.reason.clone(), it.message.clone()))
+    }
+
+    fn fails(&self, errors: impl IntoIterator<Item = Error>) {
+        self.pass.reconciler.answers.lock().extend(errors);
+    }
+}
+
+/// A ship with our finalizer, so that the tests below do not see it being added.
+fn deck() -> Deck {
+    let server = ApiServer::new();
+    let mut ship = ship(&server, "a");
+    ship.finalizers_mut().push("example.com/ship".into());
+    let ship = server.put(&ship);
+    Deck::new(server, [ship])
+}
+
+fn says(status: &str, reason: &str, message: &str) -> Option<(String, String, String)> {
+    Some((status.to_owned(), reason.to_owned(), message.to_owned()))
+}
+
+const STATUS: &str = "PATCH /apis/example.com/v1/ships/a/status";
+const METADATA: &str = "PATCH /apis/example.com/v1/ships/a";
+
+#[tokio::test]
+async fn the_first_pass_writes_the_finalizer_and_the_status_and_the_second_nothing() {
+    let server = ApiServer::new();
+    let seen = ship(&server, "a");
+    let deck = Deck::new(server, [seen]);
+    let delay = deck.pass(false).await.unwrap();
+    assert!((Duration::from_secs(2400)..=Duration::from_secs(3600)).contains(&delay));
+    assert_eq!(deck.server.take_writes(), [METADATA, STATUS]);
+    assert_eq!(deck.pass.reconciler.seen.lock()[0].finalizers(), ["example.com/ship"], "the same pass goes on");
+    assert!(is_ready(&deck.ship()));
+    deck.pass(false).await.unwrap();
+    assert!(deck.server.take_writes().is_empty());
+}
+
+#[tokio::test]
+async fn a_child_that_was_created_with_the_finalizer_costs_one_write_less() {
+    let deck = deck();
+    deck.pass(false).await.unwrap();
+    assert_eq!(deck.server.take_writes(), [STATUS]);
+}
+
+#[tokio::test]
+async fn transition_times_are_kept_for_reconcilers_that_forget_them() {
+    let deck = deck();
+    deck.pass(false).await.unwrap();
+    let long_ago = Time("2020-01-01T00:00:00Z".parse().unwrap());
+    let mut ship = deck.ship();
+    ship.status.as_mut().unwrap().conditions[0].last_transition_time = long_ago.clone();
+    let ship = deck.server.put(&ship);
+    let deck = Deck::new(deck.server, [ship]);
+    deck.server.take_writes();
+    deck.pass(false).await.unwrap();
+    assert!(deck.server.take_writes().is_empty());
+    assert_eq!(deck.ship().status.unwrap().conditions[0].last_transition_time, long_ago);
+}
+
+#[tokio::test]
+async fn waiting_is_told_once_and_keeps_the_rest_of_the_status() {
+    let deck = deck();
+    deck.pass(false).await.unwrap();
+    deck.server.take_writes();
+    deck.fails((0..3).map(|_| Error::waiting("WaitingForTide", "the water is low")));
+    for again in [false, true, true] {
+        assert_eq!(deck.pass(again).await.unwrap_err().class(), Class::Waiting);
+    }
+    assert_eq!(deck.server.take_writes(), [STATUS]);
+    assert_eq!(deck.condition("Ready"), says("False", "WaitingForTide", "the water is low"));
+    assert_eq!(deck.condition("Reconciling"), says("True", "WaitingForTide", "the water is low"));
+    assert_eq!(deck.condition("Stalled"), None);
+    assert_eq!(deck.ship().status.unwrap().sails, 3);
+    assert_eq!(not_ready_message(&deck.ship()), "Ship a: the water is low");
+}
+
+#[tokio::test]
+async fn what_only_people_can_change_is_stalled_and_recovers() {
+    let deck = deck();
+    deck.fails([
+        Error::terminal("NoSuchSail", "spec.sails is negative"),
+        Error::structural("NoMast", "Mast b is missing"),
+    ]);
+    assert_eq!(deck.pass(false).await.unwrap_err().class(), Class::Terminal);
+    assert_eq!(deck.condition("Stalled"), says("True", "NoSuchSail", "spec.sails is negative"));
+    assert_eq!(deck.pass(false).await.unwrap_err().class(), Class::Structural);
+    assert_eq!(deck.condition("Stalled"), says("True", "NoMast", "Mast b is missing"));
+    assert_eq!(deck.condition("Reconciling"), None);
+    deck.pass(false).await.unwrap();
+    assert_eq!(deck.condition("Stalled"), None);
+    assert_eq!(deck.condition("Ready"), says("True", "Ready", "all sails set"));
+}
+
+#[tokio::test]
+async fn a_hiccup_is_not_worth_a_word_until_it_comes_back() {
+    let deck = deck();
+    deck.pass(false).await.unwrap();
+    deck.server.take_writes();
+    deck.fails((0..3).map(|_| Error::Other(anyhow::anyhow!("the wind has died"))));
+    deck.pass(false).await.unwrap_err();
+    assert!(deck.server.take_writes().is_empty());
+    deck.pass(true).await.unwrap_err();
+    deck.pass(true).await.unwrap_err();
+    assert_eq!(deck.server.take_writes(), [STATUS]);
+    assert_eq!(deck.condition("Ready"), says("False", "Retrying", "the wind has died"));
+    deck.fails([Error::Conflict("x".to_owned())]);
+    deck.pass(true).await.unwrap_err();
+    assert!(deck.server.take_writes().is_empty(), "a conflict never is");
+}
+
+#[tokio::test]
+async fn events_tell_of_transitions_only() {
+    let deck = deck();
+    deck.fails([Error::structural("NoMast", "Mast b is missing"), Error::structural("NoMast", "Mast c is missing")]);
+    for _ in 0..2 {
+        deck.pass(false).await.unwrap_err();
+    }
+    for _ in 0..2 {
+        deck.pass(false).await.unwrap();
+    }
+    // They are published in the background.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let events = deck.server.take_requests().into_iter().filter(|request| request.path.ends_with("/events"));
+    let events: Vec<_> = events.map(|event| (event.body["type"].clone(), event.body["reason"].clone())).collect();
+    assert_eq!(events, [("Warning".into(), "NoMast".into()), ("Normal".into(), "Ready".into())]);
+}
+
+#[tokio::test]
+async fn a_status_never_reaches_an_object_that_was_created_again() {
+    let deck = deck();
+    deck.server.remove(&deck.ship());
+    ship(&deck.server, "a");
+    assert_eq!(deck.pass(false).await.unwrap_err().class(), Class::Conflict);
+    assert_eq!(deck.ship().status, None);
+    // One that is simply gone is no trouble at all.
+    deck.server.remove(&deck.ship());
+    deck.pass(false).await.unwrap();
+}
+
+#[tokio::test]
+async fn cleanup_keeps_the_finalizer_while_it_waits_and_drops_only_ours_when_done() {
+    let server = ApiServer::new();
+    let mut ship = ship(&server, "a");
+    ship.finalizers_mut().extend(["example.com/ship".to_owned(), "their/finalizer".to_owned()]);
+    ship.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+    let ship = server.put(&ship);
+    let deck = Deck::new(server, [ship]);
+    deck.pass.reconciler.cleanups.lock().push_back(Error::waiting("WaitingForCrew", "2 are still aboard"));
+
+    deck.pass(false).await.unwrap_err();
+    assert_eq!(deck.ship().finalizers().len(), 2);
+    assert_eq!(deck.condition("Ready"), says("False", "WaitingForCrew", "2 are still aboard"));
+    deck.server.take_writes();
+
+    deck.pass(false).await.unwrap();
+    assert_eq!(deck.ship().finalizers(), ["their/finalizer"]);
+    deck.pass(false).await.unwrap();
+    assert_eq!(deck.server.take_writes(), [METADATA], "what is left is not our business");
+    assert!(deck.pass.reconciler.seen.lock().is_empty(), "nothing is built up while it is going");
+}
+
+#[tokio::test]
+async fn the_last_finalizer_takes_the_object_out_of_the_cache_at_once() {
+    let deck = deck();
+    let mut ship = deck.ship();
+    ship.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+    let ship = deck.server.put(&ship);
+    let deck = Deck::new(deck.server, [ship]);
+    deck.pass(false).await.unwrap();
+    assert!(deck.pass.cache.get("a").is_none());
+}
