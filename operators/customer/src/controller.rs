@@ -1,13 +1,14 @@
 //! The reconcile of a Customer.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ahoi_api::{
     ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, Plan, ReconcilePolicy, Scheduler, finalizers,
 };
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 use ahoi_reconcile::{
-    Cache, Conditioned, Controller, Error, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
+    Cache, Conditioned, Controller, Error, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable, watcher,
 };
 use kube::{Api, ResourceExt};
 
@@ -16,13 +17,14 @@ use crate::features::{
 };
 use crate::offboard::offboard;
 use crate::resolve::{DEFAULT_PLAN, resolve};
-use crate::status::{PAUSED, status};
+use crate::status::{HOLD, PAUSED, status, substance};
 
 /// Reconciles Customers.
 pub struct CustomerController {
     platform: Platform,
     plans: Cache<Plan>,
     children: Children,
+    pace: Pace,
 }
 
 /// Everything a Customer can have.
@@ -46,11 +48,14 @@ impl Reconciler for CustomerController {
         let wanted = resolve(customer, plan.as_deref(), self.platform.namespace())?;
 
         let mut chain = self.children.of(customer);
-        let (child, namespace) = converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain).await?;
+        let (child, namespace) =
+            converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain).await?;
         chain.namespace = child;
-        let (child, database) = converge::<DatabaseFeature>(&self.children.databases, customer, &wanted, &chain).await?;
+        let (child, database) =
+            converge::<DatabaseFeature>(&self.children.databases, customer, &wanted, &chain).await?;
         chain.database = child;
-        let (child, pool) = converge::<ConnectionPoolFeature>(&self.children.connection_pools, customer, &wanted, &chain).await?;
+        let (child, pool) =
+            converge::<ConnectionPoolFeature>(&self.children.connection_pools, customer, &wanted, &chain).await?;
         chain.connection_pool = child;
         let (_, scheduler) = converge::<SchedulerFeature>(&self.children.schedulers, customer, &wanted, &chain).await?;
 
@@ -61,8 +66,8 @@ impl Reconciler for CustomerController {
             not_built("webhooks", "WebhooksReady", wanted.webhooks),
             not_built("previews", "PreviewsReady", wanted.previews),
         ];
-        let old = customer.status.as_ref();
-        Ok(Progress::new(status(old, customer.metadata.generation, &wanted, &namespace, &features)))
+        let status = status(customer, &wanted, &namespace, &features);
+        Ok(self.pace.keep(customer, status, substance, Instant::now()))
     }
 
     async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {
@@ -89,14 +94,17 @@ impl CustomerController {
             .owns(&children.connection_pools)
             .owns(&children.schedulers)
             .watches(&plans, move |plan: &Plan| customers_on(&on_plan, &plan.name_any()))
-            .run(Self { platform: platform.clone(), plans, children })
+            .run(Self { platform: platform.clone(), plans, children, pace: Pace::new(HOLD) })
     }
 
     /// The Plan the Customer names; the one named `default` where it names none and there is one.
     fn plan_of(&self, customer: &Customer) -> Result<Option<Arc<Plan>>, Error> {
         let Some(name) = &customer.spec.plan else { return Ok(self.plans.get(DEFAULT_PLAN)) };
         let plan = self.plans.get(name).ok_or_else(|| {
-            Error::structural("PlanNotFound", format!("spec.plan names the Plan {name}, which does not exist: create it or name another"))
+            Error::structural(
+                "PlanNotFound",
+                format!("spec.plan names the Plan {name}, which does not exist: create it or name another"),
+            )
         })?;
         Ok(Some(plan))
     }

@@ -5,8 +5,9 @@ use ahoi_reconcile::Platform;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    ahoi_reconcile::run("ahoi-customer", |platform: Platform| async move {
-        Ok(vec![CustomerController::start(&platform)])
-    })
+    ahoi_reconcile::run(
+        "ahoi-customer",
+        |platform: Platform| async move { Ok(vec![CustomerController::start(&platform)]) },
+    )
     .await
 }

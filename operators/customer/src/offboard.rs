@@ -13,12 +13,16 @@ use crate::controller::{Children, only_child};
 pub async fn offboard(client: &Client, children: &Children, customer: &Customer) -> Result<(), Error> {
     if definition_is_going(client).await? {
         // Nobody asked for this customer to go: whoever removes the definition removes all of them by accident.
-        tracing::warn!(customer = customer.name_any(), "the Customer definition is being deleted: everything is retained");
+        tracing::warn!(
+            customer = customer.name_any(),
+            "the Customer definition is being deleted: everything is retained"
+        );
         return Ok(());
     }
     remove(&children.schedulers, customer, |_| ()).await?;
     remove(&children.connection_pools, customer, |_| ()).await?;
-    remove(&children.databases, customer, |database| database.spec.deletion_policy = customer.spec.deletion_policy).await?;
+    remove(&children.databases, customer, |database| database.spec.deletion_policy = customer.spec.deletion_policy)
+        .await?;
     remove(&children.namespaces, customer, |namespace| {
         namespace.spec.deletion_policy = NamespaceDeletionPolicy::Delete;
     })
@@ -26,7 +30,11 @@ pub async fn offboard(client: &Client, children: &Children, customer: &Customer)
 }
 
 /// Deletes the child of kind `C` after giving it its last orders, and waits until it is gone.
-async fn remove<C: Conditioned>(children: &Owned<C>, customer: &Customer, orders: impl Fn(&mut C)) -> Result<(), Error> {
+async fn remove<C: Conditioned>(
+    children: &Owned<C>,
+    customer: &Customer,
+    orders: impl Fn(&mut C),
+) -> Result<(), Error> {
     let Some(mut child) = only_child(children, customer) else { return Ok(()) };
     if child.meta().deletion_timestamp.is_none() {
         let mut last = (*child).clone();

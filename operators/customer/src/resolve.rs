@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use ahoi_api::{
-    ConnectionPoolFeature, ConnectionPoolSpec, Customer, CustomerNamespaceSpec, DatabaseFeature, DatabaseSpec, Features,
-    JobTemplate, LocalRef, NamespacedRef, Plan, PlanLimits, PoolState, RunPolicy, SchedulerFeature, SchedulerSpec, Size,
+    ConnectionPoolFeature, ConnectionPoolSpec, Customer, CustomerNamespaceSpec, DatabaseFeature, DatabaseSpec,
+    Features, JobTemplate, LocalRef, NamespacedRef, Plan, PlanLimits, PoolState, RunPolicy, SchedulerFeature,
+    SchedulerSpec, Size,
 };
 use ahoi_reconcile::Error;
 use k8s_openapi::api::core::v1::EnvVar;
@@ -111,10 +112,8 @@ fn connection_pool(
     }
     Ok(Some(ConnectionPoolSpec {
         database_ref: LocalRef { name: customer.name_any() },
-        pg_bouncer_ref: field(own, planned, |f| f.pg_bouncer_ref.clone()).unwrap_or_else(|| NamespacedRef {
-            namespace: suite_namespace.to_owned(),
-            name: DEFAULT_FLEET.to_owned(),
-        }),
+        pg_bouncer_ref: field(own, planned, |f| f.pg_bouncer_ref.clone())
+            .unwrap_or_else(|| NamespacedRef { namespace: suite_namespace.to_owned(), name: DEFAULT_FLEET.to_owned() }),
         pool_mode: field(own, planned, |f| f.pool_mode),
         pool_size: field(own, planned, |f| f.pool_size),
         max_client_connections: field(own, planned, |f| f.max_client_connections),
@@ -139,7 +138,9 @@ fn scheduler(customer: &Customer, planned: Option<&SchedulerFeature>) -> Option<
         resources: field(own, planned, |f| f.resources.clone()),
         readiness: field(own, planned, |f| f.readiness.clone()),
         binding: None,
-        jobs: by_name(planned.and_then(|f| f.jobs.clone()), own.and_then(|f| f.jobs.clone()), |j: &JobTemplate| j.name.clone()),
+        jobs: by_name(planned.and_then(|f| f.jobs.clone()), own.and_then(|f| f.jobs.clone()), |j: &JobTemplate| {
+            j.name.clone()
+        }),
         migration: field(own, planned, |f| f.migration.clone()),
         run_policy: customer.spec.run_policy,
     })
@@ -167,7 +168,9 @@ fn within(wanted: &Wanted, limits: &PlanLimits, plan: &str) -> Result<(), Error>
     let exceeds = |field: &str, has: String, limit: String| {
         Err(Error::terminal(
             "ExceedsPlan",
-            format!("spec.features.{field} is {has} and the plan {plan} allows at most {limit}: lower it or choose another plan"),
+            format!(
+                "spec.features.{field} is {has} and the plan {plan} allows at most {limit}: lower it or choose another plan"
+            ),
         ))
     };
     if let (Some(scheduler), Some(most)) = (&wanted.scheduler, limits.max_workers)

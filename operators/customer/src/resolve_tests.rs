@@ -90,7 +90,10 @@ fn a_limit_is_named_with_its_field() {
     for (features, field) in [
         (json!({"scheduler": {"enabled": true, "workers": 4}}), "spec.features.scheduler.workers"),
         (json!({"database": {"enabled": true, "storage": "256gb"}}), "spec.features.database.storage"),
-        (json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 6}}), "spec.features.connectionPool.poolSize"),
+        (
+            json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 6}}),
+            "spec.features.connectionPool.poolSize",
+        ),
         (
             json!({"scheduler": {"enabled": true, "jobs": [{"name": "a", "schedule": "@daily", "command": ["a"]}]}}),
             "spec.features.scheduler.jobs",

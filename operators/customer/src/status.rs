@@ -1,8 +1,10 @@
 //! The features' reports → the Customer's status. Pure.
 
-use ahoi_api::{CustomerStatus, FeatureState, FeatureStatus, namespace_of};
-use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
+use std::time::Duration;
+
+use ahoi_api::{Customer, CustomerStatus, FeatureState, FeatureStatus, namespace_of};
 use ahoi_reconcile::Verdict;
+use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 
 use crate::features::Report;
 use crate::resolve::Wanted;
@@ -10,18 +12,22 @@ use crate::resolve::Wanted;
 /// Type of the condition of a Customer that is not acted on.
 pub const PAUSED: &str = "Paused";
 
-/// The status of a Customer whose namespace and features reported so. `old` keeps the transition times.
-pub fn status(
-    old: Option<&CustomerStatus>,
-    generation: Option<i64>,
-    wanted: &Wanted,
-    namespace: &Report,
-    features: &[Report],
-) -> CustomerStatus {
+/// How long a step on the way to Ready may wait to be told together with the next: children report one after the other.
+pub const HOLD: Duration = Duration::from_secs(1);
+
+/// What is told at once: a new generation, whether the customer is ready, and that somebody has to act.
+pub fn substance(status: &CustomerStatus) -> (Option<i64>, Option<String>, Option<String>) {
+    let find = |type_| conditions::find(&status.conditions, type_);
+    (status.observed_generation, find("Ready").map(|c| c.status.clone()), find("Stalled").map(|c| c.reason.clone()))
+}
+
+/// The status of a Customer whose namespace and features reported so.
+pub fn status(customer: &Customer, wanted: &Wanted, namespace: &Report, features: &[Report]) -> CustomerStatus {
+    let generation = customer.metadata.generation;
     let enabled: Vec<&Report> = features.iter().filter(|r| r.state != FeatureState::Disabled).collect();
     let ready = enabled.iter().filter(|r| r.state == FeatureState::Ready).count();
 
-    let mut conditions = old.map(|s| s.conditions.clone()).unwrap_or_default();
+    let mut conditions = customer.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
     conditions::remove(&mut conditions, PAUSED);
     for report in std::iter::once(namespace).chain(features) {
         if report.state == FeatureState::Disabled {
@@ -67,7 +73,10 @@ fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict 
     let in_state = |state| all().filter(move |r| r.state == state).map(say).collect::<Vec<_>>();
 
     if let Some(stalled) = all().find(|r| r.state == FeatureState::Stalled) {
-        return Verdict::Stalled { reason: stalled.reason.clone(), message: in_state(FeatureState::Stalled).join("; ") };
+        return Verdict::Stalled {
+            reason: stalled.reason.clone(),
+            message: in_state(FeatureState::Stalled).join("; "),
+        };
     }
     // A feature that is going away is disabled and not gone: the customer is as asked only when it is.
     let removing: Vec<String> =

@@ -1,4 +1,4 @@
-use ahoi_api::{ChildRef, Customer};
+use ahoi_api::ChildRef;
 use serde_json::json;
 
 use super::*;
@@ -10,12 +10,12 @@ fn report(name: &'static str, condition: &'static str, state: FeatureState, reas
 }
 
 fn settle(namespace: FeatureState, database: FeatureState, webhooks: FeatureState) -> CustomerStatus {
-    let customer = Customer::new("acme", serde_json::from_value(json!({})).unwrap());
+    let mut customer = Customer::new("acme", serde_json::from_value(json!({})).unwrap());
+    customer.metadata.generation = Some(2);
     let wanted = resolve(&customer, None, "ahoi-system").unwrap();
     let reason = |state| if state == FeatureState::Ready { "Ready" } else { "Because" };
     status(
-        None,
-        Some(2),
+        &customer,
         &wanted,
         &report("namespace", "NamespaceReady", namespace, reason(namespace)),
         &[

@@ -17,11 +17,17 @@ use crate::server::{AdminLogin, Pools, ServerPool, UNREACHABLE, unreachable};
 
 /// What the two controllers share.
 pub struct Context {
+    /// Client, events, namespace.
     pub platform: Platform,
+    /// What there is.
     pub caches: Caches,
+    /// Which cluster this is.
     pub cluster: Cluster,
+    /// Connections to every server.
     pub pools: Pools,
+    /// Places given away a moment ago.
     pub placements: Placements,
+    /// What is counted.
     pub metrics: Metrics,
     /// Has a Database looked at.
     pub waker: Waker<Database>,
@@ -29,7 +35,9 @@ pub struct Context {
 
 /// The caches, which exist before the controllers do.
 pub struct Caches {
+    /// Every DatabaseServer.
     pub servers: Cache<DatabaseServer>,
+    /// Every Database.
     pub databases: Cache<Database>,
     /// The binding Secrets of Databases.
     pub bindings: Owned<Secret>,
@@ -83,7 +91,7 @@ impl Caches {
 
 fn what_matters(server: &DatabaseServer) -> String {
     let spec = &server.spec;
-    let bounds = (&spec.max_databases, &spec.capacity);
+    let bounds = (spec.placement, &spec.max_databases, &spec.capacity);
     format!("{:?}", (server.uid(), server.labels(), ready_reason(server), &spec.host, spec.port, &spec.tls, bounds))
 }
 
@@ -126,7 +134,10 @@ impl Context {
     /// A server that a Database is on, if it can be used now.
     pub fn usable(&self, name: &str) -> Result<(Arc<DatabaseServer>, Arc<ServerPool>), Error> {
         let Some(server) = self.caches.servers.get(name) else {
-            return Err(Error::structural("ServerGone", format!("DatabaseServer {name} does not exist; create it again")));
+            return Err(Error::structural(
+                "ServerGone",
+                format!("DatabaseServer {name} does not exist; create it again"),
+            ));
         };
         if !is_usable(&server) {
             return Err(match ready_reason(&server) {
@@ -148,4 +159,97 @@ pub fn is_usable(server: &DatabaseServer) -> bool {
 
 fn ready_reason(server: &DatabaseServer) -> Option<&str> {
     find(&server.status.as_ref()?.conditions, READY).map(|ready| ready.reason.as_str())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use ahoi_reconcile::testing::{ApiServer, cache, ready, settled};
+    use ahoi_reconcile::{Controller, Verdict};
+
+    use super::*;
+
+    /// A context with these objects in its caches.
+    pub fn context(
+        api: &ApiServer,
+        servers: Vec<DatabaseServer>,
+        databases: Vec<Database>,
+        secrets: Vec<Secret>,
+    ) -> Context {
+        let platform = api.platform();
+        let caches = Caches {
+            servers: cache(servers),
+            databases: cache(databases),
+            bindings: Owned::new(&platform, &cache([])),
+            secrets: cache(secrets),
+        };
+        Context {
+            cluster: Cluster::new("cluster"),
+            metrics: Metrics::new(&platform),
+            pools: Pools::default(),
+            placements: Placements::default(),
+            waker: Controller::new(&platform, &caches.databases).waker(),
+            caches,
+            platform,
+        }
+    }
+
+    pub fn server(name: &str) -> DatabaseServer {
+        serde_saphyr::from_str(&format!(
+            "
+            apiVersion: internal.example.com/v1
+            kind: DatabaseServer
+            metadata: {{name: {name}, uid: 11111111-2222-4333-8444-555555555555, generation: 1}}
+            spec: {{host: db.example.com, adminSecretRef: {{namespace: ahoi-system, name: admin}}}}
+            "
+        ))
+        .unwrap()
+    }
+
+    pub fn secret(name: &str, data: &[(&str, &str)]) -> Secret {
+        let text = |(key, value): &(&str, &str)| (key.to_string(), k8s_openapi::ByteString(value.as_bytes().to_vec()));
+        let mut secret = Secret { data: Some(data.iter().map(text).collect()), ..Secret::default() };
+        secret.metadata.name = Some(name.to_owned());
+        secret.metadata.namespace = Some("ahoi-system".to_owned());
+        secret
+    }
+
+    #[tokio::test]
+    async fn why_a_server_cannot_be_used() {
+        let admin = || secret("admin", &[("username", "postgres"), ("password", "x")]);
+        let why = |servers, secrets| {
+            let context = context(&ApiServer::new(), servers, vec![], secrets);
+            context.usable("pg-1").err().map(|error| (error.reason().to_owned(), error.to_string()))
+        };
+        let reason = |servers, secrets| why(servers, secrets).map(|(reason, _)| reason);
+        assert_eq!(reason(vec![], vec![admin()]).as_deref(), Some("ServerGone"));
+        assert_eq!(reason(vec![server("pg-1")], vec![admin()]).as_deref(), Some("ServerNotReady"));
+        assert_eq!(reason(vec![ready(server("pg-1"))], vec![]).as_deref(), Some("SecretMissing"));
+        assert_eq!(
+            reason(vec![ready(server("pg-1"))], vec![secret("admin", &[])]).as_deref(),
+            Some("SecretIncomplete")
+        );
+        assert_eq!(reason(vec![ready(server("pg-1"))], vec![admin()]), None);
+
+        let mut elsewhere = ready(server("pg-1"));
+        elsewhere.spec.admin_secret_ref.namespace = "customer-acme".into();
+        assert_eq!(reason(vec![elsewhere], vec![admin()]).as_deref(), Some("SecretNamespace"));
+
+        // However it is found, a Database says the same, so that it is written once.
+        let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
+        let found = why(vec![away], vec![admin()]).unwrap();
+        assert_eq!(found, (unreachable("pg-1").reason().to_owned(), unreachable("pg-1").to_string()));
+    }
+
+    #[test]
+    fn counts_matter_to_nobody() {
+        let before = ready(server("pg-1"));
+        let mut counted = before.clone();
+        counted.status.as_mut().unwrap().databases = Some(7);
+        assert_eq!(what_matters(&before), what_matters(&counted));
+        let mut moved = before.clone();
+        moved.spec.host = "other.example.com".into();
+        let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
+        assert_ne!(what_matters(&before), what_matters(&moved));
+        assert_ne!(what_matters(&before), what_matters(&away));
+    }
 }

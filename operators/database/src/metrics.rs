@@ -32,8 +32,16 @@ impl Metrics {
         };
         platform.register(|registry| {
             registry.register("databases_provisioned", "Databases made", metrics.provisioned.clone());
-            registry.register("database_sweep_duration_seconds", "Duration of sweeps of a server", metrics.sweep.clone());
-            registry.register("database_repairs", "Changes by others that were put back, by what they were about", metrics.repairs.clone());
+            registry.register(
+                "database_sweep_duration_seconds",
+                "Duration of sweeps of a server",
+                metrics.sweep.clone(),
+            );
+            registry.register(
+                "database_repairs",
+                "Changes by others that were put back, by what they were about",
+                metrics.repairs.clone(),
+            );
         });
         metrics
     }

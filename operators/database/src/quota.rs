@@ -44,8 +44,14 @@ impl Level {
     pub fn explain(self) -> (&'static str, &'static str) {
         match self {
             Level::Within => ("WithinQuota", "less than 80 % of the storage is used"),
-            Level::Warning => ("QuotaWarning", "at least 80 % of the storage is used; at 100 % writes are refused: delete data or raise spec.storage"),
-            Level::Exceeded => ("QuotaExceeded", "the storage is used up and writes are refused until less than 90 % is used: delete data or raise spec.storage"),
+            Level::Warning => (
+                "QuotaWarning",
+                "at least 80 % of the storage is used; at 100 % writes are refused: delete data or raise spec.storage",
+            ),
+            Level::Exceeded => (
+                "QuotaExceeded",
+                "the storage is used up and writes are refused until less than 90 % is used: delete data or raise spec.storage",
+            ),
         }
     }
 
@@ -63,7 +69,8 @@ pub fn is_news(known: Option<i64>, size: i64, storage: i64) -> bool {
     let Some(known) = known else { return true };
     let level = |size| Level::Within.next(size, storage);
     let change = known.abs_diff(size);
-    level(known) != level(size) || (change >= known.unsigned_abs() / 20 && change >= storage.unsigned_abs() / 1000 && change > 0)
+    level(known) != level(size)
+        || (change >= known.unsigned_abs() / 20 && change >= storage.unsigned_abs() / 1000 && change > 0)
 }
 
 /// Whether a database should be measured on every sweep: it is close to a border, or may get there fast.
@@ -78,7 +85,16 @@ mod tests {
 
     #[test]
     fn ladder() {
-        let steps = [(79, Level::Within), (80, Level::Warning), (99, Level::Warning), (100, Level::Exceeded), (90, Level::Exceeded), (89, Level::Warning), (91, Level::Warning), (10, Level::Within)];
+        let steps = [
+            (79, Level::Within),
+            (80, Level::Warning),
+            (99, Level::Warning),
+            (100, Level::Exceeded),
+            (90, Level::Exceeded),
+            (89, Level::Warning),
+            (91, Level::Warning),
+            (10, Level::Within),
+        ];
         let mut level = Level::Within;
         for (percent, expected) in steps {
             level = level.next(percent, 100);

@@ -70,13 +70,13 @@ impl Reconciler for NamespaceController {
         }
         let name = namespace_of(&owner.name_any());
         if let Some(live) = self.namespaces.cache().get(&name)
-            && claim(owner, &live, []) == Claim::Ours
+            && claim(owner, &live, |_| None) == Claim::Ours
             && live.metadata.deletion_timestamp.is_none()
         {
             self.namespaces.delete(&live).await?;
         }
         match self.namespaces.cache().get(&name) {
-            Some(live) if claim(owner, &live, []) == Claim::Ours => {
+            Some(live) if claim(owner, &live, |_| None) == Claim::Ours => {
                 Err(Error::waiting("NamespaceTerminating", remaining(&live)))
             }
             _ => Ok(()),
@@ -124,8 +124,11 @@ impl NamespaceController {
     fn check(&self, owner: &CustomerNamespace) -> Result<(), Error> {
         let name = namespace_of(&owner.name_any());
         let Some(live) = self.namespaces.cache().get(&name) else { return Ok(()) };
-        let others = self.owners.all();
-        match claim(owner, &live, others.iter().map(|other| &**other)) {
+        let living = |uid: &str| {
+            let mut owners = self.owners.all().into_iter();
+            owners.find(|other| other.metadata.uid.as_deref() == Some(uid)).map(|other| other.name_any())
+        };
+        match claim(owner, &live, living) {
             Claim::Ours | Claim::Orphan if live.metadata.deletion_timestamp.is_some() => Err(Error::waiting(
                 "NamespaceTerminating",
                 format!("{}; it is made again when it is gone", remaining(&live)),
@@ -138,8 +141,8 @@ impl NamespaceController {
             Claim::Foreign(Reason::NotMarked) => Err(Error::structural(
                 "NamespaceConflict",
                 format!(
-                    "namespace {name} exists and was not made for this customer; it is left as it is. Delete it, or hand it \
-                     over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
+                    "namespace {name} exists and was not made for this customer; it is left as it is. Delete it if nobody \
+                     needs it, or hand it over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
                     owner.name_any(),
                     owner.metadata.uid.as_deref().unwrap_or_default(),
                 ),

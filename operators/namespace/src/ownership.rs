@@ -5,33 +5,29 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
 /// Whose a namespace is, seen from one CustomerNamespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
     /// It is this CustomerNamespace's.
     Ours,
     /// It was made for a CustomerNamespace of this name that is no more: one that was restored from a backup, or
     /// whose definition was created again, finds its tenant by this.
     Orphan,
     /// It is, or may be, somebody else's.
-    Foreign(Reason<'a>),
+    Foreign(Reason),
 }
 
 /// Why a namespace is taken to be somebody else's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
     /// It lacks one of the two labels, or was made for a customer of another name.
     NotMarked,
     /// The CustomerNamespace with this name made it, and exists.
-    OwnedBy(&'a str),
+    OwnedBy(String),
 }
 
 /// Whose `namespace` is, seen from `owner`. Both labels must be there: one alone is something that people put on a
-/// namespace by hand. `others` are the CustomerNamespaces that exist.
-pub fn claim<'a>(
-    owner: &CustomerNamespace,
-    namespace: &Namespace,
-    others: impl IntoIterator<Item = &'a CustomerNamespace>,
-) -> Claim<'a> {
+/// namespace by hand. `living` names the CustomerNamespace with a uid, if it exists.
+pub fn claim(owner: &CustomerNamespace, namespace: &Namespace, living: impl FnOnce(&str) -> Option<String>) -> Claim {
     let labels = namespace.labels();
     let (Some(customer), Some(uid)) = (labels.get(CUSTOMER_LABEL), labels.get(NAMESPACE_OWNER_LABEL)) else {
         return Claim::Foreign(Reason::NotMarked);
@@ -42,10 +38,7 @@ pub fn claim<'a>(
     if owner.metadata.uid.as_ref() == Some(uid) {
         return Claim::Ours;
     }
-    match others.into_iter().find(|other| other.metadata.uid.as_ref() == Some(uid)) {
-        Some(other) => Claim::Foreign(Reason::OwnedBy(other.metadata.name.as_deref().unwrap_or_default())),
-        None => Claim::Orphan,
-    }
+    living(uid).map_or(Claim::Orphan, |other| Claim::Foreign(Reason::OwnedBy(other)))
 }
 
 /// The customer whose namespace would be called so.

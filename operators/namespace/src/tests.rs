@@ -54,15 +54,14 @@ fn labelled(labels: &[(&str, &str)]) -> Namespace {
 fn whose_a_namespace_is() {
     let owner = read(OPEN);
     let uid = owner.uid().expect("the fixture has one");
-    let mut other = read(ISOLATED);
-    other.metadata.uid = Some("other".into());
-    let claimed = |labels: &[(&str, &str)]| claim(&owner, &labelled(labels), [&owner, &other]);
+    let living = |uid: &str| (uid == "other").then(|| "big-client-0815".to_owned());
+    let claimed = |labels: &[(&str, &str)]| claim(&owner, &labelled(labels), living);
 
     assert_eq!(claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, &uid)]), Claim::Ours);
     assert_eq!(claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, "former")]), Claim::Orphan);
     assert_eq!(
         claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, "other")]),
-        Claim::Foreign(Reason::OwnedBy("big-client-0815"))
+        Claim::Foreign(Reason::OwnedBy("big-client-0815".into()))
     );
     for by_hand in [
         &[][..],
@@ -74,7 +73,7 @@ fn whose_a_namespace_is() {
         assert_eq!(claimed(by_hand), Claim::Foreign(Reason::NotMarked), "{by_hand:?}");
     }
     // What is made is what is recognised.
-    assert_eq!(claim(&owner, &namespace(&owner), []), Claim::Ours);
+    assert_eq!(claim(&owner, &namespace(&owner), |_| None), Claim::Ours);
 }
 
 #[test]

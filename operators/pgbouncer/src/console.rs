@@ -58,6 +58,8 @@ pub struct Connected {
 
 /// How long pgbouncer may take to answer; a reload of thousands of routes takes less than a second.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// One sentence for every way of not answering: it ends up in a status, which is not to change with each try.
+const SILENCE: &str = "pgbouncer does not answer";
 
 impl Console {
     /// Connects to the pgbouncer whose socket is in `directory`.
@@ -68,8 +70,8 @@ impl Console {
         let mut config = Config::new();
         config.host_path(directory).port(port).user("pgbouncer").dbname("pgbouncer");
         config.connect_timeout(PATIENCE);
-        let (client, connection) =
-            timeout(PATIENCE, config.connect(NoTls)).await.context("pgbouncer does not answer")?.context("pgbouncer's console")?;
+        let connected = timeout(PATIENCE, config.connect(NoTls)).await.context(SILENCE)?;
+        let (client, connection) = connected.context(SILENCE)?;
         let connection = tokio::spawn(async move {
             // Its end is noticed by the next command.
             let _ = connection.await;
@@ -200,19 +202,26 @@ impl Console {
 
     async fn rows(&self, query: &str) -> Result<Vec<SimpleQueryRow>> {
         let answer = self.ask(query).await?;
-        Ok(answer.into_iter().filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None }).collect())
+        Ok(answer
+            .into_iter()
+            .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
+            .collect())
     }
 
     async fn ask(&self, command: &str) -> Result<Vec<SimpleQueryMessage>> {
-        let word = command.split(' ').next().unwrap_or_default().to_owned();
-        let answer = timeout(PATIENCE, self.client.simple_query(command)).await;
-        answer.with_context(|| format!("pgbouncer does not answer {word}"))?.with_context(|| format!("pgbouncer refused {word}"))
+        let answer = timeout(PATIENCE, self.client.simple_query(command)).await.context(SILENCE)?;
+        answer.with_context(|| {
+            let word = command.split(' ').next().unwrap_or_default();
+            if self.client.is_closed() { SILENCE.to_owned() } else { format!("pgbouncer refused {word}") }
+        })
     }
 }
 
 /// The names have been checked when their routes were; this is for whoever forgets.
 fn quoted(database: &str) -> Result<String> {
-    if database.is_empty() || !database.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+    if database.is_empty()
+        || !database.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    {
         bail!("the name of the database needs quoting");
     }
     Ok(format!("\"{database}\""))

@@ -44,7 +44,8 @@ pub fn field_manager(pod: &str) -> String {
 pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
     let (name, namespace) = (fleet.name_any(), fleet.namespace().unwrap_or_default());
     let number = ordinal(&name, pod);
-    let peers = (0..fleet.spec.replicas).map(|i| format!("{}.{}.{namespace}.svc", self::pod(&name, i), peers_service(&name)));
+    let peers =
+        (0..fleet.spec.replicas).map(|i| format!("{}.{}.{namespace}.svc", self::pod(&name, i), peers_service(&name)));
     Settings {
         directory: directory.to_owned(),
         port: PORT,
@@ -53,7 +54,10 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
         max_client_connections: fleet.spec.max_client_connections,
         parameters: valid_parameters(&fleet.spec.parameters),
         // A peer must be able to reach itself by its number, which a process that is to go no longer can.
-        peer_id: number.filter(|number| *number < fleet.spec.replicas).and_then(|number| u32::try_from(number + 1).ok()).unwrap_or(0),
+        peer_id: number
+            .filter(|number| *number < fleet.spec.replicas)
+            .and_then(|number| u32::try_from(number + 1).ok())
+            .unwrap_or(0),
         peers: peers.collect(),
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ahoi_api::{CUSTOMER_LABEL, Scheduler, SchedulerStatus};
-use ahoi_reconcile::{Class, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, watcher};
+use ahoi_reconcile::{
+    Class, Controller, Error, Object, Owned, Pace, Platform, Progress, Reconciler, Runnable, watcher,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -13,8 +15,7 @@ use serde::Serialize;
 
 use crate::desired::{budget, cron_job, workers, workers_name};
 use crate::migration::{Migration, is_kept, migration};
-use crate::pace::Pace;
-use crate::status::{Observed, status};
+use crate::status::{HOLD, Observed, status, substance};
 
 /// Reconciles Schedulers.
 pub struct SchedulerController {
@@ -45,7 +46,7 @@ impl Reconciler for SchedulerController {
         let (jobs, refused) = self.schedule(scheduler, hold).await?;
 
         let status = status(scheduler, &Observed { migration, workers, jobs, refused });
-        Ok(self.pace.keep(scheduler, status, Instant::now()))
+        Ok(self.pace.keep(scheduler, status, substance, Instant::now()))
     }
 }
 
@@ -59,7 +60,7 @@ impl SchedulerController {
             workers: children(platform, CUSTOMER_LABEL),
             budgets: children(platform, CUSTOMER_LABEL),
             jobs: children(platform, CUSTOMER_LABEL),
-            pace: Pace::default(),
+            pace: Pace::new(HOLD),
         };
         Controller::new(platform, &schedulers)
             .owns(&controller.migrations)

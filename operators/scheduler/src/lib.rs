@@ -2,13 +2,12 @@
 //!
 //! A pass looks at the [migration] first: until it has succeeded, everything that runs stays on the version it is on.
 //! Then it makes the [children](desired) as they should be, and says from their own [status](health) how they are. How
-//! often it says so is kept in bounds by [pace].
+//! often it says so is kept in bounds by a [`Pace`](ahoi_reconcile::Pace).
 
 mod controller;
 mod desired;
 mod health;
 mod migration;
-mod pace;
 mod pods;
 mod status;
 

@@ -1,6 +1,8 @@
 //! What is said about a Scheduler.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahoi_api::{JobStatus, RunPolicy, Scheduler, SchedulerStatus};
 use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition, Verdict, set, settle};
@@ -15,6 +17,15 @@ use crate::migration::Migration;
 const WORKERS_READY: &str = "WorkersReady";
 const JOBS_HEALTHY: &str = "JobsHealthy";
 const MIGRATED: &str = "Migrated";
+
+/// How long a change of mere detail (a count, a message, the time of a run) may wait to be told together with the next.
+pub const HOLD: Duration = Duration::from_secs(2);
+
+/// What is told at once: a new generation, or a condition of another status or reason.
+pub fn substance(status: &SchedulerStatus) -> (Option<i64>, BTreeSet<(String, String, String)>) {
+    let conditions = status.conditions.iter();
+    (status.observed_generation, conditions.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect())
+}
 
 /// What there is after everything was applied.
 #[derive(Debug)]

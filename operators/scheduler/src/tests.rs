@@ -12,8 +12,8 @@ use kube::ResourceExt;
 use crate::desired::{budget, cron_job, workers};
 use crate::health::{self, Workers};
 use crate::migration::{Migration, is_kept, migration};
-use crate::pace::{HOLD, Pace};
-use crate::status::{Observed, status};
+use crate::status::{HOLD, Observed, status, substance};
+use ahoi_reconcile::Pace;
 
 const FULL: &str = include_str!("../fixtures/full.yaml");
 const PLAIN: &str = include_str!("../fixtures/plain.yaml");
@@ -360,11 +360,11 @@ mod paces {
 
     #[test]
     fn counts_are_told_every_two_seconds_and_the_end_at_once() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (pace, start) = (Pace::new(HOLD), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         let workers = |told, now, when| {
             let (scheduler, status) = step(told, now);
-            let progress = pace.keep(&scheduler, status, when);
+            let progress = pace.keep(&scheduler, status, substance, when);
             (progress.status.workers.unwrap_or_default(), progress.requeue)
         };
         assert_eq!(workers(0, 1, at(0)), ("0/4".into(), Some(HOLD)));
@@ -379,16 +379,16 @@ mod paces {
     fn a_change_of_the_spec_is_told_at_once() {
         let (scheduler, mut status) = step(1, 2);
         status.observed_generation = Some(4);
-        assert_eq!(Pace::default().keep(&scheduler, status.clone(), Instant::now()).status, status);
+        assert_eq!(Pace::new(HOLD).keep(&scheduler, status.clone(), substance, Instant::now()).status, status);
     }
 
     #[test]
     fn one_customer_does_not_hold_another() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (pace, start) = (Pace::new(HOLD), Instant::now());
         let (first, status) = step(0, 1);
-        pace.keep(&first, status, start);
+        pace.keep(&first, status, substance, start);
         let (mut second, status) = step(0, 1);
         second.metadata.uid = Some("another".into());
-        assert_eq!(pace.keep(&second, status, start + HOLD).requeue, Some(HOLD));
+        assert_eq!(pace.keep(&second, status, substance, start + HOLD).requeue, Some(HOLD));
     }
 }

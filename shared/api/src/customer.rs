@@ -58,7 +58,7 @@ pub struct CustomerSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["group".into()]))]
     #[schemars(length(max = 20))]
     pub groups: Vec<GroupBinding>,
-    /// What the customer has.
+    /// What the customer has. A feature, and each field of it, that is left out follows the Plan.
     #[serde(default)]
     pub features: Features,
 }

@@ -45,6 +45,9 @@ pub struct DatabaseServerSpec {
     /// How connections to the server are secured.
     #[serde(default)]
     pub tls: ServerTls,
+    /// Which databases are placed here. What is here stays, whatever this says.
+    #[serde(default)]
+    pub placement: Placement,
     /// Most databases placed here. Unset: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
@@ -60,6 +63,18 @@ fn default_port() -> i32 {
 
 fn default_admin_database() -> String {
     "postgres".to_owned()
+}
+
+/// Which databases are placed on a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Placement {
+    /// All whose selector its labels satisfy; an empty selector is satisfied by all.
+    #[default]
+    Open,
+    /// Only those that select it by at least one of its labels.
+    Selected,
+    /// No more.
+    Closed,
 }
 
 /// How connections to a server are secured.

@@ -10,11 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Size(
-    #[schemars(
-        length(max = 20),
-        regex(pattern = r"^[0-9]{1,9}(\.[0-9]{1,6})?([mMgGtTpP][iI]?[bB]?)$")
-    )]
-    pub String,
+    #[schemars(length(max = 20), regex(pattern = r"^[0-9]{1,9}(\.[0-9]{1,6})?([mMgGtTpP][iI]?[bB]?)$"))] pub String,
 );
 
 /// CEL: this size as a quantity of Kubernetes. The unit is upper case there but for the `i`, and has no `b`.
@@ -95,7 +91,9 @@ mod tests {
         ] {
             assert_eq!(Size::from(text).bytes(), Ok(bytes), "{text}");
         }
-        for text in ["", "gb", "256", "-1gb", "1,5gb", "1e3gb", "1.gb", "12kb", "1 gb", "1gbb", "99999999999999999999pb"] {
+        for text in
+            ["", "gb", "256", "-1gb", "1,5gb", "1e3gb", "1.gb", "12kb", "1 gb", "1gbb", "99999999999999999999pb"]
+        {
             assert!(Size::from(text).bytes().is_err(), "{text}");
         }
     }

@@ -1,5 +1,4 @@
-//! A crontab as one object: each entry becomes a CronJob. Entries that are new are added, those that
-//! changed are updated, and those that are gone are deleted.
+//! A crontab as one object: a CronJob for each entry. New entries are added, changed ones updated, old ones deleted.
 //!
 //! ```sh
 //! cargo run --example crontab -- crd | kubectl apply -f -
@@ -56,13 +55,13 @@ impl Reconciler for CrontabController {
 
     async fn reconcile(&self, crontab: &Crontab) -> Result<Progress<CrontabStatus>, Error> {
         let desired = desired(crontab)?;
+        let verdict = Verdict::ready(format!("{} entries", desired.len()));
         self.jobs.prune(crontab, |job| desired.iter().any(|wanted| wanted.name_any() == job.name_any())).await?;
-        let message = format!("{} entries", desired.len());
         for job in desired {
             self.jobs.apply(crontab, job).await?;
         }
         let mut status = crontab.status.clone().unwrap_or_default();
-        settle(&mut status.conditions, crontab.metadata.generation, Verdict::ready(message));
+        settle(&mut status.conditions, crontab.metadata.generation, verdict);
         Ok(Progress::new(status))
     }
 }
@@ -80,7 +79,7 @@ fn desired(crontab: &Crontab) -> Result<Vec<CronJob>, Error> {
             },
         }))
     };
-    let jobs: Result<_, _> = crontab.spec.entries.iter().map(job).collect();
+    let jobs = crontab.spec.entries.iter().map(job).collect::<Result<_, _>>();
     jobs.map_err(|error| Error::terminal("InvalidEntry", error.to_string()))
 }
 
@@ -92,7 +91,7 @@ async fn main() -> anyhow::Result<()> {
     }
     ahoi_reconcile::run("crontab", async |platform: Platform| -> anyhow::Result<Vec<Runnable>> {
         let crontabs = platform.cache(Api::<Crontab>::all(platform.client.clone()), watcher::Config::default());
-        let jobs = platform.cache(Api::<CronJob>::all(platform.client.clone()), watcher::Config::default());
+        let jobs = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
         let jobs = Owned::new(&platform, &jobs);
         Ok(vec![Controller::new(&platform, &crontabs).owns(&jobs).run(CrontabController { jobs })])
     })

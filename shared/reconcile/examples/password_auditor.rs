@@ -71,8 +71,11 @@ async fn main() -> anyhow::Result<()> {
     ahoi_reconcile::run_with::<Options, _>("password-auditor", async |platform: Platform, options| {
         // Helm keeps its releases in Secrets; they are large and hold no passwords of ours.
         let config = watcher::Config::default().fields("type!=helm.sh/release.v1");
-        let everywhere: Api<Secret> = Api::all(platform.client.clone());
-        let api = options.namespace.iter().fold(everywhere, |api, namespace| api.constrain(namespace));
+        let client = platform.client.clone();
+        let api: Api<Secret> = match &options.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        };
         let secrets = platform.cache(api, config);
         let auditor = Auditor { platform: platform.clone(), delete: options.delete };
         Ok(vec![Controller::new(&platform, &secrets).run_plain(auditor)])

@@ -1,7 +1,6 @@
 //! What wakes an object, and the queue that turns many wakings into one pass.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,12 +51,6 @@ impl Runnable {
     pub fn stop_within(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
-    }
-}
-
-impl fmt::Debug for Runnable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runnable").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -185,12 +178,6 @@ impl<K: Object> Controller<K> {
     }
 }
 
-impl<K: Object> fmt::Debug for Controller<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Controller").field("kind", &K::kind(&())).finish_non_exhaustive()
-    }
-}
-
 /// Wakes a controller's objects, see [`Controller::waker`].
 pub struct Waker<K: Object> {
     queue: Arc<Queue<K>>,
@@ -200,12 +187,6 @@ impl<K: Object> Waker<K> {
     /// Has the object looked at soon.
     pub fn wake(&self, object: &ObjectRef<K>) {
         self.queue.wake(Key::new(object.namespace.as_deref(), &object.name));
-    }
-}
-
-impl<K: Object> fmt::Debug for Waker<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waker").field("kind", &K::kind(&())).finish_non_exhaustive()
     }
 }
 

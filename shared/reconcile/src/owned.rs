@@ -27,7 +27,6 @@ pub enum Ownership {
 }
 
 /// Children of one kind: a [`Cache`] to read them from, and the writes that keep them as desired.
-#[derive(Debug)]
 pub struct Owned<K> {
     cache: Cache<K>,
     objects: Objects<K>,

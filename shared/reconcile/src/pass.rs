@@ -118,11 +118,14 @@ impl<R: Reconciler> Full<R> {
         Ok(())
     }
 
-    /// Events tell of transitions, never of passes.
+    /// Events tell of transitions, never of passes: that somebody has to act, and that it is over. That an object becomes
+    /// ready in the first place is what its condition is for, and would cost a request an object.
     fn tell(&self, object: &R::Kind, old: &[conditions::Condition], new: &[conditions::Condition]) {
         let find = |conditions, type_| conditions::find(conditions, type_).filter(|found| found.status == "True");
         if let (None, Some(ready)) = (find(old, READY), find(new, READY)) {
             info!(message = %ready.message, "ready");
+        }
+        if let (Some(_), None, Some(ready)) = (find(old, STALLED), find(new, STALLED), find(new, READY)) {
             self.platform.event(object, EventType::Normal, READY, &ready.message);
         }
         if let Some(stalled) = find(new, STALLED)

@@ -211,9 +211,3 @@ impl Platform {
 fn closed(gates: &Mutex<Vec<Gate>>) -> Vec<String> {
     gates.lock().iter().filter(|gate| !(gate.is_open)()).map(|gate| gate.what.clone()).collect()
 }
-
-impl std::fmt::Debug for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Platform").field("name", &self.shared.name).finish_non_exhaustive()
-    }
-}

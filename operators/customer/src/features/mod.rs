@@ -121,7 +121,11 @@ pub fn not_built(name: &'static str, condition: &'static str, on: bool) -> Repor
 /// How a child says it is; its word counts only for the generation it has seen.
 fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
     if child.meta().deletion_timestamp.is_some() {
-        return (FeatureState::Progressing, "Removing".into(), format!("the old {} is being removed", child.name_any()));
+        return (
+            FeatureState::Progressing,
+            "Removing".into(),
+            format!("the old {} is being removed", child.name_any()),
+        );
     }
     let generation = child.meta().generation;
     let said = child.status().map(C::conditions).unwrap_or_default();

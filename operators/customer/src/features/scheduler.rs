@@ -18,7 +18,8 @@ impl Feature for SchedulerFeature {
         if spec.image.is_empty() {
             return Ok(Desired::Stall {
                 reason: "NoImage",
-                message: "no image for the workers: set spec.features.scheduler.image in the Plan or the Customer".into(),
+                message: "no image for the workers: set spec.features.scheduler.image in the Plan or the Customer"
+                    .into(),
             });
         }
         if !namespace_ready(chain) {

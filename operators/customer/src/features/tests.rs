@@ -1,6 +1,4 @@
-use ahoi_api::{
-    Binding, ConnectionPool, CustomerNamespace, Database, RunPolicy, Scheduler,
-};
+use ahoi_api::{Binding, ConnectionPool, CustomerNamespace, Database, RunPolicy, Scheduler};
 use ahoi_reconcile::{Verdict, conditions};
 use serde_json::json;
 
@@ -38,7 +36,8 @@ fn chain(wanted: &Wanted) -> Chain {
     let mut chain = Chain::default();
     chain.namespace = Some(ready(child::<NamespaceFeature>(wanted, &chain)));
     let mut database: Database = child::<DatabaseFeature>(wanted, &chain);
-    database.status.get_or_insert_default().binding = Some(Binding { name: "acme-database".into(), version: "1".into() });
+    database.status.get_or_insert_default().binding =
+        Some(Binding { name: "acme-database".into(), version: "1".into() });
     chain.database = Some(ready(database));
     let mut pool: ConnectionPool = child::<ConnectionPoolFeature>(wanted, &chain);
     pool.status.get_or_insert_default().binding = Some(Binding { name: "acme-pool".into(), version: "1".into() });
@@ -73,7 +72,10 @@ fn each_waits_for_what_it_builds_on() {
     let mut chain = chain(&wanted);
     let database = chain.database.take();
     chain.connection_pool = None;
-    assert!(matches!(ConnectionPoolFeature::desired(&wanted, &chain), Ok(Desired::Wait { reason: "WaitingForDatabase", .. })));
+    assert!(matches!(
+        ConnectionPoolFeature::desired(&wanted, &chain),
+        Ok(Desired::Wait { reason: "WaitingForDatabase", .. })
+    ));
     chain.database = database;
     assert!(matches!(SchedulerFeature::desired(&wanted, &chain), Ok(Desired::Wait { reason: "WaitingForPool", .. })));
 }

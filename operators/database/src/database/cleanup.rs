@@ -16,10 +16,11 @@ use super::observe;
 use super::plan::{self, Refusal};
 use super::step::Step;
 use crate::context::Context;
-use crate::server::{ServerPool, unreachable};
+use crate::server::ServerPool;
 
-/// How long a deletion waits for a server that cannot be reached.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// How long a deletion waits for a server that cannot be used; less than the pause after the first attempt, so that the
+/// second is the last.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Closes, puts aside or drops the database, as its policy says.
 pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
@@ -34,24 +35,38 @@ pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error
             // The next sweep that reaches the server finds a database without an object and closes its login.
             let note = format!(
                 "DatabaseServer {} could not be used: database {} and its roles {} and {} are left there as they are",
-                server.name_any(), names.database, names.owner, names.login
+                server.name_any(),
+                names.database,
+                names.owner,
+                names.login
             );
             left(context, database, Some(&server), "LeftOnServer", note);
+            if let Ok(pool) = context.pool(&server) {
+                let identity = Identity::of(database, &context.cluster);
+                pool.memory.lock().unclaimed.insert(identity.object);
+            }
             Ok(())
         }
-        Err(Error::Structural { .. }) => Err(unreachable(&server.name_any())),
+        Err(Error::Structural { reason, message }) => Err(Error::waiting(reason, message)),
         outcome => outcome,
     }
 }
 
-async fn on_server(context: &Context, database: &Database, server: &DatabaseServer, names: &Names) -> Result<(), Error> {
+async fn on_server(
+    context: &Context,
+    database: &Database,
+    server: &DatabaseServer,
+    names: &Names,
+) -> Result<(), Error> {
     let pool = context.pool(server)?;
     let identity = Identity::of(database, &context.cluster);
     let observed = observe::one(&pool, names).await?;
     let policy = database.spec.deletion_policy;
     let plan = match policy {
         DeletionPolicy::Retain => plan::retain(names, &identity, &observed),
-        DeletionPolicy::Archive => plan::archive(names, &identity, &observed, names.archived(deleted_at(database).as_second())),
+        DeletionPolicy::Archive => {
+            plan::archive(names, &identity, &observed, names.archived(deleted_at(database).as_second()))
+        }
         DeletionPolicy::Delete => plan::delete(names, &identity, &observed),
     };
     match plan {
@@ -61,7 +76,11 @@ async fn on_server(context: &Context, database: &Database, server: &DatabaseServ
         }
         Err(Refusal::NotOurs(note) | Refusal::Missing(note)) => left(context, database, Some(server), "NotOurs", note),
     }
-    pool.memory.lock().sizes.remove(&names.database);
+    let mut memory = pool.memory.lock();
+    memory.sizes.remove(&names.database);
+    if policy == DeletionPolicy::Retain {
+        memory.unclaimed.insert(identity.object);
+    }
     Ok(())
 }
 
@@ -73,7 +92,10 @@ async fn carry_out(pool: &ServerPool, names: &Names, version: i32, steps: &[Step
         let Step::DropRole { role } = &step else { continue };
         match execute::run(pool, names, version, std::slice::from_ref(&step)).await {
             Err(failed) if failed.is_needed_elsewhere() => {
-                warn!(server = pool.name, role, "something outside of its database depends on the role; it is kept without login");
+                warn!(
+                    server = pool.name,
+                    role, "something outside of its database depends on the role; it is kept without login"
+                );
                 let closed = [Step::NoLogin { role: role.clone() }];
                 execute::run(pool, names, version, &closed).await.map_err(|failed| failed.into_error(pool))?;
             }
@@ -105,9 +127,54 @@ fn age(database: &Database) -> Duration {
 
 /// Says what was left: at the server, too, since nothing can be said in a namespace that is going.
 fn left(context: &Context, database: &Database, server: Option<&DatabaseServer>, reason: &str, note: String) {
-    warn!(reason, note);
+    warn!(reason, "{note}");
     context.platform.event(database, EventType::Warning, reason, &note);
     if let Some(server) = server {
         context.platform.event(server, EventType::Warning, reason, note);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_reconcile::testing::ApiServer;
+
+    use super::*;
+    use crate::context::tests::{context, server};
+
+    fn database(status: &str, deleted_ago: Duration) -> Database {
+        let deleted = Timestamp::now() - deleted_ago;
+        serde_saphyr::from_str(&format!(
+            "
+            apiVersion: internal.example.com/v1
+            kind: Database
+            metadata: {{name: acme, namespace: customer-acme, uid: u, deletionTimestamp: \"{deleted}\"}}
+            spec: {{storage: 1gb, deletionPolicy: Delete}}
+            status: {status}
+            "
+        ))
+        .unwrap()
+    }
+
+    const PLACED: &str = "{server: pg-1, databaseName: c_3f2504e04f89, login: c_3f2504e04f89_a}";
+
+    #[tokio::test]
+    async fn what_was_never_made_is_gone_at_once() {
+        let context = context(&ApiServer::new(), vec![], vec![], vec![]);
+        assert!(cleanup(&context, &database("{}", Duration::ZERO)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_holds_nobody_back() {
+        let context = context(&ApiServer::new(), vec![], vec![], vec![]);
+        assert!(cleanup(&context, &database(PLACED, Duration::ZERO)).await.is_ok());
+    }
+
+    /// Here for want of its admin Secret.
+    #[tokio::test]
+    async fn a_server_that_cannot_be_used_is_waited_for_and_then_left() {
+        let context = context(&ApiServer::new(), vec![server("pg-1")], vec![], vec![]);
+        let waiting = cleanup(&context, &database(PLACED, Duration::ZERO)).await;
+        assert!(matches!(waiting, Err(Error::Waiting { .. })), "{waiting:?}");
+        assert!(cleanup(&context, &database(PLACED, Duration::from_secs(30))).await.is_ok());
     }
 }

@@ -83,7 +83,13 @@ impl Identity {
 
 impl Desired {
     /// What the spec says, for a database whose name has been chosen. Refuses what no server should be asked for.
-    pub fn of(database: &Database, cluster: &Cluster, names: Names, verifier: &str, frozen: bool) -> Result<Self, Error> {
+    pub fn of(
+        database: &Database,
+        cluster: &Cluster,
+        names: Names,
+        verifier: &str,
+        frozen: bool,
+    ) -> Result<Self, Error> {
         let spec = &database.spec;
         Ok(Desired {
             names,

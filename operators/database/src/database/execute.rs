@@ -26,7 +26,12 @@ pub async fn converge(server: &ServerPool, desired: &Desired) -> Result<Vec<Step
         None => Ok(steps),
         Some(step) => Err(Error::structural(
             "NotConverging",
-            format!("on DatabaseServer {} the {} of {} cannot be made as desired", server.name, step.topic().as_str(), names.database),
+            format!(
+                "on DatabaseServer {} the {} of {} cannot be made as desired",
+                server.name,
+                step.topic().as_str(),
+                names.database
+            ),
         )),
     }
 }
@@ -35,7 +40,9 @@ pub async fn converge(server: &ServerPool, desired: &Desired) -> Result<Vec<Step
 pub fn refused(server: &ServerPool, refusal: Refusal) -> Error {
     match refusal {
         Refusal::NotOurs(message) => Error::structural("NotOurs", format!("DatabaseServer {}: {message}", server.name)),
-        Refusal::Missing(message) => Error::structural("DatabaseMissing", format!("DatabaseServer {}: {message}", server.name)),
+        Refusal::Missing(message) => {
+            Error::structural("DatabaseMissing", format!("DatabaseServer {}: {message}", server.name))
+        }
     }
 }
 
@@ -64,8 +71,8 @@ impl Failed {
                 "ExtensionRefused",
                 format!("DatabaseServer {} does not make the extension {extension}: {message}", server.name),
             ),
-            // invalid_parameter_value, undefined_object (an unknown parameter), insufficient_privilege
-            _ if sets && (code == "22023" || code == "42704" && message.contains("parameter") || code == "42501") => {
+            // invalid_parameter_value; undefined_object and insufficient_privilege, where they are about a parameter
+            _ if sets && (code == "22023" || (code == "42704" || code == "42501") && message.contains("parameter")) => {
                 parameters::refused_by_server(&desired.parameters, message)
             }
             _ => self.into_error(server),

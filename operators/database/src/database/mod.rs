@@ -22,20 +22,19 @@ use tracing::{info, warn};
 
 pub use self::cleanup::close;
 pub use self::desired::{Desired, Identity};
-#[cfg(test)]
-pub use self::model::DatabaseState;
-pub use self::model::Observed;
+pub use self::model::{DatabaseState, Observed};
 pub use self::names::{Names, TENANTS, is_database};
 pub use self::observe::{all as observe_all, owner_of};
 pub use self::placement::Placements;
+use self::placement::{Candidate, Need};
 pub use self::plan::differs;
 pub use self::stamp::{Cluster, Stamp, State};
-use self::placement::{Candidate, Need};
 use self::step::{Step, Topic};
 use crate::context::{Context, is_usable};
 use crate::quota::{self, Level};
+use crate::scram::Credentials;
 use crate::secret;
-use crate::server::ServerPool;
+use crate::server::{ServerPool, unreachable};
 
 /// The controller of Databases.
 pub struct Databases(pub Arc<Context>);
@@ -63,18 +62,26 @@ impl Reconciler for Databases {
         let level = measured.map_or(before, |size| before.next(size, storage));
 
         // The Secret first: should the process die now, somebody knows the password that the role gets later.
-        let credentials = secret::credentials(self.binding(database).as_deref(), version_of(&status))?;
+        let kept = self.binding(database).and_then(|binding| secret::credentials(&binding, version_of(&status)));
+        let replaced = kept.is_none() && status.binding.is_some();
+        let credentials = kept.map_or_else(Credentials::generate, Ok)?;
         let frozen = level == Level::Exceeded;
         let desired = Desired::of(database, &context.cluster, names.clone(), &credentials.verifier, frozen)?;
         let binding = secret::desired(database, &server.spec, &names, &credentials);
         let binding = context.caches.bindings.apply(database, binding).await?;
         let steps = execute::converge(&pool, &desired).await?;
 
-        self.tell(database, &pool, &steps, before, level);
         let size = match measured.or(status.size_bytes) {
             Some(size) => size,
             None => measure(&pool, name).await?,
         };
+        let level = level.next(size, storage);
+        if replaced {
+            let note = format!("Secret {} was lost or edited; the login has a new password", binding.name_any());
+            context.platform.event(database, EventType::Warning, "PasswordReplaced", note);
+        } else {
+            self.tell(database, &pool, &steps, before, level);
+        }
         if quota::is_news(status.size_bytes, size, storage) {
             status.size_bytes = Some(size);
         }
@@ -100,7 +107,7 @@ impl Databases {
         if status.server.is_some() && status.database_name.is_some() {
             return Ok(Arc::new(database.clone()));
         }
-        let (server, names) = match self.retained(database).await {
+        let (server, names) = match self.retained(database).await? {
             Some(found) => found,
             None => (self.choose(database, storage)?, Names::from_uid(&database.uid().unwrap_or_default())),
         };
@@ -113,26 +120,28 @@ impl Databases {
         context.platform.write_status(&context.caches.databases, database, &status).await
     }
 
-    /// What an object of the same name left behind. Servers that cannot be asked are passed over: new customers must not wait for
-    /// the repair of a server they have nothing to do with.
-    async fn retained(&self, database: &Database) -> Option<(String, Names)> {
+    /// What an object of the same name left behind. A server that is known to be away is passed over, unless it is known to
+    /// have it: new customers must not wait for the repair of a server they have nothing to do with.
+    async fn retained(&self, database: &Database) -> Result<Option<(String, Names)>, Error> {
         let context = &self.0;
         let identity = Identity::of(database, &context.cluster);
         let mut servers = context.caches.servers.all();
-        servers.retain(|server| is_usable(server));
-        servers.sort_by_key(|server| server.name_any());
+        // Two objects may describe one server: the one that is meant for such databases comes first.
+        let selector = &database.spec.server_selector;
+        let is_meant = |server: &DatabaseServer| placement::is_meant(server.spec.placement, server.labels(), selector);
+        servers.sort_by_key(|server| (!is_meant(server), server.name_any()));
         let ask = async |server: &DatabaseServer| {
-            let pool = context.pool(server).ok()?;
-            match observe::retained(&pool, &identity.cluster, &identity.object).await {
-                Ok(found) => found.map(|names| (pool.name.clone(), names)),
-                Err(failure) => {
-                    warn!(server = pool.name, ?failure, "not asked for a retained database");
-                    None
-                }
+            let Ok(pool) = context.pool(server) else { return Ok(None) };
+            if is_usable(server) {
+                let found = observe::retained(&pool, &identity.cluster, &identity.object).await;
+                let found = found.map_err(|failure| failure.into_error(&pool.name))?;
+                return Ok(found.map(|names| (pool.name.clone(), names)));
             }
+            let has_it = pool.memory.lock().unclaimed.contains(&identity.object);
+            if has_it { Err(unreachable(&pool.name)) } else { Ok(None) }
         };
-        let answers = futures::future::join_all(servers.iter().map(|server| ask(server))).await;
-        answers.into_iter().flatten().next()
+        let answers = futures::future::try_join_all(servers.iter().map(|server| ask(server))).await?;
+        Ok(answers.into_iter().flatten().next())
     }
 
     fn choose(&self, database: &Database, storage: i64) -> Result<String, Error> {
@@ -146,7 +155,8 @@ impl Databases {
                 let mut candidate = candidate(server);
                 // What is kept for objects that are gone takes a place, too.
                 let pool = context.pool(server).ok();
-                candidate.databases = pool.map_or(0, |pool| pool.memory.lock().unclaimed);
+                let unclaimed = pool.map_or(0, |pool| pool.memory.lock().unclaimed.len());
+                candidate.databases = i64::try_from(unclaimed).unwrap_or(i64::MAX);
                 for other in all.iter().filter(|other| server_of(other).as_deref() == Some(&candidate.name)) {
                     candidate.databases += 1;
                     let bytes = other.spec.storage.bytes().unwrap_or_default();
@@ -156,9 +166,8 @@ impl Databases {
             };
             servers.iter().map(candidate).collect()
         };
-        let is_pending = |uid: &str| {
-            all.iter().any(|other| other.uid().as_deref() == Some(uid) && server_of(other).is_none())
-        };
+        let is_pending =
+            |uid: &str| all.iter().any(|other| other.uid().as_deref() == Some(uid) && server_of(other).is_none());
         context.placements.choose(&database.uid().unwrap_or_default(), &need, candidates, is_pending)
     }
 
@@ -186,7 +195,7 @@ impl Databases {
         topics.iter().for_each(|topic| context.metrics.repaired(topic.as_str()));
         let what = topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>().join(", ");
         let note = format!("put back what had been changed on DatabaseServer {}: {what}", pool.name);
-        warn!(note);
+        warn!("{note}");
         context.platform.event(database, EventType::Warning, "Repaired", note);
     }
 }
@@ -204,6 +213,7 @@ fn candidate(server: &DatabaseServer) -> Candidate {
     Candidate {
         name: server.name_any(),
         labels: server.labels().clone(),
+        placement: server.spec.placement,
         ready: is_usable(server),
         max_databases: server.spec.max_databases.map(i64::from),
         // A size that cannot be read is no promise that can be kept.

@@ -44,12 +44,16 @@ impl Names {
 
 /// Whether a database's name is one of those made here.
 pub fn is_database(name: &str) -> bool {
-    name.strip_prefix("c_").is_some_and(|digits| digits.len() == 12 && digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')))
+    name.strip_prefix("c_")
+        .is_some_and(|digits| digits.len() == 12 && digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')))
 }
 
 /// Whether a role's name is one of those made here, and so not one that the platform team made for itself.
 pub fn is_role(name: &str) -> bool {
-    name == TENANTS || name.rsplit_once('_').is_some_and(|(database, suffix)| is_database(database) && matches!(suffix, "owner" | "a" | "frozen"))
+    name == TENANTS
+        || name
+            .rsplit_once('_')
+            .is_some_and(|(database, suffix)| is_database(database) && matches!(suffix, "owner" | "a" | "frozen"))
 }
 
 #[cfg(test)]
@@ -68,7 +72,9 @@ mod tests {
 
     #[test]
     fn others_names_are_not_ours() {
-        for name in ["postgres", "c_3f2504e04f89", "c_3f2504e04f89_b", "c_3F2504E04F89_a", "c_3f25_a", "owner", "_a", ""] {
+        for name in
+            ["postgres", "c_3f2504e04f89", "c_3f2504e04f89_b", "c_3F2504E04F89_a", "c_3f25_a", "owner", "_a", ""]
+        {
             assert!(!is_role(name), "{name}");
         }
         for name in ["postgres", "c_3f2504e04f8", "c_3f2504e04f89a", "zz_c_3f2504e04f89_1", "c_3f2504e04f8é"] {

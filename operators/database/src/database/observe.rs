@@ -8,41 +8,47 @@ use super::stamp::{Stamp, State};
 use crate::server::{Failure, ServerPool};
 
 /// Parameters: the databases and the roles to look for; NULL for all of ours.
+///
+/// Names and comments come from functions rather than joins: for lack of statistics on the shared catalogs, joins
+/// of theirs become nested loops, and a server has thousands of databases.
 const QUERY: &str = r#"
 SELECT json_build_object(
   'version', current_setting('server_version_num')::int,
   'operator', current_user,
   'databases', coalesce((
     SELECT json_object_agg(d.datname, json_build_object(
-      'owner', pg_get_userbyid(d.datdba), 'open', d.datallowconn, 'limit', d.datconnlimit, 'comment', c.description,
+      'owner', pg_get_userbyid(d.datdba), 'open', d.datallowconn, 'limit', d.datconnlimit, 'comment', d.comment,
       'grants', coalesce((
         SELECT json_agg(json_build_object(
-          'grantee', coalesce(g.rolname, ''), 'privilege', a.privilege_type, 'grantable', a.is_grantable))
-        FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a LEFT JOIN pg_authid g ON g.oid = a.grantee
-        WHERE a.grantee <> d.datdba), '[]')))
-    FROM pg_database d
-    LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
-    WHERE CASE WHEN $1::text[] IS NULL THEN d.datname ~ '^c_[0-9a-f]{12}$' OR c.description LIKE '{"ahoi":%'
+          'grantee', CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee) END,
+          'privilege', a.privilege_type, 'grantable', a.is_grantable))
+        FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee <> d.datdba), '[]')))
+    FROM (SELECT *, shobj_description(oid, 'pg_database') AS comment FROM pg_database) d
+    WHERE CASE WHEN $1::text[] IS NULL THEN d.datname ~ '^c_[0-9a-f]{12}$' OR d.comment LIKE '{"ahoi":%'
       ELSE d.datname = ANY($1) END), '{}'),
   'roles', coalesce((
     SELECT json_object_agg(r.rolname, json_build_object(
       'login', r.rolcanlogin, 'limit', r.rolconnlimit, 'verifier', r.rolpassword,
       'powers', r.rolsuper OR r.rolcreatedb OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls,
       'expires', coalesce(r.rolvaliduntil <> 'infinity', false),
-      'member_of', coalesce((
-        SELECT json_object_agg(g.name, g.how) FROM (
-          SELECT g.rolname AS name, json_build_object(
-            'admin', bool_or(m.admin_option),
-            'inherit', bool_or(coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true)),
-            'set', bool_or(coalesce((to_jsonb(m) ->> 'set_option')::bool, true))) AS how
-          FROM pg_auth_members m JOIN pg_authid g ON g.oid = m.roleid
-          WHERE m.member = r.oid GROUP BY g.rolname) g), '{}'),
+      'member_of', coalesce(m.groups, '{}'),
       'settings', coalesce((
         SELECT json_object_agg(d.datname, s.setconfig)
-        FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE s.setrole = r.oid), '{}')))
-    FROM pg_authid r
-    WHERE CASE WHEN $2::text[] IS NULL THEN r.rolname ~ '^c_[0-9a-f]{12}_(owner|a|frozen)$'
-      ELSE r.rolname = ANY($2) END), '{}')
+        FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = r.oid
+        WHERE d.datname = regexp_replace(r.rolname, '_[a-z]+$', '')), '{}')))
+    FROM (SELECT * FROM pg_authid WHERE CASE WHEN $2::text[] IS NULL
+      THEN rolname ~ '^c_[0-9a-f]{12}_(owner|a|frozen)$' ELSE rolname = ANY($2) END) r
+    LEFT JOIN (
+      SELECT member, json_object_agg(pg_get_userbyid(roleid), json_build_object(
+        'admin', admin, 'inherit', inherits, 'set', sets)) AS groups
+      FROM (
+        SELECT m.member, m.roleid, bool_or(m.admin_option) AS admin,
+          bool_or(coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true)) AS inherits,
+          bool_or(coalesce((to_jsonb(m) ->> 'set_option')::bool, true)) AS sets
+        FROM pg_auth_members m
+        WHERE $2::text[] IS NULL OR pg_get_userbyid(m.member) = ANY($2)
+        GROUP BY m.member, m.roleid) m
+      GROUP BY member) m ON m.member = r.oid), '{}')
 )::text"#;
 
 /// Stamped databases whose comment has a text in it.
@@ -67,13 +73,12 @@ async fn read(server: &ServerPool, names: [Option<&[String]>; 2]) -> Result<Obse
     Ok(serde_json::from_str(&json).map_err(anyhow::Error::from)?)
 }
 
-/// The database that an object of the same name left here when it was deleted.
+/// The database that an object of the same name left here when it was deleted, closed or not.
 pub async fn retained(server: &ServerPool, cluster: &str, object: &str) -> Result<Option<Names>, Failure> {
     let found = server.pairs(STAMPED, object).await?;
     let is_it = |comment: &str| {
-        Stamp::parse(comment).is_some_and(|stamp| {
-            stamp.cluster == cluster && stamp.object == object && stamp.state == State::Retained
-        })
+        Stamp::parse(comment)
+            .is_some_and(|stamp| stamp.cluster == cluster && stamp.object == object && stamp.state != State::Archived)
     };
     Ok(found.iter().find(|(_, comment)| is_it(comment)).map(|(database, _)| Names::of(database)))
 }

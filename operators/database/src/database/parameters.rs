@@ -70,9 +70,10 @@ const ALLOWED: &[&str] = &[
 /// The parameters as PostgreSQL stores them, or which of them may not be set.
 pub fn check(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
     let checked = parameters.iter().map(|(name, value)| {
-        let stored = ALLOWED.iter().find(|allowed| allowed.eq_ignore_ascii_case(name)).ok_or_else(|| {
-            refused(name, "it is not a parameter that a Database may set")
-        })?;
+        let stored = ALLOWED
+            .iter()
+            .find(|allowed| allowed.eq_ignore_ascii_case(name))
+            .ok_or_else(|| refused(name, "it is not a parameter that a Database may set"))?;
         if value.chars().any(char::is_control) || value.len() > 256 {
             return Err(refused(name, "its value must be one line of at most 256 characters"));
         }
@@ -110,7 +111,16 @@ mod tests {
 
     #[test]
     fn dangerous_and_unknown_ones_are_named() {
-        for name in ["role", "session_authorization", "session_preload_libraries", "local_preload_libraries", "search_path", "my.own", "", "x'; --"] {
+        for name in [
+            "role",
+            "session_authorization",
+            "session_preload_libraries",
+            "local_preload_libraries",
+            "search_path",
+            "my.own",
+            "",
+            "x'; --",
+        ] {
             let error = check(&parameters(&[("work_mem", "8MB"), (name, "1")])).unwrap_err();
             assert_eq!(error.reason(), "InvalidParameter");
             assert!(error.to_string().contains(&format!("spec.parameters[{name}]")), "{error}");

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
+use ahoi_api::Placement;
 use ahoi_reconcile::Error;
 use parking_lot::Mutex;
 
@@ -22,6 +23,8 @@ pub struct Candidate {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whom it takes.
+    pub placement: Placement,
     /// Whether it is Ready.
     pub ready: bool,
     /// Databases there and on their way there.
@@ -36,7 +39,7 @@ pub struct Candidate {
 
 impl Candidate {
     fn matches(&self, need: &Need<'_>) -> bool {
-        need.selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+        self.placement != Placement::Closed && is_meant(self.placement, &self.labels, need.selector)
     }
 
     fn has_room(&self, need: &Need<'_>) -> bool {
@@ -48,21 +51,35 @@ impl Candidate {
     }
 }
 
+/// Whether a selector means a server, were it not closed.
+pub fn is_meant(placement: Placement, labels: &BTreeMap<String, String>, selector: &BTreeMap<String, String>) -> bool {
+    let satisfied = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+    satisfied && (placement != Placement::Selected || !selector.is_empty())
+}
+
 /// The Ready server that matches and has the most storage free; among equals the one with the least promised, then
 /// with the fewest databases.
 pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error> {
     let matching: Vec<_> = candidates.iter().filter(|candidate| candidate.matches(need)).collect();
     if matching.is_empty() {
-        let which = if need.selector.is_empty() { "there is no DatabaseServer".to_owned() } else { format!("no DatabaseServer has the labels {}", labels(need.selector)) };
+        let which = if need.selector.is_empty() {
+            "no DatabaseServer takes databases that select none".to_owned()
+        } else {
+            format!("no DatabaseServer that takes new databases has the labels {}", labels(need.selector))
+        };
         return Err(Error::structural("NoServer", format!("{which}; add one that customers may be placed on")));
     }
     let roomy: Vec<_> = matching.into_iter().filter(|candidate| candidate.has_room(need)).collect();
     if roomy.is_empty() {
-        return Err(Error::structural("NoRoom", "every DatabaseServer that may be used is full; raise maxDatabases or capacity of one, or add another"));
+        return Err(Error::structural(
+            "NoRoom",
+            "every DatabaseServer that may be used is full; raise maxDatabases or capacity of one, or add another",
+        ));
     }
-    let best = roomy.iter().filter(|candidate| candidate.ready).min_by_key(|candidate| {
-        (Reverse(candidate.free()), candidate.allocated, candidate.databases, &candidate.name)
-    });
+    let best = roomy
+        .iter()
+        .filter(|candidate| candidate.ready)
+        .min_by_key(|candidate| (Reverse(candidate.free()), candidate.allocated, candidate.databases, &candidate.name));
     best.map(|candidate| candidate.name.clone()).ok_or_else(|| {
         let mut names: Vec<_> = roomy.iter().map(|candidate| candidate.name.as_str()).collect();
         names.sort_unstable();
@@ -124,7 +141,8 @@ mod tests {
 
     #[test]
     fn most_free_first() {
-        let with = |name: &str, capacity, allocated| Candidate { capacity: Some(capacity), allocated, ..candidate(name) };
+        let with =
+            |name: &str, capacity, allocated| Candidate { capacity: Some(capacity), allocated, ..candidate(name) };
         assert_eq!(chosen(10, &[with("a", 100, 60), with("b", 90, 20), with("c", 50, 0)]), Ok("b".into()));
         assert_eq!(chosen(80, &[with("a", 100, 60), with("b", 90, 20)]), Err("NoRoom".into()));
     }
@@ -138,7 +156,7 @@ mod tests {
     #[test]
     fn full_by_number() {
         let full = Candidate { databases: 3, max_databases: Some(3), ..candidate("a") };
-        assert_eq!(chosen(1, &[full.clone()]), Err("NoRoom".into()));
+        assert_eq!(chosen(1, std::slice::from_ref(&full)), Err("NoRoom".into()));
         assert_eq!(chosen(1, &[full, candidate("b")]), Ok("b".into()));
     }
 
@@ -149,14 +167,34 @@ mod tests {
         let gold = Candidate { labels: selector.clone(), ..candidate("gold") };
         assert_eq!(choose(&need, &[candidate("any"), gold]).unwrap(), "gold");
         let error = choose(&need, &[candidate("any")]).unwrap_err();
-        assert_eq!(error.to_string(), "no DatabaseServer has the labels tier=gold; add one that customers may be placed on");
+        assert_eq!(
+            error.to_string(),
+            "no DatabaseServer that takes new databases has the labels tier=gold; add one that customers may be placed on"
+        );
+    }
+
+    #[test]
+    fn closed_and_reserved_servers() {
+        let with = |name: &str, placement| Candidate {
+            placement,
+            labels: [("tier".to_owned(), "gold".to_owned())].into(),
+            ..candidate(name)
+        };
+        let servers = [with("closed", Placement::Closed), with("reserved", Placement::Selected)];
+        assert_eq!(chosen(1, &servers), Err("NoServer".into()));
+        let selector = BTreeMap::from([("tier".to_owned(), "gold".to_owned())]);
+        assert_eq!(choose(&Need { selector: &selector, bytes: 1 }, &servers).unwrap(), "reserved");
+        assert!(choose(&Need { selector: &selector, bytes: 1 }, &servers[..1]).is_err());
     }
 
     #[test]
     fn waits_for_one_that_is_not_ready() {
         let down = |name: &str| Candidate { ready: false, ..candidate(name) };
         let error = choose(&Need { selector: &BTreeMap::new(), bytes: 1 }, &[down("b"), down("a")]).unwrap_err();
-        assert_eq!((error.reason(), error.to_string().as_str()), ("WaitingForServer", "DatabaseServer a and b is not Ready"));
+        assert_eq!(
+            (error.reason(), error.to_string().as_str()),
+            ("WaitingForServer", "DatabaseServer a and b is not Ready")
+        );
         assert_eq!(chosen(1, &[down("a"), candidate("c")]), Ok("c".into()));
     }
 

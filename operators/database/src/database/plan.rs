@@ -29,7 +29,8 @@ enum Claim {
     /// Created, and not stamped yet: the process died in between.
     Unstamped,
     Stamped(Stamp),
-    /// The stamp of an object of the same name that was deleted.
+    /// The stamp of an object of the same name. Two cannot be there at once, so that one is no more, even where the
+    /// server was away when it went and nothing has been closed yet.
     Retained(Stamp),
     Foreign(&'static str),
 }
@@ -49,7 +50,7 @@ fn claim(names: &Names, identity: &Identity, observed: &Observed) -> Claim {
         () if stamp.cluster != identity.cluster => Claim::Foreign("it belongs to another cluster"),
         () if same_object && stamp.uid == identity.uid && database.limit == INVALID => Claim::Invalid,
         () if same_object && stamp.uid == identity.uid => Claim::Stamped(stamp),
-        () if same_object && stamp.state == State::Retained => Claim::Retained(stamp),
+        () if same_object && stamp.state != State::Archived => Claim::Retained(stamp),
         () => Claim::Foreign("it belongs to another object"),
     }
 }

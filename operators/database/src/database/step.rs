@@ -1,7 +1,5 @@
 //! The single changes a plan is made of: each as SQL, and as what it does to the model.
 
-use std::collections::BTreeMap;
-
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
@@ -120,9 +118,11 @@ impl Step {
     /// What it is about.
     pub fn topic(&self) -> Topic {
         match self {
-            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Rename { .. } | Step::Open { .. } | Step::Reown { .. } => {
-                Topic::Database
-            }
+            Step::CreateDatabase { .. }
+            | Step::DropDatabase { .. }
+            | Step::Rename { .. }
+            | Step::Open { .. }
+            | Step::Reown { .. } => Topic::Database,
             Step::Stamp { .. } | Step::Forget { .. } => Topic::Stamp,
             Step::Limit { .. } => Topic::ConnectionLimit,
             Step::Terminate { .. } => Topic::Sessions,
@@ -142,7 +142,9 @@ impl Step {
                 // From WAL rather than by copying files: two checkpoints less, which everybody on the server would feel.
                 let strategy = if version >= STRATEGY { " STRATEGY wal_log" } else { "" };
                 let database = id(database);
-                format!("CREATE DATABASE {database} TEMPLATE template0{strategy} ALLOW_CONNECTIONS false CONNECTION LIMIT {limit}")
+                format!(
+                    "CREATE DATABASE {database} TEMPLATE template0{strategy} ALLOW_CONNECTIONS false CONNECTION LIMIT {limit}"
+                )
             }
             Step::DropDatabase { database } => format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", id(database)),
             Step::Stamp { database, stamp, namespace, name } => stamp_sql(database, stamp, namespace, name),
@@ -150,12 +152,16 @@ impl Step {
             Step::Forget { database } => format!("DELETE FROM ahoi.databases WHERE database = {}", literal(database)),
             Step::Rename { from, to } => format!(
                 "ALTER DATABASE {} RENAME TO {};\nUPDATE ahoi.databases SET database = {} WHERE database = {}",
-                id(from), id(to), literal(to), literal(from)
+                id(from),
+                id(to),
+                literal(to),
+                literal(from)
             ),
             Step::Limit { database, limit } => format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", id(database)),
             Step::Open { database } => format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", id(database)),
             Step::Terminate { database, login } => {
-                let whose = login.as_ref().map(|login| format!(" AND usename = {}", literal(login))).unwrap_or_default();
+                let whose =
+                    login.as_ref().map(|login| format!(" AND usename = {}", literal(login))).unwrap_or_default();
                 format!(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{whose} AND pid <> pg_backend_pid()",
                     literal(database)
@@ -195,14 +201,14 @@ impl Step {
             Step::Reset { login, database, parameter } => {
                 format!("ALTER ROLE {} IN DATABASE {} RESET {}", id(login), id(database), dotted(parameter))
             }
-            Step::PublicSchema { owner } => format!(
-                "ALTER SCHEMA public OWNER TO {};\nREVOKE ALL ON SCHEMA public FROM PUBLIC",
-                id(owner)
-            ),
+            Step::PublicSchema { owner } => {
+                format!("ALTER SCHEMA public OWNER TO {};\nREVOKE ALL ON SCHEMA public FROM PUBLIC", id(owner))
+            }
             Step::Extension { extension, owner } => {
                 format!(
                     "SET ROLE {};\nSET search_path = public;\nCREATE EXTENSION IF NOT EXISTS {};\nRESET search_path;\nRESET ROLE",
-                    id(owner), id(extension)
+                    id(owner),
+                    id(extension)
                 )
             }
             Step::Freezable { owner, frozen } => freezable_sql(owner, frozen),
@@ -257,7 +263,11 @@ impl Step {
                 observed.roles.get_mut(login).into_iter().for_each(|role| self.apply_to_role(role, version));
             }
             // What is inside is not observed; the stamp says whether it has been done.
-            Step::Forget { .. } | Step::Terminate { .. } | Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => {}
+            Step::Forget { .. }
+            | Step::Terminate { .. }
+            | Step::PublicSchema { .. }
+            | Step::Extension { .. }
+            | Step::Freezable { .. } => {}
         }
     }
 
@@ -279,7 +289,13 @@ impl Step {
         match self {
             Step::Disempower { .. } => state.powers = false,
             Step::Login { verifier, .. } => {
-                *state = RoleState { login: true, verifier: Some(verifier.clone()), expires: false, limit: -1, ..state.clone() };
+                *state = RoleState {
+                    login: true,
+                    verifier: Some(verifier.clone()),
+                    expires: false,
+                    limit: -1,
+                    ..state.clone()
+                };
             }
             Step::NoLogin { .. } => state.login = false,
             Step::Join { group, uses, .. } => {
@@ -322,14 +338,12 @@ fn stamp_sql(database: &str, stamp: &Stamp, namespace: &str, name: &str) -> Stri
         State::Retained => "retained",
         State::Archived => "archived",
     };
-    let row: BTreeMap<&str, &str> =
-        [("database", database), ("namespace", namespace), ("name", name), ("uid", &stamp.uid), ("state", state)].into();
-    let columns = row.keys().copied().collect::<Vec<_>>().join(", ");
-    let values = row.values().map(|value| literal(value)).collect::<Vec<_>>().join(", ");
-    let renewed = row.keys().map(|column| format!("{column} = EXCLUDED.{column}")).collect::<Vec<_>>().join(", ");
+    let row = [database, namespace, name, &stamp.uid, state].map(literal).join(", ");
     format!(
         "COMMENT ON DATABASE {} IS {};\n\
-         INSERT INTO ahoi.databases ({columns}) VALUES ({values}) ON CONFLICT (database) DO UPDATE SET {renewed}, since = now()",
+         INSERT INTO ahoi.databases (database, namespace, name, uid, state) VALUES ({row}) \
+         ON CONFLICT (database) DO UPDATE SET (namespace, name, uid, state, since) = \
+         (EXCLUDED.namespace, EXCLUDED.name, EXCLUDED.uid, EXCLUDED.state, now())",
         id(database),
         literal(&stamp.comment())
     )

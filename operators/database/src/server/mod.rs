@@ -73,12 +73,19 @@ impl Servers {
 
     fn placed_on(&self, server: &str) -> Vec<Arc<Database>> {
         let mut databases = self.0.caches.databases.all();
-        databases.retain(|database| database.status.as_ref().is_some_and(|status| status.server.as_deref() == Some(server)));
+        databases
+            .retain(|database| database.status.as_ref().is_some_and(|status| status.server.as_deref() == Some(server)));
         databases
     }
 
     /// Compares every database with its object, and has those looked at that differ.
-    async fn sweep(&self, server: &DatabaseServer, pool: &ServerPool, observed: &Observed, placed: &[Arc<Database>]) -> Result<(), Error> {
+    async fn sweep(
+        &self,
+        server: &DatabaseServer,
+        pool: &ServerPool,
+        observed: &Observed,
+        placed: &[Arc<Database>],
+    ) -> Result<(), Error> {
         let wanted: Vec<_> = placed.iter().filter_map(|database| Some((database, self.wanted(database)?))).collect();
         self.measure(pool, wanted.iter().map(|(_, wanted)| wanted)).await?;
         {
@@ -128,7 +135,12 @@ impl Servers {
     }
 
     /// Databases whose object went without this controller's help: their logins are closed and their data kept.
-    async fn close_orphans(&self, server: &DatabaseServer, pool: &ServerPool, observed: &Observed) -> Result<(), Error> {
+    async fn close_orphans(
+        &self,
+        server: &DatabaseServer,
+        pool: &ServerPool,
+        observed: &Observed,
+    ) -> Result<(), Error> {
         let context = &self.0;
         let uids: HashSet<_> = context.caches.databases.all().iter().filter_map(|database| database.uid()).collect();
         let (found, first_alarm) = {
@@ -138,8 +150,9 @@ impl Servers {
             (found, first)
         };
         if first_alarm {
-            let note = "many databases on this server have no object any more; nothing is closed until somebody has looked";
-            warn!(server = pool.name, count = found.too_many, note);
+            let note =
+                "many databases on this server have no object any more; nothing is closed until somebody has looked";
+            warn!(server = pool.name, count = found.too_many, "{note}");
             context.platform.event(server, EventType::Warning, "ManyOrphans", note);
         }
         for Orphan { names, stamp } in found.close {
@@ -150,7 +163,7 @@ impl Servers {
                 "database {} has lost its Database {}/{}: its login is closed and its data kept",
                 names.database, identity.namespace, identity.name
             );
-            info!(server = pool.name, note);
+            info!("{note}");
             context.platform.event(server, EventType::Warning, "OrphanClosed", note);
         }
         Ok(())
@@ -164,7 +177,10 @@ fn storage_of(database: &Database) -> i64 {
 fn cannot_reach(server: &DatabaseServer) -> Progress<DatabaseServerStatus> {
     let mut status = server.status.clone().unwrap_or_default();
     let spec = &server.spec;
-    let message = format!("PostgreSQL at {} port {} cannot be reached; see that it runs and that this controller may connect to it", spec.host, spec.port);
+    let message = format!(
+        "PostgreSQL at {} port {} cannot be reached; see that it runs and that this controller may connect to it",
+        spec.host, spec.port
+    );
     conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::stalled(UNREACHABLE, message));
     Progress::new(status).requeue_in(RETRY)
 }

@@ -27,7 +27,9 @@ const RECENTLY: Duration = Duration::from_secs(15);
 /// The role that the controller is on a server.
 #[derive(Clone, Hash)]
 pub struct AdminLogin {
+    /// From the admin Secret.
     pub username: String,
+    /// From the admin Secret.
     pub password: String,
 }
 
@@ -103,13 +105,15 @@ impl Failure {
     pub fn into_error(self, server: &str) -> Error {
         match self {
             Failure::Unreachable => unreachable(server),
-            Failure::LoginRefused(message) => {
-                Error::structural("LoginRefused", format!("DatabaseServer {server} refuses the login of its admin Secret: {message}"))
-            }
+            Failure::LoginRefused(message) => Error::structural(
+                "LoginRefused",
+                format!("DatabaseServer {server} refuses the login of its admin Secret: {message}"),
+            ),
             Failure::Busy => Error::Other(anyhow::anyhow!("DatabaseServer {server} has no free connection")),
-            Failure::Refused { code, message } if code == "42501" => {
-                Error::structural("PrivilegeMissing", format!("the admin role on DatabaseServer {server} may not do this: {message}"))
-            }
+            Failure::Refused { code, message } if code == "42501" => Error::structural(
+                "PrivilegeMissing",
+                format!("the admin role on DatabaseServer {server} may not do this: {message}"),
+            ),
             Failure::Refused { code, message } => {
                 Error::Other(anyhow::anyhow!("DatabaseServer {server} answered: {message} (SQLSTATE {code})"))
             }
@@ -216,7 +220,9 @@ impl ServerPool {
                     _ => Failure::Refused { code, message },
                 }
             }
-            sqlx::Error::PoolTimedOut if self.answered.lock().is_some_and(|at| at.elapsed() < RECENTLY) => Failure::Busy,
+            sqlx::Error::PoolTimedOut if self.answered.lock().is_some_and(|at| at.elapsed() < RECENTLY) => {
+                Failure::Busy
+            }
             _ => Failure::Unreachable,
         })
     }

@@ -31,7 +31,13 @@ pub async fn password(context: &Context, server: &str) -> Result<String, Error> 
     Ok(password)
 }
 
-async fn keep(platform: &Platform, secrets: &Api<Secret>, exists: bool, server: &str, password: &str) -> Result<(), Error> {
+async fn keep(
+    platform: &Platform,
+    secrets: &Api<Secret>,
+    exists: bool,
+    server: &str,
+    password: &str,
+) -> Result<(), Error> {
     let data = BTreeMap::from([(server.to_owned(), ByteString(password.as_bytes().to_vec()))]);
     let manager = Some(platform.name().to_owned());
     if exists {
@@ -44,4 +50,38 @@ async fn keep(platform: &Platform, secrets: &Api<Secret>, exists: bool, server: 
         secrets.create(&PostParams { field_manager: manager, ..PostParams::default() }, &created).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_reconcile::testing::ApiServer;
+
+    use super::*;
+    use crate::context::tests::{context, secret};
+
+    const PATH: &str = "/api/v1/namespaces/ahoi-system/secrets";
+
+    #[tokio::test]
+    async fn made_once_and_then_read() {
+        let api = ApiServer::new();
+        let blind = context(&api, vec![], vec![], vec![]);
+        let first = password(&blind, "pg-1").await.unwrap();
+        assert_eq!(api.take_writes(), [format!("POST {PATH}")]);
+        // The cache does not know yet.
+        assert_eq!(password(&blind, "pg-1").await.unwrap(), first);
+        assert_eq!(api.take_writes(), Vec::<String>::new());
+
+        let other = password(&blind, "pg-2").await.unwrap();
+        assert_ne!(first, other);
+        assert_eq!(api.take_writes(), [format!("PATCH {PATH}/{POOLER_AUTH_SECRET}")]);
+        assert_eq!(password(&blind, "pg-1").await.unwrap(), first);
+    }
+
+    #[tokio::test]
+    async fn costs_no_request_at_rest() {
+        let api = ApiServer::new();
+        let context = context(&api, vec![], vec![], vec![secret(POOLER_AUTH_SECRET, &[("pg-1", "known")])]);
+        assert_eq!(password(&context, "pg-1").await.unwrap(), "known");
+        assert_eq!(api.take_requests(), []);
+    }
 }

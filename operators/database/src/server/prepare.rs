@@ -30,7 +30,8 @@ SELECT json_build_object(
   'version_text', split_part(current_setting('server_version'), ' ', 1),
   'admin_database', current_database(),
   'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'SELECT'),
-  'creates', (SELECT rolsuper OR rolcreatedb AND rolcreaterole FROM pg_roles WHERE rolname = current_user),
+  'superuser', current_setting('is_superuser')::bool,
+  'creates', (SELECT rolcreatedb AND rolcreaterole FROM pg_roles WHERE rolname = current_user),
   'roles', coalesce((
     SELECT json_object_agg(rolname, json_build_object('login', rolcanlogin,
       'powers', rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls))
@@ -50,7 +51,8 @@ SELECT json_build_object(
 )::text";
 
 /// The password verifier is a question of its own: a role that may not read it must be told so by name.
-const VERIFIER: &str = "SELECT coalesce(max(rolpassword), '') FROM pg_authid WHERE rolname = ANY($1) AND $2::text[] IS NULL";
+const VERIFIER: &str =
+    "SELECT coalesce(max(rolpassword), '') FROM pg_authid WHERE rolname = ANY($1) AND $2::text[] IS NULL";
 
 /// What there is on a server apart from customers' databases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -61,6 +63,7 @@ pub struct Facts {
     pub version_text: String,
     admin_database: String,
     reads_passwords: bool,
+    superuser: bool,
     creates: bool,
     roles: BTreeMap<String, RoleFacts>,
     table: bool,
@@ -135,15 +138,28 @@ pub async fn prepare(server: &ServerPool, facts: Facts, pooler: &Pooler) -> Resu
 fn check(server: &str, facts: &Facts) -> Result<(), Error> {
     if facts.version < OLDEST {
         let version = &facts.version_text;
-        return Err(Error::structural("VersionTooOld", format!("DatabaseServer {server} runs PostgreSQL {version}; 14 is the oldest that is served")));
+        return Err(Error::structural(
+            "VersionTooOld",
+            format!("DatabaseServer {server} runs PostgreSQL {version}; 14 is the oldest that is served"),
+        ));
     }
-    if !facts.creates {
-        return Err(Error::structural("PrivilegeMissing", format!("the admin role on DatabaseServer {server} needs CREATEDB and CREATEROLE")));
+    // Before 16, CREATEROLE is not enough to act in the name of a role that it has made.
+    if !(facts.superuser || facts.creates && facts.version >= 160_000) {
+        return Err(Error::structural(
+            "PrivilegeMissing",
+            format!(
+                "the admin role on DatabaseServer {server} must be a superuser or, from PostgreSQL 16 on, have CREATEDB, \
+                 CREATEROLE and createrole_self_grant = 'set, inherit'"
+            ),
+        ));
     }
     if !facts.reads_passwords {
         return Err(Error::structural(
             "CannotReadPasswords",
-            format!("the admin role on DatabaseServer {server} may not read pg_authid, by which the pooler looks up logins and changed passwords are found; use a superuser"),
+            format!(
+                "the admin role on DatabaseServer {server} may not read pg_authid, by which the pooler looks up logins and \
+                 changed passwords are found; GRANT SELECT ON pg_authid to it in the admin database, or use a superuser"
+            ),
         ));
     }
     Ok(())
@@ -231,8 +247,12 @@ mod tests {
             version_text: "17.6".into(),
             admin_database: "postgres".into(),
             reads_passwords: true,
-            creates: true,
-            connect: [("postgres".to_owned(), names(&["", "postgres"])), ("template1".to_owned(), names(&["", "postgres"]))].into(),
+            superuser: true,
+            connect: [
+                ("postgres".to_owned(), names(&["", "postgres"])),
+                ("template1".to_owned(), names(&["", "postgres"])),
+            ]
+            .into(),
             ..Facts::default()
         }
     }
@@ -251,7 +271,11 @@ mod tests {
                 settings: names(&[LOOKUP_PATH]),
                 callers: names(&["postgres", &login]),
             }),
-            connect: [("postgres".to_owned(), names(&["postgres", &login])), ("template1".to_owned(), names(&["postgres"]))].into(),
+            connect: [
+                ("postgres".to_owned(), names(&["postgres", &login])),
+                ("template1".to_owned(), names(&["postgres"])),
+            ]
+            .into(),
             ..fresh()
         }
     }
@@ -302,7 +326,10 @@ mod tests {
         let reason = |facts: Facts| check("pg-1", &facts).unwrap_err().reason().to_owned();
         assert!(check("pg-1", &fresh()).is_ok());
         assert_eq!(reason(Facts { version: 130_020, ..fresh() }), "VersionTooOld");
-        assert_eq!(reason(Facts { creates: false, ..fresh() }), "PrivilegeMissing");
+        let ordinary = |creates, version| Facts { superuser: false, creates, version, ..fresh() };
+        assert_eq!(reason(ordinary(false, 170_006)), "PrivilegeMissing");
+        assert_eq!(reason(ordinary(true, 150_018)), "PrivilegeMissing");
+        assert!(check("pg-1", &ordinary(true, 170_006)).is_ok());
         assert_eq!(reason(Facts { reads_passwords: false, ..fresh() }), "CannotReadPasswords");
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::database::{Desired, Names, Observed, Stamp, State, differs, is_database};
+use crate::database::{DatabaseState, Desired, Names, Observed, Stamp, State, differs, is_database};
 use crate::quota::{self, Level};
 
 /// Sweeps until every database has been measured: it costs about a millisecond each.
@@ -22,8 +22,9 @@ pub struct Memory {
     pub sizes: HashMap<String, i64>,
     /// Databases without an object, as of the last sweep.
     pub suspects: HashSet<String>,
-    /// Databases of ours that no object refers to, closed ones included: they take a place, too.
-    pub unclaimed: i64,
+    /// Of the databases that no object refers to, closed ones included: [`Stamp::object`]. They take a place, too, and
+    /// while the server is away they tell that an object of the same name is to wait for it.
+    pub unclaimed: HashSet<String>,
     /// Whether too many databases without an object have been told of.
     pub alarmed: bool,
 }
@@ -92,7 +93,8 @@ pub fn orphans(observed: &Observed, cluster: &str, uids: &HashSet<String>, memor
         let ours = observed.databases.iter().filter_map(|(name, state)| Some((name, state.stamp()?)));
         ours.filter(|(_, stamp)| stamp.cluster == cluster)
     };
-    memory.unclaimed = count(stamped().filter(|(_, stamp)| !uids.contains(&stamp.uid)));
+    let unclaimed = stamped().filter(|(_, stamp)| stamp.state != State::Archived && !uids.contains(&stamp.uid));
+    memory.unclaimed = unclaimed.map(|(_, stamp)| stamp.object).collect();
     let active: Vec<_> = stamped().filter(|(name, stamp)| stamp.state == State::Active && is_database(name)).collect();
     let orphans: Vec<_> = active
         .iter()
@@ -111,17 +113,14 @@ pub fn orphans(observed: &Observed, cluster: &str, uids: &HashSet<String>, memor
 
 /// How many databases of this cluster there are.
 pub fn databases(observed: &Observed, cluster: &str) -> i64 {
-    count(observed.databases.values().filter(|state| state.stamp().is_some_and(|stamp| stamp.cluster == cluster)))
-}
-
-fn count(items: impl Iterator) -> i64 {
-    i64::try_from(items.count()).unwrap_or(i64::MAX)
+    let is_ours = |state: &&DatabaseState| state.stamp().is_some_and(|stamp| stamp.cluster == cluster);
+    i64::try_from(observed.databases.values().filter(is_ours).count()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{Cluster, DatabaseState};
+    use crate::database::Cluster;
 
     fn server(databases: usize) -> Observed {
         let cluster = Cluster::new("cluster");
@@ -147,9 +146,12 @@ mod tests {
     fn an_orphan_is_closed_at_the_second_sight() {
         let (cluster, mut memory) = (Cluster::new("cluster").id, Memory::default());
         assert_eq!(orphans(&server(10), &cluster, &objects(1..10), &mut memory), Orphans::default());
-        assert_eq!(memory.unclaimed, 1);
+        assert_eq!(memory.unclaimed, [Cluster::new("cluster").object("n", "0")].into());
         let second = orphans(&server(10), &cluster, &objects(1..10), &mut memory);
-        assert_eq!(second.close.iter().map(|orphan| orphan.names.database.as_str()).collect::<Vec<_>>(), ["c_000000000000"]);
+        assert_eq!(
+            second.close.iter().map(|orphan| orphan.names.database.as_str()).collect::<Vec<_>>(),
+            ["c_000000000000"]
+        );
         // Back in between: it starts anew.
         let mut memory = Memory::default();
         orphans(&server(10), &cluster, &objects(1..10), &mut memory);
@@ -172,13 +174,19 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(orphans(&server(2), "another", &HashSet::new(), &mut memory), Orphans::default());
         }
-        assert_eq!((memory.unclaimed, databases(&server(2), "another")), (0, 0));
+        assert_eq!((memory.unclaimed.len(), databases(&server(2), "another")), (0, 0));
         assert_eq!(databases(&server(2), &Cluster::new("cluster").id), 2);
     }
 
     #[test]
     fn every_database_is_measured_in_ten_sweeps_and_close_ones_in_each() {
-        let wanted = |index: usize, told| Wanted { desired: None, database: format!("c_{index}"), storage: 100, told, level: Level::Within };
+        let wanted = |index: usize, told| Wanted {
+            desired: None,
+            database: format!("c_{index}"),
+            storage: 100,
+            told,
+            level: Level::Within,
+        };
         let mut all: Vec<_> = (0..200).map(|index| wanted(index, Some(10))).collect();
         all.push(wanted(999, Some(75)));
         let mut seen = HashMap::new();

@@ -6,6 +6,6 @@ mod render;
 mod validate;
 
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};
-pub use plan::{Implausible, Plan, Known, plan};
+pub use plan::{Implausible, KEPT, Known, Plan, plan};
 pub use render::{AUTH_FILE, DATABASES, Files, INI, PEERS, Settings, auth_alias, render};
 pub use validate::validate;

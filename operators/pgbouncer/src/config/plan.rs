@@ -2,7 +2,7 @@
 //!
 //! A reload with an entry missing ends the connections of its clients at once, in the middle of a transaction if need
 //! be. So a route that is loaded stays loaded until there is evidence that it is to go, and a snapshot without many of
-//! them is not believed.
+//! them is not believed: they are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,24 +34,27 @@ pub struct Plan {
     pub refused: Vec<RefusedRoute>,
     /// Pools whose routes go although nobody was seen to delete them: few enough to be believed.
     pub lost: BTreeSet<String>,
+    /// How many routes are kept because too many would be lost.
+    pub kept: usize,
 }
 
-/// So many routes would go without evidence that the snapshot is not believed.
+/// A fresh agent would serve so much less than the others that it had better not serve at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Implausible {
-    /// Routes that would go.
-    pub lost: usize,
-    /// Routes that should be there.
+    /// Routes that would be missing.
+    pub missing: usize,
+    /// Routes that others have proved.
     pub of: usize,
 }
 
+/// What is said while routes are kept that nobody wants any more.
+pub const KEPT: &str = "many ConnectionPools are gone although nobody was seen to delete them; \
+    their routes are kept until they are back, and deleting this pod accepts that they are gone";
+
 impl fmt::Display for Implausible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} routes would go although nobody was seen to delete their ConnectionPools; \
-             nothing is loaded until they are back, and deleting this pod accepts that they are gone",
-            self.lost, self.of
+        f.write_str(
+            "too many of the routes that other processes serve cannot be loaded, so this one does not begin to serve",
         )
     }
 }
@@ -59,7 +62,7 @@ impl fmt::Display for Implausible {
 /// What of `pools` is to be loaded.
 ///
 /// # Errors
-/// When routes would be lost that nobody was seen to remove.
+/// When this is the first plan, and much of what others have proved would be missing in it.
 pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
     let mut plan = Plan::default();
     let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
@@ -88,7 +91,20 @@ pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
         }
     }
     plan.refused.sort_by(|a, b| a.pool.cmp(&b.pool));
-    plan.lost = believable(&plan, pools, known)?;
+    let (lost, promised) = lost(&plan, pools, known);
+    if lost.len() <= (promised / 5).max(10) {
+        plan.lost = lost;
+        return Ok(plan);
+    }
+    let Some(loaded) = &known.loaded else {
+        return Err(Implausible { missing: lost.len(), of: promised });
+    };
+    let names: BTreeSet<String> = plan.routes.values().map(|route| route.database.clone()).collect();
+    let kept = lost.iter().filter_map(|key| Some((key, loaded.get(key)?)));
+    let kept: Vec<_> = kept.filter(|(_, route)| !names.contains(&route.database)).collect();
+    plan.kept = kept.len();
+    plan.routes.extend(kept.into_iter().map(|(key, route)| (key.clone(), route.clone())));
+    plan.lost.clone_from(&known.lost);
     Ok(plan)
 }
 
@@ -124,20 +140,16 @@ fn is_password(text: &str) -> bool {
     (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-fn believable(plan: &Plan, pools: &[Pool], known: &Known) -> Result<BTreeSet<String>, Implausible> {
+/// What would be missing without an excuse, and how much there should be.
+fn lost(plan: &Plan, pools: &[Pool], known: &Known) -> (BTreeSet<String>, usize) {
     let promised: BTreeSet<&str> = match &known.loaded {
         // Those that were lost before count again: a flood may come in small waves.
         Some(loaded) => loaded.keys().chain(&known.lost).map(String::as_str).collect(),
-        // A fresh agent does not serve much less than the others have proved.
         None => pools.iter().filter(|pool| pool.ready && pool.route.is_some()).map(|pool| pool.key.as_str()).collect(),
     };
     let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
     let excused = |key: &str| plan.routes.contains_key(key) || leaving.contains(key) || known.left.contains(key);
-    let lost: BTreeSet<String> = promised.iter().filter(|key| !excused(key)).map(|key| (*key).to_owned()).collect();
-    if lost.len() > (promised.len() / 5).max(10) {
-        return Err(Implausible { lost: lost.len(), of: promised.len() });
-    }
-    Ok(lost)
+    (promised.iter().filter(|key| !excused(key)).map(|key| (*key).to_owned()).collect(), promised.len())
 }
 
 #[cfg(test)]
@@ -216,22 +228,37 @@ mod tests {
     fn a_snapshot_that_lost_much_is_not_believed() {
         let pools = many(100);
         let known = after(&pools);
-        assert_eq!(plan(&pools[..79], &known), Err(Implausible { lost: 21, of: 100 }));
-        assert_eq!(plan(&pools[..80], &known).unwrap().routes.len(), 80);
-        assert!(plan(&[], &known).is_err());
+        let some = plan(&pools[..80], &known).unwrap();
+        assert_eq!((some.routes.len(), some.lost.len(), some.kept), (80, 20, 0));
+        let mut fewer = pools[..79].to_vec();
+        fewer.push(pool("new", 1000));
+        let kept = plan(&fewer, &known).unwrap();
+        assert_eq!((kept.routes.len(), kept.lost.len(), kept.kept), (101, 0, 21), "what is new is loaded all the same");
+        assert_eq!(plan(&[], &known).unwrap().kept, 100);
     }
 
     #[test]
     fn nor_are_many_small_losses_in_a_row() {
         let pools = many(100);
         let mut known = after(&pools);
-        for left in [95, 90, 85, 80] {
+        for (left, loaded) in [(95, 95), (90, 90), (85, 85), (80, 80), (75, 80), (70, 80)] {
             let plan = plan(&pools[..left], &known).unwrap();
+            assert_eq!(plan.routes.len(), loaded);
             known.loaded = Some(plan.routes);
             known.lost = plan.lost;
         }
-        assert_eq!(plan(&pools[..75], &known), Err(Implausible { lost: 25, of: 100 }));
-        assert!(plan(&pools, &known).unwrap().lost.is_empty(), "they are back");
+        let back = plan(&pools, &known).unwrap();
+        assert_eq!((back.routes.len(), back.lost.len(), back.kept), (100, 0, 0));
+    }
+
+    #[test]
+    fn a_kept_route_gives_way_to_a_new_pool_of_its_name() {
+        let pools = many(100);
+        let mut heir = pool("c_99", 1000);
+        heir.key = "elsewhere/main".into();
+        let plan = plan(&[heir], &after(&pools)).unwrap();
+        assert_eq!((plan.routes.len(), plan.kept), (100, 99));
+        assert!(plan.routes.contains_key("elsewhere/main"));
     }
 
     #[test]
@@ -250,7 +277,7 @@ mod tests {
     #[test]
     fn a_fresh_agent_without_passwords_does_not_begin_to_serve() {
         let fresh = Known { passwords: BTreeMap::new(), ..known() };
-        assert_eq!(plan(&many(50), &fresh), Err(Implausible { lost: 50, of: 50 }));
+        assert_eq!(plan(&many(50), &fresh), Err(Implausible { missing: 50, of: 50 }));
         assert!(plan(&many(50), &known()).is_ok());
         assert!(plan(&[], &fresh).is_ok(), "a fleet without pools is ready");
     }

@@ -89,7 +89,10 @@ pub struct Files {
 impl std::fmt::Debug for Files {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The contents have passwords in them.
-        f.debug_struct("Files").field("marker", &self.marker).field("databases", &self.databases.len()).finish_non_exhaustive()
+        f.debug_struct("Files")
+            .field("marker", &self.marker)
+            .field("databases", &self.databases.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,10 +178,8 @@ fn auth_entry(route: &Route) -> String {
 
 /// pgbouncer's auth_file: quoted, with `"` doubled.
 fn users(routes: &[&Route], passwords: &BTreeMap<String, String>) -> String {
-    let logins: BTreeMap<&str, &String> = routes
-        .iter()
-        .filter_map(|route| Some((route.auth_login.as_str(), passwords.get(&route.server)?)))
-        .collect();
+    let logins: BTreeMap<&str, &String> =
+        routes.iter().filter_map(|route| Some((route.auth_login.as_str(), passwords.get(&route.server)?))).collect();
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     logins.iter().map(|(login, password)| format!("{} {}\n", quoted(login), quoted(password))).collect()
 }

@@ -76,6 +76,18 @@ async fn a_change_is_a_put_that_drops_what_is_no_longer_desired_and_keeps_what_i
 }
 
 #[tokio::test]
+async fn what_is_merely_no_longer_desired_goes_too() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let owned = owned(&server, []);
+    owned.apply(&ship, cargo([("rum", "12"), ("salt", "1")])).await.unwrap();
+    server.take_writes();
+    owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    assert_eq!(server.take_writes(), ["PUT /api/v1/namespaces/port/configmaps/cargo"]);
+    assert_eq!(server.get(&cargo([])).unwrap().data, Some(map([("rum", "12")])));
+}
+
+#[tokio::test]
 async fn drift_is_repaired_and_additions_of_others_are_none() {
     let server = ApiServer::new();
     let ship = ship(&server, "a");
@@ -186,6 +198,10 @@ async fn pruning_takes_only_our_own_and_only_what_is_not_wanted() {
     for name in ["keep", "drop"] {
         owned.apply(&ours, named(ConfigMap::default(), "port", name)).await.unwrap();
     }
+    let mut lingering = named(ConfigMap::default(), "port", "lingering");
+    lingering.finalizers_mut().push("their/finalizer".into());
+    let lingering = owned.apply(&ours, lingering).await.unwrap();
+    owned.delete(&lingering).await.unwrap();
     owned.apply(&other, named(ConfigMap::default(), "port", "others")).await.unwrap();
     server.take_requests();
 
@@ -197,7 +213,7 @@ async fn pruning_takes_only_our_own_and_only_what_is_not_wanted() {
     assert_eq!(requests[0].path, "/api/v1/namespaces/port/configmaps/drop");
     assert!(requests[0].body["preconditions"]["uid"].is_string());
     assert_eq!(requests[0].body["propagationPolicy"], "Background");
-    assert_eq!(owned.children(&ours).len(), 1);
+    assert_eq!(owned.children(&ours).len(), 2, "what is still going is still there");
 }
 
 #[tokio::test]

@@ -115,6 +115,18 @@ async fn the_first_pass_writes_the_finalizer_and_the_status_and_the_second_nothi
 }
 
 #[tokio::test]
+async fn a_finalizer_is_not_written_over_what_others_wrote_meanwhile() {
+    let server = ApiServer::new();
+    let seen = ship(&server, "a");
+    let mut changed = seen.clone();
+    changed.finalizers_mut().push("their/finalizer".into());
+    server.put(&changed);
+    let deck = Deck::new(server, [seen]);
+    assert_eq!(deck.pass(false).await.unwrap_err().class(), Class::Conflict);
+    assert_eq!(deck.ship().finalizers(), ["their/finalizer"]);
+}
+
+#[tokio::test]
 async fn a_child_that_was_created_with_the_finalizer_costs_one_write_less() {
     let deck = deck();
     deck.pass(false).await.unwrap();

@@ -7,15 +7,17 @@ use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::Status;
 use kube::core::response::{StatusCause, StatusDetails};
+use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{Ship, ShipSpec};
-use crate::cache::Cache;
+use super::{Ship, ShipSpec, named};
+use crate::cache::{Cache, Key};
 use crate::conditions::{Condition, Verdict, find, keep_history, settle};
 use crate::desired::{Desired, difference, hash, same_quantity};
 use crate::error::{Class, Error};
 use crate::http::{Stage, Stages, router};
+use crate::queue::Queue;
 use crate::requeue::{Failures, after_error};
 use crate::testing::{self, ApiServer, settled};
 use crate::{is_ready, not_ready_message};
@@ -89,6 +91,10 @@ fn typed_objects_survive_the_comparison() {
     let mut live = cron_job("* * * * *", json!({"suspend": false, "concurrencyPolicy": "Allow"}));
     live.metadata.annotations = desired("* * * * *").object.metadata.annotations;
     assert_eq!(desired("* * * * *").difference(&live).unwrap(), None);
+    let mut with_status = desired("* * * * *");
+    with_status.object.status = Some(Default::default());
+    with_status.object.status.as_mut().unwrap().active = Some(vec![Default::default()]);
+    assert_eq!(with_status.difference(&live).unwrap(), None, "a status is not ours to apply");
     assert_eq!(desired("0 * * * *").difference(&live).unwrap().as_deref(), Some(".spec.schedule"));
 }
 
@@ -150,6 +156,26 @@ fn failures_are_counted_by_uid_and_class_and_forgotten_on_success() {
 }
 
 #[test]
+fn an_object_that_appears_while_its_turn_is_missed_is_woken_again() {
+    let cache: Cache<ConfigMap> = testing::cache([]);
+    let (queue, mut woken) = Queue::new();
+    let mut object = named(ConfigMap::default(), "port", "a");
+    object.metadata.resource_version = Some("1".into());
+    let key = Key::of(&object);
+    queue.wake(key.clone());
+    assert!(woken.try_recv().is_ok());
+    // Its own waking comes while the first one still counts.
+    cache.observe(Event::Apply(object));
+    queue.wake(key.clone());
+    assert!(woken.try_recv().is_err());
+    queue.missed(&key, &cache);
+    assert!(woken.try_recv().is_ok());
+    // What is still not there is left alone.
+    queue.missed(&Key::new(Some("port"), "b"), &cache);
+    assert!(woken.try_recv().is_err());
+}
+
+#[test]
 fn a_verdict_sets_the_three_conditions_and_settling_it_again_changes_nothing() {
     let mut conditions = Vec::new();
     let types = |conditions: &[Condition]| {
@@ -199,6 +225,9 @@ fn a_child_is_ready_only_for_the_spec_it_has_now() {
     assert!(is_ready(&ship));
     ship.metadata.generation = Some(3);
     assert!(!is_ready(&ship), "that was about the spec before");
+    ship = testing::ready(ship);
+    ship.status.as_mut().unwrap().observed_generation = Some(2);
+    assert!(!is_ready(&ship), "the status is not from one pass");
     ship = settled(ship, Verdict::progressing("Building", ""));
     assert_eq!(not_ready_message(&ship), "Ship a: Building");
     ship = testing::ready(ship);
@@ -215,7 +244,7 @@ fn a_cache_drops_what_nobody_reads_from_writes_as_from_watches() {
     secret.metadata.resource_version = Some("5".into());
     secret.metadata.managed_fields = Some(Vec::new());
     for seen in [cache.written(secret.clone()), {
-        cache.observe(kube::runtime::watcher::Event::Apply(secret));
+        cache.observe(Event::Apply(secret));
         cache.get("a").unwrap()
     }] {
         assert_eq!((&seen.data, &seen.metadata.managed_fields), (&None, &None));
@@ -244,8 +273,8 @@ async fn a_standby_is_ready_and_a_leader_when_it_has_seen_everything() {
     assert_eq!(ask("/readyz").await.0, 200);
     stages.enter(Stage::Leading);
     assert_eq!(ask("/readyz").await, (503, "waiting for the list of ConfigMap".to_owned()));
-    cache.observe(kube::runtime::watcher::Event::Init);
-    cache.observe(kube::runtime::watcher::Event::InitDone);
+    cache.observe(Event::Init);
+    cache.observe(Event::InitDone);
     assert_eq!(ask("/readyz").await.0, 200);
     platform.metrics().passed("ship", "done", Duration::from_millis(3));
     let (code, metrics) = ask("/metrics").await;

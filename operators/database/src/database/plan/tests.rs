@@ -86,11 +86,22 @@ fn drift() {
     let cases: Vec<(&str, Tamper)> = vec![
         ("password", Box::new(|_, login| login.verifier = Some("SCRAM-SHA-256$4096:x$y:z".into()))),
         ("public may connect", Box::new(|db, _| _ = db.grants.insert(Grant::new("", "CONNECT")))),
-        ("another customer may connect", Box::new(move |db, _| _ = db.grants.insert(Grant::new(&other_login, "CONNECT")))),
-        ("another customer's role", Box::new(move |_, login| _ = login.member_of.insert(other_owner.clone(), membership(170_006, true)))),
+        (
+            "another customer may connect",
+            Box::new(move |db, _| _ = db.grants.insert(Grant::new(&other_login, "CONNECT"))),
+        ),
+        (
+            "another customer's role",
+            Box::new(move |_, login| _ = login.member_of.insert(other_owner.clone(), membership(170_006, true))),
+        ),
         ("more connections", Box::new(|db, _| db.limit = -1)),
         ("may make databases", Box::new(|_, login| login.powers = true)),
-        ("own setting", Box::new(move |_, login| _ = login.settings.entry(database.clone()).or_default().insert("work_mem=1GB".into()))),
+        (
+            "own setting",
+            Box::new(move |_, login| {
+                _ = login.settings.entry(database.clone()).or_default().insert("work_mem=1GB".into())
+            }),
+        ),
         ("no login", Box::new(|_, login| login.login = false)),
     ];
     let seen: BTreeMap<_, _> = cases
@@ -146,7 +157,8 @@ fn never_takes_over_what_is_not_ours() {
     let comments = [
         None,
         Some("the shop".to_owned()),
-        Some(identity(OTHER, "acme").stamp(State::Active).comment()),
+        Some(identity(OTHER, "acme").stamp(State::Archived).comment()),
+        Some(identity(OTHER, "other").stamp(State::Active).comment()),
         Some(identity(OTHER, "other").stamp(State::Retained).comment()),
         Some(Stamp { cluster: "another".into(), ..identity(UID, "acme").stamp(State::Active) }.comment()),
     ];
@@ -185,6 +197,16 @@ fn retained_and_found_again() {
     let steps = open(&heir, &closed).unwrap();
     assert_eq!(topics(&steps), ["login", "stamp"]);
     assert_eq!(open(&heir, &after(closed, &steps)).unwrap(), []);
+}
+
+/// The server was away when the object went, and nobody has closed its database yet.
+#[test]
+fn left_open_and_found_again() {
+    let heir = Desired { identity: identity(OTHER, "acme"), ..desired() };
+    let observed = provisioned(170_006);
+    let steps = open(&heir, &observed).unwrap();
+    assert_eq!(topics(&steps), ["stamp"]);
+    assert_eq!(open(&heir, &after(observed, &steps)).unwrap(), []);
 }
 
 /// An heir that is deleted before it has taken over must not touch what it has not taken.
@@ -233,18 +255,33 @@ fn frozen_and_back() {
 }
 
 fn hostile() -> impl Strategy<Value = String> {
-    prop_oneof![Just("x".to_owned()), Just("a'b\"c\\d".to_owned()), Just("'; DROP DATABASE postgres; --".to_owned()), "\\PC{1,20}"]
+    prop_oneof![
+        Just("x".to_owned()),
+        Just("a'b\"c\\d".to_owned()),
+        Just("'; DROP DATABASE postgres; --".to_owned()),
+        "\\PC{1,20}"
+    ]
 }
 
 fn tampered() -> impl Strategy<Value = Observed> {
     let version = prop_oneof![Just(140_000), Just(150_000), Just(160_000), Just(170_000)];
-    let group = prop_oneof![Just(Names::from_uid(OTHER).owner), Just(Names::from_uid(UID).owner), Just(Names::from_uid(UID).frozen), Just("dba".to_owned())];
+    let group = prop_oneof![
+        Just(Names::from_uid(OTHER).owner),
+        Just(Names::from_uid(UID).owner),
+        Just(Names::from_uid(UID).frozen),
+        Just("dba".to_owned())
+    ];
     let grantee = prop_oneof![Just(String::new()), group.clone(), Just(Names::from_uid(UID).login)];
     let grant = (grantee, prop_oneof![Just("CONNECT"), Just("CREATE"), Just("TEMPORARY")], any::<bool>())
         .prop_map(|(grantee, privilege, grantable)| Grant { grantable, ..Grant::new(&grantee, privilege) });
     let member = (group, any::<(bool, bool, bool)>())
         .prop_map(|(group, (admin, inherit, set))| (group, Membership { admin, inherit, set }));
-    let database = (any::<bool>(), -1..50_i32, proptest::collection::btree_set(grant, 0..6), prop_oneof![Just("postgres".to_owned()), Just(Names::from_uid(OTHER).owner)]);
+    let database = (
+        any::<bool>(),
+        -1..50_i32,
+        proptest::collection::btree_set(grant, 0..6),
+        prop_oneof![Just("postgres".to_owned()), Just(Names::from_uid(OTHER).owner)],
+    );
     let role = (
         any::<[bool; 3]>(),
         -1..5_i32,
@@ -258,7 +295,9 @@ fn tampered() -> impl Strategy<Value = Observed> {
             let mut observed = provisioned(version);
             if let Some((open, limit, grants, owner)) = database {
                 let comment = observed.databases[&names.database].comment.clone();
-                observed.databases.insert(names.database.clone(), DatabaseState { owner, open, limit, comment, grants });
+                observed
+                    .databases
+                    .insert(names.database.clone(), DatabaseState { owner, open, limit, comment, grants });
             }
             for (name, role) in [&names.owner, &names.login, &names.frozen].into_iter().zip(roles) {
                 let Some(([login, powers, expires], limit, verifier, settings, member_of)) = role else {
@@ -268,7 +307,9 @@ fn tampered() -> impl Strategy<Value = Observed> {
                 let settings = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 let settings = [(names.database.clone(), settings)].into();
                 let member_of = member_of.into_values().collect();
-                observed.roles.insert(name.clone(), RoleState { login, powers, limit, expires, verifier, member_of, settings });
+                observed
+                    .roles
+                    .insert(name.clone(), RoleState { login, powers, limit, expires, verifier, member_of, settings });
             }
             observed
         },
@@ -338,9 +379,8 @@ fn unquoted(sql: &str) -> String {
             rest.pop();
         }
         while let Some(c) = chars.next() {
-            if c == '\\' && escapes {
-                chars.next();
-            } else if c == quote && chars.peek() == Some(&quote) {
+            let doubled = c == quote && chars.peek() == Some(&quote);
+            if doubled || c == '\\' && escapes {
                 chars.next();
             } else if c == quote {
                 break;

@@ -1,6 +1,6 @@
 //! The agent's loop: whatever woke it, it compares what should be with what is, and does what is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -8,26 +8,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus};
-use ahoi_pgbouncer::config::{Files, INI, Known, Plan, plan, render};
+use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::pool::Pool;
-use ahoi_pgbouncer::report::{refuse, worth_saying};
+use ahoi_pgbouncer::report::refuse;
 use ahoi_pgbouncer::{PORT, fleet};
 use ahoi_reconcile::{Cache, Platform, Runnable, watcher};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Resource};
-use serde_json::json;
+use kube::Api;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
 use crate::drain::{Drain, drain};
+use crate::files;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
-use crate::files;
+use crate::voice::Voice;
 
 /// So many changes become one reload.
 const DEBOUNCE: Duration = Duration::from_millis(150);
@@ -83,21 +82,20 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         platform: platform.clone(),
         process: Process::new(options.pgbouncer.clone()),
         metrics: Metrics::register(platform),
-        fleet,
         options,
         fleets,
         secrets,
         pools,
         serving,
         known: Known::default(),
-        plan: None,
         written: None,
         console: None,
         databases: BTreeMap::new(),
         draining: Draining::new(),
         lost_at: None,
         status: ProcessStatus::default(),
-        said: None,
+        voice: Voice::new(platform, &fleet),
+        fleet,
         failures: 0,
         answered: Instant::now(),
         measured: None,
@@ -125,8 +123,6 @@ struct Agent {
     metrics: Metrics,
     serving: Arc<AtomicBool>,
     known: Known,
-    /// The last plan that was believed.
-    plan: Option<Plan>,
     /// The marker of the files that were written last.
     written: Option<String>,
     /// Open while pgbouncer answers.
@@ -138,8 +134,7 @@ struct Agent {
     lost_at: Option<Instant>,
     /// What is true of this process now.
     status: ProcessStatus,
-    /// What was last said of it, and the version of the PgBouncer that says so.
-    said: Option<(i64, ProcessStatus)>,
+    voice: Voice,
     failures: u32,
     answered: Instant,
     measured: Option<Instant>,
@@ -148,7 +143,8 @@ struct Agent {
 impl Agent {
     async fn run(mut self) {
         let shutdown = self.platform.shutdown().clone();
-        let (mut fleets, mut secrets, mut pools) = (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let (mut fleets, mut secrets, mut pools) =
+            (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
@@ -176,7 +172,11 @@ impl Agent {
         }
         self.serving.store(false, Ordering::Relaxed);
         let seconds = Duration::from_secs;
-        let plan = Drain { announce: seconds(self.options.drain_announce), grace: seconds(5), limit: seconds(self.options.drain) };
+        let plan = Drain {
+            announce: seconds(self.options.drain_announce),
+            grace: seconds(5),
+            limit: seconds(self.options.drain),
+        };
         drain(&mut self.process, self.console.take(), plan).await;
     }
 
@@ -190,9 +190,9 @@ impl Agent {
             }
             Err(error) => {
                 self.metrics.failures.inc();
-                let text = format!("{error:#}");
+                let text = error.to_string();
                 if self.status.error.as_ref() != Some(&text) {
-                    warn!(error = text, "not loaded; trying again");
+                    warn!(error = format!("{error:#}"), "not loaded; trying again");
                 }
                 self.status.error = Some(text);
                 self.failures = (self.failures + 1).min(6);
@@ -200,14 +200,19 @@ impl Agent {
             }
         };
         self.mind_health();
-        self.say(&pools).await;
+        self.status.pod = self.platform.instance().to_owned();
+        self.status.uid.clone_from(&self.options.pod_uid);
+        if let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) {
+            self.voice.say(&self.status, &fleet, &pools).await;
+        }
         next
     }
 
     fn snapshot(&mut self) -> Vec<Pool> {
         let loaded = self.known.loaded.as_ref();
         let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet));
-        let pools: Vec<Pool> = pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
+        let pools: Vec<Pool> =
+            pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
         for pool in &pools {
             if pool.leaving {
                 self.known.left.insert(pool.key.clone());
@@ -223,7 +228,8 @@ impl Agent {
         // A password that has gone from the Secret may have gone by mistake; the server would know.
         let secret = self.secrets.get_in(&self.fleet.namespace, POOLER_AUTH_SECRET);
         let passwords = secret.as_ref().and_then(|secret| secret.data.as_ref()).into_iter().flatten();
-        let passwords = passwords.filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
+        let passwords = passwords
+            .filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
         self.known.passwords.extend(passwords);
         pools
     }
@@ -234,17 +240,8 @@ impl Agent {
         let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
         let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
         settings.port = self.options.port;
-        let disbelief = match plan(pools, &self.known) {
-            Ok(plan) => {
-                self.remember_lost(&plan.lost);
-                self.plan = Some(plan);
-                None
-            }
-            Err(implausible) => Some(anyhow!("{implausible}")),
-        };
-        let Some(plan) = self.plan.clone() else {
-            return Err(disbelief.unwrap_or_else(|| anyhow!("nothing is known yet")));
-        };
+        let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
+        self.remember_lost(&plan);
         let files = render(plan.routes.values(), &self.known.passwords, &settings);
         if self.written.as_ref() != Some(&files.marker) {
             files::write(&self.options.directory, &files)?;
@@ -257,15 +254,11 @@ impl Agent {
         self.serving.store(true, Ordering::Relaxed);
         self.metrics.routes.set(count(plan.routes.len()));
         self.metrics.refused.set(count(plan.refused.len()));
-        if let Some(disbelief) = disbelief {
-            return Err(disbelief);
-        }
         self.status = ProcessStatus {
-            pod: self.platform.instance().to_owned(),
-            uid: self.options.pod_uid.clone(),
             proved_version: pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0),
             routes: count(plan.routes.len()),
             draining: busy,
+            error: (plan.kept > 0).then(|| KEPT.to_owned()),
             ..ProcessStatus::default()
         };
         refuse(&mut self.status, &plan.refused, pools);
@@ -273,13 +266,16 @@ impl Agent {
         Ok(())
     }
 
-    fn remember_lost(&mut self, lost: &BTreeSet<String>) {
-        let new = lost.difference(&self.known.lost).count();
+    fn remember_lost(&mut self, plan: &Plan) {
+        let new = plan.lost.difference(&self.known.lost).count();
         if new > 0 {
             warn!(routes = new, "routes go although nobody was seen to delete their ConnectionPools");
             self.lost_at = Some(Instant::now());
         }
-        self.known.lost.clone_from(lost);
+        if plan.kept > 0 && self.status.error.as_deref() != Some(KEPT) {
+            warn!(routes = plan.kept, "{KEPT}");
+        }
+        self.known.lost.clone_from(&plan.lost);
     }
 
     /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
@@ -355,49 +351,6 @@ impl Agent {
             self.serving.store(false, Ordering::Relaxed);
         }
     }
-
-    /// Says in the PgBouncer's status what is true of this process, if that is news to somebody.
-    async fn say(&mut self, pools: &[Pool]) {
-        let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) else { return };
-        if self.status.pod.is_empty() && self.status.error.is_none() {
-            return;
-        }
-        self.status.pod = self.platform.instance().to_owned();
-        self.status.uid.clone_from(&self.options.pod_uid);
-        let awaited = pools.iter().filter(|pool| pool.awaited()).map(|pool| pool.version).max();
-        let written = fleet.status.as_ref().and_then(|status| status.processes.iter().find(|entry| entry.pod == self.status.pod));
-        let last = match &self.said {
-            // Our own words, which the cache has not seen yet.
-            Some((version, said)) if *version > version_of(&fleet) => Some(said),
-            _ => written,
-        };
-        if !worth_saying(last, &self.status, awaited) {
-            return;
-        }
-        match self.write_status(&fleet).await {
-            Ok(version) => self.said = Some((version, self.status.clone())),
-            // The next turn tries again: what is written is still not what is true.
-            Err(error) => warn!(%error, "the status of the PgBouncer could not be written"),
-        }
-    }
-
-    /// Each agent's entry is its own: a list map and a field manager for each keep them apart.
-    async fn write_status(&self, fleet: &PgBouncer) -> Result<i64, kube::Error> {
-        let api: Api<PgBouncer> = Api::namespaced(self.platform.client.clone(), &self.fleet.namespace);
-        let params = PatchParams::apply(&fleet::field_manager(&self.status.pod)).force();
-        let patch = json!({
-            "apiVersion": PgBouncer::api_version(&()),
-            "kind": PgBouncer::kind(&()),
-            "metadata": {"name": self.fleet.name, "uid": fleet.metadata.uid},
-            "status": {"processes": [self.status]},
-        });
-        let written = api.patch_status(&self.fleet.name, &params, &Patch::Apply(patch)).await?;
-        Ok(version_of(&written))
-    }
-}
-
-fn version_of(fleet: &PgBouncer) -> i64 {
-    fleet.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 fn count(number: usize) -> i64 {

@@ -41,7 +41,8 @@ mod tests {
     #[test]
     fn files_are_replaced_and_private() {
         let directory = std::env::temp_dir().join(format!("ahoi-files-{}", std::process::id()));
-        let files = |text: &str| Files { files: vec![("a.ini", text.into())], marker: String::new(), databases: [].into() };
+        let files =
+            |text: &str| Files { files: vec![("a.ini", text.into())], marker: String::new(), databases: [].into() };
         write(&directory, &files("first")).unwrap();
         write(&directory, &files("second")).unwrap();
         assert_eq!(fs::read_to_string(directory.join("a.ini")).unwrap(), "second");

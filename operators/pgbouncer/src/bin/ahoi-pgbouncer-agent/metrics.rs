@@ -37,7 +37,11 @@ impl Metrics {
             registry.register("pooler_clients_waiting", "Clients waiting for a server connection", m.clients_waiting);
             registry.register("pooler_servers_active", "Server connections with a client", m.servers_active);
             registry.register("pooler_servers_idle", "Server connections without a client", m.servers_idle);
-            registry.register("pooler_longest_wait_seconds", "How long the longest waiting client has waited", m.longest_wait);
+            registry.register(
+                "pooler_longest_wait_seconds",
+                "How long the longest waiting client has waited",
+                m.longest_wait,
+            );
             registry.register("pooler_transactions", "Transactions since pgbouncer started", m.transactions);
         });
         metrics

@@ -41,8 +41,10 @@ pub async fn apply(
         }
     }
 
-    let out: Vec<(&String, &Route)> =
-        routes.iter().filter(|(key, route)| route.state == PoolState::Disabled && leaving.contains(key.as_str())).collect();
+    let out: Vec<(&String, &Route)> = routes
+        .iter()
+        .filter(|(key, route)| route.state == PoolState::Disabled && leaving.contains(key.as_str()))
+        .collect();
     draining.retain(|key, _| out.iter().any(|(out, _)| *out == key));
     for (key, _) in &out {
         draining.entry((*key).clone()).or_insert_with(Instant::now);
@@ -63,7 +65,11 @@ pub async fn apply(
     }
 }
 
-fn orders(routes: &BTreeMap<String, Route>, leaving: &BTreeSet<&str>, databases: &BTreeMap<String, Database>) -> Vec<Order> {
+fn orders(
+    routes: &BTreeMap<String, Route>,
+    leaving: &BTreeSet<&str>,
+    databases: &BTreeMap<String, Database>,
+) -> Vec<Order> {
     let mut orders = Vec::new();
     for (key, route) in routes {
         let Some(is) = databases.get(&route.database) else { continue };

@@ -117,6 +117,10 @@ fn versions_that_went_back_after_a_restore_are_believed() {
     assert_eq!(version_of(&view, "a"), Some(10));
     view.observe(Event::Apply(object("a", 1, 11)));
     assert_eq!(version_of(&view, "a"), Some(11));
+    // Even against a write of our own from before.
+    view.written(object("a", 1, 2000));
+    list(&mut view, [object("a", 1, 12)]);
+    assert_eq!(version_of(&view, "a"), Some(12));
 }
 
 #[test]
@@ -135,6 +139,16 @@ fn an_agreement_outlives_a_change_of_status_and_nothing_else() {
     assert!(view.agrees(&with(11, 1, "x"), "hash"), "only the status has changed");
     view.observe(Event::Apply(with(12, 1, "y")));
     assert!(!view.agrees(&with(12, 1, "y"), "hash"), "a label has changed");
+    view.agree(&with(12, 1, "y"), "hash");
+    let mut annotated = with(13, 1, "y");
+    annotated.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into());
+    view.observe(Event::Apply(annotated.clone()));
+    assert!(!view.agrees(&annotated, "hash"), "an annotation has changed");
+    view.agree(&annotated, "hash");
+    annotated.metadata.resource_version = Some("14".to_owned());
+    annotated.metadata.generation = Some(2);
+    view.observe(Event::Apply(annotated.clone()));
+    assert!(!view.agrees(&annotated, "hash"), "the spec has changed");
 }
 
 #[derive(Clone, Debug)]

@@ -6,9 +6,9 @@ use ahoi_api::PgBouncer;
 use ahoi_pgbouncer::{PORT, config, fleet};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Service,
-    ServicePort, ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecurityContext, Service, ServicePort, ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -64,12 +64,18 @@ fn pod(fleet: &PgBouncer, image: &str, service_account: &str) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        topology_spread_constraints: Some(vec![spread(&name, "kubernetes.io/hostname"), spread(&name, "topology.kubernetes.io/zone")]),
+        topology_spread_constraints: Some(vec![
+            spread(&name, "kubernetes.io/hostname"),
+            spread(&name, "topology.kubernetes.io/zone"),
+        ]),
         containers: vec![container(fleet, image)],
         volumes: Some(vec![Volume {
             name: "run".into(),
             // The files have passwords in them: they never touch a disk.
-            empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity("64Mi".into())) }),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".into()),
+                size_limit: Some(Quantity("64Mi".into())),
+            }),
             ..Volume::default()
         }]),
         ..PodSpec::default()
@@ -155,7 +161,12 @@ pub fn budget(fleet: &PgBouncer) -> PodDisruptionBudget {
 }
 
 fn metadata(fleet: &PgBouncer, name: String) -> ObjectMeta {
-    ObjectMeta { labels: Some(labels(&fleet.name_any())), name: Some(name), namespace: fleet.namespace(), ..ObjectMeta::default() }
+    ObjectMeta {
+        labels: Some(labels(&fleet.name_any())),
+        name: Some(name),
+        namespace: fleet.namespace(),
+        ..ObjectMeta::default()
+    }
 }
 
 fn selector(fleet: &str) -> BTreeMap<String, String> {
@@ -193,7 +204,11 @@ fn default_resources() -> ResourceRequirements {
 
 fn probe(path: &str) -> Probe {
     Probe {
-        http_get: Some(HTTPGetAction { path: Some(path.to_owned()), port: IntOrString::Int(AGENT_PORT), ..HTTPGetAction::default() }),
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(AGENT_PORT),
+            ..HTTPGetAction::default()
+        }),
         timeout_seconds: Some(3),
         ..Probe::default()
     }
@@ -218,7 +233,11 @@ fn value(name: &str, value: &str) -> EnvVar {
 
 fn field(name: &str, path: &str) -> EnvVar {
     let field = ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() };
-    EnvVar { name: name.to_owned(), value: None, value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }) }
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ mod status;
 
 use ahoi_api::{PgBouncer, PgBouncerStatus};
 use ahoi_pgbouncer::{config, fleet};
-use ahoi_reconcile::{Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher};
+use ahoi_reconcile::{
+    Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
+};
 use clap::Args;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -65,7 +67,9 @@ impl Reconciler for FleetController {
 
     async fn reconcile(&self, fleet: &PgBouncer) -> Result<Progress<PgBouncerStatus>, Error> {
         let image = self.validate(fleet)?;
-        self.stateful_sets.apply(fleet, desired::stateful_set(fleet, image, &self.options.agent_service_account)).await?;
+        self.stateful_sets
+            .apply(fleet, desired::stateful_set(fleet, image, &self.options.agent_service_account))
+            .await?;
         self.services.apply(fleet, desired::service(fleet)).await?;
         self.services.apply(fleet, desired::peers(fleet)).await?;
         self.budgets.apply(fleet, desired::budget(fleet)).await?;
@@ -82,7 +86,10 @@ impl FleetController {
             return Err(Error::terminal("InvalidParameters", format!("spec.parameters: {}", problems.join("; "))));
         }
         fleet.spec.image.as_deref().or(self.options.pgbouncer_image.as_deref()).ok_or_else(|| {
-            Error::structural("NoImage", "spec.image is not set, and the controller was not told of an image (PGBOUNCER_IMAGE)")
+            Error::structural(
+                "NoImage",
+                "spec.image is not set, and the controller was not told of an image (PGBOUNCER_IMAGE)",
+            )
         })
     }
 
@@ -113,7 +120,8 @@ fn owned<K>(platform: &Platform) -> Owned<K>
 where
     K: Object + Serialize + Resource<Scope = NamespaceResourceScope>,
 {
-    let cache: Cache<K> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default().labels(FLEET_LABEL));
+    let cache: Cache<K> =
+        platform.cache(Api::all(platform.client.clone()), watcher::Config::default().labels(FLEET_LABEL));
     Owned::new(platform, &cache)
 }
 

@@ -1,5 +1,7 @@
 //! How a fleet is; pure.
 
+use std::collections::BTreeMap;
+
 use ahoi_api::{PgBouncer, PgBouncerStatus};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
@@ -19,24 +21,39 @@ pub fn status(fleet: &PgBouncer, serving: &[Serving]) -> PgBouncerStatus {
 
 fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: &[Serving]) -> Verdict {
     let wanted = usize::try_from(fleet.spec.replicas).unwrap_or_default();
-    let mut missing = serving.len() < wanted;
     let mut message = format!("{} of {wanted} processes serve", serving.len());
+    let troubles = troubles(status);
+    for (error, pods) in &troubles {
+        message = format!("{message}; {}: {error}", pods.join(", "));
+    }
+    if serving.len() < wanted {
+        Verdict::progressing("Starting", message)
+    } else if troubles.is_empty() {
+        Verdict::ready(message)
+    } else {
+        Verdict::progressing("NotLoaded", message)
+    }
+}
+
+/// What agents complain about, and which of them do.
+fn troubles(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
+    let mut troubles: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for process in &status.processes {
-        let serves = serving.iter().any(|pod| pod.pod == process.pod && pod.uid == process.uid);
         if let Some(error) = &process.error {
-            let what = if serves { "serves what it had" } else { "does not serve" };
-            message = format!("{message}; {} {what}: {error}", process.pod);
-            missing = true;
+            troubles.entry(error).or_default().push(&process.pod);
         }
     }
-    if missing { Verdict::progressing("NotLoaded", message) } else { Verdict::ready(message) }
+    // Agents write in any order.
+    troubles.values_mut().for_each(|pods| pods.sort_unstable());
+    troubles
 }
 
 /// The processes in the status that the fleet no longer has.
 pub fn former(fleet: &PgBouncer) -> Vec<&str> {
     let name = fleet.name_any();
     let processes = fleet.status.iter().flat_map(|status| &status.processes);
-    let gone = processes.filter(|process| fleet::ordinal(&name, &process.pod).is_none_or(|number| number >= fleet.spec.replicas));
+    let gone = processes
+        .filter(|process| fleet::ordinal(&name, &process.pod).is_none_or(|number| number >= fleet.spec.replicas));
     gone.map(|process| process.pod.as_str()).collect()
 }
 
@@ -78,14 +95,15 @@ mod tests {
 
     #[test]
     fn what_keeps_it_is_said() {
-        let fleet = fleet(vec![process("global-0", Some("pgbouncer does not answer"))]);
+        let mute = Some("pgbouncer does not answer");
+        let fleet = fleet(vec![process("global-1", mute), process("global-0", mute)]);
         assert_eq!(
             message(&status(&fleet, &[])),
-            "False NotLoaded: 0 of 2 processes serve; global-0 does not serve: pgbouncer does not answer"
+            "False Starting: 0 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
         assert_eq!(
             message(&status(&fleet, &serving(&["global-0", "global-1"]))),
-            "False NotLoaded: 2 of 2 processes serve; global-0 serves what it had: pgbouncer does not answer"
+            "False NotLoaded: 2 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
     }
 }

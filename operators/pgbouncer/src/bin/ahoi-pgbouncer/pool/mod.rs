@@ -3,12 +3,19 @@
 mod cleanup;
 mod desired;
 mod resolve;
+#[cfg(test)]
+mod tests;
 mod wake;
 
-use ahoi_api::{BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, PoolState, finalizers};
+use ahoi_api::{
+    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, PoolState,
+    finalizers,
+};
 use ahoi_pgbouncer::pool::{Proof, key, proof, version};
 use ahoi_reconcile::conditions::{self, READY};
-use ahoi_reconcile::{Cache, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, Verdict, watcher};
+use ahoi_reconcile::{
+    Cache, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, Verdict, watcher,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -69,7 +76,10 @@ impl Reconciler for PoolController {
         let secret = secret(pool, &resolved);
 
         let mut status = pool.status.clone().unwrap_or_default();
-        let present = self.pooled.cache().get_in(secret.metadata.namespace.as_deref().unwrap_or_default(), &desired::secret_name(pool));
+        let present = self
+            .pooled
+            .cache()
+            .get_in(secret.metadata.namespace.as_deref().unwrap_or_default(), &desired::secret_name(pool));
         // Clients that go to another fleet do so when that one serves them, so the Secret waits for the proof.
         let moves = present.as_ref().is_some_and(|present| !desired::same_host(present, &secret));
         let was_ready = conditions::find(&status.conditions, READY).is_some_and(|ready| ready.status == "True");
@@ -109,7 +119,9 @@ impl PoolController {
     fn proved(&self, pool: &ConnectionPool, fleet: &PgBouncer) -> Verdict {
         match self.proof(pool, fleet) {
             Proof::Proved => ready(pool),
-            Proof::Refused { reason } => Verdict::stalled("Refused", format!("the fleet does not load this route: {reason}")),
+            Proof::Refused { reason } => {
+                Verdict::stalled("Refused", format!("the fleet does not load this route: {reason}"))
+            }
             Proof::Pending { error: Some(error), .. } => Verdict::progressing("Routing", error),
             Proof::Pending { error: None, .. } => routing(pool),
             Proof::NoProcesses => no_processes(pool),
@@ -131,11 +143,17 @@ fn ready(pool: &ConnectionPool) -> Verdict {
 }
 
 fn routing(pool: &ConnectionPool) -> Verdict {
-    Verdict::progressing("Routing", format!("waiting for every process of the PgBouncer {} to load the route", fleet_name(pool)))
+    Verdict::progressing(
+        "Routing",
+        format!("waiting for every process of the PgBouncer {} to load the route", fleet_name(pool)),
+    )
 }
 
 fn no_processes(pool: &ConnectionPool) -> Verdict {
-    Verdict::progressing("NoProcesses", format!("waiting for the PgBouncer {} to have a process that serves", fleet_name(pool)))
+    Verdict::progressing(
+        "NoProcesses",
+        format!("waiting for the PgBouncer {} to have a process that serves", fleet_name(pool)),
+    )
 }
 
 fn fleet_name(pool: &ConnectionPool) -> String {

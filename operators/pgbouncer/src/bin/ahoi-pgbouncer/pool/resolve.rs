@@ -40,31 +40,41 @@ impl PoolController {
         let namespace = pool.namespace().unwrap_or_default();
         let fleet = &pool.spec.pg_bouncer_ref;
         let fleet = self.shared.fleets.get_in(&fleet.namespace, &fleet.name).ok_or_else(|| {
-            Error::structural("PgBouncerNotFound", format!("spec.pgBouncerRef names the PgBouncer {}, which does not exist", fleet_name(pool)))
+            Error::structural(
+                "PgBouncerNotFound",
+                format!("spec.pgBouncerRef names the PgBouncer {}, which does not exist", fleet_name(pool)),
+            )
         })?;
         let name = &pool.spec.database_ref.name;
-        let database = self
-            .databases
-            .get_in(&namespace, name)
-            .ok_or_else(|| Error::waiting("DatabaseNotFound", format!("spec.databaseRef names the Database {name}, which does not exist")))?;
+        let database = self.databases.get_in(&namespace, name).ok_or_else(|| {
+            Error::waiting(
+                "DatabaseNotFound",
+                format!("spec.databaseRef names the Database {name}, which does not exist"),
+            )
+        })?;
         // A route that is there stays, whatever the database is doing; only a new one waits for it.
         let routed = pool.status.as_ref().is_some_and(|status| status.route.is_some());
         if !routed && !is_ready(&*database) {
             return Err(Error::waiting("WaitingForDatabase", not_ready_message(&*database)));
         }
         let (server, database_name, binding) = places(&database)?;
-        let server = self
-            .servers
-            .get(server)
-            .ok_or_else(|| Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist")))?;
+        let server = self.servers.get(server).ok_or_else(|| {
+            Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist"))
+        })?;
         check_tls(&server, &fleet)?;
         let auth_login = server.status.as_ref().and_then(|status| status.pooler_login.clone());
         let auth_login = auth_login.ok_or_else(|| {
-            Error::waiting("DatabaseServerNotPrepared", format!("the DatabaseServer {} has no login for the pooler yet", server.name_any()))
+            Error::waiting(
+                "DatabaseServerNotPrepared",
+                format!("the DatabaseServer {} has no login for the pooler yet", server.name_any()),
+            )
         })?;
         let direct = self.direct.get_in(&namespace, binding);
         let direct = direct.ok_or_else(|| {
-            Error::waiting("WaitingForDatabase", format!("the Secret {binding} of the Database {name} does not exist yet"))
+            Error::waiting(
+                "WaitingForDatabase",
+                format!("the Secret {binding} of the Database {name} does not exist yet"),
+            )
         })?;
         let credentials = credentials(&direct)?;
         Ok(Resolved { fleet, server, database: database_name.to_owned(), auth_login, credentials })
@@ -100,7 +110,8 @@ fn credentials(secret: &Secret) -> Result<Credentials, Error> {
         let bytes = secret.data.as_ref()?.get(name)?;
         String::from_utf8(bytes.0.clone()).ok().filter(|text| !text.is_empty())
     };
-    let credentials = field("username").zip(field("password")).map(|(username, password)| Credentials { username, password });
+    let credentials =
+        field("username").zip(field("password")).map(|(username, password)| Credentials { username, password });
     credentials.ok_or_else(|| {
         Error::waiting("WaitingForDatabase", format!("the Secret {} has no username and password", secret.name_any()))
     })
@@ -109,19 +120,13 @@ fn credentials(secret: &Secret) -> Result<Credentials, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::{DatabaseServerSpec, NamespacedRef, PgBouncerSpec, ServerTls};
+    use ahoi_api::PgBouncerSpec;
 
     #[test]
     fn a_server_that_requires_tls_needs_a_fleet_that_does() {
-        let spec = DatabaseServerSpec {
-            host: "pg".into(),
-            port: 5432,
-            admin_secret_ref: NamespacedRef { namespace: "n".into(), name: "s".into() },
-            admin_database: "postgres".into(),
-            tls: ServerTls { mode: TlsMode::Require },
-            max_databases: None,
-            capacity: None,
-        };
+        let spec = serde_json::from_value(serde_json::json!({
+"host": "pg", "port": 5432, "adminSecretRef": {"namespace": "ahoi-system", "name": "pg-1"}, "tls": {"mode": "Require"}}))
+.unwrap();
         let server = DatabaseServer::new("pg-1", spec);
         let mut fleet = PgBouncer::new("global", PgBouncerSpec::default());
         insta::assert_snapshot!(check_tls(&server, &fleet).unwrap_err(), @"the DatabaseServer pg-1 requires TLS, and the PgBouncer global does not: set its spec.parameters.server_tls_sslmode to require");

@@ -57,7 +57,9 @@ impl Wake {
         let pools = self.pools.clone();
         move |server| {
             let name = server.name_any();
-            let route = |pool: &ConnectionPool| pool.status.as_ref().and_then(|status| status.route.as_ref()).map(|route| route.server == name);
+            let route = |pool: &ConnectionPool| {
+                pool.status.as_ref().and_then(|status| status.route.as_ref()).map(|route| route.server == name)
+            };
             refs(&pools, |pool| route(pool).unwrap_or(true))
         }
     }

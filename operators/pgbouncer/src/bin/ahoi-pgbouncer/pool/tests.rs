@@ -1,0 +1,282 @@
+//! The life of a pool, pass by pass, against an API server in memory.
+
+use ahoi_api::{
+    Binding, ConnectionPool, ConnectionPoolSpec, Database, DatabaseServer, DatabaseServerStatus, DatabaseSpec,
+    DatabaseStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PgBouncerStatus, PoolState, ProcessStatus,
+    RefusedRoute,
+};
+use ahoi_reconcile::testing::{ApiServer, cache, ready};
+use ahoi_reconcile::{Cache, Error, Owned, Reconciler};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
+
+use super::PoolController;
+use crate::shared::Shared;
+
+const NAMESPACE: &str = "customer-a";
+
+fn named<K: Resource>(mut object: K, namespace: Option<&str>, name: &str) -> K {
+    object.meta_mut().namespace = namespace.map(Into::into);
+    object.meta_mut().name = Some(name.into());
+    object.meta_mut().uid = Some(format!("uid-{name}"));
+    object.meta_mut().generation = Some(1);
+    object
+}
+
+fn pool() -> ConnectionPool {
+    let spec = ConnectionPoolSpec {
+        database_ref: LocalRef { name: "a".into() },
+        pg_bouncer_ref: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() },
+        pool_mode: None,
+        pool_size: None,
+        max_client_connections: None,
+        state: PoolState::Active,
+    };
+    let mut pool = named(ConnectionPool::new("a", spec), Some(NAMESPACE), "a");
+    pool.metadata.resource_version = Some("100".into());
+    pool
+}
+
+fn database() -> Database {
+    let spec = DatabaseSpec {
+        storage: serde_json::from_value("1gb".into()).unwrap(),
+        server_selector: [].into(),
+        connection_limit: None,
+        parameters: [].into(),
+        extensions: Vec::new(),
+        deletion_policy: ahoi_api::DeletionPolicy::Retain,
+    };
+    let mut database = named(Database::new("a", spec), Some(NAMESPACE), "a");
+    database.status = Some(DatabaseStatus {
+        server: Some("pg-1".into()),
+        database_name: Some("c_a".into()),
+        binding: Some(Binding { name: "a-database".into(), version: "1".into() }),
+        ..DatabaseStatus::default()
+    });
+    ready(database)
+}
+
+fn server() -> DatabaseServer {
+    let spec = serde_json::from_value(serde_json::json!({
+"host": "pg-1", "port": 5432, "adminSecretRef": {"namespace": "ahoi-system", "name": "pg-1"}}))
+    .unwrap();
+    let mut server = named(DatabaseServer::new("pg-1", spec), None, "pg-1");
+    server.status =
+        Some(DatabaseServerStatus { pooler_login: Some("ahoi_pooler_1".into()), ..DatabaseServerStatus::default() });
+    server
+}
+
+fn fleet(name: &str, processes: Vec<ProcessStatus>) -> PgBouncer {
+    let spec = PgBouncerSpec { replicas: 2, default_pool_size: 8, ..PgBouncerSpec::default() };
+    let mut fleet = named(PgBouncer::new(name, spec), Some("ahoi-system"), name);
+    fleet.status = Some(PgBouncerStatus { processes, ..PgBouncerStatus::default() });
+    fleet
+}
+
+fn pod(name: &str) -> Pod {
+    let condition = PodCondition { type_: "Ready".into(), status: "True".into(), ..PodCondition::default() };
+    let status = PodStatus { conditions: Some(vec![condition]), ..PodStatus::default() };
+    named(Pod { status: Some(status), ..Pod::default() }, Some("ahoi-system"), name)
+}
+
+fn both(proved_version: i64) -> Vec<ProcessStatus> {
+    let process = |pod: &str| ProcessStatus {
+        pod: pod.into(),
+        uid: format!("uid-{pod}"),
+        proved_version,
+        ..ProcessStatus::default()
+    };
+    vec![process("global-0"), process("global-1")]
+}
+
+/// A world in which a pool is looked at; what it finds is changed between the passes.
+struct World {
+    api: ApiServer,
+    pool: ConnectionPool,
+    fleets: Vec<PgBouncer>,
+    pods: Vec<Pod>,
+    databases: Vec<Database>,
+    pooled: Cache<Secret>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (api, pool) = (ApiServer::new(), pool());
+        let fleets = vec![fleet("global", both(50)), fleet("other", vec![])];
+        let pods = vec![pod("global-0"), pod("global-1")];
+        World { api, pool, fleets, pods, databases: vec![database()], pooled: cache([]) }
+    }
+
+    fn controller(&self) -> PoolController {
+        let platform = self.api.platform();
+        let data = [("username", "c_a_a"), ("password", "secret")];
+        let data = data.map(|(name, value)| (name.to_owned(), ByteString(value.into())));
+        let direct = Secret { data: Some(data.into()), ..Secret::default() };
+        PoolController {
+            shared: Shared { fleets: cache(self.fleets.clone()), pods: cache(self.pods.clone()) },
+            pools: cache([self.pool.clone()]),
+            databases: cache(self.databases.clone()),
+            servers: cache([server()]),
+            direct: cache([named(direct, Some(NAMESPACE), "a-database")]),
+            pooled: Owned::new(&platform, &self.pooled),
+            platform,
+        }
+    }
+
+    /// One pass, its status taken over; the answer is Ready's reason and message, and what was written beside the status.
+    async fn pass(&mut self) -> (String, Vec<String>) {
+        let status = self.controller().reconcile(&self.pool).await.unwrap().status;
+        if self.pool.status.as_ref() != Some(&status) {
+            self.pool.status = Some(status.clone());
+            let version = super::version(&self.pool) + 1;
+            self.pool.metadata.resource_version = Some(version.to_string());
+        }
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        (format!("{}: {}", ready.reason, ready.message), self.api.take_writes())
+    }
+
+    /// The agents have loaded everything there is.
+    fn prove(&mut self) {
+        self.fleets[0] = fleet("global", both(super::version(&self.pool)));
+    }
+}
+
+const ROUTING: &str = "Routing: waiting for every process of the PgBouncer ahoi-system/global to load the route";
+const READY: &str = "Ready: every process of the fleet serves it";
+
+#[tokio::test]
+async fn a_new_pool_costs_a_secret_and_two_statuses() {
+    let mut world = World::new();
+    let (ready, writes) = world.pass().await;
+    assert_eq!(ready, ROUTING);
+    assert_eq!(writes, ["POST /api/v1/namespaces/customer-a/secrets"]);
+    assert_eq!(super::version(&world.pool), 101);
+
+    assert_eq!(world.pass().await, (ROUTING.into(), vec![]), "nobody has proved it");
+    assert_eq!(super::version(&world.pool), 101, "and so nothing is written");
+
+    world.prove();
+    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(super::version(&world.pool), 102);
+    assert_eq!(
+        world.pass().await,
+        (READY.into(), vec![]),
+        "it stays so although its own status is newer than the proof"
+    );
+    assert_eq!(super::version(&world.pool), 102);
+}
+
+#[tokio::test]
+async fn a_change_is_announced_proved_and_then_ready() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    world.pool.spec.pool_size = Some(3);
+    assert_eq!(world.pass().await, (ROUTING.into(), vec![]));
+    assert_eq!(world.pool.status.as_ref().unwrap().route.as_ref().unwrap().pool_size, 3);
+    assert_eq!(world.pass().await.0, ROUTING, "the proof is of the route before");
+    world.prove();
+    assert_eq!(world.pass().await.0, READY);
+}
+
+#[tokio::test]
+async fn a_pod_that_starts_or_is_gone_changes_nothing_for_pools_that_are_ready() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    world.fleets[0] = fleet("global", vec![]);
+    world.pods.clear();
+    assert_eq!(world.pass().await, (READY.into(), vec![]));
+}
+
+#[tokio::test]
+async fn without_processes_a_pool_waits_for_them() {
+    let mut world = World::new();
+    world.pods.clear();
+    let (ready, _) = world.pass().await;
+    assert_eq!(ready, "NoProcesses: waiting for the PgBouncer ahoi-system/global to have a process that serves");
+    world.pods = vec![pod("global-1")];
+    world.prove();
+    assert_eq!(world.pass().await.0, READY, "one that serves is enough");
+}
+
+#[tokio::test]
+async fn a_refused_route_is_said() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    let refused = RefusedRoute { pool: "customer-a/a".into(), reason: "too odd".into() };
+    world.fleets[0].status.as_mut().unwrap().processes[1].refused.push(refused);
+    assert_eq!(world.pass().await.0, "Refused: the fleet does not load this route: too odd");
+}
+
+#[tokio::test]
+async fn the_secret_leads_to_another_fleet_when_that_serves() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    world.pool.spec.pg_bouncer_ref.name = "other".into();
+    let waiting = "NoProcesses: waiting for the PgBouncer ahoi-system/other to have a process that serves";
+    assert_eq!(world.pass().await, (waiting.into(), vec![]));
+    assert_eq!(world.pass().await, (waiting.into(), vec![]));
+    world.pods.push(pod("other-0"));
+    let mut other = both(super::version(&world.pool));
+    other[0].pod = "other-0".into();
+    other[0].uid = "uid-other-0".into();
+    world.fleets[1] = fleet("other", other);
+    assert_eq!(world.pass().await, (READY.into(), vec!["PUT /api/v1/namespaces/customer-a/secrets/a-pool".into()]));
+}
+
+#[tokio::test]
+async fn only_a_new_pool_waits_for_its_database() {
+    let mut world = World::new();
+    world.databases[0].status.as_mut().unwrap().conditions.clear();
+    let error = world.controller().reconcile(&world.pool).await.unwrap_err();
+    assert_eq!(error.reason(), "WaitingForDatabase");
+    world.databases = vec![database()];
+    world.pass().await;
+    world.databases[0].status.as_mut().unwrap().conditions.clear();
+    assert_eq!(world.pass().await.0, ROUTING);
+}
+
+#[tokio::test]
+async fn deletion_disables_then_removes_then_is_done() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    world.pool.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::now()));
+    world.pool.metadata.finalizers = Some(vec![ahoi_api::finalizers::CONNECTION_POOL.into()]);
+    world.pool.metadata.resource_version = None;
+    world.pool = world.api.put(&world.pool);
+
+    let wait = async |world: &mut World, step: &str, state: Option<PoolState>| {
+        match world.controller().cleanup(&world.pool).await {
+            Err(Error::Waiting { reason, .. }) => assert_eq!(reason, step),
+            other => panic!("{other:?} instead of {step}"),
+        }
+        world.pool = world.api.get(&world.pool).unwrap();
+        assert_eq!(world.pool.status.as_ref().unwrap().route.as_ref().map(|route| route.state), state);
+    };
+    world.fleets[0] = fleet("global", both(0));
+    wait(&mut world, "Draining", Some(PoolState::Disabled)).await;
+    assert_eq!(world.api.take_writes().len(), 1);
+    wait(&mut world, "Draining", Some(PoolState::Disabled)).await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new(), "nobody has proved it");
+    world.prove();
+    wait(&mut world, "Unrouting", None).await;
+    wait(&mut world, "Unrouting", None).await;
+    world.prove();
+    assert!(world.controller().cleanup(&world.pool).await.is_ok());
+
+    world.fleets[0] = fleet("global", both(0));
+    world.pool.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+    assert!(world.controller().cleanup(&world.pool).await.is_ok(), "nobody waits for a dead pod for ever");
+    world.fleets.clear();
+    assert!(world.controller().cleanup(&world.pool).await.is_ok(), "a fleet that is gone serves nobody");
+}
