@@ -34,9 +34,8 @@ impl Cluster {
 
     /// Waits until the customer is Ready in its current generation.
     pub async fn ready(&self, name: &str) -> Result<Customer> {
-        let found = self
-            .until(&self.customers(), name, "Ready", READY, |c: Option<&Customer>| c.is_some_and(is_ready))
-            .await?;
+        let found =
+            self.until(&self.customers(), name, "Ready", READY, |c: Option<&Customer>| c.is_some_and(is_ready)).await?;
         found.with_context(|| format!("Customer {name} vanished"))
     }
 

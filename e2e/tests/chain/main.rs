@@ -1,7 +1,7 @@
 //! Any link of the chain may be missing at any time: nothing is lost, everything converges, the API stays open. These
 //! tests disturb every customer of the cluster, so they run one after the other, apart from the rest.
 
-use ahoi_api::{ConnectionPool, Database, Scheduler};
+use ahoi_api::{ConnectionPool, Database, PgBouncer, Scheduler};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::controllers::CONTROLLERS;
 use ahoi_e2e::customers::summary;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -68,8 +68,11 @@ async fn without_controllers_the_api_stays_open() -> Result<()> {
     cluster.until_gone(&cluster.customers(), gone, 120).await?;
     // Deletions that nobody watched are noticed.
     let namespace = ahoi_api::namespace_of(old);
-    let there = |d: Option<&Deployment>| d.is_some_and(|d| d.status.as_ref().is_some_and(|s| s.available_replicas == Some(3)));
-    cluster.until(&cluster.of::<Deployment>(&namespace), &format!("{old}-worker"), "back, with three workers", 120, there).await?;
+    let there =
+        |d: Option<&Deployment>| d.is_some_and(|d| d.status.as_ref().is_some_and(|s| s.available_replicas == Some(3)));
+    cluster
+        .until(&cluster.of::<Deployment>(&namespace), &format!("{old}-worker"), "back, with three workers", 120, there)
+        .await?;
     let policies = cluster.of::<NetworkPolicy>(&namespace).list(&ListParams::default()).await?;
     ensure!(policies.items.len() >= 2, "{} network policies", policies.items.len());
     for name in [old, new] {
@@ -80,7 +83,8 @@ async fn without_controllers_the_api_stays_open() -> Result<()> {
 
 async fn while_stopped(cluster: &Cluster, old: &str, new: &str, gone: &str) -> Result<()> {
     cluster.create_customer(new, working()).await.context("the API takes no customer without controllers")?;
-    let refused = cluster.patch_spec(&cluster.customers(), new, json!({"features": {"scheduler": {"workers": -1}}})).await;
+    let refused =
+        cluster.patch_spec(&cluster.customers(), new, json!({"features": {"scheduler": {"workers": -1}}})).await;
     ensure!(refused.is_err(), "the API validates nothing without controllers");
     cluster.patch_spec(&cluster.customers(), old, json!({"features": {"scheduler": {"workers": 3}}})).await?;
     cluster.customers().delete(gone, &DeleteParams::default()).await?;
@@ -124,4 +128,49 @@ async fn deleted_children_come_back() -> Result<()> {
     let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 500, "{rows} of 500 rows after every child was deleted once");
     cluster.delete_customer(name).await
+}
+
+/// An entry that pgbouncer cannot load never reaches it, is said on the fleet, and hurts nobody else. The controller that
+/// would put it right at once is stopped meanwhile.
+#[tokio::test]
+async fn a_bad_route_never_reaches_pgbouncer() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let (bad, good) = ("chain-bad", "chain-good");
+    for name in [bad, good] {
+        cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    }
+    for name in [bad, good] {
+        cluster.ready(name).await?;
+    }
+    cluster.scale("ahoi-pgbouncer", 0).await?;
+    let outcome = with_a_bad_route(&cluster, bad, good).await;
+    cluster.scale("ahoi-pgbouncer", 2).await?;
+    outcome?;
+    let pools = cluster.of::<ConnectionPool>(&ahoi_api::namespace_of(bad));
+    cluster.patch_spec(&pools, bad, json!({"poolSize": 5})).await?;
+    cluster
+        .until(&pools, bad, "Ready again", 60, |p: Option<&ConnectionPool>| p.is_some_and(ahoi_reconcile::is_ready))
+        .await?;
+    for name in [bad, good] {
+        cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
+        cluster.delete_customer(name).await?;
+    }
+    Ok(())
+}
+
+async fn with_a_bad_route(cluster: &Cluster, bad: &str, good: &str) -> Result<()> {
+    let pools = cluster.of::<ConnectionPool>(&ahoi_api::namespace_of(bad));
+    let evil = json!({"status": {"route": {"database": "x = host=evil\n[pgbouncer]\nadmin_users=*"}}});
+    pools.patch_status(bad, &PatchParams::default(), &Patch::Merge(&evil)).await?;
+    let refused = |f: Option<&PgBouncer>| {
+        let processes = f.and_then(|f| f.status.as_ref()).map(|s| s.processes.as_slice()).unwrap_or_default();
+        !processes.is_empty()
+            && processes.iter().all(|p| p.refused.iter().any(|r| r.pool.ends_with(&format!("/{bad}"))))
+    };
+    cluster
+        .until(&cluster.of::<PgBouncer>(ahoi_e2e::SUITE), "global", "every process refuses the route", 30, refused)
+        .await?;
+    cluster.pooled(good).await?.connect().await?.query_one("SELECT 1", &[]).await?;
+    Ok(())
 }

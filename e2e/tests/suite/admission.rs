@@ -46,21 +46,48 @@ fn refused() -> Vec<(Value, String)> {
         (features(json!({"database": {"enabled": "yes"}})), "spec.features.database.enabled".to_owned()),
         (features(json!({"database": {"connectionLimit": 0}})), "spec.features.database.connectionLimit".to_owned()),
         (features(json!({"database": {"connectionLimit": 1.5}})), "spec.features.database.connectionLimit".to_owned()),
-        (features(json!({"database": {"extensions": ["plpython3u; DROP"]}})), "spec.features.database.extensions".to_owned()),
+        (
+            features(json!({"database": {"extensions": ["plpython3u; DROP"]}})),
+            "spec.features.database.extensions".to_owned(),
+        ),
         (features(json!({"scheduler": {"workers": -1}})), "spec.features.scheduler.workers".to_owned()),
         (features(json!({"scheduler": {"workers": 1001}})), "spec.features.scheduler.workers".to_owned()),
         (features(json!({"scheduler": {"workers": "four"}})), "spec.features.scheduler.workers".to_owned()),
         (features(json!({"scheduler": {"image": ""}})), "spec.features.scheduler.image".to_owned()),
         (features(json!({"connectionPool": {"poolSize": 0}})), "spec.features.connectionPool.poolSize".to_owned()),
-        (features(json!({"connectionPool": {"poolMode": "Chaos"}})), "spec.features.connectionPool.poolMode".to_owned()),
-        (features(json!({"connectionPool": {"maxClientConnections": 100_001}})), "spec.features.connectionPool.maxClientConnections".to_owned()),
-        (features(json!({"database": {"enabled": false}, "connectionPool": {"enabled": true}})), "connectionPool.enabled".to_owned()),
-        (features(json!({"scheduler": {"jobs": [{"name": "a", "schedule": "* * * * *", "command": []}]}})), "command".to_owned()),
-        (features(json!({"scheduler": {"jobs": [{"name": "Upper", "schedule": "* * * * *", "command": ["a"]}]}})), "spec.features.scheduler.jobs[0].name".to_owned()),
-        (features(json!({"scheduler": {"jobs": [{"name": "a", "schedule": "", "command": ["a"]}]}})), "spec.features.scheduler.jobs[0].schedule".to_owned()),
-        (features(json!({"scheduler": {"jobs": [
-            {"name": "a", "schedule": "* * * * *", "command": ["a"]}, {"name": "a", "schedule": "* * * * *", "command": ["a"]}]}})), "spec.features.scheduler.jobs[1]".to_owned()),
-        (features(json!({"scheduler": {"migration": {"command": []}}})), "spec.features.scheduler.migration.command".to_owned()),
+        (
+            features(json!({"connectionPool": {"poolMode": "Chaos"}})),
+            "spec.features.connectionPool.poolMode".to_owned(),
+        ),
+        (
+            features(json!({"connectionPool": {"maxClientConnections": 100_001}})),
+            "spec.features.connectionPool.maxClientConnections".to_owned(),
+        ),
+        (
+            features(json!({"database": {"enabled": false}, "connectionPool": {"enabled": true}})),
+            "connectionPool.enabled".to_owned(),
+        ),
+        (
+            features(json!({"scheduler": {"jobs": [{"name": "a", "schedule": "* * * * *", "command": []}]}})),
+            "command".to_owned(),
+        ),
+        (
+            features(json!({"scheduler": {"jobs": [{"name": "Upper", "schedule": "* * * * *", "command": ["a"]}]}})),
+            "spec.features.scheduler.jobs[0].name".to_owned(),
+        ),
+        (
+            features(json!({"scheduler": {"jobs": [{"name": "a", "schedule": "", "command": ["a"]}]}})),
+            "spec.features.scheduler.jobs[0].schedule".to_owned(),
+        ),
+        (
+            features(json!({"scheduler": {"jobs": [
+            {"name": "a", "schedule": "* * * * *", "command": ["a"]}, {"name": "a", "schedule": "* * * * *", "command": ["a"]}]}})),
+            "spec.features.scheduler.jobs[1]".to_owned(),
+        ),
+        (
+            features(json!({"scheduler": {"migration": {"command": []}}})),
+            "spec.features.scheduler.migration.command".to_owned(),
+        ),
     ];
     for size in ["0gb", "-1gb", "256", "gb", "1e3gb", "12kb", "1,5tb", "99999999999gb", "1.gb", "256 gb"] {
         table.push((features(json!({"database": {"storage": size}})), "spec.features.database.storage".to_owned()));
@@ -68,9 +95,13 @@ fn refused() -> Vec<(Value, String)> {
     for text in HOSTILE {
         table.push((customer("hostile", json!({ "plan": text })), "spec.plan".to_owned()));
         table.push((features(json!({"database": {"storage": text}})), "spec.features.database.storage".to_owned()));
-        table.push((features(json!({"database": {"extensions": [text]}})), "spec.features.database.extensions".to_owned()));
+        table.push((
+            features(json!({"database": {"extensions": [text]}})),
+            "spec.features.database.extensions".to_owned(),
+        ));
         let job = json!({"name": text, "schedule": "* * * * *", "command": ["a"]});
-        table.push((features(json!({"scheduler": {"jobs": [job]}})), "spec.features.scheduler.jobs[0].name".to_owned()));
+        table
+            .push((features(json!({"scheduler": {"jobs": [job]}})), "spec.features.scheduler.jobs[0].name".to_owned()));
     }
     table
 }
@@ -84,7 +115,9 @@ async fn hostile_customers_are_refused_by_the_name_of_the_field() -> Result<()> 
     for (object, field) in &table {
         match cluster.kubectl(&["create", "--dry-run=server", "-f", "-"], &object.to_string()).await {
             Ok(_) => wrong.push(format!("accepted: {object}")),
-            Err(error) if !error.to_string().contains(field.as_str()) => wrong.push(format!("{field} is not named for {object}: {error}")),
+            Err(error) if !error.to_string().contains(field.as_str()) => {
+                wrong.push(format!("{field} is not named for {object}: {error}"))
+            }
             Err(_) => {}
         }
     }
@@ -102,7 +135,10 @@ async fn storage_grows_and_never_shrinks() -> Result<()> {
     for refused in ["128GB", "255.9gb", "0.2tb", "238Gi"] {
         let error = cluster.patch_spec(&cluster.customers(), name, storage(refused)).await.err();
         let message = error.map(|e| e.to_string()).unwrap_or_default();
-        ensure!(message.contains("spec.features.database.storage") && message.contains("shrink"), "{refused}: {message:?}");
+        ensure!(
+            message.contains("spec.features.database.storage") && message.contains("shrink"),
+            "{refused}: {message:?}"
+        );
     }
     for accepted in ["256GB", "256Gi", "1.5tb"] {
         cluster.patch_spec(&cluster.customers(), name, storage(accepted)).await.with_context(|| accepted.to_owned())?;

@@ -81,7 +81,10 @@ async fn archived_data_is_put_aside() -> Result<()> {
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
     let fresh = cluster.direct(name).await?.connect().await?;
-    ensure!(fresh.query_one("SELECT to_regclass('kept') IS NULL", &[]).await?.get::<_, bool>(0), "the archive was found by itself");
+    ensure!(
+        fresh.query_one("SELECT to_regclass('kept') IS NULL", &[]).await?.get::<_, bool>(0),
+        "the archive was found by itself"
+    );
     cluster.delete_customer(name).await
 }
 
@@ -111,7 +114,8 @@ async fn names_come_from_the_uid_and_the_database_is_stamped() -> Result<()> {
     let hex: String = uid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
     ensure!(database == format!("c_{hex}"), "{database} does not come from the uid {uid}");
     let admin = cluster.admin("postgres").await?;
-    let query = "SELECT shobj_description(oid, 'pg_database'), pg_get_userbyid(datdba) FROM pg_database WHERE datname = $1";
+    let query =
+        "SELECT shobj_description(oid, 'pg_database'), pg_get_userbyid(datdba) FROM pg_database WHERE datname = $1";
     let row = admin.query_one(query, &[&database]).await?;
     let (stamp, owner): (String, String) = (row.get(0), row.get(1));
     ensure!(stamp.contains(&uid), "the stamp {stamp} does not carry the uid");
@@ -174,9 +178,14 @@ async fn a_foreign_database_is_left_alone() -> Result<()> {
     let namespace = "db-foreign";
     cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await?;
     let meta = ObjectMeta { name: Some(namespace.into()), ..ObjectMeta::default() };
-    cluster.all::<Namespace>().create(&PostParams::default(), &Namespace { metadata: meta, ..Namespace::default() }).await?;
+    cluster
+        .all::<Namespace>()
+        .create(&PostParams::default(), &Namespace { metadata: meta, ..Namespace::default() })
+        .await?;
     let databases = cluster.of::<Database>(namespace);
-    let object = databases.create(&PostParams::default(), &Database::new("foreign", serde_json::from_value(json!({"storage": "1gb"}))?)).await?;
+    let object = databases
+        .create(&PostParams::default(), &Database::new("foreign", serde_json::from_value(json!({"storage": "1gb"}))?))
+        .await?;
     let named = |d: Option<&Database>| d.is_some_and(|d| d.status.as_ref().is_some_and(|s| s.database_name.is_some()));
     let object = cluster.until(&databases, "foreign", "named", 60, named).await?.unwrap_or(object);
     let database = object.status.and_then(|s| s.database_name).context("no name")?;
@@ -187,7 +196,8 @@ async fn a_foreign_database_is_left_alone() -> Result<()> {
     admin.batch_execute(&format!("COMMENT ON DATABASE {database} IS 'of the accounting department'")).await?;
     cluster.patch_spec(&databases, "foreign", json!({"connectionLimit": 7, "deletionPolicy": "Delete"})).await?;
     let stalled = |d: Option<&Database>| {
-        d.and_then(|d| d.status.as_ref()).is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == "NotOurs"))
+        d.and_then(|d| d.status.as_ref())
+            .is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == "NotOurs"))
     };
     cluster.until(&databases, "foreign", "Stalled with the reason NotOurs", 60, stalled).await?;
     cluster.delete(&databases, "foreign", 60).await?;

@@ -28,7 +28,10 @@ impl Example {
     async fn definition(&self, cluster: &Cluster, name: &str) -> Result<()> {
         let crd = Command::new(&self.program).arg("crd").output().await?;
         cluster.apply(&String::from_utf8(crd.stdout)?).await?;
-        cluster.kubectl(&["wait", "--for=condition=Established", &format!("crd/{name}"), "--timeout=30s"], "").await.map(drop)
+        cluster
+            .kubectl(&["wait", "--for=condition=Established", &format!("crd/{name}"), "--timeout=30s"], "")
+            .await
+            .map(drop)
     }
 
     /// Port 0: any that is free.
@@ -60,11 +63,15 @@ async fn todo_adds_modifies_and_deletes() -> Result<()> {
     todo.definition(&cluster, "todos.examples.internal.example.com").await?;
     todo.start(&[])?;
     let list = |items: &str| {
-        format!("{{apiVersion: examples.internal.example.com/v1, kind: Todo, metadata: {{name: home, namespace: example-todo}}, spec: {{items: {items}}}}}")
+        format!(
+            "{{apiVersion: examples.internal.example.com/v1, kind: Todo, metadata: {{name: home, namespace: example-todo}}, spec: {{items: {items}}}}}"
+        )
     };
     let lists = cluster.of::<ConfigMap>("example-todo");
     let has = |expected: &'static [&'static str]| {
-        move |l: Option<&ConfigMap>| l.is_some_and(|l| l.data.iter().flatten().map(|(k, _)| k.as_str()).eq(expected.iter().copied()))
+        move |l: Option<&ConfigMap>| {
+            l.is_some_and(|l| l.data.iter().flatten().map(|(k, _)| k.as_str()).eq(expected.iter().copied()))
+        }
     };
     cluster.apply(&list("[{name: milk, text: buy it}, {name: tax}]")).await?;
     cluster.until(&lists, "home", "two items are open", 30, has(&["milk", "tax"])).await?;
@@ -86,16 +93,22 @@ async fn crontab_adds_the_new_updates_the_changed_deletes_the_old() -> Result<()
     crontab.definition(&cluster, "crontabs.examples.internal.example.com").await?;
     crontab.start(&[])?;
     let table = |entries: &str| {
-        format!("{{apiVersion: examples.internal.example.com/v1, kind: Crontab, metadata: {{name: nightly, namespace: example-crontab}}, spec: {{image: none, entries: {entries}}}}}")
+        format!(
+            "{{apiVersion: examples.internal.example.com/v1, kind: Crontab, metadata: {{name: nightly, namespace: example-crontab}}, spec: {{image: none, entries: {entries}}}}}"
+        )
     };
     let jobs = cluster.of::<CronJob>("example-crontab");
     let schedule = |expected: &'static str| {
         move |j: Option<&CronJob>| j.and_then(|j| j.spec.as_ref()).is_some_and(|s| s.schedule == expected)
     };
-    cluster.apply(&table("[{name: a, schedule: '0 1 * * *', command: a}, {name: b, schedule: '0 2 * * *', command: b}]")).await?;
+    cluster
+        .apply(&table("[{name: a, schedule: '0 1 * * *', command: a}, {name: b, schedule: '0 2 * * *', command: b}]"))
+        .await?;
     cluster.until(&jobs, "nightly-a", "added", 30, schedule("0 1 * * *")).await?;
     let kept = cluster.until(&jobs, "nightly-b", "added", 30, schedule("0 2 * * *")).await?.context("vanished")?;
-    cluster.apply(&table("[{name: b, schedule: '0 3 * * *', command: b}, {name: c, schedule: '0 4 * * *', command: c}]")).await?;
+    cluster
+        .apply(&table("[{name: b, schedule: '0 3 * * *', command: b}, {name: c, schedule: '0 4 * * *', command: c}]"))
+        .await?;
     let updated = cluster.until(&jobs, "nightly-b", "updated", 30, schedule("0 3 * * *")).await?.context("vanished")?;
     ensure!(updated.uid() == kept.uid(), "an entry that changed was made anew");
     cluster.until(&jobs, "nightly-c", "added", 30, schedule("0 4 * * *")).await?;
@@ -122,7 +135,7 @@ async fn the_auditor_tells_and_deletes_only_when_told_to() -> Result<()> {
     ensure!(secrets.get_opt("weak").await?.is_some(), "deleted without being told to");
     // No other test has Secrets with a weak password; those that are made now are in namespaces of their own.
     let mut auditor = Example::new("password_auditor")?;
-    auditor.start(&["--delete"])?;
+    auditor.start(&["--namespace=example-auditor", "--delete"])?;
     cluster.until_gone(&secrets, "weak", 30).await?;
     ensure!(secrets.get_opt("strong").await?.is_some());
     let events = cluster.of::<Event>("example-auditor").list(&ListParams::default()).await?;

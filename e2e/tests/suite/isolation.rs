@@ -11,7 +11,8 @@ use serde_json::json;
 async fn customers_cannot_reach_each_other() -> Result<()> {
     let cluster = Cluster::connect().await?;
     for name in ["isolation-a", "isolation-b"] {
-        let features = json!({"database": {"enabled": true, "connectionLimit": 20, "parameters": {"statement_timeout": "30s"}}});
+        let features =
+            json!({"database": {"enabled": true, "connectionLimit": 20, "parameters": {"statement_timeout": "30s"}}});
         cluster.create_customer(name, features).await?;
     }
     for name in ["isolation-a", "isolation-b"] {
@@ -76,7 +77,8 @@ async fn what_it_may_do(session: &tokio_postgres::Client) -> Result<()> {
         )
         .await
         .context("what a customer may do in its own database")?;
-    let owner: String = session.query_one("SELECT tableowner FROM pg_tables WHERE schemaname = 'app'", &[]).await?.get(0);
+    let owner: String =
+        session.query_one("SELECT tableowner FROM pg_tables WHERE schemaname = 'app'", &[]).await?.get(0);
     ensure!(owner.ends_with("_owner"), "objects belong to the login {owner}, which a rotation would have to move");
     Ok(())
 }

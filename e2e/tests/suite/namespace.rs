@@ -14,7 +14,10 @@ use serde_json::json;
 
 fn namespace_object(name: &str, labels: &[(&str, &str)]) -> Namespace {
     let labels: BTreeMap<String, String> = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    Namespace { metadata: ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() }, ..Namespace::default() }
+    Namespace {
+        metadata: ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() },
+        ..Namespace::default()
+    }
 }
 
 #[tokio::test]
@@ -32,7 +35,11 @@ async fn guard_rails_stand_and_are_repaired() -> Result<()> {
 
     let bindings = cluster.of::<RoleBinding>(namespace).list(&ListParams::default()).await?;
     let role_of = |group: &str| {
-        bindings.items.iter().find(|b| b.subjects.iter().flatten().any(|s| s.name == group)).map(|b| b.role_ref.name.clone())
+        bindings
+            .items
+            .iter()
+            .find(|b| b.subjects.iter().flatten().any(|s| s.name == group))
+            .map(|b| b.role_ref.name.clone())
     };
     ensure!(role_of("guard-team").as_deref() == Some("edit") && role_of("auditors").as_deref() == Some("view"));
     let accounts = cluster.of::<ServiceAccount>(namespace);
@@ -46,7 +53,9 @@ async fn guard_rails_stand_and_are_repaired() -> Result<()> {
     let namespaces = cluster.all::<Namespace>();
     namespaces.patch(namespace, &PatchParams::default(), &Patch::Merge(&loose)).await?;
     let enforced = |n: Option<&Namespace>| {
-        n.is_some_and(|n| n.labels().get("pod-security.kubernetes.io/enforce").map(String::as_str) == Some("restricted"))
+        n.is_some_and(|n| {
+            n.labels().get("pod-security.kubernetes.io/enforce").map(String::as_str) == Some("restricted")
+        })
     };
     cluster.until(&namespaces, namespace, "restricted again", 30, enforced).await?;
     // What others add stays.
@@ -82,11 +91,12 @@ where
 
 async fn pods_must_be_restricted(cluster: &Cluster, namespace: &str) -> Result<()> {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"},
-        "spec": {"containers": [{"name": "root", "image": "none", "securityContext": {"privileged": true}}]}});
+        "spec": {"containers": [{"name": "root", "image": "none", "securityContext": {"runAsUser": 0}}]}});
     let pod: Pod = serde_json::from_value(pod)?;
-    let refused = cluster.of::<Pod>(namespace).create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await;
+    let refused =
+        cluster.of::<Pod>(namespace).create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await;
     let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
-    ensure!(message.contains("restricted"), "a privileged pod is not refused by Pod Security: {message:?}");
+    ensure!(message.contains("restricted"), "a pod that runs as root is not refused by Pod Security: {message:?}");
     Ok(())
 }
 
@@ -99,11 +109,14 @@ async fn a_foreign_namespace_is_refused() -> Result<()> {
     let namespaces = cluster.all::<Namespace>();
     cluster.delete(&namespaces, namespace, 60).await?;
     // A label alone, put there by hand, makes nothing ours.
-    namespaces.create(&PostParams::default(), &namespace_object(namespace, &[(ahoi_api::CUSTOMER_LABEL, name)])).await?;
+    namespaces
+        .create(&PostParams::default(), &namespace_object(namespace, &[(ahoi_api::CUSTOMER_LABEL, name)]))
+        .await?;
     let before = namespaces.get(namespace).await?;
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     let stalled = cluster.condition(name, "NamespaceReady", "False", "NamespaceConflict").await?;
-    let ready = stalled.status.context("no status")?.conditions.into_iter().find(|c| c.type_ == "Ready").context("no Ready")?;
+    let ready =
+        stalled.status.context("no status")?.conditions.into_iter().find(|c| c.type_ == "Ready").context("no Ready")?;
     ensure!(ready.status == "False" && ready.message.contains(namespace), "{ready:?} does not name the namespace");
     let after = namespaces.get(namespace).await?;
     ensure!(after.resource_version() == before.resource_version(), "a foreign namespace was written to");
@@ -128,7 +141,9 @@ async fn deletion_cleans_up() -> Result<()> {
     cluster.of::<ConfigMap>(namespace).create(&PostParams::default(), &foreign).await?;
     cluster.delete_customer(name).await?;
     ensure!(cluster.all::<Namespace>().get_opt(namespace).await?.is_none(), "the namespace is left");
-    let left = cluster.kubectl(&["get", "ahoi", "-A", "-o", "name", "-l", &format!("{}={name}", ahoi_api::CUSTOMER_LABEL)], "").await?;
+    let left = cluster
+        .kubectl(&["get", "ahoi", "-A", "-o", "name", "-l", &format!("{}={name}", ahoi_api::CUSTOMER_LABEL)], "")
+        .await?;
     ensure!(left.trim().is_empty(), "left behind: {left}");
     Ok(())
 }

@@ -68,7 +68,10 @@ async fn strangers_are_refused() -> Result<()> {
     cluster.ready(name).await?;
     let pooled = cluster.pooled(name).await?;
     for database in ["postgres", "template1", "no_such_database", "pgbouncer"] {
-        ensure!(pooled.clone().to_database(database).connect().await.is_err(), "{database} is reachable through the fleet");
+        ensure!(
+            pooled.clone().to_database(database).connect().await.is_err(),
+            "{database} is reachable through the fleet"
+        );
     }
     let mut wrong = pooled.clone();
     wrong.entries.insert("password".into(), "wrong".into());
@@ -92,7 +95,10 @@ async fn others_come_and_go_without_a_failed_query() -> Result<()> {
         let client = pooled.connect().await?;
         let mut queries = 0_u64;
         while !*stopped.borrow_and_update() {
-            client.query_one("SELECT pg_sleep(0.005)", &[]).await.with_context(|| format!("after {queries} queries"))?;
+            client
+                .query_one("SELECT pg_sleep(0.005)", &[])
+                .await
+                .with_context(|| format!("after {queries} queries"))?;
             queries += 1;
         }
         anyhow::Ok(queries)
@@ -101,7 +107,9 @@ async fn others_come_and_go_without_a_failed_query() -> Result<()> {
         let other = format!("pool-other-{round}");
         cluster.create_customer(&other, json!({"database": {"enabled": true}})).await?;
         cluster.ready(&other).await?;
-        cluster.change(&other, json!({"features": {"connectionPool": {"poolSize": 3, "maxClientConnections": 50}}})).await?;
+        cluster
+            .change(&other, json!({"features": {"connectionPool": {"poolSize": 3, "maxClientConnections": 50}}}))
+            .await?;
         cluster.delete_customer(&other).await?;
     }
     stop.send(true)?;
@@ -109,35 +117,6 @@ async fn others_come_and_go_without_a_failed_query() -> Result<()> {
     println!("{queries} queries while other customers came, changed and went; none failed");
     ensure!(queries > 100, "only {queries} queries");
     cluster.delete_customer(name).await
-}
-
-/// An entry that pgbouncer cannot load never reaches it, is said on the pool, and hurts nobody else.
-#[tokio::test]
-async fn a_bad_route_is_refused_and_said() -> Result<()> {
-    let cluster = Cluster::connect().await?;
-    let (bad, good) = ("pool-bad", "pool-good");
-    for name in [bad, good] {
-        cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
-    }
-    for name in [bad, good] {
-        cluster.ready(name).await?;
-    }
-    // Somebody writes into the status what the controller never would, with everything that could break out of a line.
-    let pools = cluster.of::<ConnectionPool>(&ahoi_api::namespace_of(bad));
-    let evil = json!({"status": {"route": {"database": "x = host=evil\n[pgbouncer]\nadmin_users=*"}}});
-    let params = kube::api::PatchParams::default();
-    pools.patch_status(bad, &params, &kube::api::Patch::Merge(&evil)).await?;
-    // Repaired by the controller at the latest when the pool is looked at again; it may be at once.
-    cluster.patch_spec(&pools, bad, json!({"poolSize": 5})).await?;
-    let ready = |p: Option<&ConnectionPool>| p.is_some_and(is_ready);
-    cluster.until(&pools, bad, "Ready again", 60, ready).await?;
-    for name in [bad, good] {
-        cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
-    }
-    for name in [bad, good] {
-        cluster.delete_customer(name).await?;
-    }
-    Ok(())
 }
 
 /// A transaction that runs when its customer is deleted is waited for, within bounds.

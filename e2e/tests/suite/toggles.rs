@@ -115,7 +115,9 @@ async fn finished(client: &tokio_postgres::Client, payload: &str) -> Result<()> 
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), done).await.context("the task is not finished after a minute")?
+    tokio::time::timeout(std::time::Duration::from_secs(60), done)
+        .await
+        .context("the task is not finished after a minute")?
 }
 
 async fn plan(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
@@ -141,7 +143,9 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
         ensure!(summary(&customer) == "3/3", "{}", summary(&customer));
     }
     // A change of the Plan reaches its customers.
-    cluster.patch_spec(&cluster.all::<Plan>(), "toggle-plan", json!({"features": {"scheduler": {"workers": 2}}})).await?;
+    cluster
+        .patch_spec(&cluster.all::<Plan>(), "toggle-plan", json!({"features": {"scheduler": {"workers": 2}}}))
+        .await?;
     for name in ["toggle-plan-a", "toggle-plan-b"] {
         let schedulers = cluster.of::<Scheduler>(&ahoi_api::namespace_of(name));
         let rolled = |s: Option<&Scheduler>| s.and_then(|s| s.status.as_ref()?.workers.as_deref()) == Some("2/2");
@@ -149,9 +153,12 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
     }
     // What exceeds the plan is refused in the status and leaves what runs alone.
     cluster.patch_spec(&cluster.all::<Plan>(), "toggle-plan", json!({"limits": {"maxWorkers": 3}})).await?;
-    cluster.patch_spec(&cluster.customers(), "toggle-plan-a", json!({"features": {"scheduler": {"workers": 9}}})).await?;
+    cluster
+        .patch_spec(&cluster.customers(), "toggle-plan-a", json!({"features": {"scheduler": {"workers": 9}}}))
+        .await?;
     let stalled = cluster.condition("toggle-plan-a", "Stalled", "True", "ExceedsPlan").await?;
-    let message = stalled.status.context("no status")?.conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.message);
+    let message =
+        stalled.status.context("no status")?.conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.message);
     ensure!(message.as_deref().is_some_and(|m| m.contains("scheduler.workers")), "{message:?} does not name the field");
     ensure!(available(&cluster, "toggle-plan-a").await? == 2, "a refused change touched what ran");
     for name in ["toggle-plan-a", "toggle-plan-b"] {

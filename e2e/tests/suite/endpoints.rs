@@ -1,0 +1,52 @@
+//! Every controller and every agent says how it is: /livez, /readyz and /metrics.
+
+use ahoi_e2e::Cluster;
+use ahoi_e2e::cluster::SUITE;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::ListParams;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn every_process_says_how_it_is() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let pods = cluster.of::<Pod>(SUITE).list(&ListParams::default()).await?;
+    let mut asked = 0;
+    for pod in pods {
+        let name = pod.name_any();
+        let ours = name.starts_with("ahoi-") || name.starts_with("global-");
+        let Some(ip) = pod.status.and_then(|s| s.pod_ip).filter(|_| ours && pod.metadata.deletion_timestamp.is_none())
+        else {
+            continue;
+        };
+        for path in ["/livez", "/readyz"] {
+            let answer = get(&ip, path).await.with_context(|| format!("{name} {path}"))?;
+            ensure!(answer.starts_with("HTTP/1.1 200"), "{name} {path}: {answer}");
+        }
+        let metrics = get(&ip, "/metrics").await?;
+        for metric in ["ahoi_reconciles_total", "ahoi_api_requests_total"].iter().filter(|_| name.starts_with("ahoi-"))
+        {
+            // A standby has reconciled nothing; its counter appears with the first pass.
+            let declared = metrics.contains(metric.trim_end_matches("_total"));
+            ensure!(declared, "{name} has no {metric}");
+        }
+        ensure!(metrics.lines().filter(|l| !l.starts_with('#')).count() < 500, "{name}: metrics grow with something");
+        ensure!(!metrics.contains("customer-"), "{name}: a metric holds the name of an object");
+        asked += 1;
+    }
+    ensure!(asked >= 12, "only {asked} processes were asked");
+    Ok(())
+}
+
+async fn get(ip: &str, path: &str) -> Result<String> {
+    let asked = async {
+        let mut stream = TcpStream::connect((ip, 8080)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), asked).await?
+}
