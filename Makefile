@@ -8,6 +8,9 @@ export CARGO_TARGET_DIR ?= $(AHOI_CACHE)/target
 cluster := e2e/cluster
 group = $(shell sed -n 's/^pub const GROUP: &str = "\(.*\)";/\1/p' shared/api/src/names.rs)
 
+# Said before any recipe: which clone's sources are built.
+$(if $(filter-out help down,$(or $(MAKECMDGOALS),help)),$(shell $(cluster)/claim))
+
 .PHONY: help up demo down test images crds rename
 
 help: ## what there is

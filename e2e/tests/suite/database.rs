@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerSpec, DatabaseStatus};
+use ahoi_api::{Database, DatabaseServer, DatabaseServerSpec, DatabaseStatus, Placement};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::READY;
 use ahoi_reconcile::is_ready;
@@ -215,7 +215,9 @@ async fn deletion_completes_when_the_server_is_gone() -> Result<()> {
     let servers = cluster.all::<DatabaseServer>();
     let demo = servers.get("demo").await?;
     cluster.delete(&servers, server, 60).await?;
-    let mut own = DatabaseServer::new(server, DatabaseServerSpec { ..demo.spec.clone() });
+    let mut own =
+        DatabaseServer::new(server, DatabaseServerSpec { placement: Placement::Selected, ..demo.spec.clone() });
+    // Other tests' customers must not come here.
     own.metadata.labels = Some([("for".to_owned(), server.to_owned())].into());
     servers.create(&PostParams::default(), &own).await?;
     let features = json!({"database": {"enabled": true, "serverSelector": {"for": server}}});

@@ -39,25 +39,43 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
         format!("COMMENT ON DATABASE {database} IS 'mine'"),
         format!("SET ROLE {login}"),
         format!("SET ROLE {database}_owner"),
+        "SET ROLE postgres".to_owned(),
         format!("ALTER ROLE {login} PASSWORD 'x'"),
+        format!("DROP ROLE {login}"),
         format!("GRANT {database}_owner TO {own_login}"),
+        format!("GRANT {own}_owner TO {login}"),
         // Its own limits are not its own to lift.
         format!("ALTER DATABASE {own} CONNECTION LIMIT -1"),
+        format!("ALTER DATABASE {own} SET statement_timeout = 0"),
         format!("ALTER DATABASE {own} RENAME TO bigger"),
         format!("ALTER DATABASE {own} OWNER TO {own_login}"),
+        format!("ALTER DATABASE {own} OWNER TO {own}_owner"),
+        format!("COMMENT ON DATABASE {own} IS 'mine'"),
         format!("DROP DATABASE {own}"),
         format!("ALTER ROLE {own_login} CONNECTION LIMIT -1"),
         format!("ALTER ROLE {own_login} CREATEDB"),
+        format!("ALTER ROLE {own_login} SUPERUSER"),
         "CREATE DATABASE mine".to_owned(),
         "CREATE ROLE mine".to_owned(),
+        "CREATE EXTENSION file_fdw".to_owned(),
         "SELECT rolpassword FROM pg_authid".to_owned(),
         "COPY (SELECT 1) TO PROGRAM 'true'".to_owned(),
         "SELECT pg_read_file('postgresql.conf')".to_owned(),
         "ALTER SYSTEM SET max_connections = 5".to_owned(),
         "SELECT * FROM ahoi.pooler_lookup('postgres')".to_owned(),
+        "SELECT * FROM ahoi.databases".to_owned(),
+        format!(
+            "SELECT 1 / count(*) FROM pg_stat_activity WHERE usename = '{login}' AND query <> '<insufficient privilege>'"
+        ),
+        "SELECT 1 / count(*) FROM pg_shdescription WHERE description LIKE '%isolation-%'".to_owned(),
     ] {
-        refused(session.batch_execute(&statement).await.map_err(Into::into), &statement)?;
+        // As the owner of its objects, which it is by default, and as the bare login.
+        for role in [format!("SET ROLE {own}_owner"), "SET ROLE NONE".to_owned()] {
+            session.batch_execute(&role).await?;
+            refused(session.batch_execute(&statement).await.map_err(Into::into), &format!("{statement} after {role}"))?;
+        }
     }
+    session.batch_execute(&format!("SET ROLE {own}_owner")).await?;
     // Granting what one may not grant is only a warning to PostgreSQL: what came of it is what counts.
     session.batch_execute(&format!("GRANT CONNECT ON DATABASE {own} TO PUBLIC")).await?;
     session.batch_execute(&format!("GRANT CONNECT ON DATABASE {own} TO {login}")).await?;
