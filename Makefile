@@ -35,7 +35,7 @@ test: ## everything CI checks, end-to-end tests included
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --exclude ahoi-e2e --locked
-	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --locked
 	.ci/licences
 	.ci/rename
 	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e)

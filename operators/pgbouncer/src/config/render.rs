@@ -96,7 +96,7 @@ impl std::fmt::Debug for Files {
     }
 }
 
-/// The files for these routes, each of which [`validate`](super::validate) has passed.
+/// The files for these routes, each of which [`validate`](fn@super::validate) has passed.
 #[must_use]
 pub fn render<'a>(
     routes: impl IntoIterator<Item = &'a Route>,
