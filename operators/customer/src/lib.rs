@@ -1,7 +1,7 @@
 //! Customer → CustomerNamespace, Database, ConnectionPool, Scheduler.
 //!
 //! A reconcile reads in stages: the Plan is looked up, Customer and Plan are [resolved](resolve) into what the customer
-//! shall have, each [feature](features) makes its child so, and their reports become the [status](status).
+//! shall have, each [feature](features) makes its child so, and their reports become the [status].
 //! Deleting a Customer is its own story: [offboard].
 
 mod controller;
