@@ -40,6 +40,7 @@ test: ## everything CI checks, end-to-end tests included
 	.ci/rename
 	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e)
 	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run
+	@traces=$$($(cluster)/traces test); [ -z "$$traces" ] || { echo "left behind:"; echo "$$traces"; exit 1; } >&2
 
 images: ## the container images, and dist/images.env with their names
 	@$(cluster)/install

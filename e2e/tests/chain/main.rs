@@ -1,15 +1,21 @@
 //! Any link of the chain may be missing at any time: nothing is lost, everything converges, the API stays open. These
-//! tests disturb every customer of the cluster, so they run one after the other, apart from the rest.
+//! tests disturb every customer of the cluster, or are disturbed by them, so they run one after the other, apart from the
+//! rest.
+
+use std::time::{Duration, Instant};
 
 use ahoi_api::{ConnectionPool, Database, PgBouncer, Scheduler};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::controllers::CONTROLLERS;
 use ahoi_e2e::customers::summary;
+use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -117,7 +123,7 @@ async fn deleted_children_come_back() -> Result<()> {
     {
         let uid = api.get(name).await?.uid();
         api.delete(name, &DeleteParams::default()).await?;
-        let again = |o: Option<&K>| o.is_some_and(|o| o.uid() != uid && ahoi_reconcile::is_ready(o));
+        let again = |o: Option<&K>| o.is_some_and(|o| o.uid() != uid && is_ready(o));
         cluster.until(&api, name, "made again and Ready", 120, again).await.map(drop)
     }
     back(&cluster, cluster.of::<Scheduler>(&namespace), name).await?;
@@ -149,9 +155,7 @@ async fn a_bad_route_never_reaches_pgbouncer() -> Result<()> {
     outcome?;
     let pools = cluster.of::<ConnectionPool>(&ahoi_api::namespace_of(bad));
     cluster.patch_spec(&pools, bad, json!({"poolSize": 5})).await?;
-    cluster
-        .until(&pools, bad, "Ready again", 60, |p: Option<&ConnectionPool>| p.is_some_and(ahoi_reconcile::is_ready))
-        .await?;
+    cluster.until(&pools, bad, "Ready again", 60, |p: Option<&ConnectionPool>| p.is_some_and(is_ready)).await?;
     for name in [bad, good] {
         cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
         cluster.delete_customer(name).await?;
@@ -173,4 +177,36 @@ async fn with_a_bad_route(cluster: &Cluster, bad: &str, good: &str) -> Result<()
         .await?;
     cluster.pooled(good).await?.connect().await?.query_one("SELECT 1", &[]).await?;
     Ok(())
+}
+
+/// From the moment its database exists to the first query through every process: 2 seconds, says the requirement.
+/// Timings are no assertion elsewhere; this one is what the feature is.
+#[tokio::test]
+async fn a_new_customer_is_routable_at_once() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let name = "pool-new";
+    cluster.delete_customer(name).await?;
+    let namespace = ahoi_api::namespace_of(name);
+    // The watch begins before the customer does, so that nothing is missed.
+    let databases = cluster.all::<Database>();
+    let watched = watcher(databases, watcher::Config::default().fields(&format!("metadata.namespace={namespace}")));
+    let ready = tokio::spawn(async move {
+        let mut events = watched.default_backoff().applied_objects().boxed();
+        while let Some(database) = events.try_next().await? {
+            if is_ready(&database) {
+                return Ok(Instant::now());
+            }
+        }
+        anyhow::bail!("the watch of databases ended")
+    });
+    cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    let exists = tokio::time::timeout(Duration::from_secs(120), ready).await???;
+    let pools = cluster.of::<ConnectionPool>(&namespace);
+    cluster.until(&pools, name, "Ready", 60, |p: Option<&ConnectionPool>| p.is_some_and(is_ready)).await?;
+    let took = exists.elapsed();
+    println!("pool proved by every process {took:?} after its database was ready");
+    ensure!(took < Duration::from_secs(2), "routable after {took:?}");
+    cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
+    cluster.delete_customer(name).await
 }

@@ -5,7 +5,7 @@ use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::{READY, has_condition, summary};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
 async fn available(cluster: &Cluster, customer: &str) -> Result<i32> {
@@ -188,5 +188,26 @@ async fn suspended_stops_the_workload_and_keeps_the_data() -> Result<()> {
     ensure!(available(&cluster, name).await? == 2);
     let rows: i64 = pooled.connect().await?.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 1);
+    cluster.delete_customer(name).await
+}
+
+#[tokio::test]
+async fn paused_leaves_everything_as_it_is() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "toggle-paused";
+    cluster
+        .create_customer(name, json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1}}))
+        .await?;
+    cluster.ready(name).await?;
+    let paused = json!({"reconcilePolicy": "Paused", "features": {"scheduler": {"workers": 3}}});
+    cluster.patch_spec(&cluster.customers(), name, paused).await?;
+    cluster.condition(name, "Paused", "True", "ReconcilePolicy").await?;
+    let schedulers = cluster.of::<Scheduler>(&ahoi_api::namespace_of(name));
+    ensure!(schedulers.get(name).await?.spec.workers == 1, "a paused customer was changed");
+    // It is not removed either, whoever deletes it.
+    cluster.customers().delete(name, &DeleteParams::default()).await?;
+    cluster.condition(name, "Ready", "False", "Paused").await?;
+    ensure!(available(&cluster, name).await? == 1, "a paused customer was taken apart");
+    cluster.patch_spec(&cluster.customers(), name, json!({"reconcilePolicy": "Normal"})).await?;
     cluster.delete_customer(name).await
 }

@@ -71,6 +71,12 @@ impl Reconciler for CustomerController {
     }
 
     async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {
+        if customer.spec.reconcile_policy == ReconcilePolicy::Paused {
+            return Err(Error::waiting(
+                "Paused",
+                "spec.reconcilePolicy is Paused: set it to Normal to have the customer removed",
+            ));
+        }
         offboard(&self.platform.client, &self.children, customer).await
     }
 }

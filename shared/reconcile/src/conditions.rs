@@ -112,15 +112,14 @@ pub fn is_ready<K: Conditioned>(object: &K) -> bool {
 /// Why [`is_ready`] is false, for the waiting object's own message: "Database big-client: creating the roles".
 pub fn not_ready_message<K: Conditioned>(object: &K) -> String {
     let meta = object.meta();
-    let why = if meta.deletion_timestamp.is_some() {
-        "is being deleted"
-    } else {
-        let status = object.status();
-        match status.and_then(|status| find_observed(K::conditions(status), READY, meta.generation)) {
-            Some(ready) if !ready.message.is_empty() => ready.message.as_str(),
-            Some(ready) => ready.reason.as_str(),
-            None => "its controller has not seen the latest change yet",
-        }
+    let ready = object.status().and_then(|status| find_observed(K::conditions(status), READY, meta.generation));
+    let why = match (meta.deletion_timestamp.is_some(), ready) {
+        // What its clean-up waits for.
+        (true, Some(ready)) if ready.status == "False" => format!("is being deleted: {}", ready.message),
+        (true, _) => "is being deleted".to_owned(),
+        (false, Some(ready)) if !ready.message.is_empty() => ready.message.clone(),
+        (false, Some(ready)) => ready.reason.clone(),
+        (false, None) => "its controller has not seen the latest change yet".to_owned(),
     };
     format!("{} {}: {why}", K::kind(&()), meta.name.as_deref().unwrap_or_default())
 }
