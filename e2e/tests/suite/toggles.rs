@@ -5,6 +5,7 @@ use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::{READY, has_condition, summary};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
@@ -209,5 +210,29 @@ async fn paused_leaves_everything_as_it_is() -> Result<()> {
     cluster.condition(name, "Ready", "False", "Paused").await?;
     ensure!(available(&cluster, name).await? == 1, "a paused customer was taken apart");
     cluster.patch_spec(&cluster.customers(), name, json!({"reconcilePolicy": "Normal"})).await?;
+    cluster.delete_customer(name).await
+}
+
+/// An object in the way of one feature is left alone and said; the other features go on.
+#[tokio::test]
+async fn what_is_in_the_way_of_one_feature_does_not_block_the_others() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "toggle-conflict";
+    cluster.create_customer(name, json!({"scheduler": {"enabled": true, "workers": 1}})).await?;
+    cluster.ready(name).await?;
+    let databases = cluster.of::<Database>(&ahoi_api::namespace_of(name));
+    let foreign = Database::new(name, serde_json::from_value(json!({"storage": "1gb"}))?);
+    let uid = databases.create(&PostParams::default(), &foreign).await?.uid();
+    let features = json!({"database": {"enabled": true}, "scheduler": {"workers": 2}});
+    cluster.patch_spec(&cluster.customers(), name, json!({ "features": features })).await?;
+    let stalled = cluster.condition(name, "DatabaseReady", "False", "NameConflict").await?;
+    ensure!(has_condition(&stalled, "Stalled", "True", "NameConflict"));
+    let deployments = cluster.of::<Deployment>(&ahoi_api::namespace_of(name));
+    let two = |d: Option<&Deployment>| d.and_then(|d| d.spec.as_ref()).and_then(|s| s.replicas) == Some(2);
+    cluster.until(&deployments, &format!("{name}-worker"), "the workers follow all the same", 60, two).await?;
+    ensure!(databases.get(name).await?.uid() == uid, "an object of somebody else's was replaced");
+    cluster.delete(&databases, name, 60).await?;
+    cluster.ready(name).await?;
+    ensure!(available(&cluster, name).await? == 2);
     cluster.delete_customer(name).await
 }

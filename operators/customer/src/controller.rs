@@ -1,10 +1,11 @@
 //! The reconcile of a Customer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahoi_api::{
-    ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, Plan, ReconcilePolicy, Scheduler, finalizers,
+    ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState, Plan, ReconcilePolicy,
+    Scheduler, finalizers,
 };
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 use ahoi_reconcile::{
@@ -18,6 +19,9 @@ use crate::features::{
 use crate::offboard::offboard;
 use crate::resolve::{DEFAULT_PLAN, resolve};
 use crate::status::{HOLD, PAUSED, status, substance};
+
+/// How often a customer with a stalled feature is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Reconciles Customers.
 pub struct CustomerController {
@@ -67,7 +71,10 @@ impl Reconciler for CustomerController {
             not_built("previews", "PreviewsReady", wanted.previews),
         ];
         let status = status(customer, &wanted, &namespace, &features);
-        Ok(self.pace.keep(customer, status, substance, Instant::now()))
+        let progress = self.pace.keep(customer, status, substance, Instant::now());
+        // What is in a feature's way may belong to nobody who would wake us when it goes; looking costs no request.
+        let stalled = features.iter().any(|feature| feature.state == FeatureState::Stalled);
+        Ok(if stalled && progress.requeue.is_none() { progress.requeue_in(LOOK_AGAIN) } else { progress })
     }
 
     async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {

@@ -10,7 +10,7 @@ mod scheduler;
 use std::sync::Arc;
 
 use ahoi_api::{CUSTOMER_LABEL, ChildRef, Customer, FeatureState, namespace_of};
-use ahoi_reconcile::{Conditioned, Error, Owned, conditions, is_ready};
+use ahoi_reconcile::{Class, Conditioned, Error, Owned, conditions, is_ready};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt};
 
@@ -90,11 +90,17 @@ pub async fn converge<F: Feature>(
         Desired::Linger { message } => (FeatureState::Disabled, "Removing".into(), message.into(), existing),
         Desired::Wait { reason, message } => (FeatureState::Progressing, reason.into(), message, existing),
         Desired::Stall { reason, message } => (FeatureState::Stalled, reason.into(), message, existing),
-        Desired::Child(child) => {
-            let child = children.apply(customer, *child).await?;
-            let (state, reason, message) = state_of(&*child);
-            (state, reason, message, Some(child))
-        }
+        Desired::Child(child) => match applied(children, customer, existing.clone(), *child).await {
+            Ok(child) => {
+                let (state, reason, message) = state_of(&*child);
+                (state, reason, message, Some(child))
+            }
+            // What one feature cannot have is that feature's to say; the others go on.
+            Err(error) if matches!(error.class(), Class::Structural | Class::Terminal) => {
+                (FeatureState::Stalled, error.reason().to_owned(), error.to_string(), existing)
+            }
+            Err(error) => return Err(error),
+        },
     };
     let report = Report {
         name: F::NAME,
@@ -105,6 +111,19 @@ pub async fn converge<F: Feature>(
         reference: child.as_deref().map(reference::<F::Child>),
     };
     Ok((child, report))
+}
+
+/// The child as desired; one that is still going is left to go, and made anew when it is gone.
+async fn applied<C: Conditioned>(
+    children: &Owned<C>,
+    customer: &Customer,
+    existing: Option<Arc<C>>,
+    desired: C,
+) -> Result<Arc<C>, Error> {
+    match existing.filter(|child| child.meta().deletion_timestamp.is_some()) {
+        Some(going) => Ok(going),
+        None => children.apply(customer, desired).await,
+    }
 }
 
 /// A feature that can be asked for and is not built yet.
