@@ -8,6 +8,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, CustomResourceExt, ResourceExt};
 
 use crate::controller::{Children, only_child};
+use crate::features::removed;
 
 /// Removes what the customer has. `Err(Waiting)` until the last of it is gone.
 pub async fn offboard(client: &Client, children: &Children, customer: &Customer) -> Result<(), Error> {
@@ -40,8 +41,8 @@ async fn remove<C: Conditioned>(
         let mut last = (*child).clone();
         orders(&mut last);
         child = children.apply(customer, last).await?;
-        children.delete(&child).await?;
     }
+    let Some(child) = removed(children, customer, &child).await? else { return Ok(()) };
     Err(Error::waiting("Offboarding", format!("waiting until it is removed: {}", not_ready_message(&*child))))
 }
 

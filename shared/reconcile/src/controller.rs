@@ -87,7 +87,8 @@ impl<K: Object> Controller<K> {
     pub fn owns<C: Object + Serialize>(self, owned: &Owned<C>) -> Self {
         let (queue, ownership) = (self.queue.clone(), owned.ownership().clone());
         owned.cache().listen(move |change| {
-            if !change.echo
+            // That it is gone is news to a pass of ours, too: the one that deleted it went by what was there before.
+            if (!change.echo || change.gone)
                 && let Some(owner) = owner_of::<K, C>(&ownership, &change.object)
             {
                 queue.wake(owner);

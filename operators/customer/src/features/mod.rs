@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ahoi_api::{CUSTOMER_LABEL, ChildRef, Customer, FeatureState, namespace_of};
 use ahoi_reconcile::{Class, Conditioned, Error, Owned, conditions, is_ready};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Resource as _, ResourceExt};
+use kube::ResourceExt;
 
 pub use connection_pool::ConnectionPoolFeature;
 pub use database::DatabaseFeature;
@@ -79,13 +79,13 @@ pub async fn converge<F: Feature>(
     let (state, reason, message, child) = match F::desired(wanted, chain)? {
         Desired::Off => match existing {
             None => (FeatureState::Disabled, "Disabled".into(), String::new(), None),
-            Some(child) => {
-                if child.meta().deletion_timestamp.is_none() {
-                    children.delete(&*child).await?;
+            Some(child) => match removed(children, customer, &child).await? {
+                None => (FeatureState::Disabled, "Disabled".into(), String::new(), None),
+                Some(child) => {
+                    let message = format!("{} is being removed", child.name_any());
+                    (FeatureState::Disabled, "Removing".into(), message, Some(child))
                 }
-                let message = format!("{} is being removed", child.name_any());
-                (FeatureState::Disabled, "Removing".into(), message, Some(child))
-            }
+            },
         },
         Desired::Linger { message } => (FeatureState::Disabled, "Removing".into(), message.into(), existing),
         Desired::Wait { reason, message } => (FeatureState::Progressing, reason.into(), message, existing),
@@ -111,6 +111,18 @@ pub async fn converge<F: Feature>(
         reference: child.as_deref().map(reference::<F::Child>),
     };
     Ok((child, report))
+}
+
+/// Has the child deleted; what is left of it while it is cleaned up.
+pub async fn removed<C: Conditioned>(
+    children: &Owned<C>,
+    customer: &Customer,
+    child: &C,
+) -> Result<Option<Arc<C>>, Error> {
+    if child.meta().deletion_timestamp.is_none() {
+        children.delete(child).await?;
+    }
+    Ok(only_child(children, customer))
 }
 
 /// The child as desired; one that is still going is left to go, and made anew when it is gone.

@@ -124,6 +124,19 @@ async fn each_object_is_looked_at_once_at_the_start_and_never_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_child_that_is_gone_wakes_its_owner_whoever_deleted_it() {
+    let harbour = Harbour::new(&["a"]);
+    harbour.run(harbour.controller());
+    harbour.passes().await;
+    harbour.deliver(&["a"]);
+    assert!(harbour.passes().await.is_empty());
+    let child = harbour.child("a");
+    harbour.yard.children.delete(&child).await.unwrap();
+    harbour.children.observe(Event::Delete(child));
+    assert_eq!(harbour.passes().await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_child_that_others_change_or_delete_wakes_its_owner_once_however_often_it_changes() {
     let harbour = Harbour::new(&["a", "b"]);
     harbour.run(harbour.controller());
