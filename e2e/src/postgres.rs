@@ -42,6 +42,22 @@ impl Cluster {
         self.binding(customer, &format!("{customer}-pool")).await
     }
 
+    /// A session through the fleet after the password has changed under clients that still have the old one: they are
+    /// rolled, pgbouncer forgets their refused logins after a moment, and then whoever has the new Secret gets in.
+    pub async fn pooled_again(&self, customer: &str, seconds: u64) -> Result<Client> {
+        let again = async {
+            loop {
+                match self.pooled(customer).await?.connect().await {
+                    Ok(client) => return anyhow::Ok(client),
+                    // pgbouncer has no watch; the time-out around this bounds it.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                }
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(seconds), again).await;
+        waited.with_context(|| format!("no way through the fleet for {customer} within {seconds} s"))?
+    }
+
     /// The administrator of the demo's PostgreSQL, in `database`.
     pub async fn admin(&self, database: &str) -> Result<Client> {
         let secrets: Api<Secret> = self.of(SUITE);

@@ -130,7 +130,8 @@ async fn deleted_children_come_back() -> Result<()> {
     back(&cluster, cluster.of::<ConnectionPool>(&namespace), name).await?;
     back(&cluster, cluster.of::<Database>(&namespace), name).await?;
     cluster.ready(name).await?;
-    let client = cluster.pooled(name).await?.connect().await?;
+    // Its login was closed for a moment and has a new password: that was the deletion's doing.
+    let client = cluster.pooled_again(name, 60).await?;
     let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 500, "{rows} of 500 rows after every child was deleted once");
     cluster.delete_customer(name).await

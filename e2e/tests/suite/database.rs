@@ -167,7 +167,7 @@ async fn drift_is_repaired() -> Result<()> {
     cluster.until(&secrets, &format!("{name}-database"), "made again", 60, made).await?;
     cluster.ready(name).await?;
     cluster.direct(name).await?.connect().await.context("the new Secret's login")?;
-    cluster.pooled(name).await?.connect().await.context("the pooled Secret after the new password")?;
+    cluster.pooled_again(name, 60).await.context("the pooled Secret after the new password")?;
     cluster.delete_customer(name).await
 }
 
