@@ -33,7 +33,9 @@ async fn killing_controllers_loses_nothing() -> Result<()> {
     cluster.create_customer(kept, working()).await?;
     cluster.ready(kept).await?;
     let client = cluster.pooled(kept).await?.connect().await?;
-    client.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n").await?;
+    client
+        .batch_execute("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n")
+        .await?;
     for controller in CONTROLLERS {
         let name = format!("chain-{}", controller.trim_start_matches("ahoi-"));
         cluster.create_customer(&name, working()).await?;
@@ -113,7 +115,9 @@ async fn deleted_children_come_back() -> Result<()> {
     cluster.create_customer(name, working()).await?;
     cluster.ready(name).await?;
     let client = cluster.direct(name).await?.connect().await?;
-    client.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n").await?;
+    client
+        .batch_execute("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n")
+        .await?;
     drop(client);
     let namespace = ahoi_api::namespace_of(name);
 

@@ -33,7 +33,9 @@ async fn with_rows(cluster: &Cluster, customer: &str, policy: &str) -> Result<Da
     cluster.create_customer_with(customer, spec).await?;
     cluster.ready(customer).await?;
     let client = cluster.direct(customer).await?.connect().await?;
-    client.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) n").await?;
+    client
+        .batch_execute("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) n")
+        .await?;
     status(cluster, customer).await
 }
 
@@ -56,7 +58,7 @@ async fn retained_data_is_found_by_a_new_customer_of_that_name() -> Result<()> {
     let client = cluster.pooled(name).await?.connect().await?;
     let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 1000, "{rows} of 1000 rows");
-    client.batch_execute("INSERT INTO kept VALUES (1001); CREATE TABLE more (n int)").await?;
+    client.batch_execute("INSERT INTO kept VALUES (1001); CREATE TABLE IF NOT EXISTS more (n int)").await?;
     cluster.delete_customer(name).await
 }
 

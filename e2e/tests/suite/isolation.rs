@@ -22,7 +22,7 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
     let attacker = cluster.direct("isolation-b").await?;
     let (database, login) = (victim.get("database").to_owned(), victim.get("username").to_owned());
     let (own, own_login) = (attacker.get("database").to_owned(), attacker.get("username").to_owned());
-    victim.connect().await?.batch_execute("CREATE TABLE secret (n int)").await?;
+    victim.connect().await?.batch_execute("CREATE TABLE IF NOT EXISTS secret (n int)").await?;
 
     for target in [database.as_str(), "postgres", "template1"] {
         refused(attacker.clone().to_database(target).connect().await.map(drop), target)?;
@@ -90,7 +90,8 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
 async fn what_it_may_do(session: &tokio_postgres::Client) -> Result<()> {
     session
         .batch_execute(
-            "CREATE TABLE t (n int); CREATE SCHEMA app; CREATE TABLE app.t (n int); CREATE TEMP TABLE x (n int); \
+            "DROP TABLE IF EXISTS t; DROP SCHEMA IF EXISTS app CASCADE; DROP EXTENSION IF EXISTS pgcrypto; \
+             CREATE TABLE t (n int); CREATE SCHEMA app; CREATE TABLE app.t (n int); CREATE TEMP TABLE x (n int); \
              CREATE INDEX ON t (n); DROP TABLE t; CREATE EXTENSION pgcrypto",
         )
         .await

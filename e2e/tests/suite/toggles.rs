@@ -67,7 +67,11 @@ async fn database_off_keeps_the_data_and_on_finds_it() -> Result<()> {
     cluster.ready(name).await?;
     let before = cluster.direct(name).await?;
     let client = before.connect().await?;
-    client.batch_execute("CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 100)").await?;
+    client
+        .batch_execute(
+            "DROP TABLE IF EXISTS kept; CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 100)",
+        )
+        .await?;
     drop(client);
 
     let off = cluster.change(name, json!({"features": {"database": {"enabled": false}}})).await?;
@@ -177,7 +181,7 @@ async fn suspended_stops_the_workload_and_keeps_the_data() -> Result<()> {
     cluster.create_customer(name, features).await?;
     cluster.ready(name).await?;
     let pooled = cluster.pooled(name).await?;
-    pooled.connect().await?.batch_execute("CREATE TABLE kept AS SELECT 1 AS n").await?;
+    pooled.connect().await?.batch_execute("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 1 AS n").await?;
 
     cluster.change(name, json!({"runPolicy": "Suspended"})).await?;
     ensure!(available(&cluster, name).await? == 0, "workers run while suspended");
