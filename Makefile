@@ -11,10 +11,10 @@ group = $(shell sed -n 's/^pub const GROUP: &str = "\(.*\)";/\1/p' shared/api/sr
 # Said before any recipe: which clone's sources are built.
 $(if $(filter-out help down,$(or $(MAKECMDGOALS),help)),$(shell $(cluster)/claim))
 
-.PHONY: help up demo down test images crds rename
+.PHONY: help up demo down test test-ledger images crds rename
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 up: ## a cluster of its own with the suite in it, kubeconfig in .cluster/
 	@$(cluster)/install
@@ -41,6 +41,9 @@ test: ## everything CI checks, end-to-end tests included
 	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e)
 	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run
 	@traces=$$($(cluster)/traces test); [ -z "$$traces" ] || { echo "left behind:"; echo "$$traces"; exit 1; } >&2
+
+test-ledger: ## a ledger of transactions through every disturbance; takes a while, and is no part of `make test`
+	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run ledger
 
 images: ## the container images, and dist/images.env with their names
 	@$(cluster)/install

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod controllers;
 pub mod customers;
 pub mod diagnose;
+pub mod ledger;
 pub mod postgres;
 
 pub use cluster::{Cluster, SUITE};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahoi_api::{Database, DatabaseServer};
 use ahoi_reconcile::conditions::{READY, find};
@@ -9,6 +10,7 @@ use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, watcher};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
+use tracing::warn;
 
 use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
@@ -95,13 +97,27 @@ fn what_matters(server: &DatabaseServer) -> String {
     format!("{:?}", (server.uid(), server.labels(), ready_reason(server), &spec.host, spec.port, &spec.tls, bounds))
 }
 
+/// How long to wait between attempts to tell which cluster this is.
+const RETRY: Duration = Duration::from_secs(2);
+
 impl Context {
     /// Looks up which cluster this is.
     pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>) -> anyhow::Result<Self> {
         let namespaces: Api<Namespace> = Api::all(platform.client.clone());
-        let system = namespaces.get_metadata("kube-system").await?;
+        let uid = loop {
+            match namespaces.get_metadata("kube-system").await {
+                Ok(system) => break system.uid().unwrap_or_default(),
+                // While the API server is away: a process that gives up is started ever less often, and comes late when
+                // it is back.
+                Err(error) => warn!(%error, "cannot tell which cluster this is; trying again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = platform.shutdown().cancelled() => anyhow::bail!("told to stop before the cluster was known"),
+            }
+        };
         Ok(Context {
-            cluster: Cluster::new(system.uid().unwrap_or_default()),
+            cluster: Cluster::new(uid),
             metrics: Metrics::new(&platform),
             pools: Pools::default(),
             placements: Placements::default(),

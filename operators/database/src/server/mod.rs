@@ -25,7 +25,7 @@ use crate::secret;
 /// The reason a DatabaseServer is not Ready while it cannot be reached.
 pub const UNREACHABLE: &str = "Unreachable";
 /// How often a server that cannot be reached is tried.
-const RETRY: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The controller of DatabaseServers.
 pub struct Servers(pub Arc<Context>);

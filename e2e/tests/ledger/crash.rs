@@ -1,0 +1,89 @@
+//! PostgreSQL crashes: not asked to stop, but killed.
+
+use std::convert::Infallible;
+use std::fs;
+use std::time::Duration;
+
+use ahoi_api::DatabaseServer;
+use ahoi_e2e::Cluster;
+use ahoi_e2e::cluster::SUITE;
+use ahoi_reconcile::{is_ready, not_ready_message};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{ONE_AT_A_TIME, booking};
+
+const POD: &str = "demo-postgres-0";
+const SERVER: &str = "demo";
+/// Within this of its return every client has booked, and the server is Ready.
+const BACK: Duration = Duration::from_secs(10);
+
+/// Only what is in flight may fail. A server that is back at once leaves nothing to tell, so it is killed as often as it
+/// comes back, until its DatabaseServer has told.
+#[tokio::test]
+async fn postgresql_crashes() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let servers = cluster.all::<DatabaseServer>();
+    let outcome = booking(&cluster, "crash", async |ledger| {
+        let unready = |server: Option<&DatabaseServer>| server.is_some_and(|server| !is_ready(server));
+        let told = tokio::select! {
+            told = cluster.until(&servers, SERVER, "not Ready while it is down", 180, unready) => told?,
+            error = crash_again_and_again(&cluster) => match error? {},
+        };
+        println!("crash: DatabaseServer: {}", told.as_ref().map(not_ready_message).unwrap_or_default());
+        let until_back = async {
+            // PostgreSQL has no watch; the time-out around this bounds it.
+            while cluster.admin("postgres").await.is_err() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(Duration::from_secs(330), until_back).await.context("PostgreSQL has not come back")?;
+        let back = Instant::now();
+        let booked = ledger.progress(Duration::from_secs(60)).await;
+        let booked_after = back.elapsed();
+        let ready = |server: Option<&DatabaseServer>| server.is_some_and(is_ready);
+        let told = cluster.until(&servers, SERVER, "Ready again", 60, ready).await;
+        println!("crash: every client booked {booked_after:.1?} after its return, Ready after {:.1?}", back.elapsed());
+        booked.and(told.map(drop))?;
+        ensure!(booked_after < BACK, "clients booked {booked_after:.1?} after its return");
+        ensure!(back.elapsed() < BACK, "Ready {:.1?} after its return", back.elapsed());
+        Ok(())
+    })
+    .await?;
+    ensure!(outcome.pgbench.nothing_lost(), "pgbench lost something: {}", outcome.pgbench);
+    outcome.ledger.nothing_lost()
+}
+
+async fn crash_again_and_again(cluster: &Cluster) -> Result<Infallible> {
+    let pods = cluster.of::<Pod>(SUITE);
+    let mut killed = String::new();
+    loop {
+        let another = |pod: Option<&Pod>| running(pod).is_some_and(|id| id != killed);
+        let pod = cluster.until(&pods, POD, "running again", 400, another).await?;
+        killed = running(pod.as_ref()).context("it has ended by itself")?;
+        let postmaster = first_process(&killed).context("its first process is not found")?;
+        let status = Command::new("kill").args(["-KILL", &postmaster]).status().await?;
+        ensure!(status.success(), "cannot kill it: {status}");
+        println!("crash: killed");
+    }
+}
+
+/// The id of the container that runs, without the name of what runs it.
+fn running(pod: Option<&Pod>) -> Option<String> {
+    let container: &ContainerStatus = pod?.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    container.state.as_ref()?.running.as_ref()?;
+    Some(container.container_id.as_ref()?.rsplit('/').next()?.to_owned())
+}
+
+/// The process that is number 1 in the container. From within nobody can kill it; from without it has another number.
+fn first_process(container: &str) -> Option<String> {
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let is_first = |line: &str| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1");
+        let found = read("cgroup").contains(container) && read("status").lines().any(is_first);
+        found.then(|| entry.file_name().to_string_lossy().into_owned())
+    })
+}

@@ -1,0 +1,78 @@
+//! A customer passes its storage quota.
+
+use std::time::{Duration, Instant};
+
+use ahoi_api::Database;
+use ahoi_e2e::Cluster;
+use ahoi_e2e::ledger::Ledger;
+use ahoi_reconcile::conditions::find;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::{ONE_AT_A_TIME, booking};
+
+const NAME: &str = "ledger-full";
+/// Little more than an empty database, so that it is close to the border from the beginning.
+const STORAGE: &str = "10Mi";
+/// About 6 MB.
+const FILL: &str = "INSERT INTO filling SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 6000) n";
+/// Two sweeps of the server, and some time for what follows from them.
+const SWEEPS: u64 = 180;
+
+/// Its writes are refused until it has made room; its reads and deletes work, and nobody else notices.
+#[tokio::test]
+async fn a_customer_fills_its_storage() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let outcome = booking(&cluster, "quota", async |ledger| full_and_back(&cluster, ledger).await).await;
+    cluster.delete_customer(NAME).await?;
+    outcome?.nothing_failed()
+}
+
+async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
+    let features = json!({"database": {"enabled": true, "storage": STORAGE}});
+    cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
+    cluster.ready(NAME).await?;
+    // Open before and after: the refusal must reach sessions that are there already.
+    let session = cluster.pooled(NAME).await?.connect().await?;
+    session.batch_execute("CREATE TABLE filling (n int, text text)").await?;
+    session.batch_execute(FILL).await?;
+    let filled = Instant::now();
+    level(cluster, &["QuotaExceeded"]).await?;
+    println!("quota: exceeded {:.1?} after it was", filled.elapsed());
+
+    let refusal = refused(&session).await?;
+    println!("quota: a write is refused: {refusal}");
+    let rows: i64 = session.query_one("SELECT count(*) FROM filling", &[]).await.context("a read")?.get(0);
+    ensure!(rows == 6000, "{rows} of 6000 rows");
+    let deleted = session.execute("DELETE FROM filling WHERE n <= 3000", &[]).await.context("a delete")?;
+    ensure!(deleted == 3000, "{deleted} of 3000 rows deleted");
+    // Deleted rows take their space until they are vacuumed; this gives it back at once.
+    session.batch_execute("TRUNCATE filling").await.context("TRUNCATE")?;
+    let emptied = Instant::now();
+    level(cluster, &["WithinQuota", "QuotaWarning"]).await?;
+    println!("quota: lifted {:.1?} after there was room", emptied.elapsed());
+    session.batch_execute("INSERT INTO filling VALUES (1, 'again')").await.context("a write after it was lifted")?;
+    ledger.progress(Duration::from_secs(30)).await
+}
+
+async fn level(cluster: &Cluster, reasons: &[&str]) -> Result<()> {
+    let databases = cluster.of::<Database>(&ahoi_api::namespace_of(NAME));
+    let said = |database: Option<&Database>| {
+        let conditions = database.and_then(|database| database.status.as_ref()).map(|status| &status.conditions);
+        conditions.and_then(|all| find(all, "QuotaOk")).is_some_and(|quota| reasons.contains(&quota.reason.as_str()))
+    };
+    cluster.until(&databases, NAME, reasons[0], SWEEPS, said).await.map(drop)
+}
+
+/// Says why a write was refused.
+async fn refused(session: &Client) -> Result<String> {
+    let Err(error) = session.batch_execute("INSERT INTO filling VALUES (0, 'too much')").await else {
+        bail!("a write is accepted although the storage is exceeded");
+    };
+    let refusal = error.as_db_error().context("the session was ended instead of the write being refused")?;
+    ensure!(*refusal.code() == SqlState::INSUFFICIENT_PRIVILEGE, "not refused, but failed: {refusal}");
+    Ok(format!("{}: {}", refusal.code().code(), refusal.message()))
+}
