@@ -9,7 +9,6 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
@@ -19,7 +18,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Statement;
 
 use crate::Cluster;
-use crate::cluster::SUITE;
 use crate::postgres::Login;
 
 /// What a connection of a pool lives at least, and how much longer the longest-lived does: they do not all end at once.
@@ -65,7 +63,7 @@ impl Ledger {
             cluster.ready(customer).await?;
             let direct = cluster.direct(customer).await?.connect().await?;
             direct.batch_execute(TABLES).await?;
-            let pooled = Way::to(cluster, customer).await?;
+            let pooled = cluster.pooled(customer).await?;
             for account in 0..i64::try_from(connections)? {
                 direct.execute("INSERT INTO balance VALUES ($1, 0)", &[&account]).await?;
                 let (told, heard) = watch::channel(0);
@@ -134,24 +132,6 @@ impl Ledger {
     }
 }
 
-/// The way through the fleet, for both drivers.
-#[derive(Clone)]
-struct Way {
-    login: Login,
-    address: String,
-}
-
-impl Way {
-    async fn to(cluster: &Cluster, customer: &str) -> Result<Way> {
-        let login = cluster.pooled(customer).await?;
-        // Only pods can resolve the host, which is the name of a Service.
-        let service = login.get("host").split('.').next().unwrap_or_default().to_owned();
-        let service = cluster.of::<Service>(SUITE).get(&service).await?;
-        let address = service.spec.and_then(|spec| spec.cluster_ip).context("a Service without an address")?;
-        Ok(Way { login, address })
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Driver {
     TokioPostgres,
@@ -165,20 +145,20 @@ enum Session {
 }
 
 impl Session {
-    async fn open(driver: Driver, way: &Way) -> Result<Session> {
+    async fn open(driver: Driver, way: &Login) -> Result<Session> {
         match driver {
             Driver::TokioPostgres => {
-                let client = way.login.connect().await?;
+                let client = way.connect().await?;
                 let (insert, update) = (client.prepare(INSERT).await?, client.prepare(UPDATE).await?);
                 Ok(Session::TokioPostgres { client, insert, update })
             }
             Driver::Sqlx => {
                 let options = PgConnectOptions::new_without_pgpass()
-                    .host(&way.address)
-                    .port(way.login.get("port").parse()?)
-                    .username(way.login.get("username"))
-                    .password(way.login.get("password"))
-                    .database(way.login.get("database"))
+                    .host(way.address())
+                    .port(way.get("port").parse()?)
+                    .username(way.get("username"))
+                    .password(way.get("password"))
+                    .database(way.get("database"))
                     .ssl_mode(PgSslMode::Disable);
                 Ok(Session::Sqlx(options.connect().await?))
             }
@@ -248,7 +228,7 @@ impl Session {
 /// One connection's place in an application's pool, and what it remembers.
 struct Client {
     customer: String,
-    way: Way,
+    way: Login,
     driver: Driver,
     lifetime: Duration,
     connected: bool,

@@ -80,6 +80,11 @@ impl Login {
         self.entries.get(entry).map(String::as_str).unwrap_or_default()
     }
 
+    /// The address of the Service that the Secret names; only pods can resolve the name.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The same login, asking for another database.
     #[must_use]
     pub fn to_database(mut self, database: &str) -> Self {
