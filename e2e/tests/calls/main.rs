@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, PgBouncer, ProcessStatus, namespace_of};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer, ProcessStatus, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::audit::{Audit, Request, table};
 use ahoi_e2e::controllers::CONTROLLERS;
 use ahoi_reconcile::is_ready;
 use anyhow::{Result, ensure};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
 /// Most write requests from apply to Ready for the talk's customer.
@@ -36,6 +36,7 @@ async fn few_calls() -> Result<()> {
     for name in &names {
         cluster.ready(name).await?;
     }
+    counted(&cluster).await?;
     settled(&cluster).await?;
     restart(&cluster).await?;
     at_rest().await?;
@@ -104,7 +105,21 @@ async fn one_customer(cluster: &Cluster) -> Result<()> {
     cluster.delete_customer("big-client-0815").await
 }
 
-/// Waits until no controller has written for ten seconds; the sweeps of the database controller included.
+/// Waits until the next sweep of the server has told what has been promised to all of them: whoever is restarted before would
+/// tell it.
+async fn counted(cluster: &Cluster) -> Result<()> {
+    let databases = cluster.all::<Database>().list(&ListParams::default()).await?;
+    let here = databases
+        .iter()
+        .filter(|database| database.status.as_ref().is_some_and(|status| status.server.as_deref() == Some("demo")));
+    let promised = here.map(|database| database.spec.storage.bytes()).sum::<Result<i64, _>>()?;
+    let told = |server: Option<&DatabaseServer>| {
+        server.and_then(|server| server.status.as_ref()?.allocated_bytes) == Some(promised)
+    };
+    cluster.until(&cluster.all(), "demo", "told of all databases", 150, told).await.map(drop)
+}
+
+/// Waits until no controller has written for ten seconds.
 async fn settled(_: &Cluster) -> Result<()> {
     let quiet = async {
         loop {
@@ -144,7 +159,6 @@ async fn led_again(cluster: &Cluster, controller: &str) -> Result<()> {
     use k8s_openapi::api::coordination::v1::Lease;
     use k8s_openapi::api::core::v1::Pod;
     use kube::ResourceExt;
-    use kube::api::ListParams;
     let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
     let pods = cluster.of::<Pod>(ahoi_e2e::SUITE).list(&selector).await?;
     let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
