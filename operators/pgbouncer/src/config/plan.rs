@@ -19,8 +19,8 @@ pub struct Known {
     pub loaded: Option<BTreeMap<String, Route>>,
     /// Pools that were seen to be on their way out; their absence is no surprise.
     pub left: BTreeSet<String>,
-    /// Pools that went without having been in `left`, not long ago.
-    pub lost: BTreeSet<String>,
+    /// The routes of pools that went without having been in `left`, not long ago.
+    pub lost: BTreeMap<String, Route>,
     /// The password of the pooler's login on each server.
     pub passwords: BTreeMap<String, String>,
 }
@@ -32,8 +32,8 @@ pub struct Plan {
     pub routes: BTreeMap<String, Route>,
     /// What is wrong with the routes that were left out, or are kept as they were, ordered by pool.
     pub refused: Vec<RefusedRoute>,
-    /// Pools whose routes go although nobody was seen to delete them: few enough to be believed.
-    pub lost: BTreeSet<String>,
+    /// Routes that go although nobody was seen to delete their pools: few enough to be believed.
+    pub lost: BTreeMap<String, Route>,
     /// How many routes are kept because too many would be lost.
     pub kept: usize,
 }
@@ -92,19 +92,23 @@ pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
     }
     plan.refused.sort_by(|a, b| a.pool.cmp(&b.pool));
     let (lost, promised) = lost(&plan, pools, known);
+    let remembered = |key: &String| {
+        let loaded = known.loaded.as_ref().and_then(|loaded| loaded.get(key));
+        Some((key.clone(), loaded.or_else(|| known.lost.get(key))?.clone()))
+    };
     if lost.len() <= (promised / 5).max(10) {
-        plan.lost = lost;
+        plan.lost = lost.iter().filter_map(remembered).collect();
         return Ok(plan);
     }
-    let Some(loaded) = &known.loaded else {
+    if known.loaded.is_none() {
         return Err(Implausible { missing: lost.len(), of: promised });
-    };
+    }
+    // What was believed at first comes back with the rest: the flood came in waves.
     let names: BTreeSet<String> = plan.routes.values().map(|route| route.database.clone()).collect();
-    let kept = lost.iter().filter_map(|key| Some((key, loaded.get(key)?)));
-    let kept: Vec<_> = kept.filter(|(_, route)| !names.contains(&route.database)).collect();
+    let kept = lost.iter().filter_map(remembered).filter(|(_, route)| !names.contains(&route.database));
+    let kept: Vec<_> = kept.collect();
     plan.kept = kept.len();
-    plan.routes.extend(kept.into_iter().map(|(key, route)| (key.clone(), route.clone())));
-    plan.lost.clone_from(&known.lost);
+    plan.routes.extend(kept);
     Ok(plan)
 }
 
@@ -144,7 +148,7 @@ fn is_password(text: &str) -> bool {
 fn lost(plan: &Plan, pools: &[Pool], known: &Known) -> (BTreeSet<String>, usize) {
     let promised: BTreeSet<&str> = match &known.loaded {
         // Those that were lost before count again: a flood may come in small waves.
-        Some(loaded) => loaded.keys().chain(&known.lost).map(String::as_str).collect(),
+        Some(loaded) => loaded.keys().chain(known.lost.keys()).map(String::as_str).collect(),
         None => pools.iter().filter(|pool| pool.ready && pool.route.is_some()).map(|pool| pool.key.as_str()).collect(),
     };
     let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
@@ -238,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn nor_are_many_small_losses_in_a_row() {
+    fn nor_are_many_small_losses_in_a_row_and_the_first_of_them_come_back() {
         let pools = many(100);
         let mut known = after(&pools);
-        for (left, loaded) in [(95, 95), (90, 90), (85, 85), (80, 80), (75, 80), (70, 80)] {
+        for (left, loaded) in [(95, 95), (90, 90), (85, 85), (80, 80), (75, 100), (70, 100)] {
             let plan = plan(&pools[..left], &known).unwrap();
             assert_eq!(plan.routes.len(), loaded);
             known.loaded = Some(plan.routes);

@@ -267,7 +267,7 @@ impl Agent {
     }
 
     fn remember_lost(&mut self, plan: &Plan) {
-        let new = plan.lost.difference(&self.known.lost).count();
+        let new = plan.lost.keys().filter(|key| !self.known.lost.contains_key(*key)).count();
         if new > 0 {
             warn!(routes = new, "routes go although nobody was seen to delete their ConnectionPools");
             self.lost_at = Some(Instant::now());
