@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ahoi_api::{Database, DatabaseServer};
 use ahoi_reconcile::conditions::{READY, find};
-use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, watcher};
+use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, is_ready, watcher};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -71,30 +71,35 @@ impl Caches {
         }
     }
 
-    /// The Databases to wake for what matters to them about a server; most of its changes are only counts.
+    /// The Databases to wake for what matters to them about a server; most of its changes are only counts. Whether it can be
+    /// used is told by the server itself, once: of its databases only those that wait for it are woken.
     pub fn databases_of_server(&self) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<Database>> + Send + Sync + 'static {
         let (servers, databases) = (self.servers.clone(), self.databases.clone());
-        let known: Mutex<HashMap<String, String>> = Mutex::default();
+        let known: Mutex<HashMap<String, [String; 2]>> = Mutex::default();
         move |server| {
             let name = server.name_any();
-            let matters = servers.get(&name).map_or_else(String::new, |server| what_matters(&server));
-            if known.lock().insert(name.clone(), matters.clone()).is_some_and(|before| before == matters) {
+            let now = servers.get(&name).map(|server| what_matters(&server)).unwrap_or_default();
+            let before = known.lock().insert(name.clone(), now.clone());
+            if before.as_ref() == Some(&now) {
                 return Vec::new();
             }
+            let moved = before.is_none_or(|[address, _]| address != now[0]);
             let mut affected = databases.all();
             affected.retain(|database| {
                 let on = database.status.as_ref().and_then(|status| status.server.as_ref());
-                on.is_none_or(|on| *on == name)
+                on.is_none_or(|on| *on == name) && (moved || !is_ready(&**database))
             });
             affected.iter().map(|database| ObjectRef::from_obj(&**database)).collect()
         }
     }
 }
 
-fn what_matters(server: &DatabaseServer) -> String {
+/// What matters to all databases on a server, and what only to those that wait for one.
+fn what_matters(server: &DatabaseServer) -> [String; 2] {
     let spec = &server.spec;
-    let bounds = (spec.placement, &spec.max_databases, &spec.capacity);
-    format!("{:?}", (server.uid(), server.labels(), ready_reason(server), &spec.host, spec.port, &spec.tls, bounds))
+    let address = (server.uid(), &spec.host, spec.port, &spec.tls);
+    let room = (server.labels(), ready_reason(server), spec.placement, &spec.max_databases, &spec.capacity);
+    [format!("{address:?}"), format!("{room:?}")]
 }
 
 /// How long to wait between attempts to tell which cluster this is.
@@ -179,7 +184,7 @@ fn ready_reason(server: &DatabaseServer) -> Option<&str> {
 
 #[cfg(test)]
 pub mod tests {
-    use ahoi_reconcile::testing::{ApiServer, cache, ready, settled};
+    use ahoi_reconcile::testing::{ApiServer, cache, changed, ready, settled};
     use ahoi_reconcile::{Controller, Verdict};
 
     use super::*;
@@ -265,7 +270,48 @@ pub mod tests {
         let mut moved = before.clone();
         moved.spec.host = "other.example.com".into();
         let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
-        assert_ne!(what_matters(&before), what_matters(&moved));
-        assert_ne!(what_matters(&before), what_matters(&away));
+        assert_ne!(what_matters(&before)[0], what_matters(&moved)[0]);
+        assert_eq!(what_matters(&before)[0], what_matters(&away)[0]);
+        assert_ne!(what_matters(&before)[1], what_matters(&away)[1]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_goes_and_comes_wakes_only_those_that_wait_for_it() {
+        let database = |name: &str| -> Database {
+            serde_saphyr::from_str(&format!(
+                "
+                apiVersion: internal.example.com/v1
+                kind: Database
+                metadata: {{name: {name}, namespace: customer-{name}, uid: {name}, generation: 1}}
+                spec: {{storage: 1gb}}
+                status: {{server: pg-1, databaseName: c_3f2504e04f89}}
+                "
+            ))
+            .unwrap()
+        };
+        let names = |refs: Vec<ObjectRef<Database>>| {
+            let mut names: Vec<String> = refs.into_iter().map(|reference| reference.name).collect();
+            names.sort();
+            names
+        };
+        let (there, away) = (ready(server("pg-1")), settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away")));
+        let mut moved = there.clone();
+        moved.spec.port = 5433;
+        let platform = ApiServer::new().platform();
+        let caches = Caches {
+            servers: cache([]),
+            databases: cache([ready(database("settled")), database("waiting")]),
+            bindings: Owned::new(&platform, &cache([])),
+            secrets: cache([]),
+        };
+        let wake = caches.databases_of_server();
+        let see = |server: &DatabaseServer| {
+            changed(&caches.servers, server.clone());
+            names(wake(server))
+        };
+        assert_eq!(see(&there), ["settled", "waiting"], "nothing is known yet");
+        assert_eq!(see(&away), ["waiting"]);
+        assert_eq!(see(&there), ["waiting"]);
+        assert_eq!(see(&moved), ["settled", "waiting"]);
     }
 }

@@ -266,6 +266,11 @@ pub fn cache<K: Object>(objects: impl IntoIterator<Item = K>) -> Cache<K> {
     cache
 }
 
+/// Has the cache see that the object is now so.
+pub fn changed<K: Object>(cache: &Cache<K>, object: K) {
+    cache.observe(Event::Apply(object));
+}
+
 /// The object as its controller leaves it when all is well with its current spec.
 pub fn ready<K: Conditioned>(object: K) -> K {
     settled(object, Verdict::ready("ready"))

@@ -14,6 +14,7 @@ mod step;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahoi_api::{Binding, Database, DatabaseServer, DatabaseStatus, finalizers};
 use ahoi_reconcile::{Error, EventType, Progress, Reconciler, Verdict, conditions, is_ready};
@@ -34,7 +35,10 @@ use crate::context::{Context, is_usable};
 use crate::quota::{self, Level};
 use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{ServerPool, unreachable};
+use crate::server::{SERVER_UNREACHABLE, ServerPool, unreachable};
+
+/// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
+const LATER: Duration = Duration::from_secs(300);
 
 /// The controller of Databases.
 pub struct Databases(pub Arc<Context>);
@@ -45,6 +49,22 @@ impl Reconciler for Databases {
     const FINALIZER: Option<&'static str> = Some(finalizers::DATABASE);
 
     async fn reconcile(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
+        match self.pass(database).await {
+            // The server says so itself, once. A thousand databases would each write it, and again when it is back.
+            Err(error) if error.reason() == SERVER_UNREACHABLE && is_ready(database) => {
+                Ok(Progress::new(database.status.clone().unwrap_or_default()).requeue_in(LATER))
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn cleanup(&self, database: &Database) -> Result<(), Error> {
+        cleanup::cleanup(&self.0, database).await
+    }
+}
+
+impl Databases {
+    async fn pass(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
         let context = &self.0;
         let storage = storage(database)?;
         parameters::check(&database.spec.parameters)?;
@@ -94,12 +114,6 @@ impl Reconciler for Databases {
         Ok(Progress::new(status))
     }
 
-    async fn cleanup(&self, database: &Database) -> Result<(), Error> {
-        cleanup::cleanup(&self.0, database).await
-    }
-}
-
-impl Databases {
     /// The object with its place in its status: chosen once, and written down before anything is made there.
     async fn placed(&self, database: &Database, storage: i64) -> Result<Arc<Database>, Error> {
         let context = &self.0;
@@ -227,4 +241,38 @@ async fn measure(pool: &ServerPool, name: &str) -> Result<i64, Error> {
     let size = sizes.first().map(|(_, size)| *size).unwrap_or_default();
     pool.memory.lock().sizes.insert(name.to_owned(), size);
     Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_reconcile::testing::{ApiServer, ready, settled};
+
+    use super::*;
+    use crate::context::tests::{context, secret, server};
+    use crate::server::UNREACHABLE;
+
+    #[tokio::test]
+    async fn only_who_wants_something_of_a_server_that_is_away_says_that_it_is() {
+        let api = ApiServer::new();
+        let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
+        let admin = secret("admin", &[("username", "postgres"), ("password", "x")]);
+        let databases = Databases(Arc::new(context(&api, vec![away], vec![], vec![admin])));
+        let database: Database = serde_saphyr::from_str(
+            "
+            apiVersion: internal.example.com/v1
+            kind: Database
+            metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
+            spec: {storage: 1gb}
+            status: {server: pg-1, databaseName: c_3f2504e04f89}
+            ",
+        )
+        .unwrap();
+        let mut settled = ready(database);
+        let told = databases.reconcile(&settled).await.unwrap();
+        assert_eq!(Some(&told.status), settled.status.as_ref());
+
+        settled.metadata.generation = Some(2);
+        let error = databases.reconcile(&settled).await.unwrap_err();
+        assert_eq!(error.reason(), SERVER_UNREACHABLE);
+    }
 }

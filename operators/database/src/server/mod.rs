@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use rand::Rng;
 use tracing::{info, warn};
 
-pub use self::pool::{AdminLogin, Failure, Pools, ServerPool, unreachable};
+pub use self::pool::{AdminLogin, Failure, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
 use self::sweep::{Orphan, Wanted};
 use crate::context::Context;
 use crate::database::{self, Desired, Identity, Names, Observed};

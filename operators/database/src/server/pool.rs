@@ -121,9 +121,12 @@ impl Failure {
     }
 }
 
+/// The reason a Database gives that waits for a server which cannot be reached.
+pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
+
 /// What a Database says while its server cannot be reached, however that was found.
 pub fn unreachable(server: &str) -> Error {
-    Error::waiting("ServerUnreachable", format!("DatabaseServer {server} cannot be reached"))
+    Error::waiting(SERVER_UNREACHABLE, format!("DatabaseServer {server} cannot be reached"))
 }
 
 impl ServerPool {
