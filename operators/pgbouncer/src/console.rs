@@ -58,6 +58,10 @@ pub struct Connected {
 
 /// How long pgbouncer may take to answer; a reload of thousands of routes takes less than a second.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A pause that has not been answered for so long waits for transactions.
+const BUSY: Duration = Duration::from_millis(20);
+/// Consoles that pause at the same time.
+const LANES: usize = 8;
 /// One sentence for every way of not answering: it ends up in a status, which is not to change with each try.
 const SILENCE: &str = "pgbouncer does not answer";
 
@@ -147,22 +151,38 @@ impl Console {
         self.command(&format!("{verb} {}", quoted(database)?)).await
     }
 
-    /// Lets clients wait, or no longer. A pause begins at once, and is complete when the transactions that run have
-    /// ended; that is not waited for here: [`Database::connections`] says it.
+    /// Lets the clients of these databases wait: they begin nothing new at once. That the transactions which run have ended
+    /// is not waited for here: [`Database::connections`] says it.
     ///
     /// # Errors
-    /// When it does not answer or has no such database.
-    pub async fn set_paused(&self, database: &str, paused: bool) -> Result<()> {
-        if !paused {
-            return self.command(&format!("RESUME {}", quoted(database)?)).await;
+    /// When pgbouncer does not answer.
+    pub async fn pause(&self, databases: &[String]) -> Result<()> {
+        Self::pause_at(&self.directory, self.port, databases).await
+    }
+
+    /// [`Console::pause`] at the pgbouncer whose socket is in `directory`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn pause_at(directory: &Path, port: u16, databases: &[String]) -> Result<()> {
+        let lanes = (0..LANES.min(databases.len()))
+            .map(|lane| pause_one_by_one(directory, port, databases.iter().skip(lane).step_by(LANES)));
+        futures::future::try_join_all(lanes).await.map(drop)
+    }
+
+    /// Serves the clients of these databases again; one that is not paused, or not there, is none of the trouble.
+    ///
+    /// # Errors
+    /// When pgbouncer does not answer.
+    pub async fn resume(&self, databases: &[String]) -> Result<()> {
+        for database in databases {
+            let resume = format!("RESUME {}", quoted(database)?);
+            let answer = timeout(PATIENCE, self.client.simple_query(&resume)).await.context(SILENCE)?;
+            if self.client.is_closed() {
+                answer.context(SILENCE)?;
+            }
         }
-        // No answer means that a transaction still runs. The console is busy until then, so this takes one of its own.
-        let pause = format!("PAUSE {}", quoted(database)?);
-        let other = Console::connect(&self.directory, self.port).await?;
-        match timeout(Duration::from_millis(200), other.client.simple_query(&pause)).await {
-            Ok(answer) => answer.map(|_| ()).with_context(|| "PAUSE"),
-            Err(_) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Ends pgbouncer when its last client has gone; new ones are refused from now on.
@@ -215,6 +235,23 @@ impl Console {
             if self.client.is_closed() { SILENCE.to_owned() } else { format!("pgbouncer refused {word}") }
         })
     }
+}
+
+/// A database whose transactions still run keeps its console busy until they have ended; the next one takes another.
+async fn pause_one_by_one(directory: &Path, port: u16, databases: impl Iterator<Item = &String>) -> Result<()> {
+    let mut console: Option<Console> = None;
+    for database in databases {
+        let open = match console.take() {
+            Some(open) => open,
+            None => Console::connect(directory, port).await?,
+        };
+        let pause = format!("PAUSE {}", quoted(database)?);
+        // A refusal means that there is no such database (any more).
+        if timeout(BUSY, open.client.simple_query(&pause)).await.is_ok() {
+            console = Some(open);
+        }
+    }
+    Ok(())
 }
 
 /// The names have been checked when their routes were; this is for whoever forgets.

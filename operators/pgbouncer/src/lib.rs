@@ -8,6 +8,7 @@
 pub mod config;
 pub mod console;
 pub mod fleet;
+pub mod hold;
 pub mod pool;
 pub mod report;
 

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{NamespacedRef, Size};
+use crate::{Maintenance, MaintenanceStatus, NamespacedRef, Size};
 
 /// A PostgreSQL server (14 or newer) that customers' databases are placed on. Its labels are what server selectors select.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -55,6 +55,9 @@ pub struct DatabaseServerSpec {
     /// Storage that may be promised to customers here. Unset: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
+    /// A wish to restart PostgreSQL without a failed query. Unset: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 fn default_port() -> i32 {
@@ -117,7 +120,10 @@ pub struct DatabaseServerStatus {
     /// The login by which pgbouncer looks up passwords on this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooler_login: Option<String>,
-    /// Ready (the server is reachable and prepared), and Reconciling or Stalled while they hold.
+    /// The maintenance that was requested last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceStatus>,
+    /// Ready (the server is reachable and prepared), ReadyToRestart of the maintenance that was requested last, and Reconciling or Stalled while they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Binding, LocalRef, NamespacedRef, PoolMode};
+use crate::{Binding, HeldServer, LocalRef, NamespacedRef, PoolMode};
 
 /// A fleet of pgbouncer processes that serves the connection pools of many customers on many servers at one address.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -85,6 +85,9 @@ pub struct PgBouncerStatus {
     /// Processes that serve and processes wanted, such as 2/2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
+    /// Names of the pods that clients are sent to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub serving: Vec<String>,
     /// What each process has proved to have loaded; each entry is written by the agent beside that process alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
@@ -113,6 +116,9 @@ pub struct ProcessStatus {
     /// Routes on their way out, by namespace/name, whose clients are still in a transaction.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<String>,
+    /// Servers whose clients it makes wait, ordered by name; at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldServer>,
     /// Why the last load is not proved; the agent tries again until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

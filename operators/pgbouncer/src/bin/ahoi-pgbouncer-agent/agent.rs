@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus};
+use ahoi_api::{
+    ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus,
+};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
+use ahoi_pgbouncer::hold;
 use ahoi_pgbouncer::pool::Pool;
 use ahoi_pgbouncer::report::refuse;
 use ahoi_pgbouncer::{PORT, fleet};
@@ -23,6 +26,7 @@ use tracing::warn;
 
 use crate::drain::{Drain, drain};
 use crate::files;
+use crate::holds::Holds;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
@@ -73,7 +77,8 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
     let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
     // Every fleet's, so that a pool that goes to another one is seen to go.
-    let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), forget_what_is_not_needed);
+    let pools = platform.cache_trimmed(Api::all(client.clone()), watcher::Config::default(), forget_what_is_not_needed);
+    let servers: Cache<DatabaseServer> = platform.cache(Api::all(client), watcher::Config::default());
     let serving = Arc::new(AtomicBool::new(false));
     let is_serving = serving.clone();
     platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
@@ -82,6 +87,8 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         platform: platform.clone(),
         process: Process::new(options.pgbouncer.clone()),
         metrics: Metrics::register(platform),
+        holds: Holds::start(options.directory.clone(), options.port, servers.clone()),
+        servers,
         options,
         fleets,
         secrets,
@@ -119,6 +126,8 @@ struct Agent {
     fleets: Cache<PgBouncer>,
     secrets: Cache<Secret>,
     pools: Cache<ConnectionPool>,
+    servers: Cache<DatabaseServer>,
+    holds: Holds,
     process: Process,
     metrics: Metrics,
     serving: Arc<AtomicBool>,
@@ -145,10 +154,12 @@ impl Agent {
         let shutdown = self.platform.shutdown().clone();
         let (mut fleets, mut secrets, mut pools) =
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let mut held = self.holds.changes();
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
             self.pools.wait_until_ready().await;
+            self.servers.wait_until_ready().await;
         };
         tokio::select! {
             () = synced => {}
@@ -162,12 +173,14 @@ impl Agent {
                 Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = held.changed() => {}
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
             fleets.mark_unchanged();
             secrets.mark_unchanged();
             pools.mark_unchanged();
+            held.mark_unchanged();
             next = Instant::now() + self.turn().await;
         }
         self.serving.store(false, Ordering::Relaxed);
@@ -186,7 +199,7 @@ impl Agent {
         let next = match self.converge(&pools).await {
             Ok(()) => {
                 self.failures = 0;
-                if self.status.draining.is_empty() { REGULARLY } else { SOON }
+                if self.status.draining.is_empty() && !self.is_pausing() { REGULARLY } else { SOON }
             }
             Err(error) => {
                 self.metrics.failures.inc();
@@ -250,14 +263,18 @@ impl Agent {
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
         self.load(&files).await?;
+        let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
+        self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.passwords)).await;
         let busy = self.set_states(&plan, pools).await?;
         self.serving.store(true, Ordering::Relaxed);
         self.metrics.routes.set(count(plan.routes.len()));
         self.metrics.refused.set(count(plan.refused.len()));
+        self.metrics.held.set(count(self.holds.held()));
         self.status = ProcessStatus {
             proved_version: pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0),
             routes: count(plan.routes.len()),
             draining: busy,
+            held: self.holds.report(&self.databases),
             error: (plan.kept > 0).then(|| KEPT.to_owned()),
             ..ProcessStatus::default()
         };
@@ -303,7 +320,12 @@ impl Agent {
     async fn set_states(&mut self, plan: &Plan, pools: &[Pool]) -> Result<Vec<String>> {
         let console = self.console().await?;
         let databases = std::mem::take(&mut self.databases);
-        let busy = states::apply(&console, &plan.routes, pools, databases, &mut self.draining).await?;
+        let held = self.holds.databases();
+        let busy = states::apply(&console, &plan.routes, pools, &held, databases, &mut self.draining).await?;
+        if !held.is_empty() {
+            // Transactions have ended since.
+            self.databases = console.databases().await?;
+        }
         if self.measured.is_none_or(|measured| measured.elapsed() >= REGULARLY) {
             self.metrics.observe(&console.load().await?, console.transactions().await?);
             self.measured = Some(Instant::now());
@@ -332,6 +354,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Somebody waits for the transactions of a server to end.
+    fn is_pausing(&self) -> bool {
+        self.status.held.iter().any(|held| held.state == HoldState::Pausing)
     }
 
     fn died(&mut self, status: Option<ExitStatus>) {

@@ -1,8 +1,10 @@
 //! The agent beside one pgbouncer: it runs it, tells it what to serve, and says what is proved.
 
 mod agent;
+mod canary;
 mod drain;
 mod files;
+mod holds;
 mod metrics;
 mod states;
 mod supervise;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 pub struct Metrics {
     pub routes: Gauge,
     pub refused: Gauge,
+    pub held: Gauge,
     pub reloads: Counter,
     pub failures: Counter,
     pub restarts: Counter,
@@ -30,6 +31,7 @@ impl Metrics {
         platform.register(move |registry| {
             registry.register("pooler_routes", "Routes that are loaded", m.routes);
             registry.register("pooler_refused_routes", "Routes that were refused", m.refused);
+            registry.register("pooler_held_servers", "Servers whose clients are made to wait", m.held);
             registry.register("pooler_reloads", "Reloads of pgbouncer", m.reloads);
             registry.register("pooler_failures", "Turns that could not be completed", m.failures);
             registry.register("pooler_restarts", "Deaths of pgbouncer", m.restarts);

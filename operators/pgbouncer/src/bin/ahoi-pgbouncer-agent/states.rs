@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ahoi_api::{PoolState, Route};
+use ahoi_pgbouncer::config::auth_alias;
 use ahoi_pgbouncer::console::{Console, Database};
+use ahoi_pgbouncer::hold::waits;
 use ahoi_pgbouncer::pool::Pool;
 use anyhow::Result;
 use tokio::time::Instant;
@@ -25,21 +27,26 @@ enum Order {
 /// Routes on their way out, and since when.
 pub type Draining = BTreeMap<String, Instant>;
 
-/// Makes the states so. The answer is which routes on their way out still have transactions.
+/// Makes the states so; clients of the databases in `held` wait in any case. The answer is which routes on their way out still have transactions.
 pub async fn apply(
     console: &Console,
     routes: &BTreeMap<String, Route>,
     pools: &[Pool],
+    held: &BTreeSet<String>,
     mut databases: BTreeMap<String, Database>,
     draining: &mut Draining,
 ) -> Result<Vec<String>> {
     let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
-    for order in orders(routes, &leaving, &databases) {
+    let (mut pause, mut resume) = (Vec::new(), Vec::new());
+    for order in orders(routes, &leaving, held, &databases) {
         match order {
             Order::Disabled(database, disabled) => console.set_disabled(&database, disabled).await?,
-            Order::Paused(database, paused) => console.set_paused(&database, paused).await?,
+            Order::Paused(database, true) => pause.push(database),
+            Order::Paused(database, false) => resume.push(database),
         }
     }
+    console.pause(&pause).await?;
+    console.resume(&resume).await?;
 
     let out: Vec<(&String, &Route)> = routes
         .iter()
@@ -68,17 +75,21 @@ pub async fn apply(
 fn orders(
     routes: &BTreeMap<String, Route>,
     leaving: &BTreeSet<&str>,
+    held: &BTreeSet<String>,
     databases: &BTreeMap<String, Database>,
 ) -> Vec<Order> {
     let mut orders = Vec::new();
+    let aliases: BTreeSet<String> = routes.values().map(auth_alias).collect();
+    for alias in aliases {
+        let paused = held.contains(&alias);
+        if databases.get(&alias).is_some_and(|is| is.paused != paused) {
+            orders.push(Order::Paused(alias, paused));
+        }
+    }
     for (key, route) in routes {
         let Some(is) = databases.get(&route.database) else { continue };
-        let (disabled, paused) = match route.state {
-            PoolState::Active => (false, false),
-            PoolState::Paused => (false, true),
-            // Clients that are connected go on, unless the route goes: then they must not begin anything new.
-            PoolState::Disabled => (true, leaving.contains(key.as_str())),
-        };
+        let disabled = route.state == PoolState::Disabled;
+        let paused = held.contains(&route.database) || waits(route, leaving.contains(key.as_str()));
         if is.disabled != disabled {
             orders.push(Order::Disabled(route.database.clone(), disabled));
         }
@@ -97,7 +108,24 @@ mod tests {
         let routes = [("ns/a".to_owned(), Route { database: "a".into(), state, ..Route::default() })].into();
         let databases = [("a".to_owned(), Database { disabled, paused, connections: 0 })].into();
         let leaving = if leaving { ["ns/a"].into() } else { [].into() };
-        orders(&routes, &leaving, &databases)
+        orders(&routes, &leaving, &BTreeSet::new(), &databases)
+    }
+
+    #[test]
+    fn a_held_server_is_held_whole() {
+        let route = Route { database: "a".into(), ..Route::default() };
+        let alias = auth_alias(&route);
+        let routes = [("ns/a".to_owned(), route)].into();
+        let both = |paused| {
+            let is = Database { paused, ..Database::default() };
+            [("a".to_owned(), is.clone()), (alias.clone(), is)].into()
+        };
+        let held = [alias.clone(), "a".to_owned()].into();
+        let none = BTreeSet::new();
+        let all = |yes| vec![Order::Paused(alias.clone(), yes), Order::Paused("a".into(), yes)];
+        assert_eq!(orders(&routes, &BTreeSet::new(), &held, &both(false)), all(true), "also after pgbouncer forgot");
+        assert_eq!(orders(&routes, &BTreeSet::new(), &held, &both(true)), []);
+        assert_eq!(orders(&routes, &BTreeSet::new(), &none, &both(true)), all(false));
     }
 
     #[test]

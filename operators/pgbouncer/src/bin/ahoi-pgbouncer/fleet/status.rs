@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{PgBouncer, PgBouncerStatus};
+use ahoi_api::{HoldState, PgBouncer, PgBouncerStatus};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Verdict, conditions};
@@ -13,6 +13,7 @@ use kube::ResourceExt;
 pub fn status(fleet: &PgBouncer, serving: &[Serving]) -> PgBouncerStatus {
     let mut status = fleet.status.clone().unwrap_or_default();
     status.host = Some(fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any()));
+    status.serving = serving.iter().map(|process| process.pod.clone()).collect();
     status.summary = Some(format!("{}/{}", serving.len(), fleet.spec.replicas));
     let verdict = verdict(fleet, &status, serving);
     conditions::settle(&mut status.conditions, fleet.metadata.generation, verdict);
@@ -25,6 +26,10 @@ fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: &[Serving]) -> 
     let troubles = troubles(status);
     for (error, pods) in &troubles {
         message = format!("{message}; {}: {error}", pods.join(", "));
+    }
+    for (server, pods) in holding(status) {
+        message =
+            format!("{message}; {} hold the pools of DatabaseServer {server}: it cannot be reached", pods.join(", "));
     }
     if serving.len() < wanted {
         Verdict::progressing("Starting", message)
@@ -48,6 +53,18 @@ fn troubles(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
     troubles
 }
 
+/// The servers that cannot be reached, and the processes that make their clients wait. A maintenance says what it is itself.
+fn holding(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
+    let mut holding: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for process in &status.processes {
+        for held in process.held.iter().filter(|held| held.state == HoldState::Unreachable) {
+            holding.entry(&held.server).or_default().push(&process.pod);
+        }
+    }
+    holding.values_mut().for_each(|pods| pods.sort_unstable());
+    holding
+}
+
 /// The processes in the status that the fleet no longer has.
 pub fn former(fleet: &PgBouncer) -> Vec<&str> {
     let name = fleet.name_any();
@@ -60,7 +77,7 @@ pub fn former(fleet: &PgBouncer) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::{PgBouncerSpec, ProcessStatus};
+    use ahoi_api::{HeldServer, PgBouncerSpec, ProcessStatus};
 
     fn fleet(processes: Vec<ProcessStatus>) -> PgBouncer {
         let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
@@ -90,7 +107,23 @@ mod tests {
         assert_eq!(status.host.as_deref(), Some("global.ahoi-system.svc"));
         assert_eq!(status.summary.as_deref(), Some("2/2"));
         assert_eq!(message(&status), "True Ready: 2 of 2 processes serve");
+        assert_eq!(status.serving, ["global-0", "global-1"]);
         assert_eq!(former(&fleet), ["global-7"]);
+    }
+
+    #[test]
+    fn whose_clients_wait_is_said() {
+        let mut processes = vec![process("global-1", None), process("global-0", None)];
+        for process in &mut processes {
+            let away = HeldServer { server: "pg-1".into(), state: HoldState::Unreachable, request: None };
+            let planned = HeldServer { server: "pg-2".into(), state: HoldState::Quiet, request: Some("r".into()) };
+            process.held = vec![away, planned];
+        }
+        assert_eq!(
+            message(&status(&fleet(processes), &serving(&["global-0", "global-1"]))),
+            "True Ready: 2 of 2 processes serve; \
+             global-0, global-1 hold the pools of DatabaseServer pg-1: it cannot be reached"
+        );
     }
 
     #[test]
