@@ -23,7 +23,9 @@ async fn main() -> anyhow::Result<()> {
 
 async fn setup(platform: Platform) -> anyhow::Result<Vec<Runnable>> {
     let caches = Caches::new(&platform);
-    let servers = Controller::new(&platform, &caches.servers).watches(&caches.secrets, caches.servers_of_secret());
+    let servers = Controller::new(&platform, &caches.servers)
+        .watches(&caches.secrets, caches.servers_of_secret())
+        .watches(&caches.fleets, server::servers_of_fleet(&caches.fleets));
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
         .watches(&caches.servers, caches.databases_of_server());

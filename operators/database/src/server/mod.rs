@@ -1,5 +1,7 @@
 //! DatabaseServer: reached, prepared once, and swept every minute.
 
+mod fleets;
+mod maintenance;
 mod pool;
 mod pooler;
 mod prepare;
@@ -9,15 +11,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus};
+use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, READY_TO_RESTART};
 use ahoi_reconcile::{Error, EventType, ObjectRef, Progress, Reconciler, Verdict, conditions, is_ready};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use rand::Rng;
 use tracing::{info, warn};
 
+pub use self::fleets::servers_of_fleet;
 pub use self::pool::{AdminLogin, Failure, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
 use self::sweep::{Orphan, Wanted};
-use crate::context::Context;
+use crate::context::{Context, is_usable};
 use crate::database::{self, Desired, Identity, Names, Observed};
 use crate::quota::Level;
 use crate::secret;
@@ -27,6 +31,9 @@ pub const UNREACHABLE: &str = "Unreachable";
 /// How often a server that cannot be reached is tried.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How often a server is looked at while a maintenance goes on.
+const CLOSELY: Duration = Duration::from_secs(1);
+
 /// The controller of DatabaseServers.
 pub struct Servers(pub Arc<Context>);
 
@@ -35,20 +42,58 @@ impl Reconciler for Servers {
     const NAME: &'static str = "database-server";
 
     async fn reconcile(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
-        match self.look(server).await {
-            // Whatever is waited for here, it is the server.
-            Err(Error::Waiting { .. }) => Ok(cannot_reach(server)),
-            outcome => outcome,
-        }
+        let (maintenance, busy) = self.maintain(server).await;
+        let is_underway = maintenance.as_ref().is_some_and(|maintenance| maintenance.state.is_underway());
+        let mut progress = if is_underway {
+            Progress::new(server.status.clone().unwrap_or_default()).requeue_in(CLOSELY)
+        } else {
+            match self.look(server).await {
+                // Whatever is waited for here, it is the server.
+                Err(Error::Waiting { .. }) => cannot_reach(server),
+                outcome => outcome?,
+            }
+        };
+        progress.status.maintenance = maintenance;
+        maintenance::tell(&mut progress.status, server.metadata.generation, &busy);
+        Ok(progress)
     }
 }
 
 impl Servers {
+    /// How far a planned maintenance is, and which processes are not quiet yet. At rest nothing is asked of anybody.
+    async fn maintain(&self, server: &DatabaseServer) -> (Option<MaintenanceStatus>, Vec<String>) {
+        let (wish, context) = (server.spec.maintenance.as_ref(), &self.0);
+        let before = server.status.as_ref().and_then(|status| status.maintenance.as_ref());
+        if !maintenance::concerns(server) {
+            return (before.cloned(), Vec::new());
+        }
+        let is_underway = before.is_some_and(|before| before.state.is_underway());
+        // A server that is not Ready has something else to say.
+        let seen = match context.pool(server) {
+            Ok(pool) if wish.is_some() && (is_underway || is_usable(server)) => pool.probe().await.ok(),
+            _ => None,
+        };
+        let fleets = context.caches.fleets.all();
+        let request = wish.map(|wish| wish.request.as_str()).unwrap_or_default();
+        let busy = maintenance::busy(fleets.iter().map(|fleet| &**fleet), &server.name_any(), request);
+        let now = maintenance::next(wish, before, seen.as_ref(), &busy, Timestamp::now());
+        if let Some((type_, reason)) = maintenance::event(before, now.as_ref()) {
+            let mut status = DatabaseServerStatus { maintenance: now.clone(), ..DatabaseServerStatus::default() };
+            maintenance::tell(&mut status, None, &[]);
+            let note = conditions::find(&status.conditions, READY_TO_RESTART).map(|found| found.message.clone());
+            context.platform.event(server, type_, reason, note.unwrap_or_default());
+        }
+        (now, busy)
+    }
+
     async fn look(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
         let context = &self.0;
         context.pools.retain(|name| context.caches.servers.get(name).is_some());
         let pool = context.pool(server)?;
 
+        if fleets::is_away(&context.caches.fleets, &pool.name) {
+            pool.probe().await.map_err(|failure| failure.into_error(&pool.name))?;
+        }
         let login = prepare::pooler_login(&server.uid().unwrap_or_default());
         let facts = prepare::examine(&pool, &login).await?;
         let password = pooler::password(context, &pool.name).await?;

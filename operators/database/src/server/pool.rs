@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{DatabaseServer, TlsMode};
+use ahoi_api::{DatabaseServer, SERVER_STARTED, TlsMode};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use super::maintenance::Seen;
 use super::sweep::Memory;
 
 /// Few: the server's connections are the customers'.
@@ -21,6 +22,11 @@ const MAX_CONNECTIONS: u32 = 4;
 /// CREATE and DROP DATABASE at once; they are heavy, and the connection left over is for everything else.
 const MAX_CHANGES: usize = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Whoever asks whether the server is there wants to know now.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Sessions that a pooler cannot make wait. Whoever may not see what others do sees at least these columns.
+const DIRECT_SESSIONS: &str = r"SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL AND usename IS NOT NULL
+    AND pid <> pg_backend_pid() AND usename NOT LIKE 'ahoi\_pooler\_%' AND coalesce(application_name, '') <> 'ahoi-database'";
 /// A server that answered so recently is busy rather than gone when no connection is free.
 const RECENTLY: Duration = Duration::from_secs(15);
 
@@ -192,6 +198,22 @@ impl ServerPool {
     pub async fn inside(&self, database: &str) -> Result<PgConnection, Failure> {
         let options = self.options.clone().database(database);
         match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(outcome) => self.judge(outcome),
+            Err(_) => Err(Failure::Unreachable),
+        }
+    }
+
+    /// Asks the server itself, by a connection of its own: one of the pool's would be waited for while the server is away.
+    pub async fn probe(&self) -> Result<Seen, Failure> {
+        let asked = async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            let started = sqlx::query_scalar(SERVER_STARTED).fetch_one(&mut connection).await?;
+            let direct_sessions = sqlx::query_scalar(DIRECT_SESSIONS).fetch_one(&mut connection).await?;
+            // It is closed either way.
+            let _ = connection.close().await;
+            Ok(Seen { started, direct_sessions })
+        };
+        match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
             Ok(outcome) => self.judge(outcome),
             Err(_) => Err(Failure::Unreachable),
         }
