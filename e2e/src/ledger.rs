@@ -76,6 +76,7 @@ impl Ledger {
                     driver,
                     lifetime: LIFETIME.0 + LIFETIME.1.mul_f64(share),
                     connected: false,
+                    in_flight: false,
                     account,
                     id: account << 32,
                     in_doubt: false,
@@ -183,9 +184,8 @@ impl Session {
         Ok(())
     }
 
-    /// A booking, all but its COMMIT.
+    /// A booking, all but its BEGIN and its COMMIT.
     async fn book(&mut self, id: i64, account: i64) -> Result<()> {
-        self.command("BEGIN").await?;
         let rows = match self {
             Session::TokioPostgres { client, insert, update } => {
                 client.execute(insert, &[&id, &account]).await?;
@@ -200,9 +200,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a booking whose COMMIT was not answered has been made all the same.
+    /// Whether a booking whose COMMIT was not answered has been made all the same. Ends the transaction.
     async fn find(&mut self, id: i64, account: i64) -> Result<bool> {
-        self.command("BEGIN").await?;
         let found: i64 = match self {
             Session::TokioPostgres { client, .. } => {
                 client.query_one(LOCK, &[&account]).await?;
@@ -232,6 +231,8 @@ struct Client {
     driver: Driver,
     lifetime: Duration,
     connected: bool,
+    /// Its BEGIN has been answered.
+    in_flight: bool,
     account: i64,
     /// Of the booking that is being made.
     id: i64,
@@ -254,7 +255,7 @@ impl Client {
         self.wanted = Instant::now();
         while !*stop.borrow() {
             if let Err(error) = self.live(&stop).await {
-                self.failures.add(self.driver, self.connected, &error);
+                self.failures.add(self.driver, self.connected, self.in_flight, &error);
                 sleep(RETRY).await;
             }
         }
@@ -266,7 +267,7 @@ impl Client {
 
     /// The life of one connection.
     async fn live(&mut self, stop: &watch::Receiver<bool>) -> Result<()> {
-        self.connected = false;
+        (self.connected, self.in_flight) = (false, false);
         let mut session = patiently("connecting", Session::open(self.driver, &self.way)).await?;
         self.connected = true;
         let born = Instant::now();
@@ -276,10 +277,11 @@ impl Client {
                 return Ok(());
             }
             // Never again blindly: it may have been made.
-            if self.in_doubt && patiently("looking it up", session.find(self.id, self.account)).await? {
+            if self.in_doubt && self.find(&mut session).await? {
                 self.found += 1;
             } else {
                 self.in_doubt = false;
+                self.begin(&mut session).await?;
                 patiently("booking", session.book(self.id, self.account)).await?;
                 self.in_doubt = true;
                 patiently("COMMIT", session.command("COMMIT")).await?;
@@ -292,8 +294,21 @@ impl Client {
         Ok(())
     }
 
+    async fn begin(&mut self, session: &mut Session) -> Result<()> {
+        patiently("BEGIN", session.command("BEGIN")).await?;
+        self.in_flight = true;
+        Ok(())
+    }
+
+    async fn find(&mut self, session: &mut Session) -> Result<bool> {
+        self.begin(session).await?;
+        let found = patiently("looking it up", session.find(self.id, self.account)).await?;
+        self.in_flight = false;
+        Ok(found)
+    }
+
     fn confirm(&mut self) {
-        self.in_doubt = false;
+        (self.in_doubt, self.in_flight) = (false, false);
         self.confirmed.push(self.id);
         self.id += 1;
         self.stall = self.stall.max(self.wanted.elapsed());
@@ -312,19 +327,29 @@ struct Failures {
     count: u64,
     /// Of them, those to connect.
     connecting: u64,
+    /// Of them, those of somebody who had nothing at the server that could have been lost.
+    needless: u64,
     told: Vec<(Duration, String)>,
 }
 
+/// How pgbouncer, and PostgreSQL through it, say that the connection ended which had just been given the query.
+const CUT_OFF: [&str; 3] =
+    ["server conn crashed?", "server closed the connection unexpectedly", "terminating connection"];
+
 impl Failures {
     fn since(since: Instant) -> Failures {
-        Failures { since, count: 0, connecting: 0, told: Vec::new() }
+        Failures { since, count: 0, connecting: 0, needless: 0, told: Vec::new() }
     }
 
-    fn add(&mut self, driver: Driver, connected: bool, error: &anyhow::Error) {
+    fn add(&mut self, driver: Driver, connected: bool, in_flight: bool, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        let in_flight = in_flight || CUT_OFF.iter().any(|words| text.contains(words));
         self.count += 1;
         self.connecting += u64::from(!connected);
+        self.needless += u64::from(!in_flight);
         if self.told.len() < TOLD {
-            self.told.push((self.since.elapsed(), format!("{driver:?}: {error:#}")));
+            let what = if in_flight { "in flight" } else { "NEEDLESS" };
+            self.told.push((self.since.elapsed(), format!("{what}: {driver:?}: {text}")));
         }
     }
 }
@@ -342,6 +367,8 @@ pub struct Report {
     pub failed: u64,
     /// Of them, the connections.
     pub failed_to_connect: u64,
+    /// Of them, the first queries of transactions, and logins: nothing of theirs was at the server when it went.
+    pub needless: u64,
     /// The first of them.
     pub failures: Vec<(Duration, String)>,
     /// Idle connections that were ended, and replaced without a failure.
@@ -365,6 +392,7 @@ impl Report {
         self.replaced += client.replaced;
         self.failed += client.failures.count;
         self.failed_to_connect += client.failures.connecting;
+        self.needless += client.failures.needless;
         self.stall = self.stall.max(client.stall);
         self.failures.extend(client.failures.told.iter().cloned());
         self.failures.sort();
@@ -408,8 +436,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} commits in {:.0?}, {} failed ({} to connect), longest stall {:.2?}",
-            self.commits, self.took, self.failed, self.failed_to_connect, self.stall
+            "{} commits in {:.0?}, {} failed ({} to connect; {} of all outside a transaction in flight), longest stall {:.2?}",
+            self.commits, self.took, self.failed, self.failed_to_connect, self.needless, self.stall
         )?;
         write!(
             f,

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::time::Duration;
 
 use ahoi_api::DatabaseServer;
 use ahoi_e2e::Cluster;
@@ -11,14 +10,10 @@ use ahoi_reconcile::{is_ready, not_ready_message};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
+use crate::outage::{POD, SERVER, back_again, only_in_flight};
 use crate::{ONE_AT_A_TIME, booking};
-
-const POD: &str = "demo-postgres-0";
-const SERVER: &str = "demo";
-/// Within this of its return every client has booked, and the server is Ready.
-const BACK: Duration = Duration::from_secs(10);
 
 /// Only what is in flight may fail. A server that is back at once leaves nothing to tell, so it is killed as often as it
 /// comes back, until its DatabaseServer has told.
@@ -28,33 +23,18 @@ async fn postgresql_crashes() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let servers = cluster.all::<DatabaseServer>();
     let outcome = booking(&cluster, "crash", async |ledger| {
+        let begun = Instant::now();
         let unready = |server: Option<&DatabaseServer>| server.is_some_and(|server| !is_ready(server));
         let told = tokio::select! {
             told = cluster.until(&servers, SERVER, "not Ready while it is down", 180, unready) => told?,
             error = crash_again_and_again(&cluster) => match error? {},
         };
         println!("crash: DatabaseServer: {}", told.as_ref().map(not_ready_message).unwrap_or_default());
-        let until_back = async {
-            // PostgreSQL has no watch; the time-out around this bounds it.
-            while cluster.admin("postgres").await.is_err() {
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
-        timeout(Duration::from_secs(330), until_back).await.context("PostgreSQL has not come back")?;
-        let back = Instant::now();
-        let booked = ledger.progress(Duration::from_secs(60)).await;
-        let booked_after = back.elapsed();
-        let ready = |server: Option<&DatabaseServer>| server.is_some_and(is_ready);
-        let told = cluster.until(&servers, SERVER, "Ready again", 60, ready).await;
-        println!("crash: every client booked {booked_after:.1?} after its return, Ready after {:.1?}", back.elapsed());
-        booked.and(told.map(drop))?;
-        ensure!(booked_after < BACK, "clients booked {booked_after:.1?} after its return");
-        ensure!(back.elapsed() < BACK, "Ready {:.1?} after its return", back.elapsed());
-        Ok(())
+        println!("crash: told after {:.2?}", begun.elapsed());
+        back_again(&cluster, "crash", ledger).await
     })
     .await?;
-    ensure!(outcome.pgbench.nothing_lost(), "pgbench lost something: {}", outcome.pgbench);
-    outcome.ledger.nothing_lost()
+    only_in_flight(&outcome)
 }
 
 async fn crash_again_and_again(cluster: &Cluster) -> Result<Infallible> {

@@ -6,7 +6,10 @@ mod controllers;
 mod crash;
 mod customers;
 mod fleet;
+mod maintenance;
+mod outage;
 mod pgbench;
+mod pod;
 mod quota;
 
 use ahoi_e2e::Cluster;
