@@ -9,6 +9,7 @@ use ahoi_e2e::audit::{Audit, Request, table};
 use ahoi_e2e::controllers::CONTROLLERS;
 use ahoi_reconcile::is_ready;
 use anyhow::{Result, ensure};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
@@ -40,6 +41,7 @@ async fn few_calls() -> Result<()> {
     settled(&cluster).await?;
     restart(&cluster).await?;
     at_rest().await?;
+    server_away(&cluster).await?;
     implausible_shrink(&cluster, &names).await?;
 
     for name in &names {
@@ -49,6 +51,44 @@ async fn few_calls() -> Result<()> {
         cluster.until_gone(&cluster.customers(), name, 600).await?;
     }
     Ok(())
+}
+
+/// A server that goes is told by its DatabaseServer and by the agents that hold its pools. Its customers write nothing about it.
+async fn server_away(cluster: &Cluster) -> Result<()> {
+    let servers = cluster.all::<DatabaseServer>();
+    let mark = Audit::mark()?;
+    postgresql(cluster, 0).await?;
+    let away = |server: Option<&DatabaseServer>| server.is_some_and(|server| !is_ready(server));
+    cluster.until(&servers, "demo", "told to be away", 150, away).await?;
+    settled(cluster).await?;
+    postgresql(cluster, 1).await?;
+    let back = |server: Option<&DatabaseServer>| server.is_some_and(is_ready);
+    cluster.until(&servers, "demo", "told to be back", 150, back).await?;
+    settled(cluster).await?;
+    let writes = writes(mark.since()?);
+    println!(
+        "{} writes when a server with {CUSTOMERS} customers goes and comes back\n{}",
+        writes.len(),
+        table(&writes)
+    );
+    let of = |resources: &[&str]| writes.iter().filter(|w| resources.contains(&w.object_ref.resource.as_str())).count();
+    let customers = of(&["customers", "customernamespaces", "databases", "connectionpools", "schedulers", "secrets"]);
+    ensure!(customers == 0, "{customers} writes about single customers");
+    // It goes and it comes, and so does its fleet.
+    ensure!(of(&["events"]) <= 4, "{} events", of(&["events"]));
+    Ok(())
+}
+
+/// Lets so many pods of PostgreSQL run.
+async fn postgresql(cluster: &Cluster, replicas: i32) -> Result<()> {
+    let sets = cluster.of::<StatefulSet>(ahoi_e2e::SUITE);
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    sets.patch("demo-postgres", &PatchParams::default(), &patch).await?;
+    let so = |set: Option<&StatefulSet>| {
+        let status = set.and_then(|set| set.status.as_ref());
+        status.is_some_and(|status| status.replicas == replicas && status.ready_replicas.unwrap_or(0) == replicas)
+    };
+    cluster.until(&sets, "demo-postgres", &format!("{replicas} pods"), 120, so).await.map(drop)
 }
 
 /// Routes that vanish all at once, with no customer deleted, are a mistake of somebody's, and never reach pgbouncer.
