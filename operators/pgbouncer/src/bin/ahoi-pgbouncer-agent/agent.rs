@@ -21,6 +21,7 @@ use kube::Api;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
+use crate::budgets::Budgets;
 use crate::drain::{Drain, drain};
 use crate::files;
 use crate::metrics::Metrics;
@@ -74,6 +75,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
     // Every fleet's, so that a pool that goes to another one is seen to go.
     let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), forget_what_is_not_needed);
+    let budgets = Budgets::new(platform);
     let serving = Arc::new(AtomicBool::new(false));
     let is_serving = serving.clone();
     platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
@@ -86,6 +88,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         fleets,
         secrets,
         pools,
+        budgets,
         serving,
         known: Known::default(),
         written: None,
@@ -119,6 +122,7 @@ struct Agent {
     fleets: Cache<PgBouncer>,
     secrets: Cache<Secret>,
     pools: Cache<ConnectionPool>,
+    budgets: Budgets,
     process: Process,
     metrics: Metrics,
     serving: Arc<AtomicBool>,
@@ -145,10 +149,12 @@ impl Agent {
         let shutdown = self.platform.shutdown().clone();
         let (mut fleets, mut secrets, mut pools) =
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let mut servers = self.budgets.servers.changes();
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
             self.pools.wait_until_ready().await;
+            self.budgets.servers.wait_until_ready().await;
         };
         tokio::select! {
             () = synced => {}
@@ -162,12 +168,14 @@ impl Agent {
                 Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = servers.changed() => sleep(DEBOUNCE).await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
             fleets.mark_unchanged();
             secrets.mark_unchanged();
             pools.mark_unchanged();
+            servers.mark_unchanged();
             next = Instant::now() + self.turn().await;
         }
         self.serving.store(false, Ordering::Relaxed);
@@ -242,7 +250,8 @@ impl Agent {
         settings.port = self.options.port;
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
-        let files = render(plan.routes.values(), &self.known.passwords, &settings);
+        let shares = self.budgets.share(&fleet, &plan.routes, &self.pools.all());
+        let files = render(shares.routes.values(), &self.known.passwords, &settings);
         if self.written.as_ref() != Some(&files.marker) {
             files::write(&self.options.directory, &files)?;
             self.written = Some(files.marker.clone());
@@ -258,6 +267,7 @@ impl Agent {
             proved_version: pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0),
             routes: count(plan.routes.len()),
             draining: busy,
+            overcommitted: shares.overcommitted,
             error: (plan.kept > 0).then(|| KEPT.to_owned()),
             ..ProcessStatus::default()
         };

@@ -1,6 +1,7 @@
 //! The agent beside one pgbouncer: it runs it, tells it what to serve, and says what is proved.
 
 mod agent;
+mod budgets;
 mod drain;
 mod files;
 mod metrics;

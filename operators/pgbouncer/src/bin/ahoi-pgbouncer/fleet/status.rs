@@ -1,6 +1,6 @@
 //! How a fleet is; pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ahoi_api::{PgBouncer, PgBouncerStatus};
 use ahoi_pgbouncer::fleet;
@@ -26,6 +26,12 @@ fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: &[Serving]) -> 
     for (error, pods) in &troubles {
         message = format!("{message}; {}: {error}", pods.join(", "));
     }
+    for server in overcommitted(status) {
+        message = format!(
+            "{message}; the DatabaseServer {server} has fewer connections than its pools need, one for each in each \
+             process: raise its max_connections, place databases elsewhere, or run fewer processes"
+        );
+    }
     if serving.len() < wanted {
         Verdict::progressing("Starting", message)
     } else if troubles.is_empty() {
@@ -46,6 +52,11 @@ fn troubles(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
     // Agents write in any order.
     troubles.values_mut().for_each(|pods| pods.sort_unstable());
     troubles
+}
+
+/// Servers on which an agent has more routes than connections.
+fn overcommitted(status: &PgBouncerStatus) -> BTreeSet<&str> {
+    status.processes.iter().flat_map(|process| &process.overcommitted).map(String::as_str).collect()
 }
 
 /// The processes in the status that the fleet no longer has.
@@ -91,6 +102,17 @@ mod tests {
         assert_eq!(status.summary.as_deref(), Some("2/2"));
         assert_eq!(message(&status), "True Ready: 2 of 2 processes serve");
         assert_eq!(former(&fleet), ["global-7"]);
+    }
+
+    #[test]
+    fn a_server_that_is_too_small_is_named_once() {
+        let short = |pod| ProcessStatus { overcommitted: vec!["pg-1".into()], ..process(pod, None) };
+        let fleet = fleet(vec![short("global-0"), short("global-1")]);
+        assert_eq!(
+            message(&status(&fleet, &serving(&["global-0", "global-1"]))),
+            "True Ready: 2 of 2 processes serve; the DatabaseServer pg-1 has fewer connections than its pools need, one \
+             for each in each process: raise its max_connections, place databases elsewhere, or run fewer processes"
+        );
     }
 
     #[test]
