@@ -2,10 +2,12 @@
 //! bad one, goes by without a failed query and without a lost commit. A row of the table is a test here; they disturb the
 //! whole cluster, so they run one after the other, apart from the rest: `make test-ledger`.
 
+mod cancel;
 mod controllers;
 mod crash;
 mod customers;
 mod fleet;
+mod flood;
 mod pgbench;
 mod quota;
 
