@@ -10,6 +10,7 @@ mod fleet;
 mod flood;
 mod pgbench;
 mod quota;
+mod settings;
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::ledger::{Ledger, Report};

@@ -27,6 +27,7 @@ use crate::files;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::turns::Turns;
 use crate::voice::Voice;
 
 /// So many changes become one reload.
@@ -83,6 +84,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let agent = Agent {
         platform: platform.clone(),
         process: Process::new(options.pgbouncer.clone()),
+        turns: Turns::new(&fleet.name, platform.instance()),
         metrics: Metrics::register(platform),
         options,
         fleets,
@@ -124,6 +126,7 @@ struct Agent {
     pools: Cache<ConnectionPool>,
     budgets: Budgets,
     process: Process,
+    turns: Turns,
     metrics: Metrics,
     serving: Arc<AtomicBool>,
     known: Known,
@@ -165,10 +168,10 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 status = self.process.ended() => self.died(status),
-                Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = servers.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = fleets.changed() => self.gather().await,
+                Ok(()) = secrets.changed() => self.gather().await,
+                Ok(()) = pools.changed() => self.gather().await,
+                Ok(()) = servers.changed() => self.gather().await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
@@ -186,6 +189,16 @@ impl Agent {
             limit: seconds(self.options.drain),
         };
         drain(&mut self.process, self.console.take(), plan).await;
+    }
+
+    /// Lets more changes come, and other processes go first.
+    async fn gather(&mut self) {
+        let shutdown = self.platform.shutdown().clone();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            status = self.process.ended() => self.died(status),
+            () = sleep(DEBOUNCE + self.turns.wait()) => {}
+        }
     }
 
     /// One look at everything. The answer is when to look again if nothing happens.
@@ -295,7 +308,11 @@ impl Agent {
         self.answered = Instant::now();
         if marker != files.marker {
             self.metrics.reloads.inc();
+            let started = Instant::now();
             console.reload().await?;
+            // It answers nobody else while it reads.
+            self.turns.read(started.elapsed());
+            self.metrics.reloaded(started.elapsed());
             marker = console.marker().await?;
         }
         if marker != files.marker {

@@ -7,6 +7,7 @@ mod files;
 mod metrics;
 mod states;
 mod supervise;
+mod turns;
 mod voice;
 
 use ahoi_reconcile::run_with;

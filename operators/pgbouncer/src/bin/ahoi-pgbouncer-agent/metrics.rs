@@ -1,6 +1,7 @@
 //! What the agent counts. There are no labels: a fleet has thousands of routes.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use ahoi_pgbouncer::console::Load;
 use ahoi_reconcile::Platform;
@@ -13,6 +14,7 @@ pub struct Metrics {
     pub routes: Gauge,
     pub refused: Gauge,
     pub reloads: Counter,
+    longest_reload: Gauge<f64, AtomicU64>,
     pub failures: Counter,
     pub restarts: Counter,
     clients_active: Gauge,
@@ -31,6 +33,11 @@ impl Metrics {
             registry.register("pooler_routes", "Routes that are loaded", m.routes);
             registry.register("pooler_refused_routes", "Routes that were refused", m.refused);
             registry.register("pooler_reloads", "Reloads of pgbouncer", m.reloads);
+            registry.register(
+                "pooler_longest_reload_seconds",
+                "How long the longest reload took; no client is served meanwhile",
+                m.longest_reload,
+            );
             registry.register("pooler_failures", "Turns that could not be completed", m.failures);
             registry.register("pooler_restarts", "Deaths of pgbouncer", m.restarts);
             registry.register("pooler_clients_active", "Clients with a server connection", m.clients_active);
@@ -45,6 +52,11 @@ impl Metrics {
             registry.register("pooler_transactions", "Transactions since pgbouncer started", m.transactions);
         });
         metrics
+    }
+
+    pub fn reloaded(&self, took: Duration) {
+        let longest = took.as_secs_f64().max(self.longest_reload.get());
+        self.longest_reload.set(longest);
     }
 
     pub fn observe(&self, load: &Load, transactions: i64) {
