@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Statement;
 
 use crate::Cluster;
+use crate::latency::Latencies;
 use crate::postgres::Login;
 
 /// What a connection of a pool lives at least, and how much longer the longest-lived does: they do not all end at once.
@@ -46,6 +47,7 @@ pub struct Ledger {
     confirmed: Vec<watch::Receiver<u64>>,
     stop: watch::Sender<bool>,
     clients: JoinSet<Client>,
+    latencies: Latencies,
     opened: Instant,
 }
 
@@ -59,6 +61,7 @@ impl Ledger {
         let (stop, stopped) = watch::channel(false);
         let (mut clients, mut confirmed) = (JoinSet::new(), Vec::new());
         let opened = Instant::now();
+        let latencies = Latencies::default();
         for customer in customers {
             cluster.ready(customer).await?;
             let direct = cluster.direct(customer).await?.connect().await?;
@@ -86,13 +89,14 @@ impl Ledger {
                     failures: Failures::since(opened),
                     wanted: Instant::now(),
                     stall: Duration::ZERO,
+                    latencies: latencies.clone(),
                     told,
                 };
                 clients.spawn(client.run(stopped.clone()));
             }
         }
         let customers = customers.iter().map(|name| (*name).to_owned()).collect();
-        let ledger = Ledger { customers, confirmed, stop, clients, opened };
+        let ledger = Ledger { customers, confirmed, stop, clients, latencies, opened };
         ledger.progress(PATIENCE).await?;
         Ok(ledger)
     }
@@ -101,6 +105,12 @@ impl Ledger {
     #[must_use]
     pub fn customers(&self) -> &[String] {
         &self.customers
+    }
+
+    /// How long each booking of theirs takes, connecting included.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        self.latencies.clone()
     }
 
     /// Waits until every client has had another booking confirmed.
@@ -247,6 +257,7 @@ struct Client {
     /// Since when the booking has been wanted.
     wanted: Instant,
     stall: Duration,
+    latencies: Latencies,
     told: watch::Sender<u64>,
 }
 
@@ -312,6 +323,7 @@ impl Client {
         self.confirmed.push(self.id);
         self.id += 1;
         self.stall = self.stall.max(self.wanted.elapsed());
+        self.latencies.add(self.wanted.elapsed());
         self.told.send_modify(|confirmed| *confirmed += 1);
     }
 }

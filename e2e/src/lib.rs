@@ -4,11 +4,13 @@
 //! `e2e/run` starts the cluster and calls the tests with KUBECONFIG, KUBECTL and AUDIT_LOG set. Nothing here sleeps for
 //! a result: every wait is a watch with a deadline, and a wait that fails prints what explains it.
 
+pub mod agents;
 pub mod audit;
 pub mod cluster;
 pub mod controllers;
 pub mod customers;
 pub mod diagnose;
+pub mod latency;
 pub mod ledger;
 pub mod postgres;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::GONE;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -23,6 +23,7 @@ async fn many_customers_come_and_go() -> Result<()> {
     };
     let names: Vec<String> = (0..many).map(|n| format!("ledger-other-{n:03}")).collect();
     let outcome = booking(&cluster, "customers", async |ledger| {
+        let reloads = reloads(&cluster).await?;
         let started = Instant::now();
         for name in &names {
             let features = json!({"database": {"enabled": true, "storage": "1gb"}});
@@ -37,12 +38,33 @@ async fn many_customers_come_and_go() -> Result<()> {
         let started = Instant::now();
         remove(&cluster, &names).await?;
         println!("customers: {many} are gone after {:.1?}", started.elapsed());
+        coalesced(&cluster, &reloads, many).await?;
         ledger.progress(Duration::from_secs(30)).await
     })
     .await;
     // Also when it failed in the middle.
     remove(&cluster, &names).await?;
     outcome?.nothing_failed()
+}
+
+/// So far, by process.
+async fn reloads(cluster: &Cluster) -> Result<Vec<(String, f64)>> {
+    cluster.of_agents("pooler_reloads_total").await
+}
+
+/// A customer is one route that comes and goes: many at once are fewer reloads than that.
+async fn coalesced(cluster: &Cluster, before: &[(String, f64)], many: usize) -> Result<()> {
+    let stalls = cluster.of_agents("pooler_longest_reload_seconds").await?;
+    for (((process, now), (_, before)), (_, stall)) in reloads(cluster).await?.iter().zip(before).zip(&stalls) {
+        let count = now - before;
+        let each = count / f64::from(u32::try_from(many)?);
+        println!(
+            "customers: {process}: {count} reloads, {each:.2} a customer; nobody was served for at most {:.1} ms",
+            stall * 1000.0
+        );
+        ensure!(each < 2.0, "{process} has reloaded {count} times for {many} customers");
+    }
+    Ok(())
 }
 
 /// All at once: one after the other would be another test.

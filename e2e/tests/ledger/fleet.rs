@@ -36,7 +36,7 @@ async fn the_fleet_rolls_and_scales() -> Result<()> {
 }
 
 /// Has the fleet run so, and waits until it does.
-async fn settle(cluster: &Cluster, replicas: i32, cold: bool) -> Result<()> {
+pub async fn settle(cluster: &Cluster, replicas: i32, cold: bool) -> Result<()> {
     let started = Instant::now();
     let fleets = cluster.of::<PgBouncer>(SUITE);
     let value = cold.then_some(COLD.1);

@@ -2,15 +2,18 @@
 //! bad one, goes by without a failed query and without a lost commit. A row of the table is a test here; they disturb the
 //! whole cluster, so they run one after the other, apart from the rest: `make test-ledger`.
 
+mod cancel;
 mod controllers;
 mod crash;
 mod customers;
 mod fleet;
+mod flood;
 mod maintenance;
 mod outage;
 mod pgbench;
 mod pod;
 mod quota;
+mod settings;
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::ledger::{Ledger, Report};

@@ -30,51 +30,8 @@ pub struct Pgbench {
 impl Pgbench {
     /// Starts it, and waits until its tables are made.
     pub async fn start(cluster: &Cluster, customer: &str) -> Result<Pgbench> {
-        let namespace = ahoi_api::namespace_of(customer);
-        let server = cluster.of::<StatefulSet>(SUITE).get("demo-postgres").await?;
-        let pod = server.spec.and_then(|set| set.template.spec).context("a StatefulSet without pods")?;
-        let image = pod.containers.into_iter().find_map(|container| container.image).context("no image")?;
-        let secret = format!("{customer}-pool");
-        let variable = |(name, key): (&str, &str)| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}});
-        let environment = [
-            ("PGHOST", "host"),
-            ("PGPORT", "port"),
-            ("PGUSER", "username"),
-            ("PGPASSWORD", "password"),
-            ("PGDATABASE", "database"),
-        ];
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": NAME, "namespace": namespace},
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": false,
-                "terminationGracePeriodSeconds": 0,
-                "securityContext": {
-                    "runAsNonRoot": true,
-                    "runAsUser": 65532,
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "containers": [{
-                    "name": NAME,
-                    "image": image,
-                    "command": ["sh", "-c", SCRIPT],
-                    "env": environment.map(variable),
-                    "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1},
-                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-                }],
-                "volumes": [{"name": "tmp", "emptyDir": {}}],
-            },
-        });
-        cluster.apply(&pod.to_string()).await?;
-        let ready = |pod: Option<&Pod>| {
-            let conditions = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| status.conditions.as_ref());
-            conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
-        };
-        cluster.until(&cluster.of::<Pod>(&namespace), NAME, "pgbench has its tables", 60, ready).await?;
-        Ok(Pgbench { namespace })
+        pod(cluster, customer, NAME, SCRIPT).await?;
+        Ok(Pgbench { namespace: ahoi_api::namespace_of(customer) })
     }
 
     /// Lets the run that is going on end, and reads what all of them said.
@@ -88,6 +45,56 @@ impl Pgbench {
         cluster.until(&pods, NAME, "pgbench has ended", 120, ended).await?;
         Ok(Report::read(&pods.logs(NAME, &LogParams::default()).await?))
     }
+}
+
+/// Runs `script` as a pod of the customer that finds its database in the pooled Secret. It has started when it has made the
+/// file /tmp/started.
+pub async fn pod(cluster: &Cluster, customer: &str, name: &str, script: &str) -> Result<()> {
+    let namespace = ahoi_api::namespace_of(customer);
+    let server = cluster.of::<StatefulSet>(SUITE).get("demo-postgres").await?;
+    let pod = server.spec.and_then(|set| set.template.spec).context("a StatefulSet without pods")?;
+    let image = pod.containers.into_iter().find_map(|container| container.image).context("no image")?;
+    let secret = format!("{customer}-pool");
+    let variable =
+        |(name, key): (&str, &str)| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}});
+    let environment = [
+        ("PGHOST", "host"),
+        ("PGPORT", "port"),
+        ("PGUSER", "username"),
+        ("PGPASSWORD", "password"),
+        ("PGDATABASE", "database"),
+    ];
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": name,
+                "image": image,
+                "command": ["sh", "-c", script],
+                "env": environment.map(variable),
+                "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1},
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+            }],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    });
+    cluster.apply(&pod.to_string()).await?;
+    let ready = |pod: Option<&Pod>| {
+        let conditions = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| status.conditions.as_ref());
+        conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    };
+    cluster.until(&cluster.of::<Pod>(&namespace), name, "the pod has started", 60, ready).await.map(drop)
 }
 
 /// The sum of what pgbench reported.

@@ -7,6 +7,7 @@ mod endpoints;
 mod examples;
 mod fan_out;
 mod isolation;
+mod limits;
 mod namespace;
 mod pool;
 mod toggles;

@@ -117,6 +117,8 @@ fn connection_pool(
         pool_mode: field(own, planned, |f| f.pool_mode),
         pool_size: field(own, planned, |f| f.pool_size),
         max_client_connections: field(own, planned, |f| f.max_client_connections),
+        query_timeout_seconds: field(own, planned, |f| f.query_timeout_seconds),
+        idle_transaction_timeout_seconds: field(own, planned, |f| f.idle_transaction_timeout_seconds),
         state: match customer.spec.run_policy {
             RunPolicy::Running => PoolState::Active,
             RunPolicy::Suspended => PoolState::Disabled,

@@ -16,6 +16,8 @@ pub(crate) fn route(database: &str) -> Route {
         pool_mode: PoolMode::Transaction,
         pool_size: 8,
         max_client_connections: None,
+        query_timeout_seconds: None,
+        idle_transaction_timeout_seconds: None,
         state: PoolState::Active,
     }
 }

@@ -52,6 +52,7 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
         pool_mode: fleet.spec.pool_mode,
         default_pool_size: fleet.spec.default_pool_size,
         max_client_connections: fleet.spec.max_client_connections,
+        default_max_client_connections: max_clients_of_a_pool(fleet),
         parameters: valid_parameters(&fleet.spec.parameters),
         // A peer must be able to reach itself by its number, which a process that is to go no longer can.
         peer_id: number
@@ -62,20 +63,45 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
     }
 }
 
+/// Client connections of a pool that says nothing, in each process.
+fn max_clients_of_a_pool(fleet: &PgBouncer) -> i32 {
+    fleet.spec.default_max_client_connections.unwrap_or_else(|| (fleet.spec.max_client_connections / 5).max(1))
+}
+
+/// How many processes of the fleet may have connections: those it wants, and those that have not gone yet.
+#[must_use]
+pub fn processes(fleet: &PgBouncer) -> i64 {
+    let reported = fleet.status.as_ref().map_or(0, |status| status.processes.len());
+    i64::from(fleet.spec.replicas).max(i64::try_from(reported).unwrap_or(i64::MAX)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::PgBouncerSpec;
+    use ahoi_api::{PgBouncerSpec, PgBouncerStatus, ProcessStatus};
+
+    #[test]
+    fn a_process_that_is_on_its_way_out_still_counts() {
+        let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
+        assert_eq!(processes(&fleet), 2);
+        let reports = vec![ProcessStatus::default(); 5];
+        fleet.status = Some(PgBouncerStatus { processes: reports, ..PgBouncerStatus::default() });
+        assert_eq!(processes(&fleet), 5);
+    }
 
     #[test]
     fn each_process_finds_itself_among_its_peers() {
-        let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
+        let mut fleet = PgBouncer::new(
+            "global",
+            PgBouncerSpec { replicas: 2, max_client_connections: 5000, ..PgBouncerSpec::default() },
+        );
         fleet.metadata.namespace = Some("ahoi-system".into());
         fleet.spec.parameters = [("query_timeout".into(), "5".into()), ("listen_port".into(), "1".into())].into();
         let settings = |pod| settings(&fleet, pod, Path::new("/run/pgbouncer"));
         assert_eq!(settings("global-1").peer_id, 2);
         assert_eq!(settings("global-1").peers[1], "global-1.global-peers.ahoi-system.svc");
         assert_eq!(settings("global-2").peer_id, 0, "it is one too many");
+        assert_eq!(settings("global-0").default_max_client_connections, 1000, "a fifth");
         assert_eq!(settings("global-0").parameters.keys().collect::<Vec<_>>(), ["query_timeout"]);
     }
 }

@@ -52,6 +52,11 @@ pub struct DatabaseServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_databases: Option<i32>,
+    /// Connections that the poolers of all fleets together may open here. Unset: status.maxConnections. Set it lower where
+    /// applications connect to the server directly: what they use is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub connections: Option<i32>,
     /// Storage that may be promised to customers here. Unset: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
@@ -66,6 +71,15 @@ fn default_port() -> i32 {
 
 fn default_admin_database() -> String {
     "postgres".to_owned()
+}
+
+impl DatabaseServer {
+    /// Connections that the poolers of all fleets together may open here; none while nobody has looked.
+    #[must_use]
+    pub fn pooler_connections(&self) -> Option<i64> {
+        let found = || self.status.as_ref().and_then(|status| status.max_connections);
+        self.spec.connections.map(i64::from).or_else(found)
+    }
 }
 
 /// Which databases are placed on a server.
@@ -117,6 +131,10 @@ pub struct DatabaseServerStatus {
     /// Storage promised to customers here, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated_bytes: Option<i64>,
+    /// Connections the server has for ordinary logins: its max_connections without those it reserves and the few of the
+    /// suite's own controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<i64>,
     /// The login by which pgbouncer looks up passwords on this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooler_login: Option<String>,

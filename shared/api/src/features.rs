@@ -88,6 +88,16 @@ pub struct ConnectionPoolFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000))]
     pub max_client_connections: Option<i32>,
+    /// Seconds after which pgbouncer ends a client whose query runs on, or whose transaction waits for its next query; it
+    /// cannot lift that itself. Default: as the fleet says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub query_timeout_seconds: Option<i32>,
+    /// Seconds after which pgbouncer ends a client that leaves a transaction open and asks nothing; it cannot lift that
+    /// itself. Default: as the fleet says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub idle_transaction_timeout_seconds: Option<i32>,
     /// The fleet to be in. Default: the fleet `global` in the suite's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_bouncer_ref: Option<NamespacedRef>,

@@ -51,13 +51,51 @@ pub struct PgBouncerSpec {
     #[serde(default = "default_max_clients")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_client_connections: i32,
+    /// Client connections each process accepts for one pool where the pool says nothing. Unset: a fifth of
+    /// maxClientConnections, so that one customer never takes the places of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub default_max_client_connections: Option<i32>,
+    /// How many server connections all processes and pools together may open on a server.
+    #[serde(default, skip_serializing_if = "ConnectionBudget::is_default")]
+    pub connection_budget: ConnectionBudget,
     /// Further settings of pgbouncer, by their names in pgbouncer.ini. Those that the suite sets itself are refused.
+    /// query_timeout and idle_transaction_timeout (seconds) hold for every pool that sets none of its own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub parameters: BTreeMap<String, String>,
     /// Requests and limits of the pgbouncer container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+}
+
+/// How many server connections a fleet may open. Each pool has its size as long as the sum over all pools and processes
+/// fits into what the server has; otherwise the largest pools are made smaller until it does, and none below 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionBudget {
+    /// The sum of all pools, in percent of the connections that the DatabaseServer has for poolers. 100: a pool always
+    /// gets the connections it is promised, whatever the others do. More gives each pool more as long as not all are
+    /// busy at once; when they are, PostgreSQL refuses connections, of any customer, and clients wait.
+    #[serde(default = "default_overcommit")]
+    #[schemars(range(min = 10, max = 1000))]
+    pub overcommit_percent: i32,
+}
+
+impl Default for ConnectionBudget {
+    fn default() -> Self {
+        ConnectionBudget { overcommit_percent: default_overcommit() }
+    }
+}
+
+impl ConnectionBudget {
+    fn is_default(&self) -> bool {
+        *self == ConnectionBudget::default()
+    }
+}
+
+fn default_overcommit() -> i32 {
+    100
 }
 
 fn default_replicas() -> i32 {
@@ -119,6 +157,10 @@ pub struct ProcessStatus {
     /// Servers whose clients it makes wait, ordered by name; at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldServer>,
+    /// DatabaseServers that have fewer connections for this process than it has routes there. Each route has one all the
+    /// same, so the server may refuse some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overcommitted: Vec<String>,
     /// Why the last load is not proved; the agent tries again until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -162,14 +204,26 @@ pub struct ConnectionPoolSpec {
     /// How server connections are shared. Unset: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_mode: Option<PoolMode>,
-    /// Server connections in each process. Unset: as the fleet says.
+    /// Server connections in each process, at most: fewer where the server has not enough for all. Unset: as the fleet
+    /// says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub pool_size: Option<i32>,
-    /// Client connections in each process. Unset: no bound but the fleet's.
+    /// Client connections in each process; more are refused. Unset: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_client_connections: Option<i32>,
+    /// Seconds after which pgbouncer ends a client whose query runs on, or whose transaction waits for its next query.
+    /// The client cannot lift it, as it can PostgreSQL's statement_timeout. Unset: as the fleet's parameter
+    /// query_timeout says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub query_timeout_seconds: Option<i32>,
+    /// Seconds after which pgbouncer ends a client that leaves a transaction open and asks nothing. The client cannot lift
+    /// it. Unset: as the fleet's parameter idle_transaction_timeout says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub idle_transaction_timeout_seconds: Option<i32>,
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,
@@ -224,11 +278,17 @@ pub struct Route {
     pub auth_login: String,
     /// How server connections are shared.
     pub pool_mode: PoolMode,
-    /// Server connections in each process.
+    /// Server connections in each process, at most: fewer where the server has not enough for all.
     pub pool_size: i32,
-    /// Client connections in each process.
+    /// Client connections in each process. Unset: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_client_connections: Option<i32>,
+    /// Seconds that a query may take. Unset: as the fleet says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_timeout_seconds: Option<i32>,
+    /// Seconds that a transaction may be idle. Unset: as the fleet says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_transaction_timeout_seconds: Option<i32>,
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,

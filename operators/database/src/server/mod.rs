@@ -109,6 +109,7 @@ impl Servers {
         status.version = Some(facts.version_text.clone());
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
+        status.max_connections = Some(facts.connections());
         status.pooler_login = Some(login);
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);
         conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::ready(message));

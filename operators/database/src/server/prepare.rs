@@ -22,12 +22,16 @@ FROM pg_catalog.pg_authid
 WHERE rolname = login AND rolcanlogin AND NOT rolsuper AND NOT rolreplication AND NOT rolbypassrls
 AND pg_has_role(oid, 'ahoi_tenants', 'MEMBER')
 ";
+/// Connections of this controller on a server, at most.
+const OUR_OWN: i64 = 4;
 const LOOKUP_PATH: &str = "search_path=pg_catalog, pg_temp";
 
 const FACTS: &str = r"
 SELECT json_build_object(
   'version', current_setting('server_version_num')::int,
   'version_text', split_part(current_setting('server_version'), ' ', 1),
+  'connections', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+    - coalesce(current_setting('reserved_connections', true), '0')::int,
   'admin_database', current_database(),
   'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'SELECT'),
   'superuser', current_setting('is_superuser')::bool,
@@ -61,6 +65,8 @@ pub struct Facts {
     pub version: i32,
     /// As people say it: 17.6.
     pub version_text: String,
+    /// Connections the server has for ordinary logins.
+    connections: i64,
     admin_database: String,
     reads_passwords: bool,
     superuser: bool,
@@ -75,6 +81,13 @@ pub struct Facts {
     /// The verifier of the pooler's login.
     #[serde(skip)]
     pooler_verifier: String,
+}
+
+impl Facts {
+    /// Connections the server has beside those of this controller.
+    pub fn connections(&self) -> i64 {
+        (self.connections - OUR_OWN).max(0)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -247,6 +260,7 @@ mod tests {
             version_text: "17.6".into(),
             admin_database: "postgres".into(),
             reads_passwords: true,
+            connections: 497,
             superuser: true,
             connect: [
                 ("postgres".to_owned(), names(&["", "postgres"])),
@@ -319,6 +333,12 @@ mod tests {
         let steps = plan(&facts, &pooler(), true);
         assert_eq!(steps.len(), 1);
         assert!(steps[0].starts_with("CREATE OR REPLACE FUNCTION ahoi.pooler_lookup"));
+    }
+
+    #[test]
+    fn the_connections_of_this_controller_are_nobody_elses() {
+        assert_eq!(fresh().connections(), 493);
+        assert_eq!(Facts { connections: 3, ..fresh() }.connections(), 0);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! From routes to pgbouncer's configuration; all of it pure.
 
+mod budget;
 mod parameters;
 mod plan;
 mod render;
+mod timeouts;
 mod validate;
 
+pub use budget::{Budget, Shares, share};
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};
 pub use plan::{Implausible, KEPT, Known, Plan, plan};
-pub use render::{AUTH_FILE, DATABASES, Files, INI, PEERS, Settings, auth_alias, render};
+pub use render::{AUTH_FILE, DATABASES, Files, INI, LOGINS, PEERS, Settings, auth_alias, render};
 pub use validate::validate;

@@ -17,6 +17,8 @@ use crate::PORT;
 pub const INI: &str = "pgbouncer.ini";
 /// Name of the file with the routes.
 pub const DATABASES: &str = "databases.ini";
+/// Name of the file with what is said of single logins.
+pub const LOGINS: &str = "logins.ini";
 /// Name of the file with the other processes of the fleet.
 pub const PEERS: &str = "peers.ini";
 /// Name of the file with the logins that look up passwords.
@@ -24,6 +26,9 @@ pub const AUTH_FILE: &str = "users.txt";
 
 /// Database names that begin like this are the fleet's own.
 pub(super) const AUTH_PREFIX: &str = "_auth_";
+
+/// Server connections of one process by which passwords are looked up.
+pub(super) const AUTH_POOL: u8 = 4;
 
 /// What a client logs in with is looked up by this function of the database controller's, which answers with name and
 /// verifier.
@@ -52,6 +57,8 @@ pub struct Settings {
     pub default_pool_size: i32,
     /// Client connections in all.
     pub max_client_connections: i32,
+    /// Client connections of a route that says nothing.
+    pub default_max_client_connections: i32,
     /// Further settings, checked.
     pub parameters: BTreeMap<String, String>,
     /// This process among its peers; 0 where there are none.
@@ -68,6 +75,7 @@ impl Default for Settings {
             pool_mode: PoolMode::Transaction,
             default_pool_size: 8,
             max_client_connections: 5000,
+            default_max_client_connections: 1000,
             parameters: BTreeMap::new(),
             peer_id: 0,
             peers: Vec::new(),
@@ -107,19 +115,20 @@ pub fn render<'a>(
     let names = routes.iter().map(|route| route.database.clone());
     let names = names.chain(routes.iter().map(|route| auth_alias(route))).chain(["pgbouncer".to_owned()]);
     let names = names.collect();
-    let databases = databases(&routes);
+    let databases = databases(&routes, settings.default_max_client_connections);
+    let logins = super::timeouts::render(&routes);
     let peers = peers(&settings.peers);
     let users = users(&routes, passwords);
     let body = main(settings);
     let mut digest = Sha256::new();
-    for part in [&databases, &peers, &users, &body] {
+    for part in [&databases, &logins, &peers, &users, &body] {
         digest.update(part.len().to_be_bytes());
         digest.update(part);
     }
     let marker = format!("cfg-{}", hex(&digest.finalize(), 16));
     let ini = format!("{body}syslog_ident = {marker}\n");
     Files {
-        files: vec![(DATABASES, databases), (PEERS, peers), (AUTH_FILE, users), (INI, ini)],
+        files: vec![(DATABASES, databases), (LOGINS, logins), (PEERS, peers), (AUTH_FILE, users), (INI, ini)],
         marker,
         databases: names,
     }
@@ -134,10 +143,10 @@ pub fn auth_alias(route: &Route) -> String {
     format!("{AUTH_PREFIX}{server}_{}", hex(&Sha256::digest(what), 4))
 }
 
-fn databases(routes: &[&Route]) -> String {
+fn databases(routes: &[&Route], max_clients: i32) -> String {
     let mut lines = BTreeSet::new();
     for route in routes {
-        lines.insert(entry(route));
+        lines.insert(entry(route, max_clients));
         lines.insert(auth_entry(route));
     }
     let mut text = String::from("[databases]\n");
@@ -147,10 +156,10 @@ fn databases(routes: &[&Route]) -> String {
     text
 }
 
-fn entry(route: &Route) -> String {
-    let mut line = format!(
+fn entry(route: &Route, max_clients: i32) -> String {
+    format!(
         "{database} = host={host} port={port} dbname={database} auth_dbname={alias} auth_user={login} \
-         pool_mode={mode} pool_size={size} max_db_connections={size}",
+         pool_mode={mode} pool_size={size} max_db_connections={size} max_db_client_connections={clients}\n",
         database = route.database,
         host = route.host,
         port = route.port,
@@ -158,17 +167,13 @@ fn entry(route: &Route) -> String {
         login = route.auth_login,
         mode = mode(route.pool_mode),
         size = route.pool_size,
-    );
-    if let Some(clients) = route.max_client_connections {
-        let _ = write!(line, " max_db_client_connections={clients}");
-    }
-    line.push('\n');
-    line
+        clients = route.max_client_connections.unwrap_or(max_clients),
+    )
 }
 
 fn auth_entry(route: &Route) -> String {
     format!(
-        "{} = host={} port={} dbname={} pool_mode=transaction pool_size=4 max_db_connections=4\n",
+        "{} = host={} port={} dbname={} pool_mode=transaction pool_size={AUTH_POOL} max_db_connections={AUTH_POOL}\n",
         auth_alias(route),
         route.host,
         route.port,
@@ -212,7 +217,8 @@ fn main(settings: &Settings) -> String {
         ("unix_socket_dir", directory.to_string()),
         ("unix_socket_mode", "0700".to_owned()),
     ]);
-    let mut text = format!("%include {}\n%include {}\n[pgbouncer]\n", file(DATABASES), file(PEERS));
+    let mut text =
+        format!("%include {}\n%include {}\n%include {}\n[pgbouncer]\n", file(DATABASES), file(LOGINS), file(PEERS));
     for (name, value) in set {
         let _ = writeln!(text, "{name} = {value}");
     }

@@ -22,7 +22,10 @@ pub fn validate(route: &Route) -> Result<(), String> {
     check(!route.database.starts_with(AUTH_PREFIX), "database names that begin with _auth_ are those of the fleet")?;
     check((1..=1000).contains(&route.pool_size), "route.poolSize must be 1 to 1000")?;
     let clients = route.max_client_connections.unwrap_or(1);
-    check((1..=100_000).contains(&clients), "route.maxClientConnections must be 1 to 100000")
+    check((1..=100_000).contains(&clients), "route.maxClientConnections must be 1 to 100000")?;
+    let seconds = [route.query_timeout_seconds, route.idle_transaction_timeout_seconds];
+    let in_range = seconds.iter().flatten().all(|seconds| (1..=604_800).contains(seconds));
+    check(in_range, "route.queryTimeoutSeconds and idleTransactionTimeoutSeconds must be 1 to 604800")
 }
 
 fn check(good: bool, problem: &str) -> Result<(), String> {
@@ -80,6 +83,11 @@ mod tests {
             (Route { auth_login: "a'b".into(), ..good.clone() }, "route.authLogin"),
             (Route { auth_database: "postgres\n".into(), ..good.clone() }, "route.authDatabase"),
             (Route { pool_size: 0, ..good.clone() }, "route.poolSize"),
+            (Route { query_timeout_seconds: Some(0), ..good.clone() }, "route.queryTimeoutSeconds"),
+            (
+                Route { idle_transaction_timeout_seconds: Some(604_801), ..good.clone() },
+                "idleTransactionTimeoutSeconds",
+            ),
             (Route { max_client_connections: Some(-1), ..good.clone() }, "route.maxClientConnections"),
             (Route { server: "Pg".into(), ..good.clone() }, "route.server"),
         ] {

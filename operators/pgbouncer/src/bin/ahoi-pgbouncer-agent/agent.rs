@@ -24,12 +24,14 @@ use kube::Api;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
+use crate::budgets::Budgets;
 use crate::drain::{Drain, drain};
 use crate::files;
 use crate::holds::Holds;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::turns::Turns;
 use crate::voice::Voice;
 
 /// So many changes become one reload.
@@ -79,6 +81,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     // Every fleet's, so that a pool that goes to another one is seen to go.
     let pools = platform.cache_trimmed(Api::all(client.clone()), watcher::Config::default(), forget_what_is_not_needed);
     let servers: Cache<DatabaseServer> = platform.cache(Api::all(client), watcher::Config::default());
+    let budgets = Budgets::new(servers.clone());
     let serving = Arc::new(AtomicBool::new(false));
     let is_serving = serving.clone();
     platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
@@ -86,6 +89,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let agent = Agent {
         platform: platform.clone(),
         process: Process::new(options.pgbouncer.clone()),
+        turns: Turns::new(&fleet.name, platform.instance()),
         metrics: Metrics::register(platform),
         holds: Holds::start(options.directory.clone(), options.port, servers.clone()),
         servers,
@@ -93,6 +97,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         fleets,
         secrets,
         pools,
+        budgets,
         serving,
         known: Known::default(),
         written: None,
@@ -128,7 +133,9 @@ struct Agent {
     pools: Cache<ConnectionPool>,
     servers: Cache<DatabaseServer>,
     holds: Holds,
+    budgets: Budgets,
     process: Process,
+    turns: Turns,
     metrics: Metrics,
     serving: Arc<AtomicBool>,
     known: Known,
@@ -155,6 +162,7 @@ impl Agent {
         let (mut fleets, mut secrets, mut pools) =
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
         let mut held = self.holds.changes();
+        let mut servers = self.servers.changes();
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
@@ -170,10 +178,11 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 status = self.process.ended() => self.died(status),
-                Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = held.changed() => {}
+                Ok(()) = fleets.changed() => self.gather().await,
+                Ok(()) = secrets.changed() => self.gather().await,
+                Ok(()) = pools.changed() => self.gather().await,
+                Ok(()) = servers.changed() => self.gather().await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
@@ -181,6 +190,7 @@ impl Agent {
             secrets.mark_unchanged();
             pools.mark_unchanged();
             held.mark_unchanged();
+            servers.mark_unchanged();
             next = Instant::now() + self.turn().await;
         }
         self.serving.store(false, Ordering::Relaxed);
@@ -191,6 +201,16 @@ impl Agent {
             limit: seconds(self.options.drain),
         };
         drain(&mut self.process, self.console.take(), plan).await;
+    }
+
+    /// Lets more changes come, and other processes go first.
+    async fn gather(&mut self) {
+        let shutdown = self.platform.shutdown().clone();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            status = self.process.ended() => self.died(status),
+            () = sleep(DEBOUNCE + self.turns.wait()) => {}
+        }
     }
 
     /// One look at everything. The answer is when to look again if nothing happens.
@@ -255,7 +275,8 @@ impl Agent {
         settings.port = self.options.port;
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
-        let files = render(plan.routes.values(), &self.known.passwords, &settings);
+        let shares = self.budgets.share(&fleet, &plan.routes, &self.pools.all());
+        let files = render(shares.routes.values(), &self.known.passwords, &settings);
         if self.written.as_ref() != Some(&files.marker) {
             files::write(&self.options.directory, &files)?;
             self.written = Some(files.marker.clone());
@@ -275,6 +296,7 @@ impl Agent {
             routes: count(plan.routes.len()),
             draining: busy,
             held: self.holds.report(&self.databases),
+            overcommitted: shares.overcommitted,
             error: (plan.kept > 0).then(|| KEPT.to_owned()),
             ..ProcessStatus::default()
         };
@@ -302,7 +324,11 @@ impl Agent {
         self.answered = Instant::now();
         if marker != files.marker {
             self.metrics.reloads.inc();
+            let started = Instant::now();
             console.reload().await?;
+            // It answers nobody else while it reads.
+            self.turns.read(started.elapsed());
+            self.metrics.reloaded(started.elapsed());
             marker = console.marker().await?;
         }
         if marker != files.marker {

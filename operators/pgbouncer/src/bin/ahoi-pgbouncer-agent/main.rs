@@ -1,6 +1,7 @@
 //! The agent beside one pgbouncer: it runs it, tells it what to serve, and says what is proved.
 
 mod agent;
+mod budgets;
 mod canary;
 mod drain;
 mod files;
@@ -8,6 +9,7 @@ mod holds;
 mod metrics;
 mod states;
 mod supervise;
+mod turns;
 mod voice;
 
 use ahoi_reconcile::run_with;

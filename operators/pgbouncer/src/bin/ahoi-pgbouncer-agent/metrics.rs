@@ -1,6 +1,7 @@
 //! What the agent counts. There are no labels: a fleet has thousands of routes.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use ahoi_pgbouncer::console::Load;
 use ahoi_reconcile::Platform;
@@ -14,6 +15,7 @@ pub struct Metrics {
     pub refused: Gauge,
     pub held: Gauge,
     pub reloads: Counter,
+    longest_reload: Gauge<f64, AtomicU64>,
     pub failures: Counter,
     pub restarts: Counter,
     clients_active: Gauge,
@@ -33,6 +35,11 @@ impl Metrics {
             registry.register("pooler_refused_routes", "Routes that were refused", m.refused);
             registry.register("pooler_held_servers", "Servers whose clients are made to wait", m.held);
             registry.register("pooler_reloads", "Reloads of pgbouncer", m.reloads);
+            registry.register(
+                "pooler_longest_reload_seconds",
+                "How long the longest reload took; no client is served meanwhile",
+                m.longest_reload,
+            );
             registry.register("pooler_failures", "Turns that could not be completed", m.failures);
             registry.register("pooler_restarts", "Deaths of pgbouncer", m.restarts);
             registry.register("pooler_clients_active", "Clients with a server connection", m.clients_active);
@@ -47,6 +54,11 @@ impl Metrics {
             registry.register("pooler_transactions", "Transactions since pgbouncer started", m.transactions);
         });
         metrics
+    }
+
+    pub fn reloaded(&self, took: Duration) {
+        let longest = took.as_secs_f64().max(self.longest_reload.get());
+        self.longest_reload.set(longest);
     }
 
     pub fn observe(&self, load: &Load, transactions: i64) {

@@ -1,6 +1,6 @@
 //! How a fleet is; pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ahoi_api::{HoldState, PgBouncer, PgBouncerStatus};
 use ahoi_pgbouncer::fleet;
@@ -30,6 +30,12 @@ fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: &[Serving]) -> 
     for (server, pods) in holding(status) {
         message =
             format!("{message}; {} hold the pools of DatabaseServer {server}: it cannot be reached", pods.join(", "));
+    }
+    for server in overcommitted(status) {
+        message = format!(
+            "{message}; the DatabaseServer {server} has fewer connections than its pools need, one for each in each \
+             process: raise its max_connections, place databases elsewhere, or run fewer processes"
+        );
     }
     if serving.len() < wanted {
         Verdict::progressing("Starting", message)
@@ -63,6 +69,11 @@ fn holding(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
     }
     holding.values_mut().for_each(|pods| pods.sort_unstable());
     holding
+}
+
+/// Servers on which an agent has more routes than connections.
+fn overcommitted(status: &PgBouncerStatus) -> BTreeSet<&str> {
+    status.processes.iter().flat_map(|process| &process.overcommitted).map(String::as_str).collect()
 }
 
 /// The processes in the status that the fleet no longer has.
@@ -123,6 +134,17 @@ mod tests {
             message(&status(&fleet(processes), &serving(&["global-0", "global-1"]))),
             "True Ready: 2 of 2 processes serve; \
              global-0, global-1 hold the pools of DatabaseServer pg-1: it cannot be reached"
+        );
+    }
+
+    #[test]
+    fn a_server_that_is_too_small_is_named_once() {
+        let short = |pod| ProcessStatus { overcommitted: vec!["pg-1".into()], ..process(pod, None) };
+        let fleet = fleet(vec![short("global-0"), short("global-1")]);
+        assert_eq!(
+            message(&status(&fleet, &serving(&["global-0", "global-1"]))),
+            "True Ready: 2 of 2 processes serve; the DatabaseServer pg-1 has fewer connections than its pools need, one \
+             for each in each process: raise its max_connections, place databases elsewhere, or run fewer processes"
         );
     }
 

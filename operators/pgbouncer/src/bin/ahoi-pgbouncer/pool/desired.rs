@@ -26,6 +26,8 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         pool_mode: pool.spec.pool_mode.unwrap_or(fleet.pool_mode),
         pool_size: pool.spec.pool_size.unwrap_or(fleet.default_pool_size),
         max_client_connections: pool.spec.max_client_connections,
+        query_timeout_seconds: pool.spec.query_timeout_seconds,
+        idle_transaction_timeout_seconds: pool.spec.idle_transaction_timeout_seconds,
         state: pool.spec.state,
     }
 }
@@ -116,6 +118,8 @@ mod tests {
             pool_mode: None,
             pool_size: None,
             max_client_connections: Some(400),
+            query_timeout_seconds: Some(30),
+            idle_transaction_timeout_seconds: None,
             state: PoolState::Active,
         };
         let mut pool = ConnectionPool::new("big-client", spec);

@@ -32,6 +32,8 @@ fn pool() -> ConnectionPool {
         pool_mode: None,
         pool_size: None,
         max_client_connections: None,
+        query_timeout_seconds: None,
+        idle_transaction_timeout_seconds: None,
         state: PoolState::Active,
     };
     let mut pool = named(ConnectionPool::new("a", spec), Some(NAMESPACE), "a");

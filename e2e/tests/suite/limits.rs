@@ -1,0 +1,82 @@
+//! What one customer may take of the fleet, and that it cannot lift that itself.
+
+use std::time::Duration;
+
+use ahoi_api::{DatabaseServer, PgBouncer};
+use ahoi_e2e::Cluster;
+use ahoi_e2e::cluster::SUITE;
+use anyhow::{Context as _, Result, ensure};
+use futures::future::join_all;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+/// Whatever its session says of PostgreSQL's own timeouts.
+#[tokio::test]
+async fn the_fleets_timeouts_hold() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "limits-time";
+    let pool = json!({"queryTimeoutSeconds": 2, "idleTransactionTimeoutSeconds": 1});
+    cluster.create_customer(name, json!({"database": {"enabled": true}, "connectionPool": pool})).await?;
+    cluster.ready(name).await?;
+    let pooled = cluster.pooled(name).await?;
+    let lift = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+
+    let session = pooled.connect().await?;
+    session.batch_execute(lift).await?;
+    session.batch_execute("SELECT pg_sleep(1)").await.context("a query that is quick enough")?;
+    let started = Instant::now();
+    let error = session.batch_execute("SELECT pg_sleep(30)").await.err().context("a query of 30 s was not ended")?;
+    let took = started.elapsed();
+    ensure!(took < Duration::from_secs(10), "ended after {took:?}");
+    println!("limits: a query was ended after {took:.1?}: {error}");
+
+    let session = pooled.connect().await?;
+    session.batch_execute(lift).await?;
+    session.batch_execute("BEGIN").await?;
+    // Longer than it may be idle, and shorter than a query may take.
+    sleep(Duration::from_millis(1800)).await;
+    let error = session.batch_execute("COMMIT").await.err().context("an idle transaction was not ended")?;
+    println!("limits: an idle transaction was ended: {error}");
+
+    let mut nobody = pooled.clone();
+    nobody.entries.insert("password".into(), String::new());
+    ensure!(nobody.connect().await.is_err(), "a login with limits of its own needs no password");
+
+    cluster.change(name, json!({"features": {"connectionPool": null}})).await?;
+    let session = pooled.connect().await?;
+    session.batch_execute("SELECT pg_sleep(3)").await.context("a query after the limits were lifted")?;
+    cluster.delete_customer(name).await
+}
+
+/// The clients that are too many are refused, and the others are served.
+#[tokio::test]
+async fn clients_that_are_too_many_are_refused() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "limits-clients";
+    let pool = json!({"maxClientConnections": 2});
+    cluster.create_customer(name, json!({"database": {"enabled": true}, "connectionPool": pool})).await?;
+    cluster.ready(name).await?;
+    let processes = cluster.of::<PgBouncer>(SUITE).get("global").await?.spec.replicas;
+    let most = usize::try_from(processes * 2)?;
+    let pooled = cluster.pooled(name).await?;
+    let (sessions, refused): (Vec<_>, Vec<_>) =
+        join_all((0..most + 8).map(|_| pooled.connect())).await.into_iter().partition(Result::is_ok);
+    ensure!((1..=most).contains(&sessions.len()), "{} sessions, {most} are allowed", sessions.len());
+    let said = refused.into_iter().find_map(Result::err).context("none was refused")?;
+    println!("limits: {} sessions, then: {said:#}", sessions.len());
+    for session in sessions {
+        session?.query_one("SELECT 1", &[]).await?;
+    }
+    cluster.delete_customer(name).await
+}
+
+/// The database controller says what a server has, which is what the agents share out.
+#[tokio::test]
+async fn a_server_says_what_it_has() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let server = cluster.all::<DatabaseServer>().get("demo").await?;
+    let has: String = cluster.admin("postgres").await?.query_one("SHOW max_connections", &[]).await?.get(0);
+    let said = server.status.and_then(|status| status.max_connections).context("status.maxConnections is not set")?;
+    ensure!((1..has.parse()?).contains(&said), "{said} of {has} connections");
+    Ok(())
+}

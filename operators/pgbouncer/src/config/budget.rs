@@ -1,0 +1,168 @@
+//! How many server connections each route has, so that all of them together are never more than the server has.
+//!
+//! pgbouncer bounds the connections to a database, not those to a server: without a budget, one customer's promise is
+//! kept with connections that were promised to another, and whoever comes last is refused by PostgreSQL.
+//!
+//! A process has its part of what the server has, by the number of its routes among all that lead there. It gives each
+//! route what it asks for, as long as that fits; otherwise all that ask for more than some number get that number, and
+//! those who ask for less are not touched. The number is 1 at least: a route without a connection would be none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ahoi_api::Route;
+
+use super::render::AUTH_POOL;
+
+/// The agent's own connection to each server, which tells it when the server is away.
+const AGENT: i64 = 1;
+
+/// What there is to share out on one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Connections the server has for all poolers, overcommitment included.
+    pub connections: i64,
+    /// Routes that lead there, of all fleets.
+    pub routes: i64,
+    /// Processes that have each of the routes here, this one included.
+    pub processes: i64,
+}
+
+impl Budget {
+    /// What one process may open for `own` of the routes, what looks up passwords and the agent itself aside.
+    fn of_process(self, own: usize) -> i64 {
+        let own = i64::try_from(own).unwrap_or(i64::MAX);
+        let share = self.connections.saturating_mul(own) / (self.routes.max(own).max(1) * self.processes.max(1));
+        share - i64::from(AUTH_POOL) - AGENT
+    }
+}
+
+/// The routes with the connections they have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// By the pool's namespace/name.
+    pub routes: BTreeMap<String, Route>,
+    /// Servers whose connections do not even suffice for one each.
+    pub overcommitted: Vec<String>,
+}
+
+/// Gives each route its share. Where a server's budget is not known, it is what the route asks for.
+#[must_use]
+pub fn share(routes: &BTreeMap<String, Route>, budgets: &BTreeMap<String, Budget>) -> Shares {
+    let mut shares = Shares { routes: routes.clone(), overcommitted: Vec::new() };
+    let servers: BTreeSet<&str> = routes.values().map(|route| route.server.as_str()).collect();
+    for server in servers {
+        let Some(budget) = budgets.get(server) else { continue };
+        let own = || routes.values().filter(|route| route.server == server);
+        let level = level(own().map(|route| route.pool_size), budget.of_process(own().count()));
+        if level.is_none() {
+            shares.overcommitted.push(server.to_owned());
+        }
+        for route in shares.routes.values_mut().filter(|route| route.server == server) {
+            route.pool_size = route.pool_size.min(level.unwrap_or(1));
+        }
+    }
+    shares
+}
+
+/// The largest number with which `sizes`, none counted for more than it, fit into the budget; none if 1 is too much.
+fn level(sizes: impl Iterator<Item = i32>, budget: i64) -> Option<i32> {
+    let mut sizes: Vec<i32> = sizes.collect();
+    sizes.sort_unstable();
+    let mut rest = budget;
+    for (done, size) in sizes.iter().enumerate() {
+        let fair = rest / i64::try_from(sizes.len() - done).unwrap_or(i64::MAX);
+        if i64::from(*size) > fair {
+            // What is smaller has been served; what is left is the same for all others.
+            return i32::try_from(fair).ok().filter(|fair| *fair >= 1);
+        }
+        rest -= i64::from(*size);
+    }
+    Some(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::route;
+    use proptest::prelude::*;
+
+    fn routes(sizes: &[i32]) -> BTreeMap<String, Route> {
+        let routes = sizes.iter().enumerate();
+        routes.map(|(i, size)| (format!("ns/{i}"), Route { pool_size: *size, ..route(&format!("c_{i}")) })).collect()
+    }
+
+    fn budget(connections: i64, routes: i64, processes: i64) -> BTreeMap<String, Budget> {
+        BTreeMap::from([("pg-eu-1".to_owned(), Budget { connections, routes, processes })])
+    }
+
+    fn sizes(shares: &Shares) -> Vec<i32> {
+        shares.routes.values().map(|route| route.pool_size).collect()
+    }
+
+    #[test]
+    fn whoever_asks_for_little_has_it_and_the_others_have_the_same() {
+        let all = routes(&[8, 2, 50, 8]);
+        assert_eq!(sizes(&share(&all, &budget(1000, 4, 2))), [8, 2, 50, 8]);
+        // 68 + 4 for each of 2 processes.
+        assert_eq!(sizes(&share(&all, &budget(144, 4, 2))), [8, 2, 50, 8], "to the last connection");
+        assert_eq!(sizes(&share(&all, &budget(143, 4, 2))), [8, 2, 49, 8]);
+        assert_eq!(sizes(&share(&all, &budget(40, 4, 2))), [4, 2, 4, 4]);
+        assert_eq!(sizes(&share(&all, &BTreeMap::new())), [8, 2, 50, 8], "not known yet");
+    }
+
+    #[test]
+    fn the_routes_of_other_fleets_have_their_part() {
+        assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(100, 10, 1))), [8, 8]);
+        assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(100, 1, 1))), [20, 20], "it has more than are counted");
+    }
+
+    #[test]
+    fn one_each_is_the_least_and_is_told_when_it_is_too_much() {
+        let shares = share(&routes(&[8, 8, 8]), &budget(13, 3, 2));
+        assert_eq!((sizes(&shares), shares.overcommitted), (vec![1, 1, 1], vec!["pg-eu-1".to_owned()]));
+        let shares = share(&routes(&[8, 8, 8]), &budget(14, 3, 2));
+        assert_eq!((sizes(&shares), shares.overcommitted), (vec![1, 1, 1], vec![]));
+        assert!(share(&BTreeMap::new(), &budget(0, 0, 1)).overcommitted.is_empty());
+    }
+
+    #[test]
+    fn another_server_is_not_touched() {
+        let mut all = routes(&[8, 8]);
+        all.insert("ns/other".into(), Route { server: "pg-eu-2".into(), ..route("c_other") });
+        assert_eq!(sizes(&share(&all, &budget(6, 2, 1))), [1, 1, 8]);
+    }
+
+    proptest! {
+        /// All processes of all fleets together stay within the budget, nobody has more than it asked for or nothing, whoever
+        /// has less than it asked for has as much as anybody, and one more for each of those would not fit.
+        #[test]
+        fn the_budget_is_kept_and_used(
+            fleets in prop::collection::vec((prop::collection::vec(1i32..60, 1..12), 1i64..5), 1..4),
+            connections in 0i64..2000,
+        ) {
+            let total = fleets.iter().map(|(sizes, _)| i64::try_from(sizes.len()).unwrap()).sum::<i64>();
+            let (mut opened, mut fits) = (0, true);
+            for (asked, processes) in &fleets {
+                let budget = Budget { connections, routes: total, processes: *processes };
+                let shares = share(&routes(asked), &BTreeMap::from([("pg-eu-1".to_owned(), budget)]));
+                let all = routes(asked);
+                let pairs: Vec<(i32, i32)> =
+                    shares.routes.iter().map(|(key, route)| (all[key].pool_size, route.pool_size)).collect();
+                let most = pairs.iter().map(|(_, has)| *has).max().unwrap();
+                prop_assert!(pairs.iter().all(|(wants, has)| (1..=*wants).contains(has) && (has == wants || *has == most)));
+                let sum: i64 = pairs.iter().map(|(_, has)| i64::from(*has)).sum();
+                let less = pairs.iter().filter(|(wants, has)| has < wants).count();
+                let mine = budget.of_process(asked.len());
+                if shares.overcommitted.is_empty() {
+                    prop_assert!(sum <= mine);
+                    prop_assert!(less == 0 || sum + i64::try_from(less).unwrap() > mine);
+                } else {
+                    prop_assert_eq!(most, 1);
+                    fits = false;
+                }
+                opened += processes * (sum + i64::from(AUTH_POOL));
+            }
+            prop_assert!(!fits || opened <= connections);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Timeouts of single routes. PostgreSQL's own can be lifted by whoever they are to stop; those of pgbouncer cannot.
+//!
+//! pgbouncer knows them for a login, not for a database, so they are said of every login that a database can have. A
+//! login that is named here and nowhere else is looked up on its server like any other.
+
+use std::fmt::Write;
+
+use ahoi_api::Route;
+
+/// The logins of a database: its name with one of these. The second is there while credentials are rotated.
+const GENERATIONS: [&str; 2] = ["_a", "_b"];
+
+/// The section of the logins. One that is no longer in it is as the fleet says from the next reload on.
+pub(super) fn render(routes: &[&Route]) -> String {
+    let mut lines: Vec<String> = routes.iter().flat_map(|route| entries(route)).collect();
+    lines.sort();
+    format!("[users]\n{}", lines.concat())
+}
+
+fn entries(route: &Route) -> Vec<String> {
+    let mut settings = String::new();
+    if let Some(seconds) = route.query_timeout_seconds {
+        let _ = write!(settings, " query_timeout={seconds}");
+    }
+    if let Some(seconds) = route.idle_transaction_timeout_seconds {
+        let _ = write!(settings, " idle_transaction_timeout={seconds}");
+    }
+    if settings.is_empty() {
+        return Vec::new();
+    }
+    GENERATIONS.iter().map(|generation| format!("{}{generation} ={settings}\n", route.database)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::route;
+
+    #[test]
+    fn said_of_every_login_of_the_routes_that_have_some() {
+        let both =
+            Route { query_timeout_seconds: Some(30), idle_transaction_timeout_seconds: Some(60), ..route("c_b") };
+        let one = Route { idle_transaction_timeout_seconds: Some(5), ..route("c_a") };
+        insta::assert_snapshot!(render(&[&both, &one, &route("c_c")]), @r"
+        [users]
+        c_a_a = idle_transaction_timeout=5
+        c_a_b = idle_transaction_timeout=5
+        c_b_a = query_timeout=30 idle_transaction_timeout=60
+        c_b_b = query_timeout=30 idle_transaction_timeout=60
+        ");
+    }
+}
