@@ -26,6 +26,7 @@ use crate::files;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::verifiers;
 use crate::voice::Voice;
 
 /// So many changes become one reload.
@@ -85,6 +86,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         options,
         fleets,
         secrets,
+        verifiers: verifiers::Secrets::watch(platform),
         pools,
         serving,
         known: Known::default(),
@@ -118,6 +120,7 @@ struct Agent {
     fleet: NamespacedRef,
     fleets: Cache<PgBouncer>,
     secrets: Cache<Secret>,
+    verifiers: verifiers::Secrets,
     pools: Cache<ConnectionPool>,
     process: Process,
     metrics: Metrics,
@@ -145,9 +148,11 @@ impl Agent {
         let shutdown = self.platform.shutdown().clone();
         let (mut fleets, mut secrets, mut pools) =
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let mut verifiers = self.verifiers.changes();
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
+            self.verifiers.wait_until_ready().await;
             self.pools.wait_until_ready().await;
         };
         tokio::select! {
@@ -162,12 +167,14 @@ impl Agent {
                 Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
+                () = verifiers.changed() => sleep(DEBOUNCE).await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
             fleets.mark_unchanged();
             secrets.mark_unchanged();
             pools.mark_unchanged();
+            verifiers.mark_unchanged();
             next = Instant::now() + self.turn().await;
         }
         self.serving.store(false, Ordering::Relaxed);
@@ -231,6 +238,7 @@ impl Agent {
         let passwords = passwords
             .filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
         self.known.passwords.extend(passwords);
+        self.known.verifiers.update(self.verifiers.all(), self.known.loaded.iter().flat_map(BTreeMap::values));
         pools
     }
 
@@ -240,6 +248,7 @@ impl Agent {
         let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
         let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
         settings.port = self.options.port;
+        settings.verifiers = self.known.verifiers.clone();
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let files = render(plan.routes.values(), &self.known.passwords, &settings);

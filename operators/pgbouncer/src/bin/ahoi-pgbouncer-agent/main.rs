@@ -6,6 +6,7 @@ mod files;
 mod metrics;
 mod states;
 mod supervise;
+mod verifiers;
 mod voice;
 
 use ahoi_reconcile::run_with;
