@@ -97,7 +97,8 @@ impl Caches {
 /// What matters to all databases on a server, and what only to those that wait for one.
 fn what_matters(server: &DatabaseServer) -> [String; 2] {
     let spec = &server.spec;
-    let address = (server.uid(), &spec.host, spec.port, &spec.tls);
+    let passwords = server.status.as_ref().and_then(|status| status.passwords);
+    let address = (server.uid(), &spec.host, spec.port, &spec.tls, passwords);
     let room = (server.labels(), ready_reason(server), spec.placement, &spec.max_databases, &spec.capacity);
     [format!("{address:?}"), format!("{room:?}")]
 }

@@ -7,6 +7,7 @@ mod quota;
 mod scram;
 mod secret;
 mod server;
+mod verifiers;
 
 use std::sync::Arc;
 

@@ -1,15 +1,17 @@
 //! DatabaseServer: reached, prepared once, and swept every minute.
 
+mod passwords;
 mod pool;
 mod pooler;
 mod prepare;
 mod sweep;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus};
+use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, Passwords};
 use ahoi_reconcile::{Error, EventType, ObjectRef, Progress, Reconciler, Verdict, conditions, is_ready};
 use kube::ResourceExt;
 use rand::Rng;
@@ -21,6 +23,7 @@ use crate::context::Context;
 use crate::database::{self, Desired, Identity, Names, Observed};
 use crate::quota::Level;
 use crate::secret;
+use crate::verifiers;
 
 /// The reason a DatabaseServer is not Ready while it cannot be reached.
 pub const UNREACHABLE: &str = "Unreachable";
@@ -51,12 +54,22 @@ impl Servers {
 
         let login = prepare::pooler_login(&server.uid().unwrap_or_default());
         let facts = prepare::examine(&pool, &login).await?;
-        let password = pooler::password(context, &pool.name).await?;
-        let facts = prepare::prepare(&pool, facts, &prepare::Pooler { login: login.clone(), password }).await?;
+        let passwords = facts.passwords();
+        pool.set_hides_passwords(passwords == Passwords::File);
+        let facts = match passwords {
+            Passwords::Lookup => {
+                let password = pooler::password(context, &pool.name).await?;
+                prepare::prepare(&pool, facts, &prepare::Pooler { login: login.clone(), password }).await?
+            }
+            Passwords::File => prepare::prepare_without_pooler(&pool, facts).await?,
+        };
 
         let started = Instant::now();
-        let observed = database::observe_all(&pool).await?;
         let placed = self.placed_on(&pool.name);
+        if pool.hides_passwords() {
+            passwords::find_wrong(context, &pool, &placed).await;
+        }
+        let observed = database::observe_all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
 
@@ -64,7 +77,10 @@ impl Servers {
         status.version = Some(facts.version_text.clone());
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
-        status.pooler_login = Some(login);
+        status.passwords = Some(passwords);
+        status.pooler_login = (passwords == Passwords::Lookup).then_some(login);
+        let closed = facts.maintenance_databases().observed_generation(server.metadata.generation);
+        let _ = conditions::set(&mut status.conditions, closed);
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);
         conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::ready(message));
         let interval = Duration::from_secs(60).mul_f64(rand::rng().random_range(0.8..1.2));
@@ -90,7 +106,12 @@ impl Servers {
         self.measure(pool, wanted.iter().map(|(_, wanted)| wanted)).await?;
         {
             let memory = pool.memory.lock();
-            for (database, _) in wanted.iter().filter(|(_, wanted)| sweep::needs_a_look(wanted, observed, &memory)) {
+            let unknown = |wanted: &Wanted| {
+                let mut desired = wanted.desired.iter().filter(|_| observed.hidden);
+                desired.any(|desired| !verifiers::has(&self.0, &desired.names.login, &desired.verifier))
+            };
+            let differs = |wanted: &Wanted| sweep::needs_a_look(wanted, observed, &memory) || unknown(wanted);
+            for (database, _) in wanted.iter().filter(|(_, wanted)| differs(wanted)) {
                 self.0.waker.wake(&ObjectRef::from_obj(&***database));
             }
         }
@@ -145,7 +166,7 @@ impl Servers {
         let uids: HashSet<_> = context.caches.databases.all().iter().filter_map(|database| database.uid()).collect();
         let (found, first_alarm) = {
             let mut memory = pool.memory.lock();
-            let found = sweep::orphans(observed, &context.cluster.id, &uids, &mut memory);
+            let found = sweep::orphans(&ours(observed), &context.cluster.id, &uids, &mut memory);
             let first = found.too_many.is_some() && !std::mem::replace(&mut memory.alarmed, found.too_many.is_some());
             (found, first)
         };
@@ -159,6 +180,7 @@ impl Servers {
             let about = database::owner_of(pool, &names).await?;
             let identity = Identity::stamped(&stamp, about);
             database::close(pool, &names, &identity).await?;
+            verifiers::forget(context, &names).await?;
             let note = format!(
                 "database {} has lost its Database {}/{}: its login is closed and its data kept",
                 names.database, identity.namespace, identity.name
@@ -168,6 +190,16 @@ impl Servers {
         }
         Ok(())
     }
+}
+
+/// Where the admin role is an ordinary one, it can do nothing about databases that another role has made.
+fn ours(observed: &Observed) -> Cow<'_, Observed> {
+    if !observed.hidden {
+        return Cow::Borrowed(observed);
+    }
+    let mut ours = observed.clone();
+    ours.databases.retain(|_, database| database.owner == observed.operator);
+    Cow::Owned(ours)
 }
 
 fn storage_of(database: &Database) -> i64 {
