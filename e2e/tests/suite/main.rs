@@ -8,5 +8,6 @@ mod examples;
 mod fan_out;
 mod isolation;
 mod namespace;
+mod ordinary_role;
 mod pool;
 mod toggles;
