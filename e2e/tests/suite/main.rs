@@ -7,6 +7,7 @@ mod endpoints;
 mod examples;
 mod fan_out;
 mod isolation;
+mod monitoring;
 mod namespace;
 mod ordinary_role;
 mod pool;

@@ -108,7 +108,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Context {
     /// Looks up which cluster this is.
-    pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>) -> anyhow::Result<Self> {
+    pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>, top: usize) -> anyhow::Result<Self> {
         let namespaces: Api<Namespace> = Api::all(platform.client.clone());
         let uid = loop {
             match namespaces.get_metadata("kube-system").await {
@@ -124,7 +124,7 @@ impl Context {
         };
         Ok(Context {
             cluster: Cluster::new(uid),
-            metrics: Metrics::new(&platform),
+            metrics: Metrics::new(&platform, top),
             pools: Pools::default(),
             placements: Placements::default(),
             caches,
@@ -206,7 +206,7 @@ pub mod tests {
         };
         Context {
             cluster: Cluster::new("cluster"),
-            metrics: Metrics::new(&platform),
+            metrics: Metrics::new(&platform, 20),
             pools: Pools::default(),
             placements: Placements::default(),
             waker: Controller::new(&platform, &caches.databases).waker(),

@@ -104,6 +104,7 @@ impl Databases {
         if replaced {
             let note = format!("Secret {} was lost or edited; the login has a new password", binding.name_any());
             context.platform.event(database, EventType::Warning, "PasswordReplaced", note);
+            context.metrics.password_changes.inc();
         } else {
             self.tell(database, &pool, &steps, before, level);
         }

@@ -38,7 +38,10 @@ impl Reconciler for Servers {
     const NAME: &'static str = "database-server";
 
     async fn reconcile(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
-        match self.look(server).await {
+        let outcome = self.look(server).await;
+        let servers = &self.0.caches.servers;
+        self.0.metrics.server(&server.name_any(), outcome.is_ok(), |name| servers.get(name).is_some());
+        match outcome {
             // Whatever is waited for here, it is the server.
             Err(Error::Waiting { .. }) => Ok(cannot_reach(server)),
             outcome => outcome,
@@ -72,6 +75,7 @@ impl Servers {
         let observed = database::observe_all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
+        self.count_quotas();
 
         let mut status = server.status.clone().unwrap_or_default();
         status.version = Some(facts.version_text.clone());
@@ -153,6 +157,22 @@ impl Servers {
         let sizes = pool.sizes(&due).await.map_err(|failure| failure.into_error(&pool.name))?;
         pool.memory.lock().sizes.extend(sizes);
         Ok(())
+    }
+
+    fn count_quotas(&self) {
+        let databases = self.0.caches.databases.all();
+        let over = |database: &&Arc<Database>| {
+            database.status.as_ref().is_some_and(|status| Level::read(&status.conditions) == Level::Exceeded)
+        };
+        // As the status tells, which is as of the last change that was worth telling.
+        let used = databases.iter().filter_map(|database| {
+            let size = database.status.as_ref()?.size_bytes?;
+            let storage = storage_of(database);
+            // Sizes that matter are small enough for a float.
+            #[allow(clippy::cast_precision_loss)]
+            (storage > 0).then(|| (database.namespace().unwrap_or_default(), size as f64 / storage as f64))
+        });
+        self.0.metrics.quotas(databases.iter().filter(over).count(), used);
     }
 
     /// Databases whose object went without this controller's help: their logins are closed and their data kept.

@@ -26,6 +26,7 @@ use crate::files;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::top::Top;
 use crate::verifiers;
 use crate::voice::Voice;
 
@@ -55,6 +56,9 @@ pub struct Options {
     /// The program
     #[arg(long, env = "PGBOUNCER", default_value = "/usr/sbin/pgbouncer")]
     pgbouncer: PathBuf,
+    /// How many customers have metrics of their own: those whose clients wait most, and then those that do most
+    #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
+    top_customers: usize,
     /// Where it serves clients
     #[arg(long, env = "PORT", default_value_t = PORT)]
     port: u16,
@@ -83,6 +87,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         platform: platform.clone(),
         process: Process::new(options.pgbouncer.clone()),
         metrics: Metrics::register(platform),
+        top: Top::register(platform, options.top_customers),
         options,
         fleets,
         secrets,
@@ -124,6 +129,7 @@ struct Agent {
     pools: Cache<ConnectionPool>,
     process: Process,
     metrics: Metrics,
+    top: Top,
     serving: Arc<AtomicBool>,
     known: Known,
     /// The marker of the files that were written last.
@@ -315,6 +321,7 @@ impl Agent {
         let busy = states::apply(&console, &plan.routes, pools, databases, &mut self.draining).await?;
         if self.measured.is_none_or(|measured| measured.elapsed() >= REGULARLY) {
             self.metrics.observe(&console.load().await?, console.transactions().await?);
+            self.top.observe(&plan.routes, &console.usage().await?);
             self.measured = Some(Instant::now());
         }
         self.console = Some(console);

@@ -6,6 +6,7 @@ mod files;
 mod metrics;
 mod states;
 mod supervise;
+mod top;
 mod verifiers;
 mod voice;
 
