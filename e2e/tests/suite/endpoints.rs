@@ -31,14 +31,19 @@ async fn every_process_says_how_it_is() -> Result<()> {
             ensure!(metrics.contains(metric), "{name} has no {metric}");
         }
         ensure!(metrics.lines().filter(|l| !l.starts_with('#')).count() < 500, "{name}: metrics grow with something");
-        ensure!(!metrics.contains("customer-"), "{name}: a metric holds the name of an object");
+        // Of the few customers that matter most, some are told by their namespace; nothing else is told by a name.
+        let named = metrics.lines().filter(|line| line.contains("customer-"));
+        let top = |line: &str| line.contains("{pool_namespace=") || line.contains("{database_namespace=");
+        let (top, others): (Vec<_>, Vec<_>) = named.partition(|line| top(line));
+        ensure!(others.is_empty(), "{name}: metrics hold names of objects: {others:?}");
+        ensure!(top.len() <= 4 * 20, "{name}: {} series about single customers", top.len());
         asked += 1;
     }
     ensure!(asked >= 12, "only {asked} processes were asked");
     Ok(())
 }
 
-async fn get(ip: &str, path: &str) -> Result<String> {
+pub async fn get(ip: &str, path: &str) -> Result<String> {
     let asked = async {
         let mut stream = TcpStream::connect((ip, 8080)).await?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n").as_bytes()).await?;

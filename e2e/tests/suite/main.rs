@@ -8,6 +8,8 @@ mod examples;
 mod fan_out;
 mod isolation;
 mod limits;
+mod monitoring;
 mod namespace;
+mod ordinary_role;
 mod pool;
 mod toggles;

@@ -100,7 +100,8 @@ impl Caches {
 /// What matters to all databases on a server, and what only to those that wait for one.
 fn what_matters(server: &DatabaseServer) -> [String; 2] {
     let spec = &server.spec;
-    let address = (server.uid(), &spec.host, spec.port, &spec.tls);
+    let passwords = server.status.as_ref().and_then(|status| status.passwords);
+    let address = (server.uid(), &spec.host, spec.port, &spec.tls, passwords);
     let room = (server.labels(), ready_reason(server), spec.placement, &spec.max_databases, &spec.capacity);
     [format!("{address:?}"), format!("{room:?}")]
 }
@@ -110,7 +111,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Context {
     /// Looks up which cluster this is.
-    pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>) -> anyhow::Result<Self> {
+    pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>, top: usize) -> anyhow::Result<Self> {
         let namespaces: Api<Namespace> = Api::all(platform.client.clone());
         let uid = loop {
             match namespaces.get_metadata("kube-system").await {
@@ -126,7 +127,7 @@ impl Context {
         };
         Ok(Context {
             cluster: Cluster::new(uid),
-            metrics: Metrics::new(&platform),
+            metrics: Metrics::new(&platform, top),
             pools: Pools::default(),
             placements: Placements::default(),
             caches,
@@ -209,7 +210,7 @@ pub mod tests {
         };
         Context {
             cluster: Cluster::new("cluster"),
-            metrics: Metrics::new(&platform),
+            metrics: Metrics::new(&platform, 20),
             pools: Pools::default(),
             placements: Placements::default(),
             waker: Controller::new(&platform, &caches.databases).waker(),

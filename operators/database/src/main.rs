@@ -7,10 +7,12 @@ mod quota;
 mod scram;
 mod secret;
 mod server;
+mod verifiers;
 
 use std::sync::Arc;
 
 use ahoi_reconcile::{Controller, Platform, Runnable};
+use clap::Args;
 
 use crate::context::{Caches, Context};
 use crate::database::Databases;
@@ -18,10 +20,18 @@ use crate::server::Servers;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    ahoi_reconcile::run("ahoi-database", setup).await
+    ahoi_reconcile::run_with("ahoi-database", setup).await
 }
 
-async fn setup(platform: Platform) -> anyhow::Result<Vec<Runnable>> {
+/// What this process is told at its start.
+#[derive(Args, Clone, Debug)]
+struct Options {
+    /// How many customers have metrics of their own: those whose databases are fullest
+    #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
+    top_customers: usize,
+}
+
+async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runnable>> {
     let caches = Caches::new(&platform);
     let servers = Controller::new(&platform, &caches.servers)
         .watches(&caches.secrets, caches.servers_of_secret())
@@ -29,6 +39,6 @@ async fn setup(platform: Platform) -> anyhow::Result<Vec<Runnable>> {
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
         .watches(&caches.servers, caches.databases_of_server());
-    let context = Arc::new(Context::new(platform, caches, databases.waker()).await?);
+    let context = Arc::new(Context::new(platform, caches, databases.waker(), options.top_customers).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

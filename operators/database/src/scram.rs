@@ -49,6 +49,19 @@ fn random_password() -> anyhow::Result<String> {
     Ok(password)
 }
 
+/// What is written down about a verifier where it cannot be read back: everybody on the server may see it, and it says
+/// nothing about a password that nobody can guess.
+pub fn fingerprint(verifier: &str) -> String {
+    let digest = Sha256::digest(verifier);
+    let digits: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("password {digits}")
+}
+
+/// Whether what was read on a server, a verifier or its fingerprint, stands for this one.
+pub fn stands_for(read: Option<&str>, verifier: &str) -> bool {
+    read.is_some_and(|read| read == verifier || read == fingerprint(verifier))
+}
+
 /// Whether a verifier was made from this password.
 pub fn matches(password: &str, verifier: &str) -> bool {
     recompute(password, verifier).is_some_and(|again| again == verifier)
@@ -103,6 +116,14 @@ mod tests {
         assert!(matches(&credentials.password, &credentials.verifier));
         assert!(!matches("another", &credentials.verifier));
         assert!(!matches(&credentials.password, &credentials.verifier.replacen("4096", "4095", 1)));
+    }
+
+    #[test]
+    fn a_fingerprint_stands_for_one_verifier() {
+        let (one, other) = (Credentials::of("a".into()).verifier, Credentials::of("a".into()).verifier);
+        assert!(stands_for(Some(&fingerprint(&one)), &one) && stands_for(Some(&one), &one));
+        assert!(!stands_for(Some(&fingerprint(&other)), &one) && !stands_for(None, &one));
+        assert!(!one.contains(fingerprint(&one).trim_start_matches("password ")));
     }
 
     /// The example of RFC 7677, brought into PostgreSQL's form.

@@ -32,6 +32,23 @@ pub struct Database {
     pub connections: i64,
 }
 
+/// What the pools of one database do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Clients that wait for a server connection.
+    pub clients_waiting: i64,
+    /// How long the one that has waited longest waits, in microseconds.
+    pub longest_wait: i64,
+    /// Server connections with a client.
+    pub servers_active: i64,
+    /// Server connections in all.
+    pub servers: i64,
+    /// Client connections.
+    pub clients: i64,
+    /// Client connections that are accepted at most; 0 for no bound. pgbouncer refuses more without counting how many.
+    pub max_clients: i64,
+}
+
 /// What all pools together do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -132,6 +149,30 @@ impl Console {
             load.longest_wait = load.longest_wait.max(number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us"));
         }
         Ok(load)
+    }
+
+    /// What the pools of each database do, the console aside.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn usage(&self) -> Result<BTreeMap<String, Usage>> {
+        let mut usages: BTreeMap<String, Usage> = BTreeMap::new();
+        let name = |row: &SimpleQueryRow, column| row.get(column).unwrap_or_default().to_owned();
+        for row in &self.rows("SHOW DATABASES").await? {
+            let usage = usages.entry(name(row, "name")).or_default();
+            usage.servers = number(row, "current_connections");
+            usage.clients = number(row, "current_client_connections");
+            usage.max_clients = number(row, "max_client_connections");
+        }
+        for row in &self.rows("SHOW POOLS").await? {
+            let usage = usages.entry(name(row, "database")).or_default();
+            usage.clients_waiting += number(row, "cl_waiting");
+            usage.servers_active += number(row, "sv_active");
+            let wait = number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us");
+            usage.longest_wait = usage.longest_wait.max(wait);
+        }
+        usages.remove("pgbouncer");
+        Ok(usages)
     }
 
     /// Transactions since pgbouncer started, over all databases.

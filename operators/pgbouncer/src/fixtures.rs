@@ -1,6 +1,6 @@
 //! Objects for the tests.
 
-use ahoi_api::{PoolMode, PoolState, Route};
+use ahoi_api::{Passwords, PoolMode, PoolState, Route};
 
 use crate::pool::Pool;
 
@@ -13,6 +13,8 @@ pub(crate) fn route(database: &str) -> Route {
         database: database.into(),
         auth_database: "postgres".into(),
         auth_login: "ahoi_pooler_1".into(),
+        passwords: Passwords::Lookup,
+        login: None,
         pool_mode: PoolMode::Transaction,
         pool_size: 8,
         max_client_connections: None,
@@ -21,6 +23,20 @@ pub(crate) fn route(database: &str) -> Route {
         state: PoolState::Active,
     }
 }
+
+/// A route to `database` on a server whose passwords cannot be looked up.
+pub(crate) fn file_route(database: &str) -> Route {
+    Route {
+        auth_login: String::new(),
+        passwords: Passwords::File,
+        login: Some(format!("{database}_a")),
+        ..route(database)
+    }
+}
+
+/// A verifier as PostgreSQL and pgbouncer read it.
+pub(crate) const VERIFIER: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+    WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
 /// A Ready pool in a namespace of its own, with a route to `database`.
 pub(crate) fn pool(database: &str, version: i64) -> Pool {

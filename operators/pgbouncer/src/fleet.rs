@@ -60,6 +60,7 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
             .and_then(|number| u32::try_from(number + 1).ok())
             .unwrap_or(0),
         peers: peers.collect(),
+        ..Settings::default()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ahoi_api::{HeldServer, HoldState, MaintenanceStatus, PoolState, Route};
+use ahoi_api::{HeldServer, HoldState, MaintenanceStatus, Passwords, PoolState, Route};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::config::auth_alias;
@@ -35,10 +35,10 @@ pub struct Way {
     pub port: u16,
     /// A database that the login may use.
     pub database: String,
-    /// The pooler's login.
+    /// The pooler's login; where it has none, a customer's.
     pub login: String,
-    /// Its password.
-    pub password: String,
+    /// The pooler's password. Without one the server can only be asked whether it is there.
+    pub password: Option<String>,
 }
 
 impl std::fmt::Debug for Way {
@@ -81,18 +81,26 @@ pub fn servers(
 ) -> BTreeMap<String, Server> {
     let mut servers: BTreeMap<String, Server> = BTreeMap::new();
     for (key, route) in routes {
-        let (Some(password), Ok(port)) = (passwords.get(&route.server), u16::try_from(route.port)) else { continue };
+        let Ok(port) = u16::try_from(route.port) else { continue };
         let alias = auth_alias(route);
-        let server = servers.entry(alias.clone()).or_insert_with(|| Server {
+        // Where verifiers are known beforehand nothing is looked up, and so there is nothing to pause for that.
+        let (login, password, looking_up) = match route.passwords {
+            Passwords::File => (route.login.clone().unwrap_or_default(), None, None),
+            Passwords::Lookup => {
+                let Some(password) = passwords.get(&route.server) else { continue };
+                (route.auth_login.clone(), Some(password.clone()), Some((alias.clone(), false)))
+            }
+        };
+        let server = servers.entry(alias).or_insert_with(|| Server {
             way: Way {
                 server: route.server.clone(),
                 host: route.host.clone(),
                 port,
                 database: route.auth_database.clone(),
-                login: route.auth_login.clone(),
-                password: password.clone(),
+                login,
+                password,
             },
-            databases: [(alias, false)].into(),
+            databases: looking_up.into_iter().collect(),
         });
         server.databases.insert(route.database.clone(), waits(route, leaving.contains(key.as_str())));
     }

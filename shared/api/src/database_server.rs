@@ -115,6 +115,17 @@ pub enum TlsMode {
     Require,
 }
 
+/// How the poolers come by the passwords of the logins on a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Passwords {
+    /// Each pooler looks them up on the server when a client logs in: the admin role may read `pg_authid`.
+    #[default]
+    Lookup,
+    /// Each pooler has them in a file, from Secrets that the controller keeps in the suite's namespace: the admin role is
+    /// an ordinary one with CREATEDB and CREATEROLE. There are SCRAM verifiers in them, no passwords.
+    File,
+}
+
 /// What the controller found on a server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -135,13 +146,19 @@ pub struct DatabaseServerStatus {
     /// suite's own controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<i64>,
-    /// The login by which pgbouncer looks up passwords on this server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooler_login: Option<String>,
     /// The maintenance that was requested last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceStatus>,
-    /// Ready (the server is reachable and prepared), ReadyToRestart of the maintenance that was requested last, and Reconciling or Stalled while they hold.
+    /// The login by which pgbouncer looks up passwords on this server; none where `passwords` is File.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler_login: Option<String>,
+    /// How the poolers come by passwords, which follows from what the admin role may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passwords: Option<Passwords>,
+    /// Ready (the server is reachable and prepared), ReadyToRestart of the maintenance that was requested last, and
+    /// Reconciling or Stalled while they hold.
+    /// MaintenanceDatabasesClosed is False while logins of customers may connect to a database that is not theirs and that
+    /// the admin role does not own; its message says what the owner has to do, once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -30,6 +30,23 @@ pub mod finalizers {
 /// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
 pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
 
+/// How many Secrets the verifiers are spread over; a Secret holds at most 1 MiB, which are some 7,000 verifiers.
+const VERIFIER_SECRETS: u32 = 8;
+
+/// The Secrets with the SCRAM verifiers of logins whose passwords the poolers cannot look up: one key a login. Written by
+/// the database controller, read by the agents, in the suite's own namespace. Their names are fixed, so that a Role can
+/// name them: an agent must not read the admin Secrets beside them.
+pub fn verifier_secrets() -> impl Iterator<Item = String> {
+    (0..VERIFIER_SECRETS).map(|number| format!("ahoi-verifiers-{number}"))
+}
+
+/// The one of [`verifier_secrets`] for the logins of `database`, whose last hexadecimal digit decides.
+#[must_use]
+pub fn verifier_secret(database: &str) -> String {
+    let digit = database.chars().last().and_then(|digit| digit.to_digit(16)).unwrap_or_default();
+    format!("ahoi-verifiers-{}", digit % VERIFIER_SECRETS)
+}
+
 /// The Secret type of the Service Binding specification for PostgreSQL
 /// (<https://servicebinding.io/spec/core/1.1.0/#well-known-secret-entries>).
 pub const BINDING_SECRET_TYPE: &str = "servicebinding.io/postgresql";
@@ -38,4 +55,19 @@ pub const BINDING_SECRET_TYPE: &str = "servicebinding.io/postgresql";
 #[must_use]
 pub fn namespace_of(customer: &str) -> String {
     format!("customer-{customer}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_database_has_one_of_the_secrets_that_the_roles_name() {
+        let secrets: Vec<String> = verifier_secrets().collect();
+        assert_eq!(secrets.len(), 8);
+        for digit in "0123456789abcdef".chars() {
+            assert!(secrets.contains(&verifier_secret(&format!("c_00000000000{digit}"))));
+        }
+        assert_eq!(verifier_secret("c_0123456789af"), "ahoi-verifiers-7");
+    }
 }

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Binding, HeldServer, LocalRef, NamespacedRef, PoolMode};
+use crate::{Binding, HeldServer, LocalRef, NamespacedRef, Passwords, PoolMode};
 
 /// A fleet of pgbouncer processes that serves the connection pools of many customers on many servers at one address.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -274,8 +274,15 @@ pub struct Route {
     pub database: String,
     /// The database on the same server in which passwords are looked up.
     pub auth_database: String,
-    /// The login that looks them up; its password is in the suite's Secret under the server's name.
+    /// The login that looks them up; its password is in the suite's Secret under the server's name. Empty where
+    /// `passwords` is File.
     pub auth_login: String,
+    /// Whether passwords are looked up on the server or known beforehand.
+    #[serde(default)]
+    pub passwords: Passwords,
+    /// Where `passwords` is File: the login whose verifier an agent must have before it loads the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
     /// How server connections are shared.
     pub pool_mode: PoolMode,
     /// Server connections in each process, at most: fewer where the server has not enough for all.

@@ -17,6 +17,7 @@ use super::plan::{self, Refusal};
 use super::step::Step;
 use crate::context::Context;
 use crate::server::ServerPool;
+use crate::verifiers;
 
 /// How long a deletion waits for a server that cannot be used; less than the pause after the first attempt, so that the
 /// second is the last.
@@ -25,12 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Closes, puts aside or drops the database, as its policy says.
 pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
     let Some((server, names)) = place(database) else { return Ok(()) };
+    leave(context, database, server, &names).await?;
+    verifiers::forget(context, &names).await
+}
+
+async fn leave(context: &Context, database: &Database, server: String, names: &Names) -> Result<(), Error> {
     let Some(server) = context.caches.servers.get(&server) else {
         let note = format!("DatabaseServer {server} is gone; database {} was not looked at", names.database);
         left(context, database, None, "ServerGone", note);
         return Ok(());
     };
-    match on_server(context, database, &server, &names).await {
+    match on_server(context, database, &server, names).await {
         Err(Error::Waiting { .. } | Error::Structural { .. }) if age(database) >= PATIENCE => {
             // The next sweep that reaches the server finds a database without an object and closes its login.
             let note = format!(

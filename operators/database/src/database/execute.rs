@@ -106,7 +106,13 @@ async fn alone(server: &ServerPool, version: i32, group: &[Step]) -> Result<(), 
 
 async fn together(server: &ServerPool, version: i32, group: &[Step]) -> Result<(), Failed> {
     let sql = group.iter().map(|step| step.sql(version)).collect::<Vec<_>>().join(";\n");
-    server.run(&sql).await.map_err(|failure| Failed { steps: group.to_vec(), failure })
+    server.run(&sql).await.map_err(|failure| Failed { steps: group.to_vec(), failure })?;
+    for step in group {
+        if let Step::Login { role, .. } = step {
+            server.memory.lock().wrong_passwords.remove(role);
+        }
+    }
+    Ok(())
 }
 
 /// One by one, so that a failure has a name.

@@ -36,6 +36,7 @@ use crate::quota::{self, Level};
 use crate::scram::Credentials;
 use crate::secret;
 use crate::server::{SERVER_UNREACHABLE, ServerPool, unreachable};
+use crate::verifiers;
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -87,6 +88,10 @@ impl Databases {
         let credentials = kept.map_or_else(Credentials::generate, Ok)?;
         let frozen = level == Level::Exceeded;
         let desired = Desired::of(database, &context.cluster, names.clone(), &credentials.verifier, frozen)?;
+        if pool.hides_passwords() {
+            // Before anybody is given the password: the poolers are to know it by then.
+            verifiers::keep(context, &names.login, &credentials.verifier).await?;
+        }
         let binding = secret::desired(database, &server.spec, &names, &credentials);
         let binding = context.caches.bindings.apply(database, binding).await?;
         let steps = execute::converge(&pool, &desired).await?;
@@ -99,6 +104,7 @@ impl Databases {
         if replaced {
             let note = format!("Secret {} was lost or edited; the login has a new password", binding.name_any());
             context.platform.event(database, EventType::Warning, "PasswordReplaced", note);
+            context.metrics.password_changes.inc();
         } else {
             self.tell(database, &pool, &steps, before, level);
         }

@@ -17,6 +17,9 @@ pub struct Observed {
     pub version: i32,
     /// The role the controller is connected as.
     pub operator: String,
+    /// The server does not show verifiers to the controller: in their place are the fingerprints that it wrote down.
+    #[serde(skip)]
+    pub hidden: bool,
     /// By name.
     pub databases: BTreeMap<String, DatabaseState>,
     /// By name.
@@ -75,7 +78,7 @@ pub struct RoleState {
     pub limit: i32,
     /// Whether there is a `VALID UNTIL`.
     pub expires: bool,
-    /// `pg_authid.rolpassword`.
+    /// `pg_authid.rolpassword`, or the fingerprint of what it was last set to.
     pub verifier: Option<String>,
     /// The roles it is a member of.
     pub member_of: BTreeMap<String, Membership>,

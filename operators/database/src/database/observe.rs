@@ -7,6 +7,11 @@ use super::names::Names;
 use super::stamp::{Stamp, State};
 use crate::server::{Failure, ServerPool};
 
+/// What takes the place of pg_authid where it may not be read.
+const ROLES: &str = "(SELECT oid, rolname, rolcanlogin, rolconnlimit, rolsuper, rolcreatedb, rolcreaterole, \
+     rolreplication, rolbypassrls, rolvaliduntil, shobj_description(oid, 'pg_authid') AS rolpassword \
+     FROM pg_roles) AS pg_authid";
+
 /// Parameters: the databases and the roles to look for; NULL for all of ours.
 ///
 /// Names and comments come from functions rather than joins: for lack of statistics on the shared catalogs, joins
@@ -69,8 +74,16 @@ pub async fn all(server: &ServerPool) -> Result<Observed, Error> {
 }
 
 async fn read(server: &ServerPool, names: [Option<&[String]>; 2]) -> Result<Observed, Error> {
-    let json = server.text(QUERY, names).await.map_err(|failure| failure.into_error(&server.name))?;
-    Ok(serde_json::from_str(&json).map_err(anyhow::Error::from)?)
+    let hidden = server.hides_passwords();
+    let query = if hidden { QUERY.replace("pg_authid", ROLES) } else { QUERY.to_owned() };
+    let json = server.text(&query, names).await.map_err(|failure| failure.into_error(&server.name))?;
+    let mut observed: Observed = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
+    observed.hidden = hidden;
+    // What is written down about these is no longer so.
+    for login in &server.memory.lock().wrong_passwords {
+        observed.roles.get_mut(login).into_iter().for_each(|role| role.verifier = None);
+    }
+    Ok(observed)
 }
 
 /// The database that an object of the same name left here when it was deleted, closed or not.

@@ -11,6 +11,7 @@ use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
 use super::stamp::{Stamp, State};
 use super::step::{Step, membership, name_of};
+use crate::scram::stands_for;
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +171,7 @@ impl Plan {
         let state = Observed {
             version: observed.version,
             operator: observed.operator.clone(),
+            hidden: observed.hidden,
             databases: observed.databases.get_key_value(&names.database).into_iter().map(owned).collect(),
             roles: roles.into_iter().filter_map(|role| observed.roles.get_key_value(role)).map(owned).collect(),
         };
@@ -237,12 +239,18 @@ impl Plan {
         }
         self.role(&names.login);
         let login = self.state.roles.get(&names.login).cloned().unwrap_or_default();
-        let right = login.verifier.as_ref() == Some(&desired.verifier);
+        let right = stands_for(login.verifier.as_deref(), &desired.verifier);
         if !login.login || !right || login.expires || login.limit != -1 {
             self.push(Step::Login { role: names.login.clone(), verifier: desired.verifier.clone() });
+            if self.state.hidden {
+                self.push(Step::Note { role: names.login.clone(), verifier: desired.verifier.clone() });
+            }
         }
         let group = if desired.frozen { &names.frozen } else { &names.owner };
-        self.memberships(&names.login, &[(group, true), (TENANTS, false)]);
+        // Where nobody looks passwords up, nobody asks whose they are.
+        let tenants = (!self.state.hidden).then_some((TENANTS, false));
+        let groups: Vec<_> = [(group.as_str(), true)].into_iter().chain(tenants).collect();
+        self.memberships(&names.login, &groups);
     }
 
     /// A role that nobody logs in as and that is in no group of ours.

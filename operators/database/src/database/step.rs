@@ -4,6 +4,7 @@ use postgres_protocol::escape::{escape_identifier as id, escape_literal as liter
 
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
 use super::stamp::{Stamp, State};
+use crate::scram::fingerprint;
 
 /// The first version that knows `GRANT … WITH INHERIT …, SET …`.
 const MEMBERSHIP_OPTIONS: i32 = 160_000;
@@ -41,6 +42,8 @@ pub enum Step {
     Disempower { role: String },
     /// Lets the role log in.
     Login { role: String, verifier: String },
+    /// Writes down which verifier the role has, where it cannot be read back. In one transaction with the login's.
+    Note { role: String, verifier: String },
     /// Keeps the role from logging in.
     NoLogin { role: String },
     /// The end of a role.
@@ -128,7 +131,7 @@ impl Step {
             Step::Terminate { .. } => Topic::Sessions,
             Step::Revoke { .. } | Step::Grant { .. } => Topic::Privileges,
             Step::CreateRole { .. } | Step::Disempower { .. } | Step::DropRole { .. } => Topic::Role,
-            Step::Login { .. } | Step::NoLogin { .. } => Topic::Password,
+            Step::Login { .. } | Step::Note { .. } | Step::NoLogin { .. } => Topic::Password,
             Step::Join { .. } | Step::Leave { .. } => Topic::Membership,
             Step::Set { .. } | Step::Reset { .. } => Topic::Parameters,
             Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => Topic::Contents,
@@ -163,7 +166,8 @@ impl Step {
                 let whose =
                     login.as_ref().map(|login| format!(" AND usename = {}", literal(login))).unwrap_or_default();
                 format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{whose} AND pid <> pg_backend_pid()",
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{whose} AND pid <> pg_backend_pid() \
+                     AND (current_setting('is_superuser')::bool OR pg_has_role(usesysid, 'USAGE'))",
                     literal(database)
                 )
             }
@@ -176,11 +180,20 @@ impl Step {
             }
             Step::CreateRole { role } => format!("CREATE ROLE {} NOLOGIN", id(role)),
             Step::Disempower { role } => {
-                format!("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS", id(role))
+                // Only a superuser may so much as name the others.
+                let role = id(role);
+                let body = format!(
+                    "BEGIN ALTER ROLE {role} NOCREATEDB NOCREATEROLE; IF current_setting('is_superuser')::bool THEN \
+                     ALTER ROLE {role} NOSUPERUSER NOREPLICATION NOBYPASSRLS; END IF; END"
+                );
+                format!("DO {}", literal(&body))
             }
             Step::Login { role, verifier } => {
                 let verifier = literal(verifier);
                 format!("ALTER ROLE {} LOGIN PASSWORD {verifier} VALID UNTIL 'infinity' CONNECTION LIMIT -1", id(role))
+            }
+            Step::Note { role, verifier } => {
+                format!("COMMENT ON ROLE {} IS {}", id(role), literal(&fingerprint(verifier)))
             }
             Step::NoLogin { role } => format!("ALTER ROLE {} NOLOGIN", id(role)),
             Step::DropRole { role } => format!("DROP ROLE IF EXISTS {}", id(role)),
@@ -264,6 +277,7 @@ impl Step {
             }
             // What is inside is not observed; the stamp says whether it has been done.
             Step::Forget { .. }
+            | Step::Note { .. }
             | Step::Terminate { .. }
             | Step::PublicSchema { .. }
             | Step::Extension { .. }

@@ -2,16 +2,18 @@
 
 mod fleets;
 mod maintenance;
+mod passwords;
 mod pool;
 mod pooler;
 mod prepare;
 mod sweep;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, READY_TO_RESTART};
+use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, Passwords, READY_TO_RESTART};
 use ahoi_reconcile::{Error, EventType, ObjectRef, Progress, Reconciler, Verdict, conditions, is_ready};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -25,6 +27,7 @@ use crate::context::{Context, is_usable};
 use crate::database::{self, Desired, Identity, Names, Observed};
 use crate::quota::Level;
 use crate::secret;
+use crate::verifiers;
 
 /// The reason a DatabaseServer is not Ready while it cannot be reached.
 pub const UNREACHABLE: &str = "Unreachable";
@@ -47,7 +50,10 @@ impl Reconciler for Servers {
         let mut progress = if is_underway {
             Progress::new(server.status.clone().unwrap_or_default()).requeue_in(CLOSELY)
         } else {
-            match self.look(server).await {
+            let outcome = self.look(server).await;
+            let servers = &self.0.caches.servers;
+            self.0.metrics.server(&server.name_any(), outcome.is_ok(), |name| servers.get(name).is_some());
+            match outcome {
                 // Whatever is waited for here, it is the server.
                 Err(Error::Waiting { .. }) => cannot_reach(server),
                 outcome => outcome?,
@@ -96,21 +102,35 @@ impl Servers {
         }
         let login = prepare::pooler_login(&server.uid().unwrap_or_default());
         let facts = prepare::examine(&pool, &login).await?;
-        let password = pooler::password(context, &pool.name).await?;
-        let facts = prepare::prepare(&pool, facts, &prepare::Pooler { login: login.clone(), password }).await?;
+        let passwords = facts.passwords();
+        pool.set_hides_passwords(passwords == Passwords::File);
+        let facts = match passwords {
+            Passwords::Lookup => {
+                let password = pooler::password(context, &pool.name).await?;
+                prepare::prepare(&pool, facts, &prepare::Pooler { login: login.clone(), password }).await?
+            }
+            Passwords::File => prepare::prepare_without_pooler(&pool, facts).await?,
+        };
 
         let started = Instant::now();
-        let observed = database::observe_all(&pool).await?;
         let placed = self.placed_on(&pool.name);
+        if pool.hides_passwords() {
+            passwords::find_wrong(context, &pool, &placed).await;
+        }
+        let observed = database::observe_all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
+        self.count_quotas();
 
         let mut status = server.status.clone().unwrap_or_default();
         status.version = Some(facts.version_text.clone());
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
         status.max_connections = Some(facts.connections());
-        status.pooler_login = Some(login);
+        status.passwords = Some(passwords);
+        status.pooler_login = (passwords == Passwords::Lookup).then_some(login);
+        let closed = facts.maintenance_databases().observed_generation(server.metadata.generation);
+        let _ = conditions::set(&mut status.conditions, closed);
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);
         conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::ready(message));
         let interval = Duration::from_secs(60).mul_f64(rand::rng().random_range(0.8..1.2));
@@ -136,7 +156,12 @@ impl Servers {
         self.measure(pool, wanted.iter().map(|(_, wanted)| wanted)).await?;
         {
             let memory = pool.memory.lock();
-            for (database, _) in wanted.iter().filter(|(_, wanted)| sweep::needs_a_look(wanted, observed, &memory)) {
+            let unknown = |wanted: &Wanted| {
+                let mut desired = wanted.desired.iter().filter(|_| observed.hidden);
+                desired.any(|desired| !verifiers::has(&self.0, &desired.names.login, &desired.verifier))
+            };
+            let differs = |wanted: &Wanted| sweep::needs_a_look(wanted, observed, &memory) || unknown(wanted);
+            for (database, _) in wanted.iter().filter(|(_, wanted)| differs(wanted)) {
                 self.0.waker.wake(&ObjectRef::from_obj(&***database));
             }
         }
@@ -180,6 +205,22 @@ impl Servers {
         Ok(())
     }
 
+    fn count_quotas(&self) {
+        let databases = self.0.caches.databases.all();
+        let over = |database: &&Arc<Database>| {
+            database.status.as_ref().is_some_and(|status| Level::read(&status.conditions) == Level::Exceeded)
+        };
+        // As the status tells, which is as of the last change that was worth telling.
+        let used = databases.iter().filter_map(|database| {
+            let size = database.status.as_ref()?.size_bytes?;
+            let storage = storage_of(database);
+            // Sizes that matter are small enough for a float.
+            #[allow(clippy::cast_precision_loss)]
+            (storage > 0).then(|| (database.namespace().unwrap_or_default(), size as f64 / storage as f64))
+        });
+        self.0.metrics.quotas(databases.iter().filter(over).count(), used);
+    }
+
     /// Databases whose object went without this controller's help: their logins are closed and their data kept.
     async fn close_orphans(
         &self,
@@ -191,7 +232,7 @@ impl Servers {
         let uids: HashSet<_> = context.caches.databases.all().iter().filter_map(|database| database.uid()).collect();
         let (found, first_alarm) = {
             let mut memory = pool.memory.lock();
-            let found = sweep::orphans(observed, &context.cluster.id, &uids, &mut memory);
+            let found = sweep::orphans(&ours(observed), &context.cluster.id, &uids, &mut memory);
             let first = found.too_many.is_some() && !std::mem::replace(&mut memory.alarmed, found.too_many.is_some());
             (found, first)
         };
@@ -205,6 +246,7 @@ impl Servers {
             let about = database::owner_of(pool, &names).await?;
             let identity = Identity::stamped(&stamp, about);
             database::close(pool, &names, &identity).await?;
+            verifiers::forget(context, &names).await?;
             let note = format!(
                 "database {} has lost its Database {}/{}: its login is closed and its data kept",
                 names.database, identity.namespace, identity.name
@@ -214,6 +256,16 @@ impl Servers {
         }
         Ok(())
     }
+}
+
+/// Where the admin role is an ordinary one, it can do nothing about databases that another role has made.
+fn ours(observed: &Observed) -> Cow<'_, Observed> {
+    if !observed.hidden {
+        return Cow::Borrowed(observed);
+    }
+    let mut ours = observed.clone();
+    ours.databases.retain(|_, database| database.owner == observed.operator);
+    Cow::Owned(ours)
 }
 
 fn storage_of(database: &Database) -> i64 {

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ahoi_api::{DatabaseServer, SERVER_STARTED, TlsMode};
+use ahoi_api::{DatabaseServer, Passwords, SERVER_STARTED, TlsMode};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -30,12 +31,16 @@ const DIRECT_SESSIONS: &str = r"SELECT count(*) FROM pg_stat_activity WHERE datn
 /// A server that answered so recently is busy rather than gone when no connection is free.
 const RECENTLY: Duration = Duration::from_secs(15);
 
-/// The role that the controller is on a server.
+/// A role that is no superuser has to be a member of the roles it makes, to act in their name.
+const SELF_GRANT: &str = "SELECT set_config('createrole_self_grant', 'set, inherit', false) \
+     WHERE current_setting('server_version_num')::int >= 160000";
+
+/// A role and its password, such as those that the controller is on a server.
 #[derive(Clone, Hash)]
 pub struct AdminLogin {
-    /// From the admin Secret.
+    /// The role.
     pub username: String,
-    /// From the admin Secret.
+    /// Its password.
     pub password: String,
 }
 
@@ -86,6 +91,8 @@ pub struct ServerPool {
     options: PgConnectOptions,
     fingerprint: u64,
     answered: Mutex<Option<Instant>>,
+    /// Whether the admin role may not read verifiers; as last found.
+    hides_passwords: AtomicBool,
 }
 
 /// Why a statement was not done.
@@ -154,7 +161,11 @@ impl ServerPool {
             .options([("search_path", "pg_catalog"), ("statement_timeout", "60s"), ("lock_timeout", "10s")])
             // Slow statements would be logged with their text.
             .disable_statement_logging();
+        let found = server.status.as_ref().and_then(|status| status.passwords);
         let pool = PgPoolOptions::new()
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(sqlx::raw_sql(SELF_GRANT)).await.map(|_| ()) })
+            })
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
             .idle_timeout(Duration::from_secs(60))
@@ -168,6 +179,7 @@ impl ServerPool {
             options,
             fingerprint,
             answered: Mutex::default(),
+            hides_passwords: AtomicBool::new(found == Some(Passwords::File)),
         }
     }
 
@@ -192,6 +204,30 @@ impl ServerPool {
     pub async fn run(&self, sql: &str) -> Result<(), Failure> {
         let outcome = self.pool.execute(sqlx::raw_sql(sql)).await;
         self.judge(outcome.map(|_| ()))
+    }
+
+    /// Whether the admin role may not read verifiers.
+    pub fn hides_passwords(&self) -> bool {
+        self.hides_passwords.load(Ordering::Relaxed)
+    }
+
+    /// What was found about that.
+    pub fn set_hides_passwords(&self, hides: bool) {
+        self.hides_passwords.store(hides, Ordering::Relaxed);
+    }
+
+    /// Whether a login gets in with its password; none where something else is in the way.
+    pub async fn lets_in(&self, database: &str, login: &AdminLogin) -> Option<bool> {
+        let options = self.options.clone().username(&login.username).password(&login.password).database(database);
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await.ok()?;
+        match attempt {
+            Ok(connection) => {
+                let _ = connection.close().await;
+                Some(true)
+            }
+            Err(sqlx::Error::Database(answer)) if answer.code().as_deref() == Some("28P01") => Some(false),
+            Err(_) => None,
+        }
     }
 
     /// A connection of its own to a customer's database.

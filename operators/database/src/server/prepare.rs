@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use ahoi_api::Passwords;
 use ahoi_reconcile::Error;
+use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition};
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 use serde::Deserialize;
 
@@ -11,6 +13,8 @@ use super::pool::{Failure, ServerPool};
 use crate::database::TENANTS;
 use crate::scram;
 
+/// The type of the condition about databases that everybody may connect to.
+const CLOSED: &str = "MaintenanceDatabasesClosed";
 /// The oldest PostgreSQL that is served.
 const OLDEST: i32 = 140_000;
 
@@ -36,6 +40,8 @@ SELECT json_build_object(
   'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'SELECT'),
   'superuser', current_setting('is_superuser')::bool,
   'creates', (SELECT rolcreatedb AND rolcreaterole FROM pg_roles WHERE rolname = current_user),
+  'owned', (SELECT coalesce(json_agg(datname), '[]') FROM pg_database
+    WHERE (datname = ANY($2) OR datname = current_database()) AND pg_has_role(datdba, 'USAGE')),
   'roles', coalesce((
     SELECT json_object_agg(rolname, json_build_object('login', rolcanlogin,
       'powers', rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls))
@@ -71,6 +77,8 @@ pub struct Facts {
     reads_passwords: bool,
     superuser: bool,
     creates: bool,
+    /// Of the databases in `connect`, those that the admin role may close.
+    owned: Vec<String>,
     roles: BTreeMap<String, RoleFacts>,
     table: bool,
     /// Who may use the schema; none if there is none. An empty name is PUBLIC, here and below.
@@ -126,8 +134,44 @@ pub async fn examine(server: &ServerPool, pooler_login: &str) -> Result<Facts, E
     let json = server.text(FACTS, [Some(&roles), Some(&databases)]).await.map_err(lost)?;
     let mut facts: Facts = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
     check(&server.name, &facts)?;
+    if facts.passwords() == Passwords::File {
+        return Ok(facts);
+    }
     facts.pooler_verifier = server.text(VERIFIER, [Some(&roles[1..]), None]).await.map_err(lost)?;
     Ok(facts)
+}
+
+impl Facts {
+    /// How the poolers come by passwords.
+    pub fn passwords(&self) -> Passwords {
+        if self.reads_passwords { Passwords::Lookup } else { Passwords::File }
+    }
+
+    /// Whether everybody may connect to databases that are nobody's in particular.
+    pub fn maintenance_databases(&self) -> DesiredCondition {
+        let is_open = |(_, grantees): &(&String, &Vec<String>)| grantees.iter().any(String::is_empty);
+        let open: Vec<_> = self.connect.iter().filter(is_open).map(|(database, _)| id(database)).collect();
+        if open.is_empty() {
+            let message = "logins of customers may connect to their own databases only";
+            return DesiredCondition::new(CLOSED, ConditionStatus::True, "Closed", message);
+        }
+        let message = format!(
+            "every login may connect to databases that the admin role does not own; have their owner run once: REVOKE \
+             CONNECT ON DATABASE {} FROM PUBLIC",
+            open.join(", ")
+        );
+        DesiredCondition::new(CLOSED, ConditionStatus::False, "OpenToPublic", message)
+    }
+}
+
+/// Makes the server what it has to be where nobody looks passwords up.
+pub async fn prepare_without_pooler(server: &ServerPool, facts: Facts) -> Result<Facts, Error> {
+    let steps = plan_without_pooler(&facts);
+    if steps.is_empty() {
+        return Ok(facts);
+    }
+    server.run(&steps.join(";\n")).await.map_err(|failure| failure.into_error(&server.name))?;
+    examine(server, "").await
 }
 
 /// Makes the server what it has to be.
@@ -161,17 +205,18 @@ fn check(server: &str, facts: &Facts) -> Result<(), Error> {
         return Err(Error::structural(
             "PrivilegeMissing",
             format!(
-                "the admin role on DatabaseServer {server} must be a superuser or, from PostgreSQL 16 on, have CREATEDB, \
-                 CREATEROLE and createrole_self_grant = 'set, inherit'"
+                "the admin role on DatabaseServer {server} must be a superuser or, from PostgreSQL 16 on, have CREATEDB \
+                 and CREATEROLE"
             ),
         ));
     }
-    if !facts.reads_passwords {
+    if facts.passwords() == Passwords::File && !facts.owned.contains(&facts.admin_database) {
         return Err(Error::structural(
-            "CannotReadPasswords",
+            "AdminDatabaseNotOwned",
             format!(
-                "the admin role on DatabaseServer {server} may not read pg_authid, by which the pooler looks up logins and \
-                 changed passwords are found; GRANT SELECT ON pg_authid to it in the admin database, or use a superuser"
+                "the admin role on DatabaseServer {server} does not own the database {}, in which it keeps its list; make a \
+                 database that it owns and name it in spec.adminDatabase",
+                facts.admin_database
             ),
         ));
     }
@@ -239,6 +284,25 @@ fn plan(facts: &Facts, pooler: &Pooler, password_is_right: bool) -> Vec<String> 
     steps
 }
 
+/// The same for a server on which nobody looks passwords up: its list, and what can be closed. Pure.
+fn plan_without_pooler(facts: &Facts) -> Vec<String> {
+    let public = |grantees: &[String]| grantees.iter().any(String::is_empty);
+    let mut steps = Vec::new();
+    if facts.schema.is_none() {
+        steps.push("CREATE SCHEMA ahoi".to_owned());
+    }
+    if facts.schema.as_deref().is_some_and(public) {
+        steps.push("REVOKE ALL ON SCHEMA ahoi FROM PUBLIC".to_owned());
+    }
+    if !facts.table {
+        steps.push(TABLE.to_owned());
+    }
+    for (database, _) in facts.connect.iter().filter(|(database, who)| public(who) && facts.owned.contains(database)) {
+        steps.push(format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", id(database)));
+    }
+    steps
+}
+
 const NO_POWERS: &str = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
 
 /// For the platform team: which database is whose. Comments, which everybody may read, do not say it.
@@ -262,6 +326,7 @@ mod tests {
             reads_passwords: true,
             connections: 497,
             superuser: true,
+            owned: names(&["postgres", "template1"]),
             connect: [
                 ("postgres".to_owned(), names(&["", "postgres"])),
                 ("template1".to_owned(), names(&["", "postgres"])),
@@ -346,10 +411,33 @@ mod tests {
         let reason = |facts: Facts| check("pg-1", &facts).unwrap_err().reason().to_owned();
         assert!(check("pg-1", &fresh()).is_ok());
         assert_eq!(reason(Facts { version: 130_020, ..fresh() }), "VersionTooOld");
-        let ordinary = |creates, version| Facts { superuser: false, creates, version, ..fresh() };
+        let ordinary =
+            |creates, version| Facts { superuser: false, reads_passwords: false, creates, version, ..fresh() };
         assert_eq!(reason(ordinary(false, 170_006)), "PrivilegeMissing");
         assert_eq!(reason(ordinary(true, 150_018)), "PrivilegeMissing");
         assert!(check("pg-1", &ordinary(true, 170_006)).is_ok());
-        assert_eq!(reason(Facts { reads_passwords: false, ..fresh() }), "CannotReadPasswords");
+        let strange = Facts { admin_database: "app".into(), ..ordinary(true, 170_006) };
+        assert_eq!(reason(strange), "AdminDatabaseNotOwned");
+    }
+
+    #[test]
+    fn an_ordinary_role_prepares_what_it_owns_and_says_what_it_cannot_close() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut facts = Facts { superuser: false, reads_passwords: false, owned: names(&["ahoi"]), ..fresh() };
+        facts.admin_database = "ahoi".into();
+        facts.connect.insert("ahoi".into(), names(&["", "ahoi"]));
+        assert_eq!(facts.passwords(), Passwords::File);
+        let steps = plan_without_pooler(&facts);
+        assert_eq!(steps[0], "CREATE SCHEMA ahoi");
+        assert_eq!(steps[2..], ["REVOKE CONNECT ON DATABASE \"ahoi\" FROM PUBLIC"]);
+
+        facts.schema = Some(names(&["ahoi"]));
+        facts.table = true;
+        facts.connect.insert("ahoi".into(), names(&["ahoi"]));
+        assert_eq!(plan_without_pooler(&facts), Vec::<String>::new());
+        let open = facts.maintenance_databases();
+        assert_eq!((open.status, open.reason.as_str()), (ConditionStatus::False, "OpenToPublic"));
+        insta::assert_snapshot!(open.message, @r#"every login may connect to databases that the admin role does not own; have their owner run once: REVOKE CONNECT ON DATABASE "postgres", "template1" FROM PUBLIC"#);
+        assert_eq!(prepared().maintenance_databases().status, ConditionStatus::True);
     }
 }

@@ -25,6 +25,8 @@ pub struct Memory {
     /// Of the databases that no object refers to, closed ones included: [`Stamp::object`]. They take a place, too, and
     /// while the server is away they tell that an object of the same name is to wait for it.
     pub unclaimed: HashSet<String>,
+    /// Logins that do not have the password they should have, and where that cannot be seen but by trying.
+    pub wrong_passwords: HashSet<String>,
     /// Whether too many databases without an object have been told of.
     pub alarmed: bool,
 }
@@ -51,6 +53,14 @@ pub fn to_measure<'a>(wanted: impl Iterator<Item = &'a Wanted>, memory: &Memory)
         slice_of(&wanted.database) == slice || size.is_some_and(|size| quota::is_close(size, wanted.storage))
     };
     wanted.filter(due).map(|wanted| wanted.database.clone()).collect()
+}
+
+/// Those of a list whose turn it is: a tenth, and at least 20. All of them have had theirs after ten rounds.
+pub fn turn<T>(all: &[T], round: u64) -> &[T] {
+    let size = all.len().div_ceil(10).max(20);
+    let turns = all.len().div_ceil(size).max(1);
+    let turn = usize::try_from(round).unwrap_or_default() % turns;
+    all.chunks(size).nth(turn).unwrap_or_default()
 }
 
 fn slice_of(database: &str) -> u64 {
@@ -176,6 +186,18 @@ mod tests {
         }
         assert_eq!((memory.unclaimed.len(), databases(&server(2), "another")), (0, 0));
         assert_eq!(databases(&server(2), &Cluster::new("cluster").id), 2);
+    }
+
+    #[test]
+    fn everybody_has_a_turn_in_ten_rounds() {
+        for count in [0, 1, 20, 21, 199, 200, 201, 2000] {
+            let all: Vec<usize> = (0..count).collect();
+            let mut seen: Vec<usize> = (0..10).flat_map(|round| turn(&all, round).to_vec()).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen, all, "{count}");
+        }
+        assert_eq!(turn(&[1, 2, 3], 7), [1, 2, 3], "a few are tried in every round");
     }
 
     #[test]

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use ahoi_api::{RefusedRoute, Route};
+use ahoi_api::{Passwords, RefusedRoute, Route};
 
-use super::validate;
+use super::{Verifiers, validate};
 use crate::pool::Pool;
 
 /// What an agent knows beside the snapshot.
@@ -23,6 +23,8 @@ pub struct Known {
     pub lost: BTreeMap<String, Route>,
     /// The password of the pooler's login on each server.
     pub passwords: BTreeMap<String, String>,
+    /// The verifiers of logins on servers where nothing can be looked up.
+    pub verifiers: Verifiers,
 }
 
 /// What is to be loaded.
@@ -70,7 +72,7 @@ pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
     for pool in oldest_first(pools) {
         let Some(wanted) = &pool.route else { continue };
         let before = known.loaded.as_ref().and_then(|loaded| loaded.get(&pool.key));
-        let checked = validate(wanted).and_then(|()| reachable(wanted, &known.passwords, &mut logins));
+        let checked = validate(wanted).and_then(|()| reachable(wanted, known, &mut logins));
         let route = match &checked {
             Ok(()) => Some(wanted),
             // What runs is left alone while somebody mends what is new.
@@ -120,12 +122,11 @@ fn oldest_first(pools: &[Pool]) -> Vec<&Pool> {
 }
 
 /// pgbouncer keeps one password for each name of a login, whatever the server.
-fn reachable<'a>(
-    route: &'a Route,
-    passwords: &'a BTreeMap<String, String>,
-    logins: &mut BTreeMap<&'a str, &'a str>,
-) -> Result<(), String> {
-    let Some(password) = passwords.get(&route.server).filter(|password| is_password(password)) else {
+fn reachable<'a>(route: &'a Route, known: &'a Known, logins: &mut BTreeMap<&'a str, &'a str>) -> Result<(), String> {
+    if route.passwords == Passwords::File {
+        return known.verifiers.check(route);
+    }
+    let Some(password) = known.passwords.get(&route.server).filter(|password| is_password(password)) else {
         return Err(format!(
             "there is no password for the DatabaseServer {} in the Secret {}",
             route.server,
@@ -159,7 +160,7 @@ fn lost(plan: &Plan, pools: &[Pool], known: &Known) -> (BTreeSet<String>, usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{pool, route};
+    use crate::fixtures::{VERIFIER, file_route, pool, route};
     use proptest::prelude::*;
 
     fn known() -> Known {
@@ -216,6 +217,28 @@ mod tests {
         let plan = plan(&pools, &forgetful).unwrap();
         assert_eq!(plan.routes.keys().collect::<Vec<_>>(), ["customer-a/main"]);
         assert_eq!(plan.refused.len(), 2);
+    }
+
+    #[test]
+    fn a_known_verifier_takes_the_place_of_the_pooler_s_password() {
+        let mut pool = pool("a", 1);
+        pool.route = Some(file_route("a"));
+        let mut known = Known { passwords: BTreeMap::new(), ..known() };
+        let refused = &plan(std::slice::from_ref(&pool), &known).unwrap().refused;
+        assert_eq!(refused[0].reason, "the verifier of the login a_a is not in the Secret ahoi-verifiers-2 yet");
+        known.verifiers.update([("a_a".to_owned(), VERIFIER.to_owned())], []);
+        let plan = plan(&[pool], &known).unwrap();
+        assert_eq!((plan.routes.len(), plan.refused.len()), (1, 0));
+    }
+
+    /// When the admin role of a server loses its rights, clients are served as before until the verifiers are there.
+    #[test]
+    fn a_route_that_looks_up_stays_until_the_verifier_is_known() {
+        let before = after(&[pool("a", 1)]);
+        let mut now = pool("a", 2);
+        now.route = Some(file_route("a"));
+        let plan = plan(&[now], &before).unwrap();
+        assert_eq!(plan.routes["customer-a/main"], route("a"));
     }
 
     #[test]

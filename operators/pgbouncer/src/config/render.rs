@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use ahoi_api::{PoolMode, Route};
+use ahoi_api::{Passwords, PoolMode, Route};
 use sha2::{Digest, Sha256};
 
+use super::Verifiers;
 use crate::PORT;
 
 /// Name of the main file.
@@ -21,7 +22,7 @@ pub const DATABASES: &str = "databases.ini";
 pub const LOGINS: &str = "logins.ini";
 /// Name of the file with the other processes of the fleet.
 pub const PEERS: &str = "peers.ini";
-/// Name of the file with the logins that look up passwords.
+/// Name of the file with the logins that look up passwords, and those that need no looking up.
 pub const AUTH_FILE: &str = "users.txt";
 
 /// Database names that begin like this are the fleet's own.
@@ -65,6 +66,8 @@ pub struct Settings {
     pub peer_id: u32,
     /// The hosts of all processes, the first being that of peer 1. A cancel request may reach any of them.
     pub peers: Vec<String>,
+    /// The verifiers of logins that are not looked up.
+    pub verifiers: Verifiers,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             parameters: BTreeMap::new(),
             peer_id: 0,
             peers: Vec::new(),
+            verifiers: Verifiers::default(),
         }
     }
 }
@@ -113,12 +117,12 @@ pub fn render<'a>(
 ) -> Files {
     let routes: Vec<&Route> = routes.into_iter().collect();
     let names = routes.iter().map(|route| route.database.clone());
-    let names = names.chain(routes.iter().map(|route| auth_alias(route))).chain(["pgbouncer".to_owned()]);
+    let names = names.chain(looking_up(&routes).map(auth_alias)).chain(["pgbouncer".to_owned()]);
     let names = names.collect();
     let databases = databases(&routes, settings.default_max_client_connections);
     let logins = super::timeouts::render(&routes);
     let peers = peers(&settings.peers);
-    let users = users(&routes, passwords);
+    let users = users(&routes, passwords, &settings.verifiers);
     let body = main(settings);
     let mut digest = Sha256::new();
     for part in [&databases, &logins, &peers, &users, &body] {
@@ -147,8 +151,8 @@ fn databases(routes: &[&Route], max_clients: i32) -> String {
     let mut lines = BTreeSet::new();
     for route in routes {
         lines.insert(entry(route, max_clients));
-        lines.insert(auth_entry(route));
     }
+    lines.extend(looking_up(routes).map(auth_entry));
     let mut text = String::from("[databases]\n");
     for line in lines {
         text.push_str(&line);
@@ -156,15 +160,22 @@ fn databases(routes: &[&Route], max_clients: i32) -> String {
     text
 }
 
+fn looking_up<'a>(routes: &[&'a Route]) -> impl Iterator<Item = &'a Route> {
+    routes.iter().copied().filter(|route| route.passwords == Passwords::Lookup)
+}
+
 fn entry(route: &Route, max_clients: i32) -> String {
+    // Without an auth_user nobody but the logins in the auth_file is known.
+    let auth = match route.passwords {
+        Passwords::Lookup => format!(" auth_dbname={} auth_user={}", auth_alias(route), route.auth_login),
+        Passwords::File => String::new(),
+    };
     format!(
-        "{database} = host={host} port={port} dbname={database} auth_dbname={alias} auth_user={login} \
+        "{database} = host={host} port={port} dbname={database}{auth} \
          pool_mode={mode} pool_size={size} max_db_connections={size} max_db_client_connections={clients}\n",
         database = route.database,
         host = route.host,
         port = route.port,
-        alias = auth_alias(route),
-        login = route.auth_login,
         mode = mode(route.pool_mode),
         size = route.pool_size,
         clients = route.max_client_connections.unwrap_or(max_clients),
@@ -181,10 +192,15 @@ fn auth_entry(route: &Route) -> String {
     )
 }
 
-/// pgbouncer's auth_file: quoted, with `"` doubled.
-fn users(routes: &[&Route], passwords: &BTreeMap<String, String>) -> String {
-    let logins: BTreeMap<&str, &String> =
-        routes.iter().filter_map(|route| Some((route.auth_login.as_str(), passwords.get(&route.server)?))).collect();
+/// pgbouncer's auth_file: quoted, with `"` doubled. A client's login proves itself against a verifier, and pgbouncer logs in
+/// on the server with what it learnt from that.
+fn users(routes: &[&Route], passwords: &BTreeMap<String, String>, verifiers: &Verifiers) -> String {
+    let mut logins: BTreeMap<&str, &String> = looking_up(routes)
+        .filter_map(|route| Some((route.auth_login.as_str(), passwords.get(&route.server)?)))
+        .collect();
+    for route in routes.iter().filter(|route| route.passwords == Passwords::File) {
+        logins.extend(verifiers.of(&route.database).map(|(login, verifier)| (login.as_str(), verifier)));
+    }
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     logins.iter().map(|(login, password)| format!("{} {}\n", quoted(login), quoted(password))).collect()
 }
@@ -241,7 +257,7 @@ fn hex(bytes: &[u8], count: usize) -> String {
 mod tests {
     use super::*;
     use crate::config::validate;
-    use crate::fixtures::route;
+    use crate::fixtures::{VERIFIER, file_route, route};
     use proptest::prelude::*;
 
     fn passwords() -> BTreeMap<String, String> {
@@ -254,17 +270,19 @@ mod tests {
         second.pool_mode = PoolMode::Session;
         second.pool_size = 3;
         second.max_client_connections = Some(400);
-        let settings = Settings {
+        let mut settings = Settings {
             parameters: BTreeMap::from([("query_wait_timeout".to_owned(), "30".to_owned())]),
             peer_id: 2,
             peers: vec!["global-0.global-peers.ahoi-system.svc".into(), "global-1.global-peers.ahoi-system.svc".into()],
             ..Settings::default()
         };
-        let files = render([&route("c_a"), &second], &passwords(), &settings);
+        let third = file_route("c_c");
+        settings.verifiers.update(["c_c_a", "c_d_a"].map(|login| (login.to_owned(), VERIFIER.to_owned())), []);
+        let files = render([&route("c_a"), &second, &third], &passwords(), &settings);
         let text: String = files.files.iter().map(|(name, content)| format!("--- {name}\n{content}")).collect();
         insta::assert_snapshot!(text);
         let names: Vec<&String> = files.databases.iter().collect();
-        assert_eq!(names, ["_auth_pg_eu_1_2fab966f", "c_a", "c_b", "pgbouncer"]);
+        assert_eq!(names, ["_auth_pg_eu_1_2fab966f", "c_a", "c_b", "c_c", "pgbouncer"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! One entry that pgbouncer cannot read stops the reading of the whole file, so an entry is made of nothing but words
 //! that need no quoting, and anything else is refused here.
 
-use ahoi_api::Route;
+use ahoi_api::{Passwords, Route};
 
 use super::render::AUTH_PREFIX;
 
@@ -17,7 +17,12 @@ pub fn validate(route: &Route) -> Result<(), String> {
     check((1..=65535).contains(&route.port), "route.port must be 1 to 65535")?;
     check(is_word(&route.database), "route.database must be 1 to 63 lower-case letters, digits and '_'")?;
     check(is_word(&route.auth_database), "route.authDatabase must be 1 to 63 lower-case letters, digits and '_'")?;
-    check(is_word(&route.auth_login), "route.authLogin must be 1 to 63 lower-case letters, digits and '_'")?;
+    // Nobody looks anything up where the verifiers are known.
+    let looks_up = route.passwords == Passwords::Lookup;
+    check(
+        !looks_up || is_word(&route.auth_login),
+        "route.authLogin must be 1 to 63 lower-case letters, digits and '_'",
+    )?;
     check(route.database != "pgbouncer", "the database name pgbouncer is that of its console")?;
     check(!route.database.starts_with(AUTH_PREFIX), "database names that begin with _auth_ are those of the fleet")?;
     check((1..=1000).contains(&route.pool_size), "route.poolSize must be 1 to 1000")?;

@@ -68,6 +68,30 @@ fn from_nothing_on_14() {
     insta::assert_snapshot!(sql(&open(&desired(), &empty(140_010)).unwrap(), 140_010));
 }
 
+/// An ordinary role sees no verifiers: it writes down what it has set.
+#[test]
+fn where_verifiers_are_hidden_they_are_written_down() {
+    let empty = Observed { hidden: true, ..empty(170_006) };
+    let steps = open(&desired(), &empty).unwrap();
+    let login = Names::from_uid(UID).login;
+    let noted = steps.windows(2).any(|pair| {
+        matches!(&pair[0], Step::Login { role, .. } if *role == login)
+            && matches!(&pair[1], Step::Note { role, .. } if *role == login)
+            && pair[0].place() == pair[1].place()
+    });
+    assert!(noted, "in one transaction: {steps:?}");
+    assert!(!sql(&steps, 170_006).contains(TENANTS), "nobody asks whose a login is");
+
+    // As it is read back.
+    let mut there = after(empty, &steps);
+    let fingerprint = crate::scram::fingerprint(VERIFIER);
+    there.roles.get_mut(&login).unwrap().verifier = Some(fingerprint);
+    assert_eq!(open(&desired(), &there).unwrap(), []);
+    // Found to be wrong.
+    there.roles.get_mut(&login).unwrap().verifier = None;
+    assert_eq!(topics(&open(&desired(), &there).unwrap()), ["login", "login"]);
+}
+
 #[test]
 fn what_is_there_needs_nothing() {
     for version in [140_010, 150_018, 170_006] {

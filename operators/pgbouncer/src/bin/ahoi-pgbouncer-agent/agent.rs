@@ -31,7 +31,9 @@ use crate::holds::Holds;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::top::Top;
 use crate::turns::Turns;
+use crate::verifiers;
 use crate::voice::Voice;
 
 /// So many changes become one reload.
@@ -60,6 +62,9 @@ pub struct Options {
     /// The program
     #[arg(long, env = "PGBOUNCER", default_value = "/usr/sbin/pgbouncer")]
     pgbouncer: PathBuf,
+    /// How many customers have metrics of their own: those whose clients wait most, and then those that do most
+    #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
+    top_customers: usize,
     /// Where it serves clients
     #[arg(long, env = "PORT", default_value_t = PORT)]
     port: u16,
@@ -93,9 +98,11 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         metrics: Metrics::register(platform),
         holds: Holds::start(options.directory.clone(), options.port, servers.clone()),
         servers,
+        top: Top::register(platform, options.top_customers),
         options,
         fleets,
         secrets,
+        verifiers: verifiers::Secrets::watch(platform),
         pools,
         budgets,
         serving,
@@ -130,6 +137,7 @@ struct Agent {
     fleet: NamespacedRef,
     fleets: Cache<PgBouncer>,
     secrets: Cache<Secret>,
+    verifiers: verifiers::Secrets,
     pools: Cache<ConnectionPool>,
     servers: Cache<DatabaseServer>,
     holds: Holds,
@@ -137,6 +145,7 @@ struct Agent {
     process: Process,
     turns: Turns,
     metrics: Metrics,
+    top: Top,
     serving: Arc<AtomicBool>,
     known: Known,
     /// The marker of the files that were written last.
@@ -163,9 +172,11 @@ impl Agent {
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
         let mut held = self.holds.changes();
         let mut servers = self.servers.changes();
+        let mut verifiers = self.verifiers.changes();
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
+            self.verifiers.wait_until_ready().await;
             self.pools.wait_until_ready().await;
             self.servers.wait_until_ready().await;
         };
@@ -183,6 +194,7 @@ impl Agent {
                 Ok(()) = secrets.changed() => self.gather().await,
                 Ok(()) = pools.changed() => self.gather().await,
                 Ok(()) = servers.changed() => self.gather().await,
+                () = verifiers.changed() => self.gather().await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
@@ -191,6 +203,7 @@ impl Agent {
             pools.mark_unchanged();
             held.mark_unchanged();
             servers.mark_unchanged();
+            verifiers.mark_unchanged();
             next = Instant::now() + self.turn().await;
         }
         self.serving.store(false, Ordering::Relaxed);
@@ -264,6 +277,7 @@ impl Agent {
         let passwords = passwords
             .filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
         self.known.passwords.extend(passwords);
+        self.known.verifiers.update(self.verifiers.all(), self.known.loaded.iter().flat_map(BTreeMap::values));
         pools
     }
 
@@ -273,6 +287,7 @@ impl Agent {
         let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
         let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
         settings.port = self.options.port;
+        settings.verifiers = self.known.verifiers.clone();
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, &plan.routes, &self.pools.all());
@@ -354,6 +369,7 @@ impl Agent {
         }
         if self.measured.is_none_or(|measured| measured.elapsed() >= REGULARLY) {
             self.metrics.observe(&console.load().await?, console.transactions().await?);
+            self.top.observe(&plan.routes, &console.usage().await?);
             self.measured = Some(Instant::now());
         }
         self.console = Some(console);

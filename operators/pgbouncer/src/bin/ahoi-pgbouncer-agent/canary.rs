@@ -52,7 +52,8 @@ pub async fn watch(way: Way, tell: impl Fn(Heard)) {
 /// The life of one connection.
 async fn live(way: &Way, tell: &impl Fn(Heard)) -> Result<(), Trouble> {
     let mut config = Config::new();
-    config.host(&way.host).port(way.port).dbname(&way.database).user(&way.login).password(&way.password);
+    config.host(&way.host).port(way.port).dbname(&way.database).user(&way.login);
+    way.password.iter().for_each(|password| _ = config.password(password));
     config.application_name("ahoi-pgbouncer-agent");
     // A machine that vanishes says no goodbye; the kernel notices within five seconds, at no cost to the server.
     config.keepalives(true).keepalives_idle(Duration::from_secs(2));
@@ -105,7 +106,7 @@ mod tests {
             port,
             database: "postgres".into(),
             login: "pooler".into(),
-            password: "x".into(),
+            password: Some("x".into()),
         }
     }
 

@@ -9,7 +9,9 @@ mod holds;
 mod metrics;
 mod states;
 mod supervise;
+mod top;
 mod turns;
+mod verifiers;
 mod voice;
 
 use ahoi_reconcile::run_with;

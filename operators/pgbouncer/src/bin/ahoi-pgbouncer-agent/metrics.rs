@@ -1,4 +1,5 @@
-//! What the agent counts. There are no labels: a fleet has thousands of routes.
+//! What the agent counts. There are no labels: a fleet has thousands of routes. What is said of some of them is in
+//! [`top`](crate::top).
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

@@ -82,6 +82,14 @@ fn pod(fleet: &PgBouncer, image: &str, service_account: &str) -> PodSpec {
     }
 }
 
+/// Adds to what the agents are told.
+pub fn tell_agents(stateful_set: &mut StatefulSet, name: &str, text: &str) {
+    let pod = stateful_set.spec.as_mut().and_then(|spec| spec.template.spec.as_mut());
+    for container in pod.into_iter().flat_map(|pod| &mut pod.containers) {
+        container.env.get_or_insert_default().push(value(name, text));
+    }
+}
+
 /// The agent, with pgbouncer as its child: one container, so that one cannot be there without the other.
 fn container(fleet: &PgBouncer, image: &str) -> Container {
     Container {

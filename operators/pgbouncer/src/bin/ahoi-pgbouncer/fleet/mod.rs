@@ -30,6 +30,9 @@ pub struct Options {
     /// The ServiceAccount of the agents, in the namespace of each fleet
     #[arg(long, env = "AGENT_SERVICE_ACCOUNT", default_value = "ahoi-pgbouncer-agent")]
     agent_service_account: String,
+    /// How many customers have metrics of their own in each pooler; 20 where this says nothing
+    #[arg(long, env = "TOP_CUSTOMERS")]
+    top_customers: Option<usize>,
 }
 
 struct FleetController {
@@ -67,9 +70,11 @@ impl Reconciler for FleetController {
 
     async fn reconcile(&self, fleet: &PgBouncer) -> Result<Progress<PgBouncerStatus>, Error> {
         let image = self.validate(fleet)?;
-        self.stateful_sets
-            .apply(fleet, desired::stateful_set(fleet, image, &self.options.agent_service_account))
-            .await?;
+        let mut stateful_set = desired::stateful_set(fleet, image, &self.options.agent_service_account);
+        if let Some(top) = self.options.top_customers {
+            desired::tell_agents(&mut stateful_set, "TOP_CUSTOMERS", &top.to_string());
+        }
+        self.stateful_sets.apply(fleet, stateful_set).await?;
         self.services.apply(fleet, desired::service(fleet)).await?;
         self.services.apply(fleet, desired::peers(fleet)).await?;
         self.budgets.apply(fleet, desired::budget(fleet)).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Route};
+use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Passwords, Route};
 use ahoi_pgbouncer::{PORT, fleet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -23,6 +23,8 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         database: resolved.database.clone(),
         auth_database: resolved.server.spec.admin_database.clone(),
         auth_login: resolved.auth_login.clone(),
+        passwords: resolved.passwords(),
+        login: (resolved.passwords() == Passwords::File).then(|| resolved.credentials.username.clone()),
         pool_mode: pool.spec.pool_mode.unwrap_or(fleet.pool_mode),
         pool_size: pool.spec.pool_size.unwrap_or(fleet.default_pool_size),
         max_client_connections: pool.spec.max_client_connections,
@@ -108,7 +110,8 @@ mod tests {
     use super::*;
     use crate::pool::resolve::Credentials;
     use ahoi_api::{
-        ConnectionPoolSpec, DatabaseServer, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PoolMode, PoolState,
+        ConnectionPoolSpec, DatabaseServer, DatabaseServerStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec,
+        PoolMode, PoolState,
     };
 
     fn pool() -> ConnectionPool {
@@ -147,6 +150,16 @@ mod tests {
     #[test]
     fn the_route() {
         insta::assert_yaml_snapshot!(route(&pool(), &resolved()));
+    }
+
+    #[test]
+    fn on_a_server_where_nothing_is_looked_up_the_route_names_its_login() {
+        let mut resolved = resolved();
+        let mut server = DatabaseServer::clone(&resolved.server);
+        server.status = Some(DatabaseServerStatus { passwords: Some(Passwords::File), ..Default::default() });
+        resolved.server = Arc::new(server);
+        let route = route(&pool(), &resolved);
+        assert_eq!((route.passwords, route.login.as_deref()), (Passwords::File, Some("c_ab12_a")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer, TlsMode};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, Passwords, PgBouncer, TlsMode};
 use ahoi_reconcile::{Error, is_ready, not_ready_message};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -16,9 +16,20 @@ pub struct Resolved {
     pub server: Arc<DatabaseServer>,
     /// The database's name on the server.
     pub database: String,
-    /// The login that looks up passwords on the server.
+    /// The login that looks up passwords on the server; empty where nothing is looked up.
     pub auth_login: String,
     pub credentials: Credentials,
+}
+
+impl Resolved {
+    /// How the fleet comes by passwords.
+    pub fn passwords(&self) -> Passwords {
+        passwords(&self.server)
+    }
+}
+
+fn passwords(server: &DatabaseServer) -> Passwords {
+    server.status.as_ref().and_then(|status| status.passwords).unwrap_or_default()
 }
 
 /// What an application logs in with.
@@ -63,6 +74,7 @@ impl PoolController {
         })?;
         check_tls(&server, &fleet)?;
         let auth_login = server.status.as_ref().and_then(|status| status.pooler_login.clone());
+        let auth_login = auth_login.or_else(|| (passwords(&server) == Passwords::File).then(String::new));
         let auth_login = auth_login.ok_or_else(|| {
             Error::waiting(
                 "DatabaseServerNotPrepared",

@@ -1,0 +1,208 @@
+//! Customers on a server whose admin role has CREATEDB and CREATEROLE and nothing more, as a managed PostgreSQL gives it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ahoi_api::{DatabaseServer, Passwords};
+use ahoi_e2e::{Cluster, SUITE};
+use ahoi_reconcile::is_ready;
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PostParams;
+use serde_json::json;
+
+/// The server, its label, its admin role and its admin database.
+const NAME: &str = "ordinary";
+const CUSTOMERS: [&str; 2] = ["ordinary-a", "ordinary-b"];
+
+#[tokio::test]
+async fn customers_live_on_a_server_without_a_superuser() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    remove(&cluster).await?;
+    make_server(&cluster).await?;
+    for name in CUSTOMERS {
+        let features =
+            json!({"database": {"enabled": true, "serverSelector": {"for": NAME}, "extensions": ["pgcrypto"]}});
+        cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
+    }
+    for name in CUSTOMERS {
+        cluster.ready(name).await?;
+    }
+    poolers_know_verifiers_alone(&cluster).await?;
+    nobody_reaches_another(&cluster).await?;
+    drift_is_repaired(&cluster).await?;
+    lost_connections_come_back(&cluster).await?;
+
+    let database = cluster.direct(CUSTOMERS[0]).await?.get("database").to_owned();
+    for name in CUSTOMERS {
+        cluster.delete_customer(name).await?;
+    }
+    let admin = cluster.admin("postgres").await?;
+    let left = "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + \
+        (SELECT count(*) FROM pg_roles WHERE starts_with(rolname, $1))";
+    let left: i64 = admin.query_one(left, &[&database]).await?.get(0);
+    ensure!(left == 0, "Delete left {left} databases and roles");
+    ensure!(verifiers(&cluster, &database).await?.is_empty(), "Delete left verifiers");
+    remove(&cluster).await
+}
+
+async fn make_server(cluster: &Cluster) -> Result<()> {
+    let password = format!("e2e-{:016x}", std::process::id());
+    let admin = cluster.admin("postgres").await?;
+    admin.batch_execute(&format!("CREATE ROLE {NAME} LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")).await?;
+    admin.batch_execute(&format!("CREATE DATABASE {NAME} OWNER {NAME}")).await?;
+    let powers = "SELECT rolsuper OR rolreplication OR rolbypassrls OR pg_has_role(oid, 'pg_read_all_data', 'MEMBER') \
+        OR has_table_privilege(oid, 'pg_catalog.pg_authid', 'SELECT') FROM pg_roles WHERE rolname = $1";
+    ensure!(!admin.query_one(powers, &[&NAME]).await?.get::<_, bool>(0), "the role can more than it should");
+
+    let secret = json!({"metadata": {"name": NAME}, "stringData": {"username": NAME, "password": password}});
+    cluster.of::<Secret>(SUITE).create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+    let servers = cluster.all::<DatabaseServer>();
+    let demo = servers.get("demo").await?;
+    let server = json!({
+        "metadata": {"name": NAME, "labels": {"for": NAME}},
+        "spec": {"host": demo.spec.host, "adminSecretRef": {"namespace": SUITE, "name": NAME}, "adminDatabase": NAME,
+            "placement": "Selected"},
+    });
+    servers.create(&PostParams::default(), &serde_json::from_value(server)?).await?;
+    let file = |s: Option<&DatabaseServer>| {
+        s.is_some_and(|s| is_ready(s) && s.status.as_ref().is_some_and(|s| s.passwords == Some(Passwords::File)))
+    };
+    let server =
+        cluster.until(&servers, NAME, "Ready, with the passwords in files", 60, file).await?.context("gone")?;
+    let status = server.status.context("no status")?;
+    ensure!(status.pooler_login.is_none(), "{status:?}");
+    let closed = status.conditions.iter().find(|condition| condition.type_ == "MaintenanceDatabasesClosed");
+    // The demo's own server object has closed them.
+    ensure!(closed.is_some_and(|closed| closed.status == "True"), "{closed:?}");
+    let lookup = cluster.admin(NAME).await?;
+    let found: bool = lookup.query_one("SELECT to_regproc('ahoi.pooler_lookup') IS NULL", &[]).await?.get(0);
+    ensure!(found, "a function that could look nothing up");
+    Ok(())
+}
+
+/// What the agents are told about the logins of a database.
+async fn verifiers(cluster: &Cluster, database: &str) -> Result<BTreeMap<String, String>> {
+    let secret = cluster.of::<Secret>(SUITE).get_opt(&ahoi_api::verifier_secret(database)).await?;
+    let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+    let ours = data.into_iter().filter(|(login, _)| login.starts_with(&format!("{database}_")));
+    ours.map(|(login, verifier)| Ok((login, String::from_utf8(verifier.0)?))).collect()
+}
+
+async fn poolers_know_verifiers_alone(cluster: &Cluster) -> Result<()> {
+    let login = cluster.pooled(CUSTOMERS[0]).await?;
+    let known = verifiers(cluster, login.get("database")).await?;
+    let verifier = known.get(login.get("username")).context("the agents are not told the login")?;
+    ensure!(verifier.starts_with("SCRAM-SHA-256$") && !verifier.contains(login.get("password")));
+
+    let session = login.connect().await.context("through the fleet")?;
+    session.batch_execute("CREATE TABLE kept AS SELECT n FROM generate_series(1, 100) n").await?;
+    let digest: String = session.query_one("SELECT encode(digest('a', 'sha256'), 'hex')", &[]).await?.get(0);
+    ensure!(digest.starts_with("ca978112"), "the extension does not work");
+    let mut wrong = login.clone();
+    wrong.entries.insert("password".into(), "wrong".into());
+    ensure!(wrong.connect().await.is_err(), "a wrong password is accepted");
+    for stranger in [NAME, "postgres", &format!("{}_owner", login.get("database"))] {
+        let mut other = login.clone();
+        other.entries.insert("username".into(), stranger.into());
+        ensure!(other.connect().await.is_err(), "{stranger} gets in through the fleet");
+    }
+    Ok(())
+}
+
+async fn nobody_reaches_another(cluster: &Cluster) -> Result<()> {
+    let (victim, attacker) = (cluster.direct(CUSTOMERS[0]).await?, cluster.direct(CUSTOMERS[1]).await?);
+    let (database, own_login) = (victim.get("database"), attacker.get("username"));
+    for target in [database, NAME, "postgres", "template1"] {
+        ensure!(attacker.clone().to_database(target).connect().await.is_err(), "{own_login} gets into {target}");
+        let pooled = cluster.pooled(CUSTOMERS[1]).await?.to_database(target);
+        let through = match pooled.connect().await {
+            Ok(session) => session.simple_query("SELECT 1").await.is_ok(),
+            Err(_) => false,
+        };
+        ensure!(!through, "{own_login} gets into {target} through the fleet");
+    }
+    let session = attacker.connect().await?;
+    for statement in [
+        format!("SET ROLE {database}_owner"),
+        format!("SET ROLE {NAME}"),
+        format!("GRANT {database}_owner TO {own_login}"),
+        format!("ALTER ROLE {} PASSWORD 'x'", victim.get("username")),
+        format!("DROP DATABASE {database}"),
+        format!("ALTER ROLE {own_login} CREATEDB"),
+        format!("ALTER DATABASE {} CONNECTION LIMIT -1", attacker.get("database")),
+        "CREATE ROLE mine".to_owned(),
+        "CREATE DATABASE mine".to_owned(),
+    ] {
+        if session.batch_execute(&statement).await.is_ok() {
+            bail!("allowed: {statement}");
+        }
+    }
+    Ok(())
+}
+
+/// A password that was changed by hand cannot be seen here: it is found by trying.
+async fn drift_is_repaired(cluster: &Cluster) -> Result<()> {
+    let login = cluster.direct(CUSTOMERS[0]).await?;
+    let (database, role) = (login.get("database").to_owned(), login.get("username").to_owned());
+    let admin = cluster.admin("postgres").await?;
+    for statement in [
+        format!("ALTER ROLE {role} PASSWORD 'by hand'"),
+        format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
+        format!("ALTER DATABASE {database} CONNECTION LIMIT -1"),
+        format!("REVOKE {database}_owner FROM {role} GRANTED BY {NAME}"),
+        format!("ALTER ROLE {role} CREATEDB"),
+    ] {
+        admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
+    }
+    ensure!(login.connect().await.is_err(), "the password was not altered: the test proves nothing");
+    let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
+         AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
+         FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";
+    let owner = format!("{database}_owner");
+    let until = async {
+        loop {
+            let row = admin.query_one(repaired, &[&database, &owner, &role]).await?;
+            if row.get::<_, bool>(0) && login.connect().await.is_ok() {
+                return anyhow::Ok(());
+            }
+            // PostgreSQL has no watch; the time-out around this bounds it.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(200), until).await.context("not repaired within two sweeps")??;
+    cluster.pooled_again(CUSTOMERS[0], 60).await.context("through the fleet after the repair")?;
+    Ok(())
+}
+
+/// As a failover does it: every connection ends, the controller's and the poolers', and what answers is at the same address.
+async fn lost_connections_come_back(cluster: &Cluster) -> Result<()> {
+    let login = cluster.direct(CUSTOMERS[0]).await?;
+    let session = cluster.pooled(CUSTOMERS[0]).await?.connect().await?;
+    session.simple_query("SELECT 1").await?;
+    let admin = cluster.admin("postgres").await?;
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename IN ($1, $2)";
+    let ended: i64 = admin.query_one(end, &[&NAME, &login.get("username")]).await?.get(0);
+    ensure!(ended > 0, "there was no connection to end: the test proves nothing");
+    let again = cluster.pooled_again(CUSTOMERS[0], 30).await?;
+    let rows: i64 = again.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
+    ensure!(rows == 100, "{rows} of 100 rows");
+    cluster.change(CUSTOMERS[0], json!({"features": {"database": {"connectionLimit": 7}}})).await?;
+    let limit = "SELECT datconnlimit FROM pg_database WHERE datname = $1";
+    let limit: i32 = admin.query_one(limit, &[&login.get("database")]).await?.get(0);
+    ensure!(limit == 7, "the change did not reach the server");
+    Ok(())
+}
+
+/// What this test, or a run of it before, has made.
+async fn remove(cluster: &Cluster) -> Result<()> {
+    for name in CUSTOMERS {
+        cluster.delete_customer(name).await?;
+    }
+    cluster.delete(&cluster.all::<DatabaseServer>(), NAME, 60).await?;
+    cluster.delete(&cluster.of::<Secret>(SUITE), NAME, 60).await?;
+    let admin = cluster.admin("postgres").await?;
+    admin.batch_execute(&format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
+    admin.batch_execute(&format!("DROP ROLE IF EXISTS {NAME}")).await?;
+    Ok(())
+}
