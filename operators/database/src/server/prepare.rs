@@ -156,8 +156,8 @@ impl Facts {
             return DesiredCondition::new(CLOSED, ConditionStatus::True, "Closed", message);
         }
         let message = format!(
-            "every login may connect to databases that the admin role does not own; have their owner run once: REVOKE \
-             CONNECT ON DATABASE {} FROM PUBLIC",
+            "every login may connect to databases that the admin role does not own; have their owner GRANT CONNECT on them to \
+             the platform's own roles that need it, and then REVOKE CONNECT ON DATABASE {} FROM PUBLIC",
             open.join(", ")
         );
         DesiredCondition::new(CLOSED, ConditionStatus::False, "OpenToPublic", message)
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!(plan_without_pooler(&facts), Vec::<String>::new());
         let open = facts.maintenance_databases();
         assert_eq!((open.status, open.reason.as_str()), (ConditionStatus::False, "OpenToPublic"));
-        insta::assert_snapshot!(open.message, @r#"every login may connect to databases that the admin role does not own; have their owner run once: REVOKE CONNECT ON DATABASE "postgres", "template1" FROM PUBLIC"#);
+        insta::assert_snapshot!(open.message, @r#"every login may connect to databases that the admin role does not own; have their owner GRANT CONNECT on them to the platform's own roles that need it, and then REVOKE CONNECT ON DATABASE "postgres", "template1" FROM PUBLIC"#);
         assert_eq!(prepared().maintenance_databases().status, ConditionStatus::True);
     }
 }
