@@ -344,9 +344,14 @@ struct Failures {
     told: Vec<(Duration, String)>,
 }
 
-/// How pgbouncer, and PostgreSQL through it, say that the connection ended which had just been given the query.
-const CUT_OFF: [&str; 3] =
-    ["server conn crashed?", "server closed the connection unexpectedly", "terminating connection"];
+/// How pgbouncer, and PostgreSQL through it, say that the connection ended which had just been given the query; the last is
+/// said to a client whose password was being looked up.
+const CUT_OFF: [&str; 4] = [
+    "server conn crashed?",
+    "server closed the connection unexpectedly",
+    "terminating connection",
+    "bouncer config error",
+];
 
 impl Failures {
     fn since(since: Instant) -> Failures {
