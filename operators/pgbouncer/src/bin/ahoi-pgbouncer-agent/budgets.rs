@@ -33,17 +33,60 @@ impl Budgets {
                 self.known.insert(server.name_any(), connections);
             }
         }
-        let mut leading: BTreeMap<&str, i64> = BTreeMap::new();
-        for route in pools.iter().filter_map(|pool| pool.status.as_ref()?.route.as_ref()) {
-            *leading.entry(&route.server).or_default() += 1;
-        }
-        let percent = i64::from(fleet.spec.connection_budget.overcommit_percent);
-        let processes = fleet::processes(fleet);
-        let budgets = self.known.iter().map(|(server, connections)| {
-            let connections = connections * percent / 100;
-            let routes = leading.get(server.as_str()).copied().unwrap_or_default();
-            (server.clone(), Budget { connections, routes, processes })
-        });
-        share(routes, &budgets.collect())
+        share(routes, &budgets(&self.known, fleet, pools))
+    }
+}
+
+/// What there is to share out on each server.
+fn budgets(
+    known: &BTreeMap<String, i64>,
+    fleet: &PgBouncer,
+    pools: &[Arc<ConnectionPool>],
+) -> BTreeMap<String, Budget> {
+    let mut leading: BTreeMap<&str, i64> = BTreeMap::new();
+    for route in pools.iter().filter_map(|pool| pool.status.as_ref()?.route.as_ref()) {
+        *leading.entry(&route.server).or_default() += 1;
+    }
+    let percent = i64::from(fleet.spec.connection_budget.overcommit_percent);
+    let processes = fleet::processes(fleet);
+    let budgets = known.iter().map(|(server, connections)| {
+        let connections = connections.saturating_mul(percent) / 100;
+        let routes = leading.get(server.as_str()).copied().unwrap_or_default();
+        (server.clone(), Budget { connections, routes, processes })
+    });
+    budgets.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ahoi_api::{
+        ConnectionBudget, ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, NamespacedRef, PgBouncerSpec,
+    };
+
+    fn pool(fleet: &str, server: Option<&str>) -> Arc<ConnectionPool> {
+        let spec: ConnectionPoolSpec = serde_json::from_value(serde_json::json!({
+            "databaseRef": LocalRef { name: "a".into() },
+            "pgBouncerRef": NamespacedRef { namespace: "ahoi-system".into(), name: fleet.into() },
+        }))
+        .unwrap();
+        let mut pool = ConnectionPool::new("a", spec);
+        let route = server.map(|server| Route { server: server.into(), ..Route::default() });
+        pool.status = Some(ConnectionPoolStatus { route, ..ConnectionPoolStatus::default() });
+        Arc::new(pool)
+    }
+
+    #[test]
+    fn the_routes_of_all_fleets_count() {
+        let known = BTreeMap::from([("pg-1".to_owned(), 90), ("pg-2".to_owned(), 50)]);
+        let spec = PgBouncerSpec {
+            replicas: 3,
+            connection_budget: ConnectionBudget { overcommit_percent: 150 },
+            ..PgBouncerSpec::default()
+        };
+        let pools = [pool("global", Some("pg-1")), pool("other", Some("pg-1")), pool("global", None)];
+        let budgets = budgets(&known, &PgBouncer::new("global", spec), &pools);
+        assert_eq!(budgets["pg-1"], Budget { connections: 135, routes: 2, processes: 3 });
+        assert_eq!(budgets["pg-2"], Budget { connections: 75, routes: 0, processes: 3 });
     }
 }
