@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseServer};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer};
 use ahoi_reconcile::conditions::{READY, find};
 use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, is_ready, watcher};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -41,6 +41,8 @@ pub struct Caches {
     pub servers: Cache<DatabaseServer>,
     /// Every Database.
     pub databases: Cache<Database>,
+    /// Every ConnectionPool: they say when a former login is used no more.
+    pub pools: Cache<ConnectionPool>,
     /// The binding Secrets of Databases.
     pub bindings: Owned<Secret>,
     /// The Secrets in the suite's own namespace.
@@ -56,6 +58,7 @@ impl Caches {
         Caches {
             servers: platform.cache(Api::all(client()), everything()),
             databases: platform.cache(Api::all(client()), everything()),
+            pools: platform.cache(Api::all(client()), everything()),
             bindings: Owned::new(platform, &platform.cache(Api::all(client()), bindings)),
             secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
         }
@@ -200,6 +203,7 @@ pub mod tests {
         let caches = Caches {
             servers: cache(servers),
             databases: cache(databases),
+            pools: cache([]),
             bindings: Owned::new(&platform, &cache([])),
             secrets: cache(secrets),
         };
@@ -301,6 +305,7 @@ pub mod tests {
         let caches = Caches {
             servers: cache([]),
             databases: cache([ready(database("settled")), database("waiting")]),
+            pools: cache([]),
             bindings: Owned::new(&platform, &cache([])),
             secrets: cache([]),
         };

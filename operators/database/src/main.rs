@@ -10,7 +10,9 @@ mod server;
 
 use std::sync::Arc;
 
-use ahoi_reconcile::{Controller, Platform, Runnable};
+use ahoi_api::{ConnectionPool, Database};
+use ahoi_reconcile::{Controller, ObjectRef, Platform, Runnable};
+use kube::ResourceExt;
 
 use crate::context::{Caches, Context};
 use crate::database::Databases;
@@ -21,12 +23,19 @@ async fn main() -> anyhow::Result<()> {
     ahoi_reconcile::run("ahoi-database", setup).await
 }
 
+/// The Database whose former login a pool has let go of; everything else about a pool is no news to it.
+fn database_of(pool: &ConnectionPool) -> Option<ObjectRef<Database>> {
+    pool.status.as_ref()?.unused_login.as_ref()?;
+    Some(ObjectRef::new(&pool.spec.database_ref.name).within(&pool.namespace()?))
+}
+
 async fn setup(platform: Platform) -> anyhow::Result<Vec<Runnable>> {
     let caches = Caches::new(&platform);
     let servers = Controller::new(&platform, &caches.servers).watches(&caches.secrets, caches.servers_of_secret());
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
-        .watches(&caches.servers, caches.databases_of_server());
+        .watches(&caches.servers, caches.databases_of_server())
+        .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool));
     let context = Arc::new(Context::new(platform, caches, databases.waker()).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

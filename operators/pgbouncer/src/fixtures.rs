@@ -17,6 +17,7 @@ pub(crate) fn route(database: &str) -> Route {
         pool_size: 8,
         max_client_connections: None,
         state: PoolState::Active,
+        retiring: None,
     }
 }
 
@@ -30,5 +31,6 @@ pub(crate) fn pool(database: &str, version: i64) -> Pool {
         leaving: false,
         ready: true,
         route: Some(route(database)),
+        unused: None,
     }
 }

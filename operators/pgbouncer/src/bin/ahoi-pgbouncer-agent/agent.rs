@@ -11,9 +11,9 @@ use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, Pro
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::pool::Pool;
-use ahoi_pgbouncer::report::refuse;
+use ahoi_pgbouncer::report::{refuse, retire};
 use ahoi_pgbouncer::{PORT, fleet};
-use ahoi_reconcile::{Cache, Platform, Runnable, watcher};
+use ahoi_reconcile::{Cache, EventType, Platform, Runnable, watcher};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
@@ -34,6 +34,8 @@ const DEBOUNCE: Duration = Duration::from_millis(150);
 const REGULARLY: Duration = Duration::from_secs(15);
 /// While clients of a route on its way out still have transactions.
 const SOON: Duration = Duration::from_millis(250);
+/// While a former login is on its way out.
+const RETIRING: Duration = Duration::from_secs(3);
 /// Losses within this time are counted together.
 const LATELY: Duration = Duration::from_secs(600);
 /// A pgbouncer that has not answered for so long is started anew.
@@ -186,7 +188,12 @@ impl Agent {
         let next = match self.converge(&pools).await {
             Ok(()) => {
                 self.failures = 0;
-                if self.status.draining.is_empty() { REGULARLY } else { SOON }
+                let retiring = pools.iter().any(|pool| pool.retiring().is_some());
+                match self.status.draining.is_empty() {
+                    true if retiring => RETIRING,
+                    true => REGULARLY,
+                    false => SOON,
+                }
             }
             Err(error) => {
                 self.metrics.failures.inc();
@@ -243,13 +250,10 @@ impl Agent {
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let files = render(plan.routes.values(), &self.known.passwords, &settings);
-        if self.written.as_ref() != Some(&files.marker) {
-            files::write(&self.options.directory, &files)?;
-            self.written = Some(files.marker.clone());
-        }
+        let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
-        self.load(&files).await?;
+        self.load(&files, edited).await?;
         let busy = self.set_states(&plan, pools).await?;
         self.serving.store(true, Ordering::Relaxed);
         self.metrics.routes.set(count(plan.routes.len()));
@@ -262,8 +266,27 @@ impl Agent {
             ..ProcessStatus::default()
         };
         refuse(&mut self.status, &plan.refused, pools);
+        if pools.iter().any(|pool| pool.retiring().is_some()) {
+            let console = self.console().await?;
+            retire(&mut self.status, &console.users().await?, pools);
+            self.console = Some(console);
+        }
         self.known.loaded = Some(plan.routes);
         Ok(())
+    }
+
+    /// Writes what differs. The answer is whether somebody else had changed it: pgbouncer may have read that.
+    fn write(&mut self, files: &Files, fleet: &PgBouncer) -> Result<bool> {
+        let ours = self.written.as_ref() == Some(&files.marker);
+        let replaced = files::write(&self.options.directory, files)?;
+        self.written = Some(files.marker.clone());
+        if !ours || replaced.is_empty() {
+            return Ok(false);
+        }
+        let note = format!("put back what had been changed in {} of {}", replaced.join(", "), self.platform.instance());
+        warn!("{note}");
+        self.platform.event(fleet, EventType::Warning, "Repaired", note);
+        Ok(true)
     }
 
     fn remember_lost(&mut self, plan: &Plan) {
@@ -279,11 +302,11 @@ impl Agent {
     }
 
     /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
-    async fn load(&mut self, files: &Files) -> Result<()> {
+    async fn load(&mut self, files: &Files, edited: bool) -> Result<()> {
         let console = self.console().await?;
         let mut marker = console.marker().await?;
         self.answered = Instant::now();
-        if marker != files.marker {
+        if edited || marker != files.marker {
             self.metrics.reloads.inc();
             console.reload().await?;
             marker = console.marker().await?;

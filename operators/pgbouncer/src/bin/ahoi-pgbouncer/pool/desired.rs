@@ -27,6 +27,8 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         pool_size: pool.spec.pool_size.unwrap_or(fleet.default_pool_size),
         max_client_connections: pool.spec.max_client_connections,
         state: pool.spec.state,
+        // Known only once the Secret is what it is to be.
+        retiring: None,
     }
 }
 
@@ -72,6 +74,17 @@ pub fn secret(pool: &ConnectionPool, resolved: &Resolved) -> Secret {
         ),
         ..Secret::default()
     }
+}
+
+/// Whether applications would log in by both in the same way.
+pub fn same_login(one: &Secret, other: &Secret) -> bool {
+    let login = |secret: &Secret| ["username", "password"].map(|key| text(secret, key));
+    login(one) == login(other)
+}
+
+/// The value of a key, if it is text.
+pub fn text(secret: &Secret, key: &str) -> Option<String> {
+    String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
 }
 
 /// Whether both lead to the same fleet.
@@ -136,6 +149,7 @@ mod tests {
             server: Arc::new(DatabaseServer::new("pg-1", server)),
             database: "c_ab12".into(),
             auth_login: "ahoi_pooler_1".into(),
+            former: None,
             credentials: Credentials { username: "c_ab12_a".into(), password: "p@ss/w:rd".into() },
         }
     }

@@ -46,6 +46,7 @@ fn database() -> Database {
         connection_limit: None,
         parameters: [].into(),
         extensions: Vec::new(),
+        credentials: None,
         deletion_policy: ahoi_api::DeletionPolicy::Retain,
     };
     let mut database = named(Database::new("a", spec), Some(NAMESPACE), "a");
