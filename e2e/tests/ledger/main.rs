@@ -6,8 +6,10 @@ mod controllers;
 mod crash;
 mod customers;
 mod fleet;
+mod hands;
 mod pgbench;
 mod quota;
+mod rotation;
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::ledger::{Ledger, Report};
