@@ -35,8 +35,8 @@ pub use self::placement::Placements;
 use self::placement::{Candidate, Need};
 pub use self::plan::differs;
 use self::rotate::Rotation;
-use self::rotation::Due;
 pub use self::rotation::logins;
+use self::rotation::{Due, Kept};
 pub use self::stamp::{Cluster, Stamp, State};
 use self::step::{Step, Topic};
 use crate::context::{Context, is_usable};
@@ -95,24 +95,22 @@ impl Databases {
         let credentials = kept.map_or_else(Credentials::generate, Ok)?;
         let frozen = level == Level::Exceeded;
         let rotation = Rotation { context, database, server: &server, pool: &pool, frozen };
-        let wait = rotation.former(&mut status, &names, &mut other).await?;
+        let mut wait = rotation.former(&mut status, &names, &mut other).await?;
 
         // The Secret first: should the process die now, somebody knows the password that the role gets later. One that is
         // lost is not replaced by another for the same login: its clients go on while they change over.
-        let (binding, mut steps) = if lost {
-            (rotation.rotate(&mut status, names.clone()).await?, Vec::new())
-        } else {
-            rotation.settle(&names, other, &credentials).await?
+        let (mut binding, mut steps) = match &present {
+            Some(present) if lost => (present.clone(), Vec::new()),
+            _ if lost => (Arc::default(), Vec::new()),
+            _ => rotation.settle(&names, other, &credentials).await?,
         };
         // That a login which nobody uses is closed is no repair.
         steps.retain(|step| !matches!(step, Step::NoLogin { role } if *role == names.other));
-        let (binding, due) = match rotation::due(database, Timestamp::now())? {
-            Due::Now if !lost && other == OtherLogin::Closed => {
-                (rotation.rotate(&mut status, names.clone()).await?, None)
-            }
-            Due::In(time) => (binding, Some(time)),
-            _ => (binding, None),
-        };
+        let due = rotation::due(database, Timestamp::now())?;
+        if lost || due == Due::Now && other == OtherLogin::Closed {
+            binding = rotation.rotate(&mut status, names.clone()).await?;
+            wait = Some(Kept::Young.explain(&names.login));
+        }
 
         let size = match measured.or(status.size_bytes) {
             Some(size) => size,

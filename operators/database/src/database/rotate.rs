@@ -13,7 +13,7 @@ use tracing::info;
 use super::desired::{Desired, OtherLogin};
 use super::execute;
 use super::names::Names;
-use super::rotation::{self, Kept};
+use super::rotation::{self, Due, Kept};
 use super::step::Step;
 use crate::context::Context;
 use crate::scram::Credentials;
@@ -138,10 +138,11 @@ impl Rotation<'_> {
 
 /// When to look again although nothing happens: at a former login, or when the next change is due before anybody else
 /// looks.
-pub fn look_again(status: &DatabaseStatus, due: Option<Duration>, now: Timestamp) -> Option<Duration> {
+pub fn look_again(status: &DatabaseStatus, due: Due, now: Timestamp) -> Option<Duration> {
     const HOUR: Duration = Duration::from_secs(3600);
     let credentials = status.credentials.as_ref();
     let former = credentials.filter(|credentials| credentials.previous_login.is_some());
     let former = former.map(|credentials| rotation::look_again(credentials, now));
-    former.into_iter().chain(due.filter(|due| *due < HOUR)).min()
+    let due = if let Due::In(due) = due { Some(due).filter(|due| *due < HOUR) } else { None };
+    former.into_iter().chain(due).min()
 }
