@@ -265,6 +265,21 @@ pub mod tests {
         assert_eq!(found, (unreachable("pg-1").reason().to_owned(), unreachable("pg-1").to_string()));
     }
 
+    /// The administrator's password is changed: the next look uses it, without a restart, and the server is woken for it.
+    #[tokio::test]
+    async fn another_admin_secret_is_another_pool() {
+        let admin = |password| secret("admin", &[("username", "postgres"), ("password", password)]);
+        let context = context(&ApiServer::new(), vec![ready(server("pg-1"))], vec![], vec![admin("old")]);
+        let (_, old) = context.usable("pg-1").unwrap();
+        assert!(Arc::ptr_eq(&old, &context.usable("pg-1").unwrap().1), "one pool for one login");
+        changed(&context.caches.secrets, admin("new"));
+        let (_, new) = context.usable("pg-1").unwrap();
+        assert!(!Arc::ptr_eq(&old, &new));
+        let woken = context.caches.servers_of_secret()(&admin("new"));
+        assert_eq!(woken.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["pg-1"]);
+        assert!(context.caches.servers_of_secret()(&secret("other", &[])).is_empty());
+    }
+
     #[test]
     fn counts_matter_to_nobody() {
         let before = ready(server("pg-1"));

@@ -128,17 +128,19 @@ pub fn proof(key: &str, version: i64, processes: &[ProcessStatus], serving: &[Se
     if proved == serving.len() { Proof::Proved } else { Proof::Pending { proved, of: serving.len(), error } }
 }
 
-/// Whether no serving process uses a retiring login, by what they say of this `version` of the pool. What has been
-/// concluded once (`known`) holds until a process has clients of it again.
+/// Whether no process uses a retiring login, by what they say of this `version` of the pool; a process that drains has said
+/// it last. What has been concluded once (`known`) holds until a process has clients of it again.
 #[must_use]
 pub fn unused(login: &str, known: bool, version: i64, processes: &[ProcessStatus], serving: &[Serving]) -> bool {
-    let is_unused = |process: &ProcessStatus| {
-        (known || process.proved_version >= version) && !process.retiring.iter().any(|retiring| retiring == login)
-    };
-    serving.iter().all(|pod| {
+    if processes.iter().any(|process| process.retiring.iter().any(|retiring| retiring == login)) {
+        return false;
+    }
+    let has_looked = |pod: &Serving| {
         let mut said = processes.iter().filter(|process| process.pod == pod.pod && process.uid == pod.uid);
-        said.next().map_or(known, is_unused)
-    })
+        said.next().is_some_and(|process| process.proved_version >= version)
+    };
+    // Where nobody serves, everybody is about to come back.
+    known || (!serving.is_empty() && serving.iter().all(has_looked))
 }
 
 #[cfg(test)]
@@ -181,10 +183,12 @@ mod tests {
         assert!(!unused(false, &[process("g-0", 7), process("g-1", 6)]), "it has not looked yet");
         assert!(!unused(false, &[process("g-0", 7)]), "one has said nothing");
         assert!(unused(true, &[process("g-0", 6), process("g-1", 6)]), "concluded before");
+        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7)], &[]), "nobody serves just now");
         let mut busy = process("g-1", 9);
         busy.retiring = vec!["c_a".into(), "c_b".into()];
         assert!(!unused(false, &[process("g-0", 7), busy.clone()]));
-        assert!(!unused(true, &[process("g-0", 7), busy]), "somebody is back");
+        assert!(!unused(true, &[process("g-0", 7), busy.clone()]), "somebody is back");
+        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7), busy], &serving(&["g-0"])), "it drains");
     }
 
     #[test]
