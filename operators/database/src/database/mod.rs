@@ -139,8 +139,8 @@ impl Databases {
         Ok(Progress { status, requeue: again })
     }
 
-    /// What somebody has changed in a Secret whose password is still right. Our own write is in no status yet when the
-    /// process dies, and then it is said once too often.
+    /// Says what somebody has changed in a Secret whose password is still right. A Secret that is to change anyway is no
+    /// such news.
     fn tell_of_edits(&self, database: &Database, before: Option<&Secret>, now: &Secret) {
         let known = database.status.as_ref().and_then(version_of);
         let (Some(before), Some(known)) = (before, known) else { return };
