@@ -2,7 +2,8 @@
 //! Afterwards PostgreSQL itself is asked whether it knows the same.
 //!
 //! A client behaves as one connection of an application's pool: it lives for some seconds, is looked at before it is used,
-//! and is replaced between two transactions. Whatever fails beyond that is counted.
+//! and is replaced between two transactions; it reads the Secret anew when it connects, as from a mounted file. Whatever
+//! fails beyond that is counted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -48,6 +49,8 @@ pub struct Ledger {
     stop: watch::Sender<bool>,
     clients: JoinSet<Client>,
     latencies: Latencies,
+    /// What keeps the Secrets that clients have mounted up to date.
+    _mounts: JoinSet<()>,
     opened: Instant,
 }
 
@@ -60,13 +63,14 @@ impl Ledger {
         }
         let (stop, stopped) = watch::channel(false);
         let (mut clients, mut confirmed) = (JoinSet::new(), Vec::new());
-        let opened = Instant::now();
         let latencies = Latencies::default();
+        let (opened, mut mounts) = (Instant::now(), JoinSet::new());
         for customer in customers {
             cluster.ready(customer).await?;
             let direct = cluster.direct(customer).await?.connect().await?;
             direct.batch_execute(TABLES).await?;
-            let pooled = cluster.pooled(customer).await?;
+            let (mount, mounted) = watch::channel(cluster.pooled(customer).await?);
+            mounts.spawn(cluster.clone().mount(format!("{customer}-pool"), ahoi_api::namespace_of(customer), mount));
             for account in 0..i64::try_from(connections)? {
                 direct.execute("INSERT INTO balance VALUES ($1, 0)", &[&account]).await?;
                 let (told, heard) = watch::channel(0);
@@ -75,7 +79,7 @@ impl Ledger {
                 let share = f64::from(u32::try_from(account)?) / f64::from(u32::try_from(connections)?);
                 let client = Client {
                     customer: (*customer).to_owned(),
-                    way: pooled.clone(),
+                    way: mounted.clone(),
                     driver,
                     lifetime: LIFETIME.0 + LIFETIME.1.mul_f64(share),
                     connected: false,
@@ -96,7 +100,7 @@ impl Ledger {
             }
         }
         let customers = customers.iter().map(|name| (*name).to_owned()).collect();
-        let ledger = Ledger { customers, confirmed, stop, clients, latencies, opened };
+        let ledger = Ledger { customers, confirmed, stop, clients, latencies, _mounts: mounts, opened };
         ledger.progress(PATIENCE).await?;
         Ok(ledger)
     }
@@ -237,7 +241,7 @@ impl Session {
 /// One connection's place in an application's pool, and what it remembers.
 struct Client {
     customer: String,
-    way: Login,
+    way: watch::Receiver<Login>,
     driver: Driver,
     lifetime: Duration,
     connected: bool,
@@ -279,7 +283,8 @@ impl Client {
     /// The life of one connection.
     async fn live(&mut self, stop: &watch::Receiver<bool>) -> Result<()> {
         (self.connected, self.in_flight) = (false, false);
-        let mut session = patiently("connecting", Session::open(self.driver, &self.way)).await?;
+        let way = self.way.borrow().clone();
+        let mut session = patiently("connecting", Session::open(self.driver, &way)).await?;
         self.connected = true;
         let born = Instant::now();
         while born.elapsed() < self.lifetime && !*stop.borrow() {

@@ -1,11 +1,15 @@
 //! PostgreSQL and pgbouncer, reached over the network as applications reach them.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::Api;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
 use crate::cluster::{Cluster, SUITE};
@@ -56,6 +60,19 @@ impl Cluster {
         };
         let waited = tokio::time::timeout(Duration::from_secs(seconds), again).await;
         waited.with_context(|| format!("no way through the fleet for {customer} within {seconds} s"))?
+    }
+
+    /// Keeps a Login as its Secret is, for as long as somebody reads it: what the kubelet does with a mounted Secret.
+    pub(crate) async fn mount(self, name: String, namespace: String, login: watch::Sender<Login>) {
+        let secrets: Api<Secret> = self.of(&namespace);
+        let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut changes = pin!(watcher(secrets, named).default_backoff().applied_objects());
+        while let Some(change) = changes.next().await {
+            // While the API server is away, what was read last stays.
+            if let Some(entries) = change.ok().and_then(|secret| entries(secret).ok()) {
+                login.send_modify(|login| login.entries = entries);
+            }
+        }
     }
 
     /// The administrator of the demo's PostgreSQL, in `database`.

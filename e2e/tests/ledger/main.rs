@@ -8,11 +8,13 @@ mod crash;
 mod customers;
 mod fleet;
 mod flood;
+mod hands;
 mod maintenance;
 mod outage;
 mod pgbench;
 mod pod;
 mod quota;
+mod rotation;
 mod settings;
 
 use ahoi_e2e::Cluster;

@@ -37,13 +37,18 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     cluster.ready(NAME).await?;
     // Open before and after: the refusal must reach sessions that are there already.
     let session = cluster.pooled(NAME).await?.connect().await?;
+    let direct = cluster.direct(NAME).await?.connect().await?;
     session.batch_execute("CREATE TABLE filling (n int, text text)").await?;
     session.batch_execute(FILL).await?;
     let filled = Instant::now();
     level(cluster, &["QuotaExceeded"]).await?;
+    // One that was open directly is ended, since it could go on as the owner; it connects again as any pool does.
+    ensure!(direct.batch_execute("SELECT 1").await.is_err(), "a direct session went on as the owner");
+    let direct = cluster.direct(NAME).await?.connect().await?;
     println!("quota: exceeded {:.1?} after it was", filled.elapsed());
 
     let refusal = refused(&session).await?;
+    ensure!(refused(&direct).await? == refusal, "another refusal on a direct session");
     println!("quota: a write is refused: {refusal}");
     let rows: i64 = session.query_one("SELECT count(*) FROM filling", &[]).await.context("a read")?.get(0);
     ensure!(rows == 6000, "{rows} of 6000 rows");
@@ -55,6 +60,11 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     level(cluster, &["WithinQuota", "QuotaWarning"]).await?;
     println!("quota: lifted {:.1?} after there was room", emptied.elapsed());
     session.batch_execute("INSERT INTO filling VALUES (1, 'again')").await.context("a write after it was lifted")?;
+    let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal) + \
+         (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'ahoi%') + \
+         (SELECT count(*) FROM pg_class WHERE relacl::text LIKE '%_frozen%')";
+    let left: i64 = cluster.direct(NAME).await?.connect().await?.query_one(left, &[]).await?.get(0);
+    ensure!(left == 0, "{left} things of the quota are left in the customer's database");
     ledger.progress(Duration::from_secs(30)).await
 }
 
@@ -73,6 +83,7 @@ async fn refused(session: &Client) -> Result<String> {
         bail!("a write is accepted although the storage is exceeded");
     };
     let refusal = error.as_db_error().context("the session was ended instead of the write being refused")?;
-    ensure!(*refusal.code() == SqlState::INSUFFICIENT_PRIVILEGE, "not refused, but failed: {refusal}");
+    ensure!(*refusal.code() == SqlState::DISK_FULL, "not refused for its storage, but failed: {refusal}");
+    ensure!(refusal.message().contains("storage quota"), "it says nothing of storage: {refusal}");
     Ok(format!("{}: {}", refusal.code().code(), refusal.message()))
 }

@@ -47,6 +47,10 @@ fn refused() -> Vec<(Value, String)> {
         (features(json!({"database": {"connectionLimit": 0}})), "spec.features.database.connectionLimit".to_owned()),
         (features(json!({"database": {"connectionLimit": 1.5}})), "spec.features.database.connectionLimit".to_owned()),
         (
+            features(json!({"database": {"credentials": {"rotationInterval": "30m"}}})),
+            "rotationInterval must be at least 1h".to_owned(),
+        ),
+        (
             features(json!({"database": {"extensions": ["plpython3u; DROP"]}})),
             "spec.features.database.extensions".to_owned(),
         ),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ahoi_api::{
-    ConnectionPoolFeature, ConnectionPoolSpec, Customer, CustomerNamespaceSpec, DatabaseFeature, DatabaseSpec,
-    Features, JobTemplate, LocalRef, NamespacedRef, Plan, PlanLimits, PoolState, RunPolicy, SchedulerFeature,
-    SchedulerSpec, Size,
+    ConnectionPoolFeature, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec, DatabaseFeature,
+    DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, PlanLimits, PoolState, RunPolicy,
+    SchedulerFeature, SchedulerSpec, Size,
 };
 use ahoi_reconcile::Error;
 use k8s_openapi::api::core::v1::EnvVar;
@@ -85,9 +85,20 @@ fn database(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) ->
             own.and_then(|f| f.parameters.clone()).unwrap_or_default(),
         ),
         extensions: field(own, planned, |f| f.extensions.clone()).unwrap_or_default(),
+        credentials: credentials(own, planned),
         // What a toggle or a lost parent removes must not destroy data: only offboarding writes the customer's policy.
         deletion_policy: ahoi_api::DeletionPolicy::Retain,
     })
+}
+
+/// None where nobody says anything about them.
+fn credentials(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) -> Option<Credentials> {
+    let said = |get: fn(&Credentials) -> Option<String>| field(own, planned, |f| f.credentials.as_ref().and_then(get));
+    let credentials = Credentials {
+        rotation_interval: said(|c| c.rotation_interval.clone()),
+        rotation_trigger: said(|c| c.rotation_trigger.clone()),
+    };
+    (credentials != Credentials::default()).then_some(credentials)
 }
 
 fn connection_pool(

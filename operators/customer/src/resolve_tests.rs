@@ -33,6 +33,17 @@ fn the_talks_manifest_on_a_plan_with_an_image() {
 }
 
 #[test]
+fn each_word_about_credentials_overrides_the_plans() {
+    let plan = plan(json!({"features": {"database": {"enabled": true, "credentials": {"rotationInterval": "720h"}}}}));
+    let credentials = |own| resolved(json!({"features": {"database": own}}), Some(&plan)).database.unwrap().credentials;
+    let said = |own| credentials(own).map(|c| (c.rotation_interval.unwrap_or_default(), c.rotation_trigger));
+    assert_eq!(said(json!({})), Some(("720h".to_owned(), None)));
+    let own = json!({"credentials": {"rotationTrigger": "ticket 7"}});
+    assert_eq!(said(own), Some(("720h".to_owned(), Some("ticket 7".to_owned()))));
+    assert_eq!(said(json!({"credentials": {"rotationInterval": "24h"}})), Some(("24h".to_owned(), None)));
+}
+
+#[test]
 fn nothing_is_on_unless_somebody_says_so() {
     let wanted = resolved(json!({}), None);
     assert!(wanted.database.is_none() && wanted.connection_pool.is_none() && wanted.scheduler.is_none());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseServer, PgBouncer};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer};
 use ahoi_reconcile::conditions::{READY, find};
 use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, is_ready, watcher};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -43,6 +43,8 @@ pub struct Caches {
     pub databases: Cache<Database>,
     /// Every PgBouncer, for what its agents say of servers.
     pub fleets: Cache<PgBouncer>,
+    /// Every ConnectionPool: they say when a former login is used no more.
+    pub pools: Cache<ConnectionPool>,
     /// The binding Secrets of Databases.
     pub bindings: Owned<Secret>,
     /// The Secrets in the suite's own namespace.
@@ -59,6 +61,7 @@ impl Caches {
             servers: platform.cache(Api::all(client()), everything()),
             databases: platform.cache(Api::all(client()), everything()),
             fleets: platform.cache(Api::all(client()), everything()),
+            pools: platform.cache(Api::all(client()), everything()),
             bindings: Owned::new(platform, &platform.cache(Api::all(client()), bindings)),
             secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
         }
@@ -205,6 +208,7 @@ pub mod tests {
             servers: cache(servers),
             databases: cache(databases),
             fleets: cache([]),
+            pools: cache([]),
             bindings: Owned::new(&platform, &cache([])),
             secrets: cache(secrets),
         };
@@ -266,6 +270,21 @@ pub mod tests {
         assert_eq!(found, (unreachable("pg-1").reason().to_owned(), unreachable("pg-1").to_string()));
     }
 
+    /// The administrator's password is changed: the next look uses it, without a restart, and the server is woken for it.
+    #[tokio::test]
+    async fn another_admin_secret_is_another_pool() {
+        let admin = |password| secret("admin", &[("username", "postgres"), ("password", password)]);
+        let context = context(&ApiServer::new(), vec![ready(server("pg-1"))], vec![], vec![admin("old")]);
+        let (_, old) = context.usable("pg-1").unwrap();
+        assert!(Arc::ptr_eq(&old, &context.usable("pg-1").unwrap().1), "one pool for one login");
+        changed(&context.caches.secrets, admin("new"));
+        let (_, new) = context.usable("pg-1").unwrap();
+        assert!(!Arc::ptr_eq(&old, &new));
+        let woken = context.caches.servers_of_secret()(&admin("new"));
+        assert_eq!(woken.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["pg-1"]);
+        assert!(context.caches.servers_of_secret()(&secret("other", &[])).is_empty());
+    }
+
     #[test]
     fn counts_matter_to_nobody() {
         let before = ready(server("pg-1"));
@@ -307,6 +326,7 @@ pub mod tests {
             servers: cache([]),
             databases: cache([ready(database("settled")), database("waiting")]),
             fleets: cache([]),
+            pools: cache([]),
             bindings: Owned::new(&platform, &cache([])),
             secrets: cache([]),
         };

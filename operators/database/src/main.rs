@@ -11,8 +11,10 @@ mod verifiers;
 
 use std::sync::Arc;
 
-use ahoi_reconcile::{Controller, Platform, Runnable};
+use ahoi_api::{ConnectionPool, Database};
+use ahoi_reconcile::{Controller, ObjectRef, Platform, Runnable};
 use clap::Args;
+use kube::ResourceExt;
 
 use crate::context::{Caches, Context};
 use crate::database::Databases;
@@ -31,6 +33,12 @@ struct Options {
     top_customers: usize,
 }
 
+/// The Database whose former login a pool has let go of; everything else about a pool is no news to it.
+fn database_of(pool: &ConnectionPool) -> Option<ObjectRef<Database>> {
+    pool.status.as_ref()?.unused_login.as_ref()?;
+    Some(ObjectRef::new(&pool.spec.database_ref.name).within(&pool.namespace()?))
+}
+
 async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runnable>> {
     let caches = Caches::new(&platform);
     let servers = Controller::new(&platform, &caches.servers)
@@ -38,7 +46,8 @@ async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runna
         .watches(&caches.fleets, server::servers_of_fleet(&caches.fleets));
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
-        .watches(&caches.servers, caches.databases_of_server());
+        .watches(&caches.servers, caches.databases_of_server())
+        .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool));
     let context = Arc::new(Context::new(platform, caches, databases.waker(), options.top_customers).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

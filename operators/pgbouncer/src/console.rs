@@ -3,7 +3,7 @@
 //! pgbouncer lets in whoever runs as the user it runs as, so there is no password. The console understands the simple
 //! query protocol alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -247,6 +247,18 @@ impl Console {
             Some(Connected { id: row.get("id")?.parse().ok()?, idle: !linked && !waiting })
         });
         Ok(clients.collect())
+    }
+
+    /// Whom clients and server connections are logged in as.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn users(&self) -> Result<BTreeSet<String>> {
+        let mut users = BTreeSet::new();
+        for question in ["SHOW CLIENTS", "SHOW SERVERS"] {
+            users.extend(self.rows(question).await?.iter().filter_map(|row| row.get("user").map(ToOwned::to_owned)));
+        }
+        Ok(users)
     }
 
     /// Ends one client's connection.

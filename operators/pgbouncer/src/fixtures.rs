@@ -21,6 +21,7 @@ pub(crate) fn route(database: &str) -> Route {
         query_timeout_seconds: None,
         idle_transaction_timeout_seconds: None,
         state: PoolState::Active,
+        retiring: None,
     }
 }
 
@@ -48,5 +49,6 @@ pub(crate) fn pool(database: &str, version: i64) -> Pool {
         leaving: false,
         ready: true,
         route: Some(route(database)),
+        unused: None,
     }
 }

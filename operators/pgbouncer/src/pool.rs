@@ -20,6 +20,8 @@ pub struct Pool {
     pub ready: bool,
     /// Where it leads, once the controller has resolved that.
     pub route: Option<Route>,
+    /// Its controller has concluded that nobody uses this login any more.
+    pub unused: Option<String>,
 }
 
 impl Pool {
@@ -38,13 +40,21 @@ impl Pool {
                 status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
             }),
             route: status.filter(|_| here).and_then(|status| status.route.clone()),
+            unused: status.and_then(|status| status.unused_login.clone()),
         }
     }
 
     /// Its controller waits for the agents to prove this version.
     #[must_use]
     pub fn awaited(&self) -> bool {
-        self.here && (self.leaving || (self.route.is_some() && !self.ready))
+        self.here
+            && (self.leaving || (self.route.is_some() && !self.ready) || self.retiring() != self.unused.as_deref())
+    }
+
+    /// The former login whose clients are looked for.
+    #[must_use]
+    pub fn retiring(&self) -> Option<&str> {
+        self.route.as_ref()?.retiring.as_deref()
     }
 }
 
@@ -118,6 +128,21 @@ pub fn proof(key: &str, version: i64, processes: &[ProcessStatus], serving: &[Se
     if proved == serving.len() { Proof::Proved } else { Proof::Pending { proved, of: serving.len(), error } }
 }
 
+/// Whether no process uses a retiring login, by what they say of this `version` of the pool; a process that drains has said
+/// it last. What has been concluded once (`known`) holds until a process has clients of it again.
+#[must_use]
+pub fn unused(login: &str, known: bool, version: i64, processes: &[ProcessStatus], serving: &[Serving]) -> bool {
+    if processes.iter().any(|process| process.retiring.iter().any(|retiring| retiring == login)) {
+        return false;
+    }
+    let has_looked = |pod: &Serving| {
+        let mut said = processes.iter().filter(|process| process.pod == pod.pod && process.uid == pod.uid);
+        said.next().is_some_and(|process| process.proved_version >= version)
+    };
+    // Where nobody serves, everybody is about to come back.
+    known || (!serving.is_empty() && serving.iter().all(has_looked))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +173,22 @@ mod tests {
         former.uid = "before".into();
         let pending = Proof::Pending { proved: 0, of: 1, error: None };
         assert_eq!(proof("a/b", 7, &[former], &serving(&["g-0"])), pending);
+    }
+
+    #[test]
+    fn a_login_is_unused_when_every_process_says_so_of_this_version() {
+        let both = serving(&["g-0", "g-1"]);
+        let unused = |known, processes: &[ProcessStatus]| unused("c_a", known, 7, processes, &both);
+        assert!(unused(false, &[process("g-0", 7), process("g-1", 9)]));
+        assert!(!unused(false, &[process("g-0", 7), process("g-1", 6)]), "it has not looked yet");
+        assert!(!unused(false, &[process("g-0", 7)]), "one has said nothing");
+        assert!(unused(true, &[process("g-0", 6), process("g-1", 6)]), "concluded before");
+        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7)], &[]), "nobody serves just now");
+        let mut busy = process("g-1", 9);
+        busy.retiring = vec!["c_a".into(), "c_b".into()];
+        assert!(!unused(false, &[process("g-0", 7), busy.clone()]));
+        assert!(!unused(true, &[process("g-0", 7), busy.clone()]), "somebody is back");
+        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7), busy], &serving(&["g-0"])), "it drains");
     }
 
     #[test]

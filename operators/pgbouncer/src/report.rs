@@ -1,5 +1,7 @@
 //! What an agent says in the status of its fleet, and when saying it again is worth a request.
 
+use std::collections::BTreeSet;
+
 use ahoi_api::{ProcessStatus, RefusedRoute};
 
 use crate::pool::Pool;
@@ -16,6 +18,19 @@ pub fn refuse(report: &mut ProcessStatus, refused: &[RefusedRoute], pools: &[Poo
     let lowest = unlisted.map(|pool| pool.version - 1).min();
     report.proved_version = report.proved_version.min(lowest.unwrap_or(i64::MAX));
     report.error.get_or_insert_with(|| format!("{} routes are refused, too many to list", refused.len()));
+}
+
+/// Takes into a report which of the retiring logins are in use here. Those that do not fit hold the proved version back, so
+/// that none of them looks unused.
+pub fn retire(report: &mut ProcessStatus, users: &BTreeSet<String>, pools: &[Pool]) {
+    let in_use = pools.iter().filter(|pool| pool.retiring().is_some_and(|login| users.contains(login)));
+    let mut in_use: Vec<(&str, i64)> = in_use.filter_map(|pool| Some((pool.retiring()?, pool.version))).collect();
+    in_use.sort_unstable();
+    let rest = in_use.split_off(in_use.len().min(LISTED));
+    let lowest = rest.iter().map(|(_, version)| version - 1).min();
+    report.proved_version = report.proved_version.min(lowest.unwrap_or(i64::MAX));
+    report.retiring = in_use.into_iter().map(|(login, _)| login.to_owned()).collect();
+    report.retiring.dedup();
 }
 
 /// Whether `now` is news to somebody who has read `last`. A higher version alone is news only if a pool's controller
@@ -47,6 +62,24 @@ mod tests {
         let failing = ProcessStatus { error: Some("x".into()), ..report(5, 1) };
         assert!(worth_saying(Some(&report(5, 1)), &failing, None));
         assert!(!worth_saying(Some(&failing), &failing, None));
+    }
+
+    #[test]
+    fn logins_that_retire_and_are_in_use() {
+        let retiring = |i: i64| {
+            let mut pool = pool(&format!("c_{i:03}"), i);
+            pool.route.as_mut().unwrap().retiring = Some(format!("c_{i:03}_a"));
+            pool
+        };
+        let pools: Vec<Pool> = (1..=300).map(retiring).collect();
+        assert!(pools[0].awaited());
+        let users = |count: i64| -> BTreeSet<String> { (1..=count).map(|i| format!("c_{i:03}_a")).collect() };
+        let mut few = report(300, 0);
+        retire(&mut few, &["c_002_a".into(), "c_002_b".into(), "c_900_a".into()].into(), &pools);
+        assert_eq!((few.retiring, few.proved_version), (vec!["c_002_a".to_owned()], 300));
+        let mut many = report(300, 0);
+        retire(&mut many, &users(205), &pools);
+        assert_eq!((many.retiring.len(), many.proved_version), (200, 200), "the others are not proved");
     }
 
     #[test]

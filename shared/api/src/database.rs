@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::size::{GROWS, POSITIVE};
-use crate::{Binding, DeletionPolicy, Size};
+use crate::{Binding, Credentials, CredentialsStatus, DeletionPolicy, Size};
 
 /// A PostgreSQL database, closed to everybody but its own login. Made by the Customer's controller.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -52,6 +52,9 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
     pub extensions: Vec<String>,
+    /// When its login and password are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
     /// What becomes of the data when this object is deleted. The Customer's controller sets the Customer's own policy
     /// when the Customer itself is deleted; in every other case the data is retained.
     #[serde(default)]
@@ -74,6 +77,9 @@ pub struct DatabaseStatus {
     /// The login of the customer's applications.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
+    /// How old its password is, and which login it replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsStatus>,
     /// The storage in bytes that the database may hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_bytes: Option<i64>,

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::size::{GROWS, POSITIVE};
-use crate::{NamespacedRef, PoolMode, Size};
+use crate::{Credentials, NamespacedRef, PoolMode, Size};
 
 /// The features of a customer. One that is left out follows the Plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -67,6 +67,9 @@ pub struct DatabaseFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
     pub extensions: Option<Vec<String>>,
+    /// When the database's login and password are replaced. Its fields override the Plan's one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
 }
 
 /// The feature `connectionPool`.

@@ -13,6 +13,7 @@
 //! | [`Scheduler`] | namespaced | `operators/scheduler` |
 
 mod crds;
+mod credentials;
 mod customer;
 mod customer_namespace;
 mod database;
@@ -28,6 +29,7 @@ mod size;
 mod status;
 
 pub use crds::crds;
+pub use credentials::*;
 pub use customer::*;
 pub use customer_namespace::*;
 pub use database::*;

@@ -161,6 +161,10 @@ pub struct ProcessStatus {
     /// same, so the server may refuse some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overcommitted: Vec<String>,
+    /// Logins that routes call retiring and that still have clients or server connections here, sorted. Of those that do
+    /// not fit, the pools are not proved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<String>,
     /// Why the last load is not proved; the agent tries again until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -254,6 +258,9 @@ pub struct ConnectionPoolStatus {
     /// The Secret to connect through the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
+    /// The former login that no process of the fleet uses any more; the Database's controller may close it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_login: Option<String>,
     /// Ready (every process of the fleet has proved the route), and Reconciling or Stalled while they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -299,4 +306,7 @@ pub struct Route {
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,
+    /// A former login of the database that is to be closed; the agents say who of them still has clients of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retiring: Option<String>,
 }

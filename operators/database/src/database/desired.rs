@@ -24,6 +24,8 @@ pub struct Desired {
     pub provisioned: bool,
     /// What the login authenticates with.
     pub verifier: String,
+    /// What the other login is to be.
+    pub other: OtherLogin,
     /// Connections at once.
     pub connection_limit: i32,
     /// Parameters of the login in this database.
@@ -32,6 +34,15 @@ pub struct Desired {
     pub extensions: BTreeSet<String>,
     /// Whether writes are refused because the storage is exceeded.
     pub frozen: bool,
+}
+
+/// The login that is not the one that is given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherLogin {
+    /// Nobody logs in as it.
+    Closed,
+    /// It was given away before and may be in use; its password stays as it is.
+    Former,
 }
 
 /// Whose a database is.
@@ -88,6 +99,7 @@ impl Desired {
         cluster: &Cluster,
         names: Names,
         verifier: &str,
+        other: OtherLogin,
         frozen: bool,
     ) -> Result<Self, Error> {
         let spec = &database.spec;
@@ -97,6 +109,7 @@ impl Desired {
             // A binding is only ever written when everything before it was there.
             provisioned: database.status.as_ref().is_some_and(|status| status.binding.is_some()),
             verifier: verifier.to_owned(),
+            other,
             connection_limit: spec.connection_limit.unwrap_or(CONNECTION_LIMIT),
             parameters: parameters::check(&spec.parameters)?,
             extensions: spec.extensions.iter().cloned().collect(),

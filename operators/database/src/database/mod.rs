@@ -3,12 +3,15 @@
 mod cleanup;
 mod desired;
 mod execute;
+mod freeze;
 mod model;
 mod names;
 mod observe;
 mod parameters;
 mod placement;
 mod plan;
+mod rotate;
+mod rotation;
 mod stamp;
 mod step;
 
@@ -18,17 +21,22 @@ use std::time::Duration;
 
 use ahoi_api::{Binding, Database, DatabaseServer, DatabaseStatus, finalizers};
 use ahoi_reconcile::{Error, EventType, Progress, Reconciler, Verdict, conditions, is_ready};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tracing::{info, warn};
 
 pub use self::cleanup::close;
-pub use self::desired::{Desired, Identity};
+pub use self::desired::{Desired, Identity, OtherLogin};
 pub use self::model::{DatabaseState, Observed};
 pub use self::names::{Names, TENANTS, is_database};
 pub use self::observe::{all as observe_all, owner_of};
 pub use self::placement::Placements;
 use self::placement::{Candidate, Need};
 pub use self::plan::differs;
+use self::rotate::Rotation;
+pub use self::rotation::logins;
+use self::rotation::{Due, Kept};
 pub use self::stamp::{Cluster, Stamp, State};
 use self::step::{Step, Topic};
 use crate::context::{Context, is_usable};
@@ -36,7 +44,6 @@ use crate::quota::{self, Level};
 use crate::scram::Credentials;
 use crate::secret;
 use crate::server::{SERVER_UNREACHABLE, ServerPool, unreachable};
-use crate::verifiers;
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -72,40 +79,51 @@ impl Databases {
 
         let database = &*self.placed(database, storage).await?;
         let mut status = database.status.clone().unwrap_or_default();
-        let (Some(server_name), Some(name)) = (&status.server, &status.database_name) else {
+        let (Some(server_name), Some(name)) = (&status.server.clone(), &status.database_name.clone()) else {
             return Err(Error::Conflict("the status was emptied".to_owned()));
         };
         let (server, pool) = context.usable(server_name)?;
-        let names = Names::of(name);
+        let present = self.binding(database);
+        let (names, mut other) = logins(&status, present.as_deref(), name);
 
         let before = Level::read(&status.conditions);
         let measured = pool.memory.lock().sizes.get(name).copied();
         let level = measured.map_or(before, |size| before.next(size, storage));
 
-        // The Secret first: should the process die now, somebody knows the password that the role gets later.
-        let kept = self.binding(database).and_then(|binding| secret::credentials(&binding, version_of(&status)));
-        let replaced = kept.is_none() && status.binding.is_some();
+        let kept = present.as_deref().and_then(|binding| secret::credentials(binding, version_of(&status)));
+        let lost = kept.is_none() && status.binding.is_some();
         let credentials = kept.map_or_else(Credentials::generate, Ok)?;
         let frozen = level == Level::Exceeded;
-        let desired = Desired::of(database, &context.cluster, names.clone(), &credentials.verifier, frozen)?;
-        if pool.hides_passwords() {
-            // Before anybody is given the password: the poolers are to know it by then.
-            verifiers::keep(context, &names.login, &credentials.verifier).await?;
+        let rotation = Rotation { context, database, server: &server, pool: &pool, frozen };
+        let mut wait = rotation.former(&mut status, &names, &mut other).await?;
+
+        // The Secret first: should the process die now, somebody knows the password that the role gets later. One that is
+        // lost is not replaced by another for the same login: its clients go on while they change over.
+        let (mut binding, mut steps) = match &present {
+            Some(present) if lost => (present.clone(), Vec::new()),
+            _ if lost => (Arc::default(), Vec::new()),
+            _ => rotation.settle(&names, other, &credentials).await?,
+        };
+        // That a login which nobody uses is closed is no repair.
+        steps.retain(|step| !matches!(step, Step::NoLogin { role } if *role == names.other));
+        let due = rotation::due(database, Timestamp::now())?;
+        if lost || due == Due::Now && other == OtherLogin::Closed {
+            binding = rotation.rotate(&mut status, names.clone()).await?;
+            wait = Some(Kept::Young.explain(&names.login));
         }
-        let binding = secret::desired(database, &server.spec, &names, &credentials);
-        let binding = context.caches.bindings.apply(database, binding).await?;
-        let steps = execute::converge(&pool, &desired).await?;
 
         let size = match measured.or(status.size_bytes) {
             Some(size) => size,
             None => measure(&pool, name).await?,
         };
         let level = level.next(size, storage);
-        if replaced {
-            let note = format!("Secret {} was lost or edited; the login has a new password", binding.name_any());
+        if lost {
+            let note =
+                format!("Secret {} was lost or edited; it has another login with a new password", binding.name_any());
             context.platform.event(database, EventType::Warning, "PasswordReplaced", note);
             context.metrics.password_changes.inc();
         } else {
+            self.tell_of_edits(database, present.as_deref(), &binding);
             self.tell(database, &pool, &steps, before, level);
         }
         if quota::is_news(status.size_bytes, size, storage) {
@@ -116,8 +134,21 @@ impl Databases {
         let generation = database.metadata.generation;
         let _ = conditions::set(&mut status.conditions, level.condition().observed_generation(generation));
         let message = format!("database {} on DatabaseServer {}", names.database, server.name_any());
+        let message = wait.map_or(message.clone(), |kept| format!("{message}; {kept}"));
         conditions::settle(&mut status.conditions, generation, Verdict::ready(message));
-        Ok(Progress::new(status))
+        let again = rotate::look_again(&status, due, Timestamp::now());
+        Ok(Progress { status, requeue: again })
+    }
+
+    /// Says what somebody has changed in a Secret whose password is still right. A Secret that is to change anyway is no
+    /// such news.
+    fn tell_of_edits(&self, database: &Database, before: Option<&Secret>, now: &Secret) {
+        let known = database.status.as_ref().and_then(version_of);
+        let (Some(before), Some(known)) = (before, known) else { return };
+        if known == secret::version(now) && known != secret::version(before) {
+            let note = format!("put back what had been changed in Secret {}", now.name_any());
+            self.0.platform.event(database, EventType::Warning, "Repaired", note);
+        }
     }
 
     /// The object with its place in its status: chosen once, and written down before anything is made there.
@@ -191,7 +222,7 @@ impl Databases {
         context.placements.choose(&database.uid().unwrap_or_default(), &need, candidates, is_pending)
     }
 
-    fn binding(&self, database: &Database) -> Option<Arc<k8s_openapi::api::core::v1::Secret>> {
+    fn binding(&self, database: &Database) -> Option<Arc<Secret>> {
         self.0.caches.bindings.cache().get_in(&database.namespace()?, &secret::name_of(&database.name_any()))
     }
 

@@ -15,6 +15,8 @@ pub struct Names {
     pub owner: String,
     /// What the customer's applications log in as; a member of the owner.
     pub login: String,
+    /// The login that takes turns with it: closed, but while credentials are replaced.
+    pub other: String,
     /// Takes the owner's place in the login's memberships while the storage is exceeded.
     pub frozen: String,
 }
@@ -32,8 +34,23 @@ impl Names {
             database: database.to_owned(),
             owner: format!("{database}_owner"),
             login: format!("{database}_a"),
+            other: format!("{database}_b"),
             frozen: format!("{database}_frozen"),
         }
+    }
+
+    /// The same with `login` as the one in use, if it is one of the two.
+    pub fn used_by(mut self, login: &str) -> Self {
+        if login == self.other {
+            std::mem::swap(&mut self.login, &mut self.other);
+        }
+        self
+    }
+
+    /// The same after the two logins have changed places.
+    pub fn rotated(mut self) -> Self {
+        std::mem::swap(&mut self.login, &mut self.other);
+        self
     }
 
     /// Where the database goes when it is archived.
@@ -53,7 +70,7 @@ pub fn is_role(name: &str) -> bool {
     name == TENANTS
         || name
             .rsplit_once('_')
-            .is_some_and(|(database, suffix)| is_database(database) && matches!(suffix, "owner" | "a" | "frozen"))
+            .is_some_and(|(database, suffix)| is_database(database) && matches!(suffix, "owner" | "a" | "b" | "frozen"))
 }
 
 #[cfg(test)]
@@ -71,9 +88,18 @@ mod tests {
     }
 
     #[test]
+    fn two_logins_take_turns() {
+        let names = Names::of("c_3f2504e04f89");
+        assert_eq!((names.login.as_str(), names.other.as_str()), ("c_3f2504e04f89_a", "c_3f2504e04f89_b"));
+        assert_eq!(names.clone().used_by("c_3f2504e04f89_b"), names.clone().rotated());
+        assert_eq!(names.clone().used_by("c_3f2504e04f89_a"), names);
+        assert_eq!(names.clone().used_by("postgres"), names);
+    }
+
+    #[test]
     fn others_names_are_not_ours() {
         for name in
-            ["postgres", "c_3f2504e04f89", "c_3f2504e04f89_b", "c_3F2504E04F89_a", "c_3f25_a", "owner", "_a", ""]
+            ["postgres", "c_3f2504e04f89", "c_3f2504e04f89_c", "c_3F2504E04F89_a", "c_3f25_a", "owner", "_a", ""]
         {
             assert!(!is_role(name), "{name}");
         }
@@ -87,7 +113,7 @@ mod tests {
         fn fit_in_63_bytes_and_are_recognised(uid in "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", time in 0_i64..=i64::from(u32::MAX)) {
             let names = Names::from_uid(&uid);
             prop_assert!(is_database(&names.database));
-            for role in [&names.owner, &names.login, &names.frozen] {
+            for role in [&names.owner, &names.login, &names.other, &names.frozen] {
                 prop_assert!(is_role(role));
                 prop_assert!(role.len() <= 63);
             }

@@ -42,7 +42,7 @@ SELECT json_build_object(
         FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = r.oid
         WHERE d.datname = regexp_replace(r.rolname, '_[a-z]+$', '')), '{}')))
     FROM (SELECT * FROM pg_authid WHERE CASE WHEN $2::text[] IS NULL
-      THEN rolname ~ '^c_[0-9a-f]{12}_(owner|a|frozen)$' ELSE rolname = ANY($2) END) r
+      THEN rolname ~ '^c_[0-9a-f]{12}_(owner|a|b|frozen)$' ELSE rolname = ANY($2) END) r
     LEFT JOIN (
       SELECT member, json_object_agg(pg_get_userbyid(roleid), json_build_object(
         'admin', admin, 'inherit', inherits, 'set', sets)) AS groups
@@ -64,7 +64,7 @@ const STAMPED: &str = "SELECT d.datname::text, c.description FROM pg_database d 
 /// A database and its roles.
 pub async fn one(server: &ServerPool, names: &Names) -> Result<Observed, Error> {
     let databases = [names.database.clone()];
-    let roles = [names.owner.clone(), names.login.clone(), names.frozen.clone()];
+    let roles = [names.owner.clone(), names.login.clone(), names.other.clone(), names.frozen.clone()];
     read(server, [Some(&databases), Some(&roles)]).await
 }
 

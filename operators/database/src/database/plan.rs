@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::desired::{Desired, Identity};
+use super::desired::{Desired, Identity, OtherLogin};
 use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
 use super::stamp::{Stamp, State};
@@ -74,12 +74,16 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     plan.roles(desired);
     plan.database(desired);
     plan.settings(desired);
-    plan.contents(desired, &before);
     if before.frozen != desired.frozen {
-        // What has SET ROLE before keeps it for as long as it is connected.
-        plan.push(Step::Terminate { database: names.database.clone(), login: Some(names.login.clone()) });
+        // What has SET ROLE before keeps it for as long as it is connected, and may hold locks that are needed next.
+        for login in plan.logins(desired) {
+            plan.push(Step::Terminate { database: names.database.clone(), login: Some(login) });
+        }
     }
-    plan.grant(&names.database, &names.login, &["CONNECT"]);
+    plan.contents(desired, &before);
+    for login in plan.logins(desired) {
+        plan.grant(&names.database, &login, &["CONNECT"]);
+    }
     let extensions = before.extensions.unwrap_or_default().union(&desired.extensions).cloned().collect();
     let stamp = Stamp { extensions: Some(extensions), frozen: desired.frozen, ..desired.identity.stamp(State::Active) };
     plan.stamp(names, &desired.identity, stamp);
@@ -99,7 +103,9 @@ pub fn retain(names: &Names, identity: &Identity, observed: &Observed) -> Result
         Claim::Stamped(stamp) if stamp.state != State::Retained => Stamp { state: State::Retained, ..stamp },
         _ => return Ok(plan.steps),
     };
-    plan.push(Step::Terminate { database: names.database.clone(), login: Some(names.login.clone()) });
+    for login in [&names.login, &names.other] {
+        plan.push(Step::Terminate { database: names.database.clone(), login: Some(login.clone()) });
+    }
     plan.stamp(names, identity, stamp);
     Ok(plan.steps)
 }
@@ -137,7 +143,7 @@ pub fn delete(names: &Names, identity: &Identity, observed: &Observed) -> Result
             plan.push(Step::DropDatabase { database });
         }
     }
-    for role in [&names.login, &names.frozen, &names.owner] {
+    for role in [&names.login, &names.other, &names.frozen, &names.owner] {
         if plan.state.roles.contains_key(role) {
             plan.push(Step::DropRole { role: role.clone() });
         }
@@ -167,7 +173,7 @@ struct Plan {
 impl Plan {
     /// Of a whole server's databases only the one that is planned for.
     fn new(names: &Names, observed: &Observed) -> Self {
-        let roles = [&names.owner, &names.login, &names.frozen];
+        let roles = [&names.owner, &names.login, &names.other, &names.frozen];
         let state = Observed {
             version: observed.version,
             operator: observed.operator.clone(),
@@ -214,7 +220,8 @@ impl Plan {
         let state = self.here(&names.database);
         let wanted = |grant: &Grant| {
             !grant.grantable
-                && (grant.grantee == names.owner || grant.grantee == names.login && grant.privilege == "CONNECT")
+                && (grant.grantee == names.owner
+                    || (grant.grantee == names.login || grant.grantee == names.other) && grant.privilege == "CONNECT")
         };
         let outsiders: BTreeSet<_> = state
             .grants
@@ -237,20 +244,49 @@ impl Plan {
         if desired.frozen || self.state.roles.contains_key(&names.frozen) {
             self.group(&names.frozen);
         }
-        self.role(&names.login);
-        let login = self.state.roles.get(&names.login).cloned().unwrap_or_default();
-        let right = stands_for(login.verifier.as_deref(), &desired.verifier);
-        if !login.login || !right || login.expires || login.limit != -1 {
-            self.push(Step::Login { role: names.login.clone(), verifier: desired.verifier.clone() });
-            if self.state.hidden {
-                self.push(Step::Note { role: names.login.clone(), verifier: desired.verifier.clone() });
-            }
+        self.login(&names.login, Some(&desired.verifier));
+        match desired.other {
+            OtherLogin::Closed => self.close(&names.other),
+            // One that is gone has taken its password with it: nothing is left to keep open.
+            OtherLogin::Former if self.state.roles.contains_key(&names.other) => self.login(&names.other, None),
+            OtherLogin::Former => {}
         }
         let group = if desired.frozen { &names.frozen } else { &names.owner };
         // Where nobody looks passwords up, nobody asks whose they are.
         let tenants = (!self.state.hidden).then_some((TENANTS, false));
         let groups: Vec<_> = [(group.as_str(), true)].into_iter().chain(tenants).collect();
-        self.memberships(&names.login, &groups);
+        for login in self.logins(desired) {
+            self.memberships(&login, &groups);
+        }
+    }
+
+    /// The logins that are to be open and can be.
+    fn logins(&self, desired: &Desired) -> Vec<String> {
+        let names = &desired.names;
+        let other = desired.other != OtherLogin::Closed && self.state.roles.contains_key(&names.other);
+        [Some(&names.login), Some(&names.other).filter(|_| other)].into_iter().flatten().cloned().collect()
+    }
+
+    /// A role that logs in, with this verifier or else the one it has.
+    fn login(&mut self, role: &str, verifier: Option<&String>) {
+        self.role(role);
+        let found = self.state.roles.get(role).cloned().unwrap_or_default();
+        let right = verifier.is_none_or(|verifier| stands_for(found.verifier.as_deref(), verifier));
+        if found.login && right && !found.expires && found.limit == -1 {
+            return;
+        }
+        let role = role.to_owned();
+        let Some(verifier) = verifier.cloned() else { return self.push(Step::Reopen { role }) };
+        self.push(Step::Login { role: role.clone(), verifier: verifier.clone() });
+        if self.state.hidden {
+            self.push(Step::Note { role, verifier });
+        }
+    }
+
+    fn close(&mut self, login: &str) {
+        if self.state.roles.get(login).is_some_and(|role| role.login) {
+            self.push(Step::NoLogin { role: login.to_owned() });
+        }
     }
 
     /// A role that nobody logs in as and that is in no group of ours.
@@ -313,11 +349,17 @@ impl Plan {
 
     /// What the login has set for itself in this database goes, too: the spec is the one place to look.
     fn settings(&mut self, desired: &Desired) {
+        for login in self.logins(desired) {
+            self.settings_of(&login, desired);
+        }
+    }
+
+    fn settings_of(&mut self, login: &str, desired: &Desired) {
         let names = &desired.names;
         let role = if desired.frozen { &names.frozen } else { &names.owner };
         let mut wanted = desired.parameters.clone();
         wanted.insert("role".to_owned(), role.clone());
-        let (login, database) = (names.login.clone(), names.database.clone());
+        let (login, database) = (login.to_owned(), names.database.clone());
         let settings = self.state.roles.get(&login).and_then(|role| role.settings.get(&database));
         let found = settings.cloned().unwrap_or_default();
         for setting in found.iter().filter(|setting| !wanted.contains_key(name_of(setting))) {
@@ -343,12 +385,14 @@ impl Plan {
         if desired.frozen && !before.frozen {
             self.push(Step::Freezable { owner: owner.clone(), frozen: frozen.clone() });
         }
+        if before.frozen && !desired.frozen {
+            self.push(Step::Thaw { owner: owner.clone(), frozen: frozen.clone() });
+        }
     }
 
     fn close_login(&mut self, names: &Names) {
-        if self.state.roles.get(&names.login).is_some_and(|role| role.login) {
-            self.push(Step::NoLogin { role: names.login.clone() });
-        }
+        self.close(&names.login);
+        self.close(&names.other);
     }
 }
 

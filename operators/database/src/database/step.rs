@@ -2,6 +2,7 @@
 
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 
+use super::freeze;
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
 use super::stamp::{Stamp, State};
 use crate::scram::fingerprint;
@@ -44,6 +45,8 @@ pub enum Step {
     Login { role: String, verifier: String },
     /// Writes down which verifier the role has, where it cannot be read back. In one transaction with the login's.
     Note { role: String, verifier: String },
+    /// Lets the role log in again with the password that it has.
+    Reopen { role: String },
     /// Keeps the role from logging in.
     NoLogin { role: String },
     /// The end of a role.
@@ -60,8 +63,10 @@ pub enum Step {
     PublicSchema { owner: String },
     /// Makes an extension in the owner role's name, so that PostgreSQL itself refuses those it does not trust.
     Extension { extension: String, owner: String },
-    /// Lets the frozen role read and delete what the owner role owns.
+    /// Lets the frozen role read and delete what the owner role owns, and has every write refused with its reason.
     Freezable { owner: String, frozen: String },
+    /// Takes away what [`Freezable`](Self::Freezable) made.
+    Thaw { owner: String, frozen: String },
 }
 
 /// Where, and together with what, a step runs.
@@ -113,7 +118,9 @@ impl Step {
     pub fn place(&self) -> Place {
         match self {
             Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Terminate { .. } => Place::Alone,
-            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => Place::Inside,
+            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } | Step::Thaw { .. } => {
+                Place::Inside
+            }
             _ => Place::Server,
         }
     }
@@ -131,10 +138,12 @@ impl Step {
             Step::Terminate { .. } => Topic::Sessions,
             Step::Revoke { .. } | Step::Grant { .. } => Topic::Privileges,
             Step::CreateRole { .. } | Step::Disempower { .. } | Step::DropRole { .. } => Topic::Role,
-            Step::Login { .. } | Step::Note { .. } | Step::NoLogin { .. } => Topic::Password,
+            Step::Login { .. } | Step::Note { .. } | Step::Reopen { .. } | Step::NoLogin { .. } => Topic::Password,
             Step::Join { .. } | Step::Leave { .. } => Topic::Membership,
             Step::Set { .. } | Step::Reset { .. } => Topic::Parameters,
-            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } => Topic::Contents,
+            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } | Step::Thaw { .. } => {
+                Topic::Contents
+            }
         }
     }
 
@@ -195,6 +204,9 @@ impl Step {
             Step::Note { role, verifier } => {
                 format!("COMMENT ON ROLE {} IS {}", id(role), literal(&fingerprint(verifier)))
             }
+            Step::Reopen { role } => {
+                format!("ALTER ROLE {} LOGIN VALID UNTIL 'infinity' CONNECTION LIMIT -1", id(role))
+            }
             Step::NoLogin { role } => format!("ALTER ROLE {} NOLOGIN", id(role)),
             Step::DropRole { role } => format!("DROP ROLE IF EXISTS {}", id(role)),
             Step::Join { group, member, uses } => {
@@ -224,7 +236,8 @@ impl Step {
                     id(extension)
                 )
             }
-            Step::Freezable { owner, frozen } => freezable_sql(owner, frozen),
+            Step::Freezable { owner, frozen } => freeze::freezable(owner, frozen),
+            Step::Thaw { owner, frozen } => freeze::thaw(owner, frozen),
         }
     }
 
@@ -266,7 +279,7 @@ impl Step {
                     self.apply_to_database(state, operator);
                 }
             }
-            Step::Disempower { role } | Step::Login { role, .. } | Step::NoLogin { role } => {
+            Step::Disempower { role } | Step::Login { role, .. } | Step::Reopen { role } | Step::NoLogin { role } => {
                 observed.roles.get_mut(role).into_iter().for_each(|role| self.apply_to_role(role, version));
             }
             Step::Join { member, .. } | Step::Leave { member, .. } => {
@@ -281,7 +294,8 @@ impl Step {
             | Step::Terminate { .. }
             | Step::PublicSchema { .. }
             | Step::Extension { .. }
-            | Step::Freezable { .. } => {}
+            | Step::Freezable { .. }
+            | Step::Thaw { .. } => {}
         }
     }
 
@@ -310,6 +324,11 @@ impl Step {
                     limit: -1,
                     ..state.clone()
                 };
+            }
+            Step::Reopen { .. } => {
+                state.login = true;
+                state.expires = false;
+                state.limit = -1;
             }
             Step::NoLogin { .. } => state.login = false,
             Step::Join { group, uses, .. } => {
@@ -361,20 +380,4 @@ fn stamp_sql(database: &str, stamp: &Stamp, namespace: &str, name: &str) -> Stri
         id(database),
         literal(&stamp.comment())
     )
-}
-
-/// Every schema and table the owner role has, one by one: ALL TABLES would fail on the first that an extension owns.
-fn freezable_sql(owner: &str, frozen: &str) -> String {
-    let body = format!(
-        "DECLARE made record; BEGIN \
-         FOR made IN SELECT oid::regnamespace AS name FROM pg_namespace WHERE nspowner = {owner}::regrole LOOP \
-         EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', made.name, {frozen}); END LOOP; \
-         FOR made IN SELECT oid::regclass AS name, relkind FROM pg_class \
-         WHERE relowner = {owner}::regrole AND relkind IN ('r', 'p', 'v', 'm', 'S') LOOP \
-         EXECUTE format(CASE WHEN made.relkind IN ('r', 'p') THEN 'GRANT SELECT, DELETE, TRUNCATE ON %s TO %I' \
-         ELSE 'GRANT SELECT ON %s TO %I' END, made.name, {frozen}); END LOOP; END",
-        owner = literal(&id(owner)),
-        frozen = literal(frozen),
-    );
-    format!("DO {}", literal(&body))
 }

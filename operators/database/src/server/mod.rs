@@ -24,7 +24,7 @@ pub use self::fleets::servers_of_fleet;
 pub use self::pool::{AdminLogin, Failure, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
 use self::sweep::{Orphan, Wanted};
 use crate::context::{Context, is_usable};
-use crate::database::{self, Desired, Identity, Names, Observed};
+use crate::database::{self, Desired, Identity, Observed};
 use crate::quota::Level;
 use crate::secret;
 use crate::verifiers;
@@ -187,7 +187,8 @@ impl Servers {
         let binding = context.caches.bindings.cache().get_in(&namespace, &secret::name_of(&database.name_any()))?;
         let verifier = secret::verifier(&binding)?;
         let frozen = Level::read(&database.status.as_ref()?.conditions) == Level::Exceeded;
-        let desired = Desired::of(database, &context.cluster, Names::of(name), &verifier, frozen).ok()?;
+        let (names, other) = database::logins(database.status.as_ref()?, Some(&binding), name);
+        let desired = Desired::of(database, &context.cluster, names, &verifier, other, frozen).ok()?;
         is_ready(database).then_some(desired)
     }
 

@@ -261,6 +261,20 @@ impl ServerPool {
         self.judge(outcome.map(|_| ()))
     }
 
+    /// Logs in to a database as somebody else, for an answer, and leaves.
+    pub async fn log_in(&self, database: &str, login: &str, password: &str) -> Result<(), Failure> {
+        let options = self.options.clone().database(database).username(login).password(password);
+        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(mut connection)) => {
+                let answered = connection.execute("SELECT 1").await;
+                let _ = connection.close().await;
+                self.judge(answered.map(|_| ()))
+            }
+            Ok(Err(error)) => self.judge(Err(error)),
+            Err(_) => Err(Failure::Unreachable),
+        }
+    }
+
     fn judge<T>(&self, outcome: Result<T, sqlx::Error>) -> Result<T, Failure> {
         let error = match outcome {
             Ok(value) => {

@@ -103,24 +103,24 @@ mod tests {
     fn whoever_asks_for_little_has_it_and_the_others_have_the_same() {
         let all = routes(&[8, 2, 50, 8]);
         assert_eq!(sizes(&share(&all, &budget(1000, 4, 2))), [8, 2, 50, 8]);
-        // 68 + 4 for each of 2 processes.
-        assert_eq!(sizes(&share(&all, &budget(144, 4, 2))), [8, 2, 50, 8], "to the last connection");
-        assert_eq!(sizes(&share(&all, &budget(143, 4, 2))), [8, 2, 49, 8]);
-        assert_eq!(sizes(&share(&all, &budget(40, 4, 2))), [4, 2, 4, 4]);
+        // 68 + 4 + 1 for each of 2 processes.
+        assert_eq!(sizes(&share(&all, &budget(146, 4, 2))), [8, 2, 50, 8], "to the last connection");
+        assert_eq!(sizes(&share(&all, &budget(145, 4, 2))), [8, 2, 49, 8]);
+        assert_eq!(sizes(&share(&all, &budget(42, 4, 2))), [4, 2, 4, 4]);
         assert_eq!(sizes(&share(&all, &BTreeMap::new())), [8, 2, 50, 8], "not known yet");
     }
 
     #[test]
     fn the_routes_of_other_fleets_have_their_part() {
-        assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(100, 10, 1))), [8, 8]);
+        assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(105, 10, 1))), [8, 8]);
         assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(100, 1, 1))), [20, 20], "it has more than are counted");
     }
 
     #[test]
     fn one_each_is_the_least_and_is_told_when_it_is_too_much() {
-        let shares = share(&routes(&[8, 8, 8]), &budget(13, 3, 2));
+        let shares = share(&routes(&[8, 8, 8]), &budget(15, 3, 2));
         assert_eq!((sizes(&shares), shares.overcommitted), (vec![1, 1, 1], vec!["pg-eu-1".to_owned()]));
-        let shares = share(&routes(&[8, 8, 8]), &budget(14, 3, 2));
+        let shares = share(&routes(&[8, 8, 8]), &budget(16, 3, 2));
         assert_eq!((sizes(&shares), shares.overcommitted), (vec![1, 1, 1], vec![]));
         assert!(share(&BTreeMap::new(), &budget(0, 0, 1)).overcommitted.is_empty());
     }
@@ -129,7 +129,7 @@ mod tests {
     fn another_server_is_not_touched() {
         let mut all = routes(&[8, 8]);
         all.insert("ns/other".into(), Route { server: "pg-eu-2".into(), ..route("c_other") });
-        assert_eq!(sizes(&share(&all, &budget(6, 2, 1))), [1, 1, 8]);
+        assert_eq!(sizes(&share(&all, &budget(7, 2, 1))), [1, 1, 8]);
     }
 
     proptest! {
@@ -160,7 +160,7 @@ mod tests {
                     prop_assert_eq!(most, 1);
                     fits = false;
                 }
-                opened += processes * (sum + i64::from(AUTH_POOL));
+                opened += processes * (sum + i64::from(AUTH_POOL) + AGENT);
             }
             prop_assert!(!fits || opened <= connections);
         }

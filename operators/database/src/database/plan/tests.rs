@@ -28,6 +28,7 @@ fn desired() -> Desired {
         identity: identity(UID, "acme"),
         provisioned: false,
         verifier: VERIFIER.into(),
+        other: OtherLogin::Closed,
         connection_limit: 30,
         parameters: [("statement_timeout".to_owned(), "30s".to_owned())].into(),
         extensions: ["pgcrypto".to_owned()].into(),
@@ -274,8 +275,58 @@ fn frozen_and_back() {
     let cold = after(observed, &steps);
     assert_eq!(open(&frozen, &cold).unwrap(), []);
     let steps = open(&desired(), &cold).unwrap();
-    assert_eq!(topics(&steps), ["membership", "membership", "parameters", "sessions", "stamp"]);
+    assert_eq!(topics(&steps), ["membership", "membership", "parameters", "sessions", "contents", "stamp"]);
     assert_eq!(open(&desired(), &after(cold, &steps)).unwrap(), []);
+}
+
+/// The whole way of a change of login: made, given away, the former one kept, and closed.
+#[test]
+fn one_login_after_the_other() {
+    let here = provisioned(170_006);
+    let names = desired().names;
+    let (next, fresh) = (names.clone().rotated(), "SCRAM-SHA-256$4096:salt$next:server");
+    let rotating = Desired { names: next.clone(), verifier: fresh.into(), other: OtherLogin::Former, ..desired() };
+    let steps = open(&rotating, &here).unwrap();
+    insta::assert_snapshot!(sql(&steps, 170_006));
+    let both = after(here.clone(), &steps);
+    assert_eq!(open(&rotating, &both).unwrap(), []);
+    assert_eq!(both.roles[&names.login], here.roles[&names.login], "whoever uses the former one notices nothing");
+
+    // What somebody does to the former one is repaired, but for its password, which nobody knows any more.
+    let mut tampered = both.clone();
+    let former = tampered.roles.get_mut(&names.login).unwrap();
+    (former.login, former.limit) = (false, 3);
+    former.settings.clear();
+    former.member_of.clear();
+    let steps = open(&rotating, &tampered).unwrap();
+    assert_eq!(after(tampered, &steps), both);
+    let mut dropped = both.clone();
+    dropped.roles.remove(&names.login);
+    assert_eq!(open(&rotating, &dropped).unwrap(), [], "a password is not made up for it");
+
+    let done = Desired { other: OtherLogin::Closed, ..rotating };
+    let steps = open(&done, &both).unwrap();
+    assert_eq!(steps, [Step::NoLogin { role: names.login.clone() }]);
+    let closed = after(both, &steps);
+    assert_eq!(open(&done, &closed).unwrap(), []);
+
+    // And back: what died on the way is made anew, with another password.
+    let back = Desired { other: OtherLogin::Former, ..desired() };
+    let steps = open(&back, &closed).unwrap();
+    assert_eq!(topics(&steps), ["login"]);
+    let again = after(closed, &steps);
+    assert_eq!(again.roles[&next.login].verifier.as_deref(), Some(fresh));
+}
+
+#[test]
+fn closing_closes_both_logins() {
+    let names = desired().names;
+    let rotating = Desired { names: names.clone().rotated(), other: OtherLogin::Former, ..desired() };
+    let both = after(provisioned(170_006), &open(&rotating, &provisioned(170_006)).unwrap());
+    let closed = after(both.clone(), &retain(&names, &desired().identity, &both).unwrap());
+    assert!([&names.login, &names.other].into_iter().all(|login| !closed.roles[login].login));
+    let gone = after(both.clone(), &delete(&names, &desired().identity, &both).unwrap());
+    assert!(gone.roles.is_empty(), "{:?}", gone.roles.keys());
 }
 
 fn hostile() -> impl Strategy<Value = String> {
@@ -313,7 +364,7 @@ fn tampered() -> impl Strategy<Value = Observed> {
         proptest::collection::btree_map("[a-z_.]{1,8}", hostile(), 0..3),
         proptest::collection::btree_map(0..4_u8, member, 0..4),
     );
-    (version, proptest::option::of(database), proptest::collection::vec(proptest::option::of(role), 3)).prop_map(
+    (version, proptest::option::of(database), proptest::collection::vec(proptest::option::of(role), 4)).prop_map(
         |(version, database, roles)| {
             let names = Names::from_uid(UID);
             let mut observed = provisioned(version);
@@ -323,7 +374,7 @@ fn tampered() -> impl Strategy<Value = Observed> {
                     .databases
                     .insert(names.database.clone(), DatabaseState { owner, open, limit, comment, grants });
             }
-            for (name, role) in [&names.owner, &names.login, &names.frozen].into_iter().zip(roles) {
+            for (name, role) in [&names.owner, &names.login, &names.frozen, &names.other].into_iter().zip(roles) {
                 let Some(([login, powers, expires], limit, verifier, settings, member_of)) = role else {
                     observed.roles.remove(name);
                     continue;
@@ -345,8 +396,9 @@ type Closing = dyn Fn(&Names, &Identity, &Observed) -> Result<Vec<Step>, Refusal
 proptest! {
     /// Whatever was done to it, one plan puts it right, and no second one is needed.
     #[test]
-    fn one_plan_is_enough(observed in tampered(), frozen in any::<bool>()) {
-        let desired = Desired { frozen, ..desired() };
+    fn one_plan_is_enough(observed in tampered(), frozen in any::<bool>(), former in any::<bool>()) {
+        let other = if former { OtherLogin::Former } else { OtherLogin::Closed };
+        let desired = Desired { frozen, other, ..desired() };
         let steps = open(&desired, &observed).unwrap();
         let healed = after(observed, &steps);
         prop_assert_eq!(open(&desired, &healed).unwrap(), []);
@@ -372,7 +424,9 @@ proptest! {
             prop_assert!(!steps.iter().any(drops));
             let left = after(observed.clone(), &steps[..died_after.min(steps.len())]);
             let end = after(left.clone(), &plan(&names, &identity, &left).unwrap());
-            prop_assert!(end.roles.get(&names.login).is_none_or(|login| !login.login));
+            for login in [&names.login, &names.other] {
+                prop_assert!(end.roles.get(login).is_none_or(|login| !login.login));
+            }
             prop_assert_eq!(&end, &after(observed.clone(), &steps));
         }
     }

@@ -14,9 +14,9 @@ use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::hold;
 use ahoi_pgbouncer::pool::Pool;
-use ahoi_pgbouncer::report::refuse;
+use ahoi_pgbouncer::report::{refuse, retire};
 use ahoi_pgbouncer::{PORT, fleet};
-use ahoi_reconcile::{Cache, Platform, Runnable, watcher};
+use ahoi_reconcile::{Cache, EventType, Platform, Runnable, watcher};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
@@ -42,6 +42,8 @@ const DEBOUNCE: Duration = Duration::from_millis(150);
 const REGULARLY: Duration = Duration::from_secs(15);
 /// While clients of a route on its way out still have transactions.
 const SOON: Duration = Duration::from_millis(250);
+/// While a former login is on its way out.
+const RETIRING: Duration = Duration::from_secs(3);
 /// Losses within this time are counted together.
 const LATELY: Duration = Duration::from_secs(600);
 /// A pgbouncer that has not answered for so long is started anew.
@@ -232,7 +234,12 @@ impl Agent {
         let next = match self.converge(&pools).await {
             Ok(()) => {
                 self.failures = 0;
-                if self.status.draining.is_empty() && !self.is_pausing() { REGULARLY } else { SOON }
+                let retiring = pools.iter().any(|pool| pool.retiring().is_some());
+                match self.status.draining.is_empty() && !self.is_pausing() {
+                    true if retiring => RETIRING,
+                    true => REGULARLY,
+                    false => SOON,
+                }
             }
             Err(error) => {
                 self.metrics.failures.inc();
@@ -292,13 +299,10 @@ impl Agent {
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, &plan.routes, &self.pools.all());
         let files = render(shares.routes.values(), &self.known.passwords, &settings);
-        if self.written.as_ref() != Some(&files.marker) {
-            files::write(&self.options.directory, &files)?;
-            self.written = Some(files.marker.clone());
-        }
+        let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
-        self.load(&files).await?;
+        self.load(&files, edited).await?;
         let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
         self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.passwords)).await;
         let busy = self.set_states(&plan, pools).await?;
@@ -316,8 +320,27 @@ impl Agent {
             ..ProcessStatus::default()
         };
         refuse(&mut self.status, &plan.refused, pools);
+        if pools.iter().any(|pool| pool.retiring().is_some()) {
+            let console = self.console().await?;
+            retire(&mut self.status, &console.users().await?, pools);
+            self.console = Some(console);
+        }
         self.known.loaded = Some(plan.routes);
         Ok(())
+    }
+
+    /// Writes what differs. The answer is whether somebody else had changed it: pgbouncer may have read that.
+    fn write(&mut self, files: &Files, fleet: &PgBouncer) -> Result<bool> {
+        let ours = self.written.as_ref() == Some(&files.marker);
+        let replaced = files::write(&self.options.directory, files)?;
+        self.written = Some(files.marker.clone());
+        if !ours || replaced.is_empty() {
+            return Ok(false);
+        }
+        let note = format!("put back what had been changed in {} of {}", replaced.join(", "), self.platform.instance());
+        warn!("{note}");
+        self.platform.event(fleet, EventType::Warning, "Repaired", note);
+        Ok(true)
     }
 
     fn remember_lost(&mut self, plan: &Plan) {
@@ -333,11 +356,11 @@ impl Agent {
     }
 
     /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
-    async fn load(&mut self, files: &Files) -> Result<()> {
+    async fn load(&mut self, files: &Files, edited: bool) -> Result<()> {
         let console = self.console().await?;
         let mut marker = console.marker().await?;
         self.answered = Instant::now();
-        if marker != files.marker {
+        if edited || marker != files.marker {
             self.metrics.reloads.inc();
             let started = Instant::now();
             console.reload().await?;

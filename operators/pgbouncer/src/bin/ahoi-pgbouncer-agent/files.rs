@@ -8,30 +8,35 @@ use std::path::Path;
 use ahoi_pgbouncer::config::Files;
 use anyhow::{Context, Result};
 
-/// Writes the files, the one that includes the others last. pgbouncer reads none of them before it is told to.
+/// Writes the files that are not so already, the one that includes the others last; the answer is which. pgbouncer reads none of them before it is told to.
 ///
 /// A file that is cut short is still a valid one to pgbouncer, with fewer routes in it; hence the detour over another
 /// name, and the syncing before and after the renaming.
-pub fn write(directory: &Path, files: &Files) -> Result<()> {
+pub fn write(directory: &Path, files: &Files) -> Result<Vec<&'static str>> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut replaced = Vec::new();
     for (name, content) in &files.files {
-        replace(directory, name, content.as_bytes()).with_context(|| format!("cannot write {name}"))?;
+        if replace(directory, name, content.as_bytes()).with_context(|| format!("cannot write {name}"))? {
+            replaced.push(*name);
+        }
     }
-    File::open(directory)?.sync_all()?;
-    Ok(())
+    if !replaced.is_empty() {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(replaced)
 }
 
-fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<bool> {
     let (path, temporary) = (directory.join(name), directory.join(format!(".{name}.new")));
     if fs::read(&path).is_ok_and(|present| present == content) {
-        return Ok(());
+        return Ok(false);
     }
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, &path)?;
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -44,7 +49,10 @@ mod tests {
         let files =
             |text: &str| Files { files: vec![("a.ini", text.into())], marker: String::new(), databases: [].into() };
         write(&directory, &files("first")).unwrap();
-        write(&directory, &files("second")).unwrap();
+        assert_eq!(write(&directory, &files("second")).unwrap(), ["a.ini"]);
+        assert_eq!(write(&directory, &files("second")).unwrap(), [""; 0]);
+        fs::write(directory.join("a.ini"), "by hand").unwrap();
+        assert_eq!(write(&directory, &files("second")).unwrap(), ["a.ini"], "put back");
         assert_eq!(fs::read_to_string(directory.join("a.ini")).unwrap(), "second");
         assert_eq!(fs::metadata(directory.join("a.ini")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing temporary stays");

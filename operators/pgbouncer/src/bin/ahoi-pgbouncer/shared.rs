@@ -33,6 +33,16 @@ impl Shared {
         Shared { fleets: platform.cache(Api::all(platform.client.clone()), everywhere()), pods }
     }
 
+    /// Names and addresses of the pods of the fleet that clients are sent to.
+    pub fn addresses(&self, fleet: &PgBouncer) -> Vec<(String, String)> {
+        let namespace = fleet.namespace().unwrap_or_default();
+        let address = |serving: Serving| {
+            let pod = self.pods.get_in(&namespace, &serving.pod)?;
+            Some((serving.pod, pod.status.as_ref()?.pod_ip.clone()?))
+        };
+        self.serving(fleet).into_iter().filter_map(address).collect()
+    }
+
     /// The pods of the fleet that clients are sent to.
     pub fn serving(&self, fleet: &PgBouncer) -> Vec<Serving> {
         let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());

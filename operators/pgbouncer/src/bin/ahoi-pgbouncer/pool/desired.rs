@@ -31,6 +31,8 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         query_timeout_seconds: pool.spec.query_timeout_seconds,
         idle_transaction_timeout_seconds: pool.spec.idle_transaction_timeout_seconds,
         state: pool.spec.state,
+        // Known only once the Secret is what it is to be.
+        retiring: None,
     }
 }
 
@@ -76,6 +78,17 @@ pub fn secret(pool: &ConnectionPool, resolved: &Resolved) -> Secret {
         ),
         ..Secret::default()
     }
+}
+
+/// Whether applications would log in by both in the same way.
+pub fn same_login(one: &Secret, other: &Secret) -> bool {
+    let login = |secret: &Secret| ["username", "password"].map(|key| text(secret, key));
+    login(one) == login(other)
+}
+
+/// The value of a key, if it is text.
+pub fn text(secret: &Secret, key: &str) -> Option<String> {
+    String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
 }
 
 /// Whether both lead to the same fleet.
@@ -143,6 +156,7 @@ mod tests {
             server: Arc::new(DatabaseServer::new("pg-1", server)),
             database: "c_ab12".into(),
             auth_login: "ahoi_pooler_1".into(),
+            former: None,
             credentials: Credentials { username: "c_ab12_a".into(), password: "p@ss/w:rd".into() },
         }
     }

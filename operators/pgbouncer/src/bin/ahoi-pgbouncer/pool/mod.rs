@@ -1,6 +1,7 @@
 //! ConnectionPool: where it leads, its Secret, and whether every process of the fleet has proved it.
 
 mod cleanup;
+mod credentials;
 mod desired;
 mod resolve;
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod wake;
 
 use ahoi_api::{
     BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, PoolState,
-    finalizers,
+    Route, finalizers,
 };
 use ahoi_pgbouncer::pool::{Proof, key, proof, version};
 use ahoi_reconcile::conditions::{self, READY};
@@ -83,7 +84,13 @@ impl Reconciler for PoolController {
         // Clients that go to another fleet do so when that one serves them, so the Secret waits for the proof.
         let moves = present.as_ref().is_some_and(|present| !desired::same_host(present, &secret));
         let was_ready = conditions::find(&status.conditions, READY).is_some_and(|ready| ready.status == "True");
-        let announced = status.route.as_ref() == Some(&route) && !(was_ready && moves);
+        // Which login retires changes nothing of where the route leads.
+        let known = status.route.clone().map(|known| Route { retiring: None, ..known });
+        let announced = known.as_ref() == Some(&route) && !(was_ready && moves);
+        let trial = match &present {
+            Some(present) if !desired::same_login(present, &secret) => self.try_out(pool, &resolved, &secret).await,
+            _ => Ok(()),
+        };
 
         let verdict = if !announced {
             status.route = Some(route);
@@ -95,13 +102,18 @@ impl Reconciler for PoolController {
             self.proved(pool, &resolved.fleet)
         };
 
-        if !moves || matches!(verdict, Verdict::Ready { .. }) {
+        let mut given = present.clone();
+        if trial.is_ok() && (!moves || matches!(verdict, Verdict::Ready { .. })) {
+            self.tell_of_edits(pool, present.as_deref(), &secret);
             let binding = Binding { name: desired::secret_name(pool), version: version_of(&secret) };
-            self.pooled.apply(pool, secret).await?;
+            given = Some(self.pooled.apply(pool, secret).await?);
             status.binding = Some(binding);
         }
+        self.retire(pool, &resolved, &mut status, given.as_deref());
+        let failed = credentials::tell(&mut status.conditions, pool.metadata.generation, trial);
         conditions::settle(&mut status.conditions, pool.metadata.generation, verdict);
-        Ok(Progress::new(status))
+        let progress = Progress::new(status);
+        Ok(if failed { progress.requeue_in(credentials::RETRY) } else { progress })
     }
 
     async fn cleanup(&self, pool: &ConnectionPool) -> Result<(), Error> {

@@ -19,6 +19,8 @@ pub struct Resolved {
     /// The login that looks up passwords on the server; empty where nothing is looked up.
     pub auth_login: String,
     pub credentials: Credentials,
+    /// The login that was given away before and is still open.
+    pub former: Option<String>,
 }
 
 impl Resolved {
@@ -89,7 +91,9 @@ impl PoolController {
             )
         })?;
         let credentials = credentials(&direct)?;
-        Ok(Resolved { fleet, server, database: database_name.to_owned(), auth_login, credentials })
+        let status = database.status.as_ref().and_then(|status| status.credentials.as_ref());
+        let former = status.and_then(|credentials| credentials.previous_login.clone());
+        Ok(Resolved { fleet, server, database: database_name.to_owned(), auth_login, credentials, former })
     }
 }
 

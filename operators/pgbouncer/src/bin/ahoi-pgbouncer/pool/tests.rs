@@ -1,9 +1,9 @@
 //! The life of a pool, pass by pass, against an API server in memory.
 
 use ahoi_api::{
-    Binding, ConnectionPool, ConnectionPoolSpec, Database, DatabaseServer, DatabaseServerStatus, DatabaseSpec,
-    DatabaseStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PgBouncerStatus, PoolState, ProcessStatus,
-    RefusedRoute,
+    Binding, ConnectionPool, ConnectionPoolSpec, CredentialsStatus, Database, DatabaseServer, DatabaseServerStatus,
+    DatabaseSpec, DatabaseStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PgBouncerStatus, PoolState,
+    ProcessStatus, RefusedRoute,
 };
 use ahoi_reconcile::testing::{ApiServer, cache, ready};
 use ahoi_reconcile::{Cache, Error, Owned, Reconciler};
@@ -48,6 +48,7 @@ fn database() -> Database {
         connection_limit: None,
         parameters: [].into(),
         extensions: Vec::new(),
+        credentials: None,
         deletion_policy: ahoi_api::DeletionPolicy::Retain,
     };
     let mut database = named(Database::new("a", spec), Some(NAMESPACE), "a");
@@ -101,6 +102,7 @@ struct World {
     pods: Vec<Pod>,
     databases: Vec<Database>,
     pooled: Cache<Secret>,
+    login: (&'static str, &'static str),
 }
 
 impl World {
@@ -108,12 +110,12 @@ impl World {
         let (api, pool) = (ApiServer::new(), pool());
         let fleets = vec![fleet("global", both(50)), fleet("other", vec![])];
         let pods = vec![pod("global-0"), pod("global-1")];
-        World { api, pool, fleets, pods, databases: vec![database()], pooled: cache([]) }
+        World { api, pool, fleets, pods, databases: vec![database()], pooled: cache([]), login: ("c_a_a", "secret") }
     }
 
     fn controller(&self) -> PoolController {
         let platform = self.api.platform();
-        let data = [("username", "c_a_a"), ("password", "secret")];
+        let data = [("username", self.login.0), ("password", self.login.1)];
         let data = data.map(|(name, value)| (name.to_owned(), ByteString(value.into())));
         let direct = Secret { data: Some(data.into()), ..Secret::default() };
         PoolController {
@@ -182,6 +184,70 @@ async fn a_change_is_announced_proved_and_then_ready() {
     assert_eq!(world.pass().await.0, ROUTING, "the proof is of the route before");
     world.prove();
     assert_eq!(world.pass().await.0, READY);
+}
+
+/// The Database's credentials have been replaced, and its former login is still open.
+fn rotate(world: &mut World) {
+    world.login = ("c_a_b", "another");
+    let begun = CredentialsStatus {
+        rotated_at: Time("2026-01-01T00:00:00Z".parse().unwrap()),
+        trigger: None,
+        previous_login: Some("c_a_a".into()),
+    };
+    world.databases[0].status.as_mut().unwrap().credentials = Some(begun);
+}
+
+#[tokio::test]
+async fn new_credentials_are_given_away_when_every_process_lets_them_in() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    rotate(&mut world);
+    // Nobody listens there.
+    world.pods[1].status.as_mut().unwrap().pod_ip = Some("127.0.0.1".into());
+    assert_eq!(world.pass().await, (READY.into(), vec![]), "applications keep what works");
+    let status = world.pool.status.clone().unwrap();
+    let condition = status.conditions.iter().find(|condition| condition.type_ == "CredentialsProved").unwrap();
+    assert_eq!(
+        condition.message,
+        "the new login c_a_b does not work through global-1 yet: it cannot be reached. Applications keep the former one, \
+         and it is tried again"
+    );
+    assert_eq!(status.route.unwrap().retiring, None, "nobody has been told to leave it");
+
+    world.pods[1].status.as_mut().unwrap().pod_ip = None;
+    let written = vec!["PUT /api/v1/namespaces/customer-a/secrets/a-pool".to_owned()];
+    assert_eq!(world.pass().await, (READY.into(), written));
+    let status = world.pool.status.clone().unwrap();
+    assert!(status.conditions.iter().all(|condition| condition.type_ != "CredentialsProved"));
+    assert_eq!(status.route.unwrap().retiring.as_deref(), Some("c_a_a"));
+    assert_eq!(status.unused_login, None, "nobody has looked");
+}
+
+#[tokio::test]
+async fn a_former_login_is_unused_when_every_process_says_so() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    rotate(&mut world);
+    world.pass().await;
+    let unused = |world: &World| world.pool.status.as_ref().unwrap().unused_login.clone();
+    world.prove();
+    world.fleets[0].status.as_mut().unwrap().processes[1].retiring = vec!["c_a_a".into()];
+    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(unused(&world), None, "one has clients of it");
+    world.prove();
+    world.pass().await;
+    assert_eq!(unused(&world).as_deref(), Some("c_a_a"));
+    world.pass().await;
+    assert_eq!(unused(&world).as_deref(), Some("c_a_a"), "its own words are newer than the proof");
+
+    world.databases[0].status.as_mut().unwrap().credentials.as_mut().unwrap().previous_login = None;
+    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    let status = world.pool.status.as_ref().unwrap();
+    assert_eq!((status.route.as_ref().unwrap().retiring.as_ref(), status.unused_login.as_ref()), (None, None));
 }
 
 #[tokio::test]

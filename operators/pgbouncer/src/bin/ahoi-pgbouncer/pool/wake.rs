@@ -95,7 +95,9 @@ impl Wake {
 
 fn waits(pool: &ConnectionPool) -> bool {
     let conditions = pool.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let route = pool.status.as_ref().and_then(|status| status.route.as_ref());
     pool.metadata.deletion_timestamp.is_some()
+        || route.is_some_and(|route| route.retiring.is_some())
         || !conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 

@@ -1,0 +1,153 @@
+//! Carries a change of login out, one step after the other. See [`rotation`] for why the process may die anywhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahoi_api::{Database, DatabaseServer, DatabaseStatus};
+use ahoi_reconcile::{Error, EventType};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use tracing::info;
+
+use super::desired::{Desired, OtherLogin};
+use super::execute;
+use super::names::Names;
+use super::rotation::{self, Due, Kept};
+use super::step::Step;
+use crate::context::Context;
+use crate::scram::Credentials;
+use crate::secret;
+use crate::server::{Failure, ServerPool};
+use crate::verifiers;
+
+/// Sessions of a login, wherever on the server.
+const SESSIONS: &str = "SELECT usename::text, count(*)::text FROM pg_stat_activity WHERE usename = $1 GROUP BY usename";
+
+/// What a change of login needs to know.
+pub struct Rotation<'a> {
+    pub context: &'a Context,
+    pub database: &'a Database,
+    pub server: &'a DatabaseServer,
+    pub pool: &'a ServerPool,
+    /// Whether the storage is exceeded.
+    pub frozen: bool,
+}
+
+impl Rotation<'_> {
+    /// Takes over which login is in use, and lets go of the former one if nothing uses it. The answer is what keeps it.
+    pub async fn former(
+        &self,
+        status: &mut DatabaseStatus,
+        names: &Names,
+        other: &mut OtherLogin,
+    ) -> Result<Option<String>, Error> {
+        if status.credentials.is_none() {
+            status.credentials = Some(rotation::begun(self.database, None, Timestamp::now()));
+        }
+        if status.login.as_ref() != Some(&names.login) {
+            // A trigger is not honoured by this: nobody knows whether it was this one. At worst there is one more change.
+            let trigger = status.credentials.take().and_then(|credentials| credentials.trigger);
+            let mut credentials = rotation::begun(self.database, Some(names.other.clone()), Timestamp::now());
+            credentials.trigger = trigger;
+            status.credentials = Some(credentials);
+            status.login = Some(names.login.clone());
+        }
+        let Some(credentials) = status.credentials.as_mut().filter(|_| *other == OtherLogin::Former) else {
+            return Ok(None);
+        };
+        if let Some(kept) = self.kept_open(credentials, &names.other).await? {
+            return Ok(Some(kept.explain(&names.other)));
+        }
+        *other = OtherLogin::Closed;
+        credentials.previous_login = None;
+        let note = format!("the former login {} is closed: nothing uses it any more", names.other);
+        info!(server = self.pool.name, "{note}");
+        self.context.platform.event(self.database, EventType::Normal, "FormerLoginClosed", note);
+        Ok(None)
+    }
+
+    async fn kept_open(&self, credentials: &ahoi_api::CredentialsStatus, former: &str) -> Result<Option<Kept>, Error> {
+        let (namespace, name) = (self.database.namespace(), self.database.name_any());
+        let mut pools = self.context.caches.pools.all();
+        pools.retain(|pool| pool.namespace() == namespace && pool.spec.database_ref.name == name);
+        let kept = rotation::kept_open(credentials, former, pools.iter().map(|pool| &**pool), Timestamp::now());
+        if kept.is_some() {
+            return Ok(kept);
+        }
+        let sessions =
+            self.pool.pairs(SESSIONS, former).await.map_err(|failure| failure.into_error(&self.pool.name))?;
+        Ok((!sessions.is_empty()).then_some(Kept::Sessions))
+    }
+
+    /// Secret and server as they are to be without a change of login.
+    pub async fn settle(
+        &self,
+        names: &Names,
+        other: OtherLogin,
+        credentials: &Credentials,
+    ) -> Result<(Arc<Secret>, Vec<Step>), Error> {
+        let binding = self.give_away(names, credentials).await?;
+        let steps = self.converge(names, other, credentials).await?;
+        Ok((binding, steps))
+    }
+
+    /// Makes the other login the one that is given away, and the one in use the former. The password need not be kept
+    /// before the Secret has it: whoever dies on the way there begins with another one.
+    pub async fn rotate(&self, status: &mut DatabaseStatus, names: Names) -> Result<Arc<Secret>, Error> {
+        let (former, names) = (names.login.clone(), names.rotated());
+        let credentials = Credentials::generate()?;
+        self.converge(&names, OtherLogin::Former, &credentials).await?;
+        self.try_out(&names, &credentials).await?;
+        let binding = self.give_away(&names, &credentials).await?;
+        let note = format!("login {} takes the place of {former}, which stays open until nothing uses it", names.login);
+        info!(server = self.pool.name, "{note}");
+        self.context.platform.event(self.database, EventType::Normal, "CredentialsRotated", note);
+        status.login = Some(names.login);
+        status.credentials = Some(rotation::begun(self.database, Some(former), Timestamp::now()));
+        Ok(binding)
+    }
+
+    async fn converge(&self, names: &Names, other: OtherLogin, credentials: &Credentials) -> Result<Vec<Step>, Error> {
+        let cluster = &self.context.cluster;
+        let desired = Desired::of(self.database, cluster, names.clone(), &credentials.verifier, other, self.frozen)?;
+        execute::converge(self.pool, &desired).await
+    }
+
+    /// Nobody is given credentials that do not work.
+    async fn try_out(&self, names: &Names, credentials: &Credentials) -> Result<(), Error> {
+        let tried = self.pool.log_in(&names.database, &names.login, &credentials.password).await;
+        tried.map_err(|failure| match failure {
+            Failure::LoginRefused(why) => Error::structural(
+                "NewLoginRefused",
+                format!(
+                    "DatabaseServer {} refuses the next login {} of database {}: {why}; see its pg_hba.conf. The \
+                     credentials in use stay as they are",
+                    self.pool.name, names.login, names.database
+                ),
+            ),
+            failure => failure.into_error(&self.pool.name),
+        })
+    }
+
+    /// One write: applications see all of it or nothing.
+    async fn give_away(&self, names: &Names, credentials: &Credentials) -> Result<Arc<Secret>, Error> {
+        if self.pool.hides_passwords() {
+            // The poolers are to know it by then.
+            verifiers::keep(self.context, &names.login, &credentials.verifier).await?;
+        }
+        let binding = secret::desired(self.database, &self.server.spec, names, credentials);
+        self.context.caches.bindings.apply(self.database, binding).await
+    }
+}
+
+/// When to look again although nothing happens: at a former login, or when the next change is due before anybody else
+/// looks.
+pub fn look_again(status: &DatabaseStatus, due: Due, now: Timestamp) -> Option<Duration> {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let credentials = status.credentials.as_ref();
+    let former = credentials.filter(|credentials| credentials.previous_login.is_some());
+    let former = former.map(|credentials| rotation::look_again(credentials, now));
+    let due = if let Due::In(due) = due { Some(due).filter(|due| *due < HOUR) } else { None };
+    former.into_iter().chain(due).min()
+}
