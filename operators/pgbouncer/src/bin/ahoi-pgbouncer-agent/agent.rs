@@ -45,6 +45,9 @@ pub struct Options {
     /// Name of the PgBouncer this process belongs to, in the pod's namespace
     #[arg(long, env = "FLEET")]
     fleet: String,
+    /// Which shard of it, counted from 0
+    #[arg(long, env = "SHARD", default_value_t = 0)]
+    shard: i32,
     /// The pod's uid
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
@@ -210,7 +213,7 @@ impl Agent {
 
     fn snapshot(&mut self) -> Vec<Pool> {
         let loaded = self.known.loaded.as_ref();
-        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet));
+        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
         let pools: Vec<Pool> =
             pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
         for pool in &pools {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Route};
+use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Place, Route};
 use ahoi_pgbouncer::{PORT, fleet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -35,9 +35,9 @@ pub fn secret_name(pool: &ConnectionPool) -> String {
     format!("{}-pool", pool.name_any())
 }
 
-/// What an application mounts: its own login, at the fleet's address.
-pub fn secret(pool: &ConnectionPool, resolved: &Resolved) -> Secret {
-    let host = fleet::host(&resolved.fleet.namespace().unwrap_or_default(), &resolved.fleet.name_any());
+/// What an application mounts: its own login, at the address of its shard.
+pub fn secret(pool: &ConnectionPool, resolved: &Resolved, place: &Place) -> Secret {
+    let host = fleet::host(&place.fleet.namespace, &fleet::shard(&place.fleet.name, place.shard));
     let (username, password) = (&resolved.credentials.username, &resolved.credentials.password);
     let uri = format!(
         "postgresql://{}:{}@{host}:{PORT}/{}",
@@ -74,7 +74,7 @@ pub fn secret(pool: &ConnectionPool, resolved: &Resolved) -> Secret {
     }
 }
 
-/// Whether both lead to the same fleet.
+/// Whether both lead to the same shard of the same fleet.
 pub fn same_host(one: &Secret, other: &Secret) -> bool {
     let host = |secret: &Secret| secret.data.as_ref().and_then(|data| data.get("host").cloned());
     host(one) == host(other)
@@ -140,6 +140,10 @@ mod tests {
         }
     }
 
+    fn place(shard: i32) -> Place {
+        Place { fleet: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() }, shard }
+    }
+
     #[test]
     fn the_route() {
         insta::assert_yaml_snapshot!(route(&pool(), &resolved()));
@@ -157,7 +161,9 @@ mod tests {
 
     #[test]
     fn the_secret() {
-        let secret = secret(&pool(), &resolved());
+        let elsewhere = secret(&pool(), &resolved(), &place(2));
+        assert_eq!(elsewhere.data.as_ref().unwrap()["host"].0, b"global-s2.ahoi-system.svc");
+        let secret = secret(&pool(), &resolved(), &place(0));
         let text: BTreeMap<&String, &str> = secret
             .data
             .as_ref()
@@ -172,7 +178,7 @@ mod tests {
     fn the_version_changes_with_the_content_alone() {
         let mut other = resolved();
         other.credentials.password = "another".into();
-        let version = |resolved| version_of(&secret(&pool(), &resolved));
+        let version = |resolved| version_of(&secret(&pool(), &resolved, &place(0)));
         assert_eq!(version(resolved()), version(resolved()));
         assert_ne!(version(resolved()), version(other));
     }
