@@ -49,6 +49,16 @@ impl Pool {
     }
 }
 
+/// Forgets what no agent needs: each has all pools of all fleets in memory.
+pub fn trim(pool: &mut ConnectionPool) {
+    pool.metadata.annotations = None;
+    pool.metadata.labels = None;
+    pool.metadata.owner_references = None;
+    if let Some(status) = &mut pool.status {
+        status.conditions.retain(|condition| condition.type_ == "Ready");
+    }
+}
+
 /// Where a pool is served: there where its controller put it, whatever the spec says by now.
 #[must_use]
 pub fn place(pool: &ConnectionPool) -> Place {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus};
+use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus, Route};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
-use ahoi_pgbouncer::pool::Pool;
+use ahoi_pgbouncer::pool::{Pool, trim};
 use ahoi_pgbouncer::report::refuse;
 use ahoi_pgbouncer::{PORT, fleet};
 use ahoi_reconcile::{Cache, Platform, Runnable, watcher};
@@ -76,7 +76,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
     let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
     // Every fleet's, so that a pool that goes to another one is seen to go.
-    let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), forget_what_is_not_needed);
+    let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), trim);
     let serving = Arc::new(AtomicBool::new(false));
     let is_serving = serving.clone();
     platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
@@ -91,6 +91,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         pools,
         serving,
         known: Known::default(),
+        seen: Vec::new(),
         written: None,
         console: None,
         databases: BTreeMap::new(),
@@ -106,15 +107,6 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     Ok(Runnable::task("the agent", agent.run()).stop_within(limit))
 }
 
-fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
-    pool.metadata.annotations = None;
-    pool.metadata.labels = None;
-    pool.metadata.owner_references = None;
-    if let Some(status) = &mut pool.status {
-        status.conditions.retain(|condition| condition.type_ == "Ready");
-    }
-}
-
 struct Agent {
     platform: Platform,
     options: Options,
@@ -126,6 +118,8 @@ struct Agent {
     metrics: Metrics,
     serving: Arc<AtomicBool>,
     known: Known,
+    /// The pools at the last turn.
+    seen: Vec<Pool>,
     /// The marker of the files that were written last.
     written: Option<String>,
     /// Open while pgbouncer answers.
@@ -164,7 +158,13 @@ impl Agent {
                 status = self.process.ended() => self.died(status),
                 Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = pools.changed() => {
+                    sleep(DEBOUNCE).await;
+                    pools.mark_unchanged();
+                    if self.is_others_business() {
+                        continue;
+                    }
+                }
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
@@ -186,6 +186,7 @@ impl Agent {
     /// One look at everything. The answer is when to look again if nothing happens.
     async fn turn(&mut self) -> Duration {
         let pools = self.snapshot();
+        self.seen.clone_from(&pools);
         let next = match self.converge(&pools).await {
             Ok(()) => {
                 self.failures = 0;
@@ -214,8 +215,7 @@ impl Agent {
     fn snapshot(&mut self) -> Vec<Pool> {
         let loaded = self.known.loaded.as_ref();
         let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
-        let pools: Vec<Pool> =
-            pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
+        let pools = concerning(pools, loaded);
         for pool in &pools {
             if pool.leaving {
                 self.known.left.insert(pool.key.clone());
@@ -235,6 +235,13 @@ impl Agent {
             .filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
         self.known.passwords.extend(passwords);
         pools
+    }
+
+    /// Whether what changed are pools of other shards and fleets alone: asking pgbouncer about thousands of routes is work
+    /// for it, too.
+    fn is_others_business(&self) -> bool {
+        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
+        concerning(pools, self.known.loaded.as_ref()) == self.seen
     }
 
     /// Makes pgbouncer serve what it should, and proves it.
@@ -354,6 +361,14 @@ impl Agent {
             self.serving.store(false, Ordering::Relaxed);
         }
     }
+}
+
+/// The pools of the shard, and those that are loaded although they are not; in an order that is always the same.
+fn concerning(pools: impl Iterator<Item = Pool>, loaded: Option<&BTreeMap<String, Route>>) -> Vec<Pool> {
+    let is_loaded = |pool: &Pool| loaded.is_some_and(|loaded| loaded.contains_key(&pool.key));
+    let mut pools: Vec<Pool> = pools.filter(|pool| pool.here || is_loaded(pool)).collect();
+    pools.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    pools
 }
 
 fn count(number: usize) -> i64 {
