@@ -92,6 +92,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         serving,
         known: Known::default(),
         seen: Vec::new(),
+        told: None,
         written: None,
         console: None,
         databases: BTreeMap::new(),
@@ -118,8 +119,9 @@ struct Agent {
     metrics: Metrics,
     serving: Arc<AtomicBool>,
     known: Known,
-    /// The pools at the last turn.
+    /// The pools at the last turn, and our part of the PgBouncer.
     seen: Vec<Pool>,
+    told: Option<(Option<i64>, Option<ProcessStatus>)>,
     /// The marker of the files that were written last.
     written: Option<String>,
     /// Open while pgbouncer answers.
@@ -156,7 +158,13 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 status = self.process.ended() => self.died(status),
-                Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = fleets.changed() => {
+                    sleep(DEBOUNCE).await;
+                    fleets.mark_unchanged();
+                    if self.is_others_report() {
+                        continue;
+                    }
+                }
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = pools.changed() => {
                     sleep(DEBOUNCE).await;
@@ -187,6 +195,7 @@ impl Agent {
     async fn turn(&mut self) -> Duration {
         let pools = self.snapshot();
         self.seen.clone_from(&pools);
+        self.told = self.own_part();
         let next = match self.converge(&pools).await {
             Ok(()) => {
                 self.failures = 0;
@@ -207,7 +216,10 @@ impl Agent {
         self.status.pod = self.platform.instance().to_owned();
         self.status.uid.clone_from(&self.options.pod_uid);
         if let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) {
-            self.voice.say(&self.status, &fleet, &pools).await;
+            // What could not be said is tried again as soon as anything is heard.
+            if !self.voice.say(&self.status, &fleet, &pools).await {
+                self.told = None;
+            }
         }
         next
     }
@@ -242,6 +254,19 @@ impl Agent {
     fn is_others_business(&self) -> bool {
         let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
         concerning(pools, self.known.loaded.as_ref()) == self.seen
+    }
+
+    /// Whether all that changed in the PgBouncer is what other processes say, or how the fleet is.
+    fn is_others_report(&self) -> bool {
+        self.told.is_some() && self.own_part() == self.told
+    }
+
+    /// What of the PgBouncer concerns this process: the version of its spec, and what is said there of us.
+    fn own_part(&self) -> Option<(Option<i64>, Option<ProcessStatus>)> {
+        let fleet = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name)?;
+        let processes = fleet.status.iter().flat_map(|status| &status.processes);
+        let own = processes.into_iter().find(|process| process.pod == self.platform.instance()).cloned();
+        Some((fleet.metadata.generation, own))
     }
 
     /// Makes pgbouncer serve what it should, and proves it.
