@@ -16,7 +16,9 @@ use super::{milliseconds, passwords, route};
 
 /// Each in a process of its own, so that none has the memory of the one before.
 pub fn compare() -> Result<()> {
-    println!("| pools in the cluster | of them in the shard | memory of the cache | snapshot | plan | render |");
+    println!(
+        "| pools in the cluster | of them in the shard | memory of the cache | snapshot, ms | plan, ms | render, ms |"
+    );
     println!("|---|---|---|---|---|---|");
     for (pools, shards) in [(2_000, 1), (10_000, 5)] {
         let measured =

@@ -86,15 +86,17 @@ async fn measure(place: &Place, processes: usize, routes: usize) -> Result<()> {
     let mut rest = Duration::ZERO;
     let mut added: Vec<Added> = Vec::new();
     for process in &mut fleet {
+        process.begin().await?;
         rest = rest.max(process.longest_wait_at_rest().await?);
         for _ in 0..ADDED {
             added.push(process.add_a_route().await?);
         }
+        process.end();
     }
     let memory: Vec<u64> = fleet.iter().map(Process::memory).collect::<Result<_>>()?;
     let of = |what: fn(&Added) -> Duration| typical(added.iter().map(what));
     println!(
-        "| {processes} | {routes} | {} | {} | {} | {} | {} | {} ({}) | {} MiB, {} MiB |",
+        "| {processes} | {routes} | {} | {} | {} | {} | {} | {} | {} | {} MiB, {} MiB |",
         typical(fleet.iter().map(|process| process.started)),
         of(|added| added.written),
         of(|added| added.reload),
@@ -150,18 +152,16 @@ async fn connect(port: u16, login: &str, database: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// The median, and the worst behind it.
+/// The median, between the best and the worst.
 fn typical(times: impl Iterator<Item = Duration>) -> String {
     let mut times: Vec<Duration> = times.collect();
     times.sort_unstable();
-    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
-    if times.len() == 1 {
-        milliseconds(median)
-    } else {
-        format!("{} (≤ {})", milliseconds(median), milliseconds(worst))
-    }
+    let (best, median, worst) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+    let (best, worst) = (milliseconds(best), milliseconds(worst));
+    if times.len() == 1 { best } else { format!("{} ({best} … {worst})", milliseconds(median)) }
 }
 
+/// Without the unit: it is the table's.
 fn milliseconds(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }

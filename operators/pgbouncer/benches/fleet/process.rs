@@ -1,4 +1,4 @@
-//! One pgbouncer, its routes and two clients that ask it all the time.
+//! One pgbouncer, its routes and a client that asks it all the time.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub struct Process {
     added: usize,
     /// When a query began and how long it took.
     queries: Arc<Mutex<Vec<(Instant, Duration)>>>,
-    _client: AbortOnDropHandle<()>,
+    client: Option<AbortOnDropHandle<()>>,
     /// From the process's start until it had proved its routes.
     pub started: Duration,
 }
@@ -75,8 +75,25 @@ impl Process {
         };
         prove(&console, &files).await?;
         let started = begun.elapsed();
-        let queries: Arc<Mutex<Vec<_>>> = Arc::default();
-        let (client, asked) = (connect(port, LOGIN, &databases[0]).await?, queries.clone());
+        let (postgres, queries) = (place.postgres, Arc::default());
+        Ok(Process {
+            number,
+            port,
+            postgres,
+            directory,
+            child,
+            console,
+            routes,
+            added: 0,
+            queries,
+            client: None,
+            started,
+        })
+    }
+
+    /// From now on a client asks as fast as it is answered.
+    pub async fn begin(&mut self) -> Result<()> {
+        let (client, asked) = (connect(self.port, LOGIN, &self.routes[0].database).await?, self.queries.clone());
         let client = tokio::spawn(async move {
             loop {
                 let begun = Instant::now();
@@ -89,21 +106,13 @@ impl Process {
                 }
             }
         });
-        let client = AbortOnDropHandle::new(client);
-        let postgres = place.postgres;
-        Ok(Process {
-            number,
-            port,
-            postgres,
-            directory,
-            child,
-            console,
-            routes,
-            added: 0,
-            queries,
-            _client: client,
-            started,
-        })
+        self.client = Some(AbortOnDropHandle::new(client));
+        Ok(())
+    }
+
+    /// And no more.
+    pub fn end(&mut self) {
+        self.client = None;
     }
 
     /// The longest wait of a client while nothing happens.
