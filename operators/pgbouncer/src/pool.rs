@@ -50,7 +50,7 @@ impl Pool {
 }
 
 /// Forgets what no agent needs: each has all pools of all fleets in memory.
-pub fn trim(pool: &mut ConnectionPool) {
+pub fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
     pool.metadata.annotations = None;
     pool.metadata.labels = None;
     pool.metadata.owner_references = None;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ahoi_api::{ConnectionPool, NamespacedRef};
 use ahoi_pgbouncer::config::{Known, Settings, plan, render};
-use ahoi_pgbouncer::pool::{Pool, trim};
+use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
 use ahoi_reconcile::Cache;
 use ahoi_reconcile::testing::cache;
 use anyhow::{Context, Result, ensure};
@@ -70,7 +70,7 @@ fn fill(pools: i32, shards: i32) -> Result<Cache<ConnectionPool>> {
     let pools = (0..pools).map(|number| {
         let mut pool = pool(number, number % shards)?;
         pool.metadata.managed_fields = None;
-        trim(&mut pool);
+        forget_what_is_not_needed(&mut pool);
         Ok(pool)
     });
     Ok(cache(pools.collect::<Result<Vec<_>>>()?))

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus, Route};
+use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
-use ahoi_pgbouncer::pool::{Pool, trim};
+use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
 use ahoi_pgbouncer::report::refuse;
 use ahoi_pgbouncer::{PORT, fleet};
 use ahoi_reconcile::{Cache, Platform, Runnable, watcher};
@@ -76,7 +76,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
     let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
     // Every fleet's, so that a pool that goes to another one is seen to go.
-    let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), trim);
+    let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), forget_what_is_not_needed);
     let serving = Arc::new(AtomicBool::new(false));
     let is_serving = serving.clone();
     platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
@@ -91,8 +91,6 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         pools,
         serving,
         known: Known::default(),
-        seen: Vec::new(),
-        told: None,
         written: None,
         console: None,
         databases: BTreeMap::new(),
@@ -119,9 +117,6 @@ struct Agent {
     metrics: Metrics,
     serving: Arc<AtomicBool>,
     known: Known,
-    /// The pools at the last turn, and our part of the PgBouncer.
-    seen: Vec<Pool>,
-    told: Option<(Option<i64>, Option<ProcessStatus>)>,
     /// The marker of the files that were written last.
     written: Option<String>,
     /// Open while pgbouncer answers.
@@ -158,21 +153,9 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 status = self.process.ended() => self.died(status),
-                Ok(()) = fleets.changed() => {
-                    sleep(DEBOUNCE).await;
-                    fleets.mark_unchanged();
-                    if self.is_others_report() {
-                        continue;
-                    }
-                }
+                Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
-                Ok(()) = pools.changed() => {
-                    sleep(DEBOUNCE).await;
-                    pools.mark_unchanged();
-                    if self.is_others_business() {
-                        continue;
-                    }
-                }
+                Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
@@ -194,8 +177,6 @@ impl Agent {
     /// One look at everything. The answer is when to look again if nothing happens.
     async fn turn(&mut self) -> Duration {
         let pools = self.snapshot();
-        self.seen.clone_from(&pools);
-        self.told = self.own_part();
         let next = match self.converge(&pools).await {
             Ok(()) => {
                 self.failures = 0;
@@ -216,10 +197,7 @@ impl Agent {
         self.status.pod = self.platform.instance().to_owned();
         self.status.uid.clone_from(&self.options.pod_uid);
         if let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) {
-            // What could not be said is tried again as soon as anything is heard.
-            if !self.voice.say(&self.status, &fleet, &pools).await {
-                self.told = None;
-            }
+            self.voice.say(&self.status, &fleet, &pools).await;
         }
         next
     }
@@ -227,7 +205,8 @@ impl Agent {
     fn snapshot(&mut self) -> Vec<Pool> {
         let loaded = self.known.loaded.as_ref();
         let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
-        let pools = concerning(pools, loaded);
+        let pools: Vec<Pool> =
+            pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
         for pool in &pools {
             if pool.leaving {
                 self.known.left.insert(pool.key.clone());
@@ -247,26 +226,6 @@ impl Agent {
             .filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
         self.known.passwords.extend(passwords);
         pools
-    }
-
-    /// Whether what changed are pools of other shards and fleets alone: asking pgbouncer about thousands of routes is work
-    /// for it, too.
-    fn is_others_business(&self) -> bool {
-        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
-        concerning(pools, self.known.loaded.as_ref()) == self.seen
-    }
-
-    /// Whether all that changed in the PgBouncer is what other processes say, or how the fleet is.
-    fn is_others_report(&self) -> bool {
-        self.told.is_some() && self.own_part() == self.told
-    }
-
-    /// What of the PgBouncer concerns this process: the version of its spec, and what is said there of us.
-    fn own_part(&self) -> Option<(Option<i64>, Option<ProcessStatus>)> {
-        let fleet = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name)?;
-        let processes = fleet.status.iter().flat_map(|status| &status.processes);
-        let own = processes.into_iter().find(|process| process.pod == self.platform.instance()).cloned();
-        Some((fleet.metadata.generation, own))
     }
 
     /// Makes pgbouncer serve what it should, and proves it.
@@ -386,14 +345,6 @@ impl Agent {
             self.serving.store(false, Ordering::Relaxed);
         }
     }
-}
-
-/// The pools of the shard, and those that are loaded although they are not; in an order that is always the same.
-fn concerning(pools: impl Iterator<Item = Pool>, loaded: Option<&BTreeMap<String, Route>>) -> Vec<Pool> {
-    let is_loaded = |pool: &Pool| loaded.is_some_and(|loaded| loaded.contains_key(&pool.key));
-    let mut pools: Vec<Pool> = pools.filter(|pool| pool.here || is_loaded(pool)).collect();
-    pools.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-    pools
 }
 
 fn count(number: usize) -> i64 {

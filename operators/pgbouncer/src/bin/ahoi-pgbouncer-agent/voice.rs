@@ -22,8 +22,8 @@ impl Voice {
         Voice { api: Api::namespaced(platform.client.clone(), &fleet.namespace), said: None }
     }
 
-    /// Says it, if it is news to somebody. What could not be said (the answer is false) is still news at the next turn.
-    pub async fn say(&mut self, status: &ProcessStatus, fleet: &PgBouncer, pools: &[Pool]) -> bool {
+    /// Says it, if it is news to somebody. What could not be said is still news at the next turn.
+    pub async fn say(&mut self, status: &ProcessStatus, fleet: &PgBouncer, pools: &[Pool]) {
         let awaited = pools.iter().filter(|pool| pool.awaited()).map(|pool| pool.version).max();
         let entries = fleet.status.iter().flat_map(|status| &status.processes);
         let last = match &self.said {
@@ -32,17 +32,11 @@ impl Voice {
             _ => entries.into_iter().find(|entry| entry.pod == status.pod),
         };
         if !worth_saying(last, status, awaited) {
-            return true;
+            return;
         }
         match self.write(status, fleet).await {
-            Ok(version) => {
-                self.said = Some((version, status.clone()));
-                true
-            }
-            Err(error) => {
-                warn!(%error, "the status of the PgBouncer could not be written");
-                false
-            }
+            Ok(version) => self.said = Some((version, status.clone())),
+            Err(error) => warn!(%error, "the status of the PgBouncer could not be written"),
         }
     }
 
