@@ -84,7 +84,8 @@ impl Cluster {
         Login { entries, address: self.address(SUITE, "demo-postgres").await? }.connect().await
     }
 
-    async fn address(&self, namespace: &str, service: &str) -> Result<String> {
+    /// The address of a Service, whose name only pods can resolve.
+    pub async fn address(&self, namespace: &str, service: &str) -> Result<String> {
         let services: Api<Service> = self.of(namespace);
         let found = services.get(service).await.with_context(|| format!("Service {namespace}/{service}"))?;
         found.spec.and_then(|s| s.cluster_ip).context("a Service without an address")
@@ -100,6 +101,13 @@ impl Login {
     /// The address of the Service that the Secret names; only pods can resolve the name.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The same login at another address.
+    #[must_use]
+    pub fn at(mut self, address: &str) -> Self {
+        self.address = address.into();
+        self
     }
 
     /// The same login, asking for another database.

@@ -12,4 +12,5 @@ mod monitoring;
 mod namespace;
 mod ordinary_role;
 mod pool;
+mod shards;
 mod toggles;

@@ -2,34 +2,49 @@
 
 use std::path::Path;
 
-use ahoi_api::PgBouncer;
+use ahoi_api::{PgBouncer, ProcessStatus};
 use kube::ResourceExt;
 
 use crate::PORT;
 use crate::config::{Settings, valid_parameters};
 
-/// The name of the fleet's process number `ordinal`, counted from 0.
+/// The name of a shard of the fleet, counted from 0: of its StatefulSet, its Service and its PodDisruptionBudget. The first
+/// is called as the fleet is, for a fleet may grow after years as one shard.
 #[must_use]
-pub fn pod(fleet: &str, ordinal: i32) -> String {
-    format!("{fleet}-{ordinal}")
+pub fn shard(fleet: &str, shard: i32) -> String {
+    if shard == 0 { fleet.to_owned() } else { format!("{fleet}-s{shard}") }
 }
 
-/// The number of a process, from the name of its pod.
+/// The name of the process number `ordinal` of a shard, counted from 0.
 #[must_use]
-pub fn ordinal(fleet: &str, pod: &str) -> Option<i32> {
-    pod.strip_prefix(fleet)?.strip_prefix('-')?.parse().ok()
+pub fn pod(shard: &str, ordinal: i32) -> String {
+    format!("{shard}-{ordinal}")
 }
 
-/// The headless Service under which each process has a name of its own.
+/// The shard and the number of a process in it, from the name of its pod.
 #[must_use]
-pub fn peers_service(fleet: &str) -> String {
-    format!("{fleet}-peers")
+pub fn process(fleet: &str, pod: &str) -> Option<(i32, i32)> {
+    let rest = pod.strip_prefix(fleet)?.strip_prefix('-')?;
+    let number = |text: &str| text.parse().ok().filter(|number: &i32| *number >= 0);
+    match rest.strip_prefix('s') {
+        None => Some((0, number(rest)?)),
+        Some(rest) => {
+            let (shard, ordinal) = rest.split_once('-')?;
+            Some((number(shard).filter(|shard| *shard > 0)?, number(ordinal)?))
+        }
+    }
 }
 
-/// The host that clients connect to.
+/// The headless Service under which each process of a shard has a name of its own.
 #[must_use]
-pub fn host(namespace: &str, fleet: &str) -> String {
-    format!("{fleet}.{namespace}.svc")
+pub fn peers_service(shard: &str) -> String {
+    format!("{shard}-peers")
+}
+
+/// The host that the clients of a shard connect to.
+#[must_use]
+pub fn host(namespace: &str, shard: &str) -> String {
+    format!("{shard}.{namespace}.svc")
 }
 
 /// The field manager of the agent in `pod`; each owns its own entry of `status.processes`, and no other.
@@ -43,9 +58,11 @@ pub fn field_manager(pod: &str) -> String {
 #[must_use]
 pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
     let (name, namespace) = (fleet.name_any(), fleet.namespace().unwrap_or_default());
-    let number = ordinal(&name, pod);
+    let (shard, number) = process(&name, pod).map_or((0, None), |(shard, number)| (shard, Some(number)));
+    // A cancel request reaches any process of the shard that its client is connected to, and no other shard's.
+    let shard = self::shard(&name, shard);
     let peers =
-        (0..fleet.spec.replicas).map(|i| format!("{}.{}.{namespace}.svc", self::pod(&name, i), peers_service(&name)));
+        (0..fleet.spec.replicas).map(|i| format!("{}.{}.{namespace}.svc", self::pod(&shard, i), peers_service(&shard)));
     Settings {
         directory: directory.to_owned(),
         port: PORT,
@@ -69,25 +86,28 @@ fn max_clients_of_a_pool(fleet: &PgBouncer) -> i32 {
     fleet.spec.default_max_client_connections.unwrap_or_else(|| (fleet.spec.max_client_connections / 5).max(1))
 }
 
-/// How many processes of the fleet may have connections: those it wants, and those that have not gone yet.
+/// How many processes of a shard may have connections: those it wants, and those that have not gone yet.
 #[must_use]
-pub fn processes(fleet: &PgBouncer) -> i64 {
-    let reported = fleet.status.as_ref().map_or(0, |status| status.processes.len());
+pub fn processes(fleet: &PgBouncer, shard: i32) -> i64 {
+    let name = fleet.name_any();
+    let of_shard = |report: &&ProcessStatus| process(&name, &report.pod).is_some_and(|(of, _)| of == shard);
+    let reported = fleet.status.iter().flat_map(|status| &status.processes).filter(of_shard).count();
     i64::from(fleet.spec.replicas).max(i64::try_from(reported).unwrap_or(i64::MAX)).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::{PgBouncerSpec, PgBouncerStatus, ProcessStatus};
+    use ahoi_api::{PgBouncerSpec, PgBouncerStatus};
 
     #[test]
     fn a_process_that_is_on_its_way_out_still_counts() {
         let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
-        assert_eq!(processes(&fleet), 2);
-        let reports = vec![ProcessStatus::default(); 5];
+        assert_eq!(processes(&fleet, 0), 2);
+        let pods = ["global-0", "global-1", "global-2", "global-s1-0"];
+        let reports = pods.map(|pod| ProcessStatus { pod: pod.into(), ..ProcessStatus::default() }).into();
         fleet.status = Some(PgBouncerStatus { processes: reports, ..PgBouncerStatus::default() });
-        assert_eq!(processes(&fleet), 5);
+        assert_eq!((processes(&fleet, 0), processes(&fleet, 1)), (3, 2));
     }
 
     #[test]
@@ -103,6 +123,21 @@ mod tests {
         assert_eq!(settings("global-1").peers[1], "global-1.global-peers.ahoi-system.svc");
         assert_eq!(settings("global-2").peer_id, 0, "it is one too many");
         assert_eq!(settings("global-0").default_max_client_connections, 1000, "a fifth");
+        assert_eq!(settings("global-s3-0").peer_id, 1);
+        assert_eq!(settings("global-s3-0").peers[1], "global-s3-1.global-s3-peers.ahoi-system.svc");
         assert_eq!(settings("global-0").parameters.keys().collect::<Vec<_>>(), ["query_timeout"]);
+    }
+
+    #[test]
+    fn a_process_is_known_by_the_name_of_its_pod() {
+        for (shard, ordinal) in [(0, 0), (0, 13), (1, 0), (12, 7)] {
+            let name = pod(&super::shard("global", shard), ordinal);
+            assert_eq!(process("global", &name), Some((shard, ordinal)), "{name}");
+        }
+        for other in
+            ["global", "global-x", "global--1", "global-s0-1", "global-s1", "global-s1-", "global-east-0", "x-0"]
+        {
+            assert_eq!(process("global", other), None, "{other}");
+        }
     }
 }

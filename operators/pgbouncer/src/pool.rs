@@ -1,6 +1,6 @@
 //! What controller and agents must agree on about a pool: when somebody waits for its proof, and what proves it.
 
-use ahoi_api::{ConnectionPool, NamespacedRef, ProcessStatus, Route};
+use ahoi_api::{ConnectionPool, NamespacedRef, Place, ProcessStatus, Route};
 use kube::{Resource, ResourceExt};
 
 /// What an agent keeps of a ConnectionPool.
@@ -12,9 +12,9 @@ pub struct Pool {
     pub version: i64,
     /// When it was created, in seconds.
     pub created: i64,
-    /// It is in the fleet.
+    /// It is in the shard.
     pub here: bool,
-    /// It is being deleted, or has gone to another fleet.
+    /// It is being deleted, or has gone to another shard or fleet.
     pub leaving: bool,
     /// Its controller has seen the proof.
     pub ready: bool,
@@ -25,10 +25,11 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// What an agent of `fleet` keeps of `object`.
+    /// What an agent of this shard keeps of `object`.
     #[must_use]
-    pub fn of(object: &ConnectionPool, fleet: &NamespacedRef) -> Pool {
-        let here = object.spec.pg_bouncer_ref == *fleet;
+    pub fn of(object: &ConnectionPool, fleet: &NamespacedRef, shard: i32) -> Pool {
+        let place = place(object);
+        let here = place.shard == shard && place.fleet == *fleet;
         let status = object.status.as_ref();
         Pool {
             key: key(object),
@@ -56,6 +57,23 @@ impl Pool {
     pub fn retiring(&self) -> Option<&str> {
         self.route.as_ref()?.retiring.as_deref()
     }
+}
+
+/// Forgets what no agent needs: each has all pools of all fleets in memory.
+pub fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
+    pool.metadata.annotations = None;
+    pool.metadata.labels = None;
+    pool.metadata.owner_references = None;
+    if let Some(status) = &mut pool.status {
+        status.conditions.retain(|condition| condition.type_ == "Ready");
+    }
+}
+
+/// Where a pool is served: there where its controller put it, whatever the spec says by now.
+#[must_use]
+pub fn place(pool: &ConnectionPool) -> Place {
+    let given = pool.status.as_ref().and_then(|status| status.place.clone());
+    given.unwrap_or_else(|| Place { fleet: pool.spec.pg_bouncer_ref.clone(), shard: 0 })
 }
 
 /// The name of a pool in what agents report.
@@ -146,7 +164,7 @@ pub fn unused(login: &str, known: bool, version: i64, processes: &[ProcessStatus
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::RefusedRoute;
+    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, PoolState, RefusedRoute};
 
     fn process(pod: &str, proved_version: i64) -> ProcessStatus {
         ProcessStatus { pod: pod.into(), uid: format!("uid-{pod}"), proved_version, ..ProcessStatus::default() }
@@ -203,5 +221,35 @@ mod tests {
         picky.refused.push(RefusedRoute { pool: "a/b".into(), reason: "no".into() });
         assert_eq!(proof("a/b", 7, &[picky.clone()], &serving(&["g-0"])), Proof::Refused { reason: "no".into() });
         assert_eq!(proof("a/b", 10, &[picky], &serving(&["g-0"])), pending, "it was another version that was refused");
+    }
+
+    #[test]
+    fn a_pool_is_in_the_shard_it_was_given_and_in_no_other() {
+        let fleet = |name: &str| NamespacedRef { namespace: "ahoi-system".into(), name: name.into() };
+        let spec = ConnectionPoolSpec {
+            database_ref: LocalRef { name: "a".into() },
+            pg_bouncer_ref: fleet("global"),
+            pool_mode: None,
+            pool_size: None,
+            max_client_connections: None,
+            query_timeout_seconds: None,
+            idle_transaction_timeout_seconds: None,
+            state: PoolState::Active,
+        };
+        let mut object = ConnectionPool::new("a", spec);
+        let status = ConnectionPoolStatus { route: Some(Route::default()), ..ConnectionPoolStatus::default() };
+        object.status = Some(status.clone());
+        let here = |object: &ConnectionPool, name, shard| {
+            let pool = Pool::of(object, &fleet(name), shard);
+            assert_eq!((pool.here, !pool.leaving), (pool.route.is_some(), pool.here));
+            pool.here
+        };
+        assert!(here(&object, "global", 0) && !here(&object, "global", 1), "one that nobody put anywhere");
+        let place = Some(Place { fleet: fleet("global"), shard: 1 });
+        object.status = Some(ConnectionPoolStatus { place, ..status });
+        assert!(here(&object, "global", 1) && !here(&object, "global", 0));
+        object.spec.pg_bouncer_ref = fleet("other");
+        assert!(here(&object, "global", 1), "it is served until it has another place");
+        assert!(!here(&object, "other", 0) && !here(&object, "other", 1));
     }
 }

@@ -32,10 +32,21 @@ use crate::{Binding, HeldServer, LocalRef, NamespacedRef, Passwords, PoolMode};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PgBouncerSpec {
-    /// How many processes, each in a pod of its own.
+    /// How many processes each shard has, each in a pod of its own.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 64))]
     pub replicas: i32,
+    /// How many shards: groups of `replicas` processes with an address of their own, each of which serves a part of the
+    /// pools. A pool stays in the shard it was given at first, whatever this becomes. It cannot be lowered while a pool is
+    /// in a shard that would go.
+    #[serde(default = "default_shards")]
+    #[schemars(range(min = 1, max = 64))]
+    pub shards: i32,
+    /// How many pools a shard takes; those beyond wait until there is another shard. pgbouncer's work at every reload
+    /// grows with the square of this. Lowering it moves nobody.
+    #[serde(default = "default_max_routes")]
+    #[schemars(range(min = 1, max = 2000))]
+    pub max_routes_per_shard: i32,
     /// Image with pgbouncer and its agent. Unset: that of the suite's release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
@@ -102,6 +113,14 @@ fn default_replicas() -> i32 {
     2
 }
 
+fn default_shards() -> i32 {
+    1
+}
+
+fn default_max_routes() -> i32 {
+    2000
+}
+
 fn default_pool_size() -> i32 {
     8
 }
@@ -117,9 +136,13 @@ pub struct PgBouncerStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The address that applications connect to.
+    /// The address that applications connect to; the first shard's, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// The shards, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub shards: Vec<ShardStatus>,
     /// Processes that serve and processes wanted, such as 2/2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
@@ -134,6 +157,30 @@ pub struct PgBouncerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// How a shard is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardStatus {
+    /// Its number, counted from 0.
+    pub index: i32,
+    /// The address of its pools' clients.
+    pub host: String,
+    /// Whether new pools may come to it.
+    pub room: ShardRoom,
+}
+
+/// Whether new pools may come to a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ShardRoom {
+    /// They may.
+    #[default]
+    Open,
+    /// It has as many as it takes.
+    Full,
+    /// It is to go, and does when its last pool has gone.
+    Closing,
 }
 
 /// What one pgbouncer process has proved to have loaded.
@@ -194,6 +241,7 @@ pub struct RefusedRoute {
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must be at most 52 characters: the Secret is named after it"),
     printcolumn(name = "Database", type_ = "string", json_path = ".spec.databaseRef.name"),
+    printcolumn(name = "Shard", type_ = "integer", json_path = ".status.place.shard", priority = 1),
     printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
@@ -255,6 +303,9 @@ pub struct ConnectionPoolStatus {
     /// Where the pool leads; what the agents load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
+    /// Which shard of which fleet serves it. Absent: the first shard of the fleet in the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// The Secret to connect through the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
@@ -265,6 +316,16 @@ pub struct ConnectionPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A shard of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// The PgBouncer.
+    pub fleet: NamespacedRef,
+    /// The shard's number, counted from 0.
+    pub shard: i32,
 }
 
 /// Where a pool leads: everything an agent needs to know about it.

@@ -13,7 +13,7 @@ use ahoi_api::{
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::hold;
-use ahoi_pgbouncer::pool::Pool;
+use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
 use ahoi_pgbouncer::report::{refuse, retire};
 use ahoi_pgbouncer::{PORT, fleet};
 use ahoi_reconcile::{Cache, EventType, Platform, Runnable, watcher};
@@ -55,6 +55,9 @@ pub struct Options {
     /// Name of the PgBouncer this process belongs to, in the pod's namespace
     #[arg(long, env = "FLEET")]
     fleet: String,
+    /// Which shard of it, counted from 0
+    #[arg(long, env = "SHARD", default_value_t = 0)]
+    shard: i32,
     /// The pod's uid
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
@@ -122,15 +125,6 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         measured: None,
     };
     Ok(Runnable::task("the agent", agent.run()).stop_within(limit))
-}
-
-fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
-    pool.metadata.annotations = None;
-    pool.metadata.labels = None;
-    pool.metadata.owner_references = None;
-    if let Some(status) = &mut pool.status {
-        status.conditions.retain(|condition| condition.type_ == "Ready");
-    }
 }
 
 struct Agent {
@@ -263,7 +257,7 @@ impl Agent {
 
     fn snapshot(&mut self) -> Vec<Pool> {
         let loaded = self.known.loaded.as_ref();
-        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet));
+        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
         let pools: Vec<Pool> =
             pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
         for pool in &pools {
@@ -297,7 +291,7 @@ impl Agent {
         settings.verifiers = self.known.verifiers.clone();
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
-        let shares = self.budgets.share(&fleet, &plan.routes, &self.pools.all());
+        let shares = self.budgets.share(&fleet, self.options.shard, &plan.routes, &self.pools.all());
         let files = render(shares.routes.values(), &self.known.passwords, &settings);
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;

@@ -21,10 +21,11 @@ impl Budgets {
         Budgets { servers, known: BTreeMap::new() }
     }
 
-    /// Gives each of this process's `routes` its share of what `fleet` may open, beside the `pools` of all fleets.
+    /// Gives each of this process's `routes` its share of what the `shard` of `fleet` may open, beside the `pools` of all fleets.
     pub fn share(
         &mut self,
         fleet: &PgBouncer,
+        shard: i32,
         routes: &BTreeMap<String, Route>,
         pools: &[Arc<ConnectionPool>],
     ) -> Shares {
@@ -33,7 +34,7 @@ impl Budgets {
                 self.known.insert(server.name_any(), connections);
             }
         }
-        share(routes, &budgets(&self.known, fleet, pools))
+        share(routes, &budgets(&self.known, fleet, shard, pools))
     }
 }
 
@@ -41,6 +42,7 @@ impl Budgets {
 fn budgets(
     known: &BTreeMap<String, i64>,
     fleet: &PgBouncer,
+    shard: i32,
     pools: &[Arc<ConnectionPool>],
 ) -> BTreeMap<String, Budget> {
     let mut leading: BTreeMap<&str, i64> = BTreeMap::new();
@@ -48,7 +50,7 @@ fn budgets(
         *leading.entry(&route.server).or_default() += 1;
     }
     let percent = i64::from(fleet.spec.connection_budget.overcommit_percent);
-    let processes = fleet::processes(fleet);
+    let processes = fleet::processes(fleet, shard);
     let budgets = known.iter().map(|(server, connections)| {
         let connections = connections.saturating_mul(percent) / 100;
         let routes = leading.get(server.as_str()).copied().unwrap_or_default();
@@ -85,7 +87,7 @@ mod tests {
             ..PgBouncerSpec::default()
         };
         let pools = [pool("global", Some("pg-1")), pool("other", Some("pg-1")), pool("global", None)];
-        let budgets = budgets(&known, &PgBouncer::new("global", spec), &pools);
+        let budgets = budgets(&known, &PgBouncer::new("global", spec), 0, &pools);
         assert_eq!(budgets["pg-1"], Budget { connections: 135, routes: 2, processes: 3 });
         assert_eq!(budgets["pg-2"], Budget { connections: 75, routes: 0, processes: 3 });
     }

@@ -21,7 +21,7 @@ pub struct Turns {
 
 impl Turns {
     pub fn new(fleet: &str, pod: &str) -> Self {
-        let number = fleet::ordinal(fleet, pod).and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+        let number = fleet::process(fleet, pod).and_then(|(_, number)| u32::try_from(number).ok()).unwrap_or(0);
         Turns { number: number % TURNS, reading: Duration::ZERO }
     }
 

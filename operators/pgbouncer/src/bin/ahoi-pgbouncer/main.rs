@@ -1,6 +1,7 @@
 //! The controller of PgBouncer and ConnectionPool.
 
 mod fleet;
+mod placement;
 mod pool;
 mod shared;
 

@@ -1,14 +1,20 @@
 //! What both controllers read.
 
-use ahoi_api::PgBouncer;
+use std::sync::Arc;
+
+use ahoi_api::{ConnectionPool, PgBouncer};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Cache, Platform, watcher};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
 
-/// Label on the pods of a fleet; its value is the fleet's name.
+use crate::placement::{Placements, Pools};
+
+/// Label on what a shard is made of; its value is the shard's name, which for the first is the fleet's.
 pub const FLEET_LABEL: &str = "internal.example.com/pgbouncer";
+/// Label on the same; its value is the fleet's name.
+pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 
 /// The caches that both controllers read.
 #[derive(Clone, Debug)]
@@ -17,6 +23,10 @@ pub struct Shared {
     pub fleets: Cache<PgBouncer>,
     /// The pods of every fleet, with nothing but their metadata and conditions.
     pub pods: Cache<Pod>,
+    /// Every pool.
+    pub pools: Cache<ConnectionPool>,
+    /// Which shards they are about to be in.
+    pub placements: Arc<Placements>,
 }
 
 impl Shared {
@@ -30,22 +40,29 @@ impl Shared {
                 pod.metadata.annotations = None;
             },
         );
-        Shared { fleets: platform.cache(Api::all(platform.client.clone()), everywhere()), pods }
+        let fleets = platform.cache(Api::all(platform.client.clone()), everywhere());
+        let pools = platform.cache(Api::all(platform.client.clone()), everywhere());
+        Shared { fleets, pods, pools, placements: Arc::default() }
     }
 
-    /// Names and addresses of the pods of the fleet that clients are sent to.
-    pub fn addresses(&self, fleet: &PgBouncer) -> Vec<(String, String)> {
+    /// Names and addresses of the pods of the shard that clients are sent to.
+    pub fn addresses(&self, fleet: &PgBouncer, shard: i32) -> Vec<(String, String)> {
         let namespace = fleet.namespace().unwrap_or_default();
         let address = |serving: Serving| {
             let pod = self.pods.get_in(&namespace, &serving.pod)?;
             Some((serving.pod, pod.status.as_ref()?.pod_ip.clone()?))
         };
-        self.serving(fleet).into_iter().filter_map(address).collect()
+        self.serving(fleet, shard).into_iter().filter_map(address).collect()
     }
 
-    /// The pods of the fleet that clients are sent to.
-    pub fn serving(&self, fleet: &PgBouncer) -> Vec<Serving> {
-        let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+    /// How many pools each shard of the fleet has.
+    pub fn pools_of(&self, fleet: &PgBouncer) -> Pools {
+        self.placements.pools(fleet, &self.pools.all())
+    }
+
+    /// The pods of the shard that clients are sent to.
+    pub fn serving(&self, fleet: &PgBouncer, shard: i32) -> Vec<Serving> {
+        let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet::shard(&fleet.name_any(), shard));
         let pods = (0..fleet.spec.replicas).filter_map(|i| self.pods.get_in(&namespace, &fleet::pod(&name, i)));
         let serving = pods.filter(|pod| is_ready(pod));
         serving.map(|pod| Serving { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() }).collect()

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use crate::shared::FLEET_LABEL;
+use crate::shared::{FLEET_LABEL, INSTANCE_LABEL};
 
 /// Where the agent serves probes and metrics.
 const AGENT_PORT: i32 = 8080;
@@ -27,9 +27,9 @@ const DRAIN: i64 = 60;
 /// Annotation on the pods: parameters that pgbouncer reads only when it starts, so that another value rolls them.
 const COLD_PARAMETERS: &str = "internal.example.com/cold-parameters";
 
-/// The processes. All are started at once, for each stands alone; an update rolls them one by one.
-pub fn stateful_set(fleet: &PgBouncer, image: &str, service_account: &str) -> StatefulSet {
-    let name = fleet.name_any();
+/// The processes of a shard. All are started at once, for each stands alone; an update rolls them one by one.
+pub fn stateful_set(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> StatefulSet {
+    let name = fleet::shard(&fleet.name_any(), shard);
     let cold: Vec<String> =
         config::needing_restart(&fleet.spec.parameters).iter().map(|(name, value)| format!("{name}={value}")).collect();
     let annotations = (!cold.is_empty()).then(|| [(COLD_PARAMETERS.to_owned(), cold.join(","))].into());
@@ -41,8 +41,8 @@ pub fn stateful_set(fleet: &PgBouncer, image: &str, service_account: &str) -> St
             service_name: Some(fleet::peers_service(&name)),
             selector: LabelSelector { match_labels: Some(selector(&name)), ..LabelSelector::default() },
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels(&name)), annotations, ..ObjectMeta::default() }),
-                spec: Some(pod(fleet, image, service_account)),
+                metadata: Some(ObjectMeta { labels: Some(labels(fleet, &name)), annotations, ..ObjectMeta::default() }),
+                spec: Some(pod(fleet, shard, image, service_account)),
             },
             ..StatefulSetSpec::default()
         }),
@@ -50,8 +50,8 @@ pub fn stateful_set(fleet: &PgBouncer, image: &str, service_account: &str) -> St
     }
 }
 
-fn pod(fleet: &PgBouncer, image: &str, service_account: &str) -> PodSpec {
-    let name = fleet.name_any();
+fn pod(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> PodSpec {
+    let name = fleet::shard(&fleet.name_any(), shard);
     PodSpec {
         service_account_name: Some(service_account.to_owned()),
         // The agent's own bounds, and a moment to leave.
@@ -68,7 +68,7 @@ fn pod(fleet: &PgBouncer, image: &str, service_account: &str) -> PodSpec {
             spread(&name, "kubernetes.io/hostname"),
             spread(&name, "topology.kubernetes.io/zone"),
         ]),
-        containers: vec![container(fleet, image)],
+        containers: vec![container(fleet, shard, image)],
         volumes: Some(vec![Volume {
             name: "run".into(),
             // The files have passwords in them: they never touch a disk.
@@ -91,19 +91,26 @@ pub fn tell_agents(stateful_set: &mut StatefulSet, name: &str, text: &str) {
 }
 
 /// The agent, with pgbouncer as its child: one container, so that one cannot be there without the other.
-fn container(fleet: &PgBouncer, image: &str) -> Container {
+fn container(fleet: &PgBouncer, shard: i32, image: &str) -> Container {
+    // The first shard's pods are not told, so that those of a fleet from before there were shards stay as they are.
+    let shard = (shard > 0).then(|| value("SHARD", &shard.to_string()));
     Container {
         name: "pgbouncer".into(),
         image: Some(image.to_owned()),
         command: Some(vec!["ahoi-pgbouncer-agent".into(), "--leader-elect=false".into()]),
-        env: Some(vec![
-            value("FLEET", &fleet.name_any()),
-            field("POD_NAME", "metadata.name"),
-            field("POD_NAMESPACE", "metadata.namespace"),
-            field("POD_UID", "metadata.uid"),
-            value("DRAIN_ANNOUNCE_SECONDS", &ANNOUNCE.to_string()),
-            value("DRAIN_SECONDS", &DRAIN.to_string()),
-        ]),
+        env: Some(
+            [
+                value("FLEET", &fleet.name_any()),
+                field("POD_NAME", "metadata.name"),
+                field("POD_NAMESPACE", "metadata.namespace"),
+                field("POD_UID", "metadata.uid"),
+                value("DRAIN_ANNOUNCE_SECONDS", &ANNOUNCE.to_string()),
+                value("DRAIN_SECONDS", &DRAIN.to_string()),
+            ]
+            .into_iter()
+            .chain(shard)
+            .collect(),
+        ),
         ports: Some(vec![port("postgresql", i32::from(PORT)), port("metrics", AGENT_PORT)]),
         readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/livez") }),
@@ -123,9 +130,9 @@ fn container(fleet: &PgBouncer, image: &str) -> Container {
     }
 }
 
-/// The address of the fleet: whoever is ready.
-pub fn service(fleet: &PgBouncer) -> Service {
-    let name = fleet.name_any();
+/// The address of a shard: whoever is ready.
+pub fn service(fleet: &PgBouncer, shard: i32) -> Service {
+    let name = fleet::shard(&fleet.name_any(), shard);
     Service {
         metadata: metadata(fleet, name.clone()),
         spec: Some(ServiceSpec {
@@ -139,10 +146,10 @@ pub fn service(fleet: &PgBouncer) -> Service {
 }
 
 /// The address of each process, ready or not: a cancel request must reach the one it is for.
-pub fn peers(fleet: &PgBouncer) -> Service {
-    let name = fleet.name_any();
+pub fn peers(fleet: &PgBouncer, shard: i32) -> Service {
+    let name = fleet::shard(&fleet.name_any(), shard);
     Service {
-        metadata: metadata(fleet, fleet::peers_service(&name)),
+        metadata: ObjectMeta { name: Some(fleet::peers_service(&name)), ..metadata(fleet, name.clone()) },
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
@@ -154,9 +161,9 @@ pub fn peers(fleet: &PgBouncer) -> Service {
     }
 }
 
-/// One process at a time may be taken away.
-pub fn budget(fleet: &PgBouncer) -> PodDisruptionBudget {
-    let name = fleet.name_any();
+/// One process of a shard at a time may be taken away.
+pub fn budget(fleet: &PgBouncer, shard: i32) -> PodDisruptionBudget {
+    let name = fleet::shard(&fleet.name_any(), shard);
     PodDisruptionBudget {
         metadata: metadata(fleet, name.clone()),
         spec: Some(PodDisruptionBudgetSpec {
@@ -168,33 +175,33 @@ pub fn budget(fleet: &PgBouncer) -> PodDisruptionBudget {
     }
 }
 
-fn metadata(fleet: &PgBouncer, name: String) -> ObjectMeta {
+fn metadata(fleet: &PgBouncer, shard: String) -> ObjectMeta {
     ObjectMeta {
-        labels: Some(labels(&fleet.name_any())),
-        name: Some(name),
+        labels: Some(labels(fleet, &shard)),
+        name: Some(shard),
         namespace: fleet.namespace(),
         ..ObjectMeta::default()
     }
 }
 
-fn selector(fleet: &str) -> BTreeMap<String, String> {
-    [(FLEET_LABEL.to_owned(), fleet.to_owned())].into()
+fn selector(shard: &str) -> BTreeMap<String, String> {
+    [(FLEET_LABEL.to_owned(), shard.to_owned())].into()
 }
 
-fn labels(fleet: &str) -> BTreeMap<String, String> {
-    let mut labels = selector(fleet);
+fn labels(fleet: &PgBouncer, shard: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(shard);
     labels.insert("app.kubernetes.io/name".into(), "pgbouncer".into());
-    labels.insert("app.kubernetes.io/instance".into(), fleet.to_owned());
+    labels.insert(INSTANCE_LABEL.into(), fleet.name_any());
     labels.insert("app.kubernetes.io/managed-by".into(), "ahoi-pgbouncer".into());
     labels
 }
 
-fn spread(fleet: &str, topology: &str) -> TopologySpreadConstraint {
+fn spread(shard: &str, topology: &str) -> TopologySpreadConstraint {
     TopologySpreadConstraint {
         max_skew: 1,
         topology_key: topology.to_owned(),
         when_unsatisfiable: "ScheduleAnyway".into(),
-        label_selector: Some(LabelSelector { match_labels: Some(selector(fleet)), ..LabelSelector::default() }),
+        label_selector: Some(LabelSelector { match_labels: Some(selector(shard)), ..LabelSelector::default() }),
         ..TopologySpreadConstraint::default()
     }
 }
@@ -263,21 +270,38 @@ mod tests {
     fn what_a_fleet_is_made_of() {
         let fleet = fleet();
         insta::assert_yaml_snapshot!((
-            stateful_set(&fleet, "localhost/ahoi-pgbouncer:1", "ahoi-pgbouncer-agent"),
-            service(&fleet),
-            peers(&fleet),
-            budget(&fleet),
+            stateful_set(&fleet, 0, "localhost/ahoi-pgbouncer:1", "ahoi-pgbouncer-agent"),
+            service(&fleet, 0),
+            peers(&fleet, 0),
+            budget(&fleet, 0),
         ));
     }
 
     #[test]
+    fn another_shard_has_names_of_its_own_throughout() {
+        let one = |shard: i32| {
+            let fleet = fleet();
+            let parts = (
+                stateful_set(&fleet, shard, "i", "s"),
+                service(&fleet, shard),
+                peers(&fleet, shard),
+                budget(&fleet, shard),
+            );
+            serde_json::to_string_pretty(&parts).unwrap()
+        };
+        let (first, other) = (one(0), one(3));
+        let lines: Vec<&str> = other.lines().filter(|line| !first.contains(line)).map(str::trim).collect();
+        insta::assert_debug_snapshot!(lines);
+    }
+
+    #[test]
     fn only_parameters_that_need_it_roll_the_pods() {
-        let base = stateful_set(&fleet(), "i", "s");
+        let base = stateful_set(&fleet(), 0, "i", "s");
         let mut other = fleet();
         other.spec.parameters = [("query_timeout".into(), "5".into())].into();
         other.spec.max_client_connections = 9;
-        assert_eq!(stateful_set(&other, "i", "s"), base, "the agents reload these");
+        assert_eq!(stateful_set(&other, 0, "i", "s"), base, "the agents reload these");
         other.spec.parameters = [("pkt_buf".into(), "8192".into())].into();
-        assert_ne!(stateful_set(&other, "i", "s"), base);
+        assert_ne!(stateful_set(&other, 0, "i", "s"), base);
     }
 }

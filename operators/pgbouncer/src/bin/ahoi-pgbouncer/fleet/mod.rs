@@ -2,8 +2,13 @@
 
 mod desired;
 mod status;
+#[cfg(test)]
+mod tests;
 
-use ahoi_api::{PgBouncer, PgBouncerStatus};
+use std::collections::BTreeMap;
+
+use ahoi_api::{ConnectionPool, PgBouncer, PgBouncerStatus, Place};
+use ahoi_pgbouncer::pool::place;
 use ahoi_pgbouncer::{config, fleet};
 use ahoi_reconcile::{
     Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
@@ -19,7 +24,8 @@ use serde::Serialize;
 use serde_json::json;
 use tracing::info;
 
-use crate::shared::{FLEET_LABEL, Shared};
+use crate::placement;
+use crate::shared::{FLEET_LABEL, INSTANCE_LABEL, Shared};
 
 /// What the controller is told at its start.
 #[derive(Args, Clone, Debug)]
@@ -54,11 +60,13 @@ pub fn start(platform: &Platform, shared: &Shared, options: Options) -> Runnable
         services: owned(platform),
         budgets: owned(platform),
     };
+    let fleets = shared.fleets.clone();
     Controller::new(platform, &shared.fleets)
         .owns(&controller.stateful_sets)
         .owns(&controller.services)
         .owns(&controller.budgets)
         .watches(&shared.pods, |pod: &Pod| fleet_of(pod))
+        .watches(&shared.pools, move |pool: &ConnectionPool| fleet_of_pool(&fleets, pool))
         // The agents' reports.
         .watches(&shared.fleets, |fleet: &PgBouncer| [ObjectRef::from_obj(fleet)])
         .run(controller)
@@ -70,16 +78,23 @@ impl Reconciler for FleetController {
 
     async fn reconcile(&self, fleet: &PgBouncer) -> Result<Progress<PgBouncerStatus>, Error> {
         let image = self.validate(fleet)?;
-        let mut stateful_set = desired::stateful_set(fleet, image, &self.options.agent_service_account);
-        if let Some(top) = self.options.top_customers {
-            desired::tell_agents(&mut stateful_set, "TOP_CUSTOMERS", &top.to_string());
+        let pools = self.shared.pools_of(fleet);
+        let running = placement::running(&fleet.spec, &pools);
+        for shard in 0..running {
+            let service_account = &self.options.agent_service_account;
+            let mut stateful_set = desired::stateful_set(fleet, shard, image, service_account);
+            if let Some(top) = self.options.top_customers {
+                desired::tell_agents(&mut stateful_set, "TOP_CUSTOMERS", &top.to_string());
+            }
+            self.stateful_sets.apply(fleet, stateful_set).await?;
+            self.services.apply(fleet, desired::service(fleet, shard)).await?;
+            self.services.apply(fleet, desired::peers(fleet, shard)).await?;
+            self.budgets.apply(fleet, desired::budget(fleet, shard)).await?;
         }
-        self.stateful_sets.apply(fleet, stateful_set).await?;
-        self.services.apply(fleet, desired::service(fleet)).await?;
-        self.services.apply(fleet, desired::peers(fleet)).await?;
-        self.budgets.apply(fleet, desired::budget(fleet)).await?;
-        self.forget_former_processes(fleet).await?;
-        Ok(Progress::new(status::status(fleet, &self.shared.serving(fleet))))
+        self.remove_shards(fleet, running).await?;
+        self.forget_former_processes(fleet, running).await?;
+        let serving: Vec<_> = (0..running).flat_map(|shard| self.shared.serving(fleet, shard)).collect();
+        Ok(Progress::new(status::status(fleet, &serving, &pools)))
     }
 }
 
@@ -98,11 +113,33 @@ impl FleetController {
         })
     }
 
+    /// Removes the shards that nobody wants and in which there is no pool.
+    async fn remove_shards(&self, fleet: &PgBouncer, running: i32) -> Result<(), Error> {
+        let name = fleet.name_any();
+        let wanted: Vec<String> = (0..running).map(|shard| fleet::shard(&name, shard)).collect();
+        let is_wanted =
+            |labels: &BTreeMap<String, String>| labels.get(FLEET_LABEL).is_none_or(|of| wanted.contains(of));
+        if self.stateful_sets.children(fleet).iter().all(|set| is_wanted(set.labels()))
+            && self.services.children(fleet).iter().all(|service| is_wanted(service.labels()))
+            && self.budgets.children(fleet).iter().all(|budget| is_wanted(budget.labels()))
+        {
+            return Ok(());
+        }
+        // Who does not know every pool does not know which shards are empty.
+        if !self.shared.pools.is_synced() {
+            return Err(Error::waiting("CacheNotSynced", "the list of connectionpools is not complete"));
+        }
+        self.budgets.prune(fleet, |budget| is_wanted(budget.labels())).await?;
+        self.services.prune(fleet, |service| is_wanted(service.labels())).await?;
+        self.stateful_sets.prune(fleet, |set| is_wanted(set.labels())).await?;
+        Ok(())
+    }
+
     /// Removes the reports of processes that the fleet no longer has. Each report is the field of an agent of its own, so
     /// it is taken away in that agent's name: what the others write at the same time is not touched.
-    async fn forget_former_processes(&self, fleet: &PgBouncer) -> Result<(), Error> {
+    async fn forget_former_processes(&self, fleet: &PgBouncer, running: i32) -> Result<(), Error> {
         let (name, namespace) = (fleet.name_any(), fleet.namespace().unwrap_or_default());
-        for pod in status::former(fleet) {
+        for pod in status::former(fleet, running) {
             if self.shared.pods.get_in(&namespace, pod).is_some() {
                 continue;
             }
@@ -131,6 +168,14 @@ where
 }
 
 fn fleet_of(pod: &Pod) -> Option<ObjectRef<PgBouncer>> {
-    let name = pod.labels().get(FLEET_LABEL)?;
+    let name = pod.labels().get(INSTANCE_LABEL)?;
     Some(ObjectRef::new(name).within(&pod.namespace()?))
+}
+
+/// A pool concerns its fleet when it keeps a shard running that is to go, or makes room in one.
+fn fleet_of_pool(fleets: &Cache<PgBouncer>, pool: &ConnectionPool) -> Option<ObjectRef<PgBouncer>> {
+    let Place { fleet, shard } = place(pool);
+    let known = fleets.get_in(&fleet.namespace, &fleet.name)?;
+    let concerns = shard >= known.spec.shards || (known.spec.shards > 1 && pool.metadata.deletion_timestamp.is_some());
+    concerns.then(|| ObjectRef::new(&fleet.name).within(&fleet.namespace))
 }

@@ -2,27 +2,58 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ahoi_api::{HoldState, PgBouncer, PgBouncerStatus};
+use ahoi_api::{HoldState, PgBouncer, PgBouncerStatus, ShardRoom, ShardStatus};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Verdict, conditions};
 use kube::ResourceExt;
 
-/// The status that follows from which pods serve and what their agents say. The agents' own entries are handed back as
-/// they are.
-pub fn status(fleet: &PgBouncer, serving: &[Serving]) -> PgBouncerStatus {
+use crate::placement::{Pools, is_full, running};
+
+/// The status that follows from which pods serve, what their agents say and where the pools are. The agents' own entries
+/// are handed back as they are.
+pub fn status(fleet: &PgBouncer, serving: &[Serving], pools: &Pools) -> PgBouncerStatus {
     let mut status = fleet.status.clone().unwrap_or_default();
+    let wanted = fleet.spec.replicas * running(&fleet.spec, pools);
     status.host = Some(fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any()));
     status.serving = serving.iter().map(|process| process.pod.clone()).collect();
-    status.summary = Some(format!("{}/{}", serving.len(), fleet.spec.replicas));
-    let verdict = verdict(fleet, &status, serving);
+    status.summary = Some(format!("{}/{wanted}", serving.len()));
+    status.shards = shards(fleet, pools);
+    let verdict = verdict(fleet, &status, serving.len(), usize::try_from(wanted).unwrap_or_default());
     conditions::settle(&mut status.conditions, fleet.metadata.generation, verdict);
     status
 }
 
-fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: &[Serving]) -> Verdict {
-    let wanted = usize::try_from(fleet.spec.replicas).unwrap_or_default();
-    let mut message = format!("{} of {wanted} processes serve", serving.len());
+/// The shards. How many pools each has is not said: every new customer would be a write of this.
+fn shards(fleet: &PgBouncer, pools: &Pools) -> Vec<ShardStatus> {
+    let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+    let running = running(&fleet.spec, pools);
+    let shard = |index: i32| ShardStatus {
+        index,
+        host: fleet::host(&namespace, &fleet::shard(&name, index)),
+        room: match index {
+            _ if index >= fleet.spec.shards => ShardRoom::Closing,
+            _ if is_full(&fleet.spec, pools, index) => ShardRoom::Full,
+            _ => ShardRoom::Open,
+        },
+    };
+    if running > 1 { (0..running).map(shard).collect() } else { Vec::new() }
+}
+
+fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: usize, wanted: usize) -> Verdict {
+    let closing = status.shards.iter().rev().find(|shard| shard.room == ShardRoom::Closing);
+    if let Some(ShardStatus { index, .. }) = closing {
+        return Verdict::stalled(
+            "ShardsInUse",
+            format!(
+                "shard {index} has ConnectionPools, so it goes on serving them although spec.shards is {}; set that to {} \
+                 again, or delete them and the shard goes too",
+                fleet.spec.shards,
+                index + 1
+            ),
+        );
+    }
+    let mut message = format!("{serving} of {wanted} processes serve");
     let troubles = troubles(status);
     for (error, pods) in &troubles {
         message = format!("{message}; {}: {error}", pods.join(", "));
@@ -37,7 +68,7 @@ fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: &[Serving]) -> 
              process: raise its max_connections, place databases elsewhere, or run fewer processes"
         );
     }
-    if serving.len() < wanted {
+    if serving < wanted {
         Verdict::progressing("Starting", message)
     } else if troubles.is_empty() {
         Verdict::ready(message)
@@ -76,12 +107,14 @@ fn overcommitted(status: &PgBouncerStatus) -> BTreeSet<&str> {
     status.processes.iter().flat_map(|process| &process.overcommitted).map(String::as_str).collect()
 }
 
-/// The processes in the status that the fleet no longer has.
-pub fn former(fleet: &PgBouncer) -> Vec<&str> {
+/// The processes in the status that the fleet no longer has when it runs so many shards.
+pub fn former(fleet: &PgBouncer, running: i32) -> Vec<&str> {
     let name = fleet.name_any();
     let processes = fleet.status.iter().flat_map(|status| &status.processes);
-    let gone = processes
-        .filter(|process| fleet::ordinal(&name, &process.pod).is_none_or(|number| number >= fleet.spec.replicas));
+    let gone = processes.filter(|process| {
+        fleet::process(&name, &process.pod)
+            .is_none_or(|(shard, number)| shard >= running || number >= fleet.spec.replicas)
+    });
     gone.map(|process| process.pod.as_str()).collect()
 }
 
@@ -91,10 +124,14 @@ mod tests {
     use ahoi_api::{HeldServer, PgBouncerSpec, ProcessStatus};
 
     fn fleet(processes: Vec<ProcessStatus>) -> PgBouncer {
-        let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
+        let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..one_shard() });
         fleet.metadata.namespace = Some("ahoi-system".into());
         fleet.status = Some(PgBouncerStatus { processes, ..PgBouncerStatus::default() });
         fleet
+    }
+
+    fn one_shard() -> PgBouncerSpec {
+        PgBouncerSpec { shards: 1, max_routes_per_shard: 2, ..PgBouncerSpec::default() }
     }
 
     fn process(pod: &str, error: Option<&str>) -> ProcessStatus {
@@ -113,13 +150,14 @@ mod tests {
     #[test]
     fn the_agents_entries_are_left_as_they_are() {
         let fleet = fleet(vec![process("global-0", None), process("global-7", None)]);
-        let status = status(&fleet, &serving(&["global-0", "global-1"]));
+        let status = status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new());
+        assert_eq!(status.shards, [], "one shard is nothing to speak of");
         assert_eq!(status.processes, fleet.status.as_ref().unwrap().processes);
         assert_eq!(status.host.as_deref(), Some("global.ahoi-system.svc"));
         assert_eq!(status.summary.as_deref(), Some("2/2"));
         assert_eq!(message(&status), "True Ready: 2 of 2 processes serve");
         assert_eq!(status.serving, ["global-0", "global-1"]);
-        assert_eq!(former(&fleet), ["global-7"]);
+        assert_eq!(former(&fleet, 1), ["global-7"]);
     }
 
     #[test]
@@ -131,7 +169,7 @@ mod tests {
             process.held = vec![away, planned];
         }
         assert_eq!(
-            message(&status(&fleet(processes), &serving(&["global-0", "global-1"]))),
+            message(&status(&fleet(processes), &serving(&["global-0", "global-1"]), &Pools::default())),
             "True Ready: 2 of 2 processes serve; \
              global-0, global-1 hold the pools of DatabaseServer pg-1: it cannot be reached"
         );
@@ -142,7 +180,7 @@ mod tests {
         let short = |pod| ProcessStatus { overcommitted: vec!["pg-1".into()], ..process(pod, None) };
         let fleet = fleet(vec![short("global-0"), short("global-1")]);
         assert_eq!(
-            message(&status(&fleet, &serving(&["global-0", "global-1"]))),
+            message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::default())),
             "True Ready: 2 of 2 processes serve; the DatabaseServer pg-1 has fewer connections than its pools need, one \
              for each in each process: raise its max_connections, place databases elsewhere, or run fewer processes"
         );
@@ -153,12 +191,34 @@ mod tests {
         let mute = Some("pgbouncer does not answer");
         let fleet = fleet(vec![process("global-1", mute), process("global-0", mute)]);
         assert_eq!(
-            message(&status(&fleet, &[])),
+            message(&status(&fleet, &[], &Pools::new())),
             "False Starting: 0 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
         assert_eq!(
-            message(&status(&fleet, &serving(&["global-0", "global-1"]))),
+            message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new())),
             "False NotLoaded: 2 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
+    }
+
+    #[test]
+    fn each_shard_is_named_and_one_in_use_is_not_given_up() {
+        let mut fleet = fleet(vec![process("global-s1-0", None), process("global-s2-0", None)]);
+        fleet.spec.shards = 2;
+        let pools = Pools::from([(0, 2), (1, 1)]);
+        let pods = serving(&["global-0", "global-1", "global-s1-0", "global-s1-1"]);
+        let before = status(&fleet, &pods, &pools);
+        assert_eq!(before.summary.as_deref(), Some("4/4"));
+        assert_eq!(before.host.as_deref(), Some("global.ahoi-system.svc"));
+        let rooms: Vec<_> = before.shards.iter().map(|shard| (shard.host.as_str(), shard.room)).collect();
+        assert_eq!(
+            rooms,
+            [("global.ahoi-system.svc", ShardRoom::Full), ("global-s1.ahoi-system.svc", ShardRoom::Open)]
+        );
+        assert_eq!(former(&fleet, 2), ["global-s2-0"]);
+        fleet.spec.shards = 1;
+        let refused = status(&fleet, &pods, &pools);
+        assert_eq!(refused.shards[1].room, ShardRoom::Closing);
+        insta::assert_snapshot!(message(&refused), @"False ShardsInUse: shard 1 has ConnectionPools, so it goes on serving them although spec.shards is 1; set that to 2 again, or delete them and the shard goes too");
+        assert_eq!(status(&fleet, &pods[..2], &[(0, 2)].into()).shards, []);
     }
 }

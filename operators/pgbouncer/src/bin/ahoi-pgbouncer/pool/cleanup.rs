@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, ConnectionPoolStatus, PoolState};
-use ahoi_pgbouncer::pool::Proof;
+use ahoi_pgbouncer::pool::{Proof, place};
 use ahoi_reconcile::{Error, EventType, Verdict, conditions};
 use tracing::warn;
 
@@ -38,10 +38,11 @@ fn step(status: Option<&ConnectionPoolStatus>, proof: &Proof) -> Step {
 
 impl PoolController {
     pub(super) async fn clean_up(&self, pool: &ConnectionPool) -> Result<(), Error> {
-        let fleet = &pool.spec.pg_bouncer_ref;
+        let place = place(pool);
         // A fleet that is gone serves nobody.
-        let Some(fleet) = self.shared.fleets.get_in(&fleet.namespace, &fleet.name) else { return Ok(()) };
-        let step = step(pool.status.as_ref(), &self.proof(pool, &fleet));
+        let fleet = self.shared.fleets.get_in(&place.fleet.namespace, &place.fleet.name);
+        let Some(fleet) = fleet else { return Ok(()) };
+        let step = step(pool.status.as_ref(), &self.proof(pool, &fleet, &place));
         if step == Step::Done {
             return Ok(());
         }
@@ -65,7 +66,7 @@ impl PoolController {
         if step != Step::Wait {
             conditions::settle(&mut status.conditions, pool.metadata.generation, Verdict::progressing(reason, message));
             status.observed_generation = pool.metadata.generation;
-            self.platform.write_status(&self.pools, pool, &status).await?;
+            self.platform.write_status(&self.shared.pools, pool, &status).await?;
         }
         Err(Error::waiting(reason, message))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, ConnectionPoolStatus, PoolState};
+use ahoi_api::{ConnectionPool, ConnectionPoolStatus, Place, PoolState};
 use ahoi_pgbouncer::PORT;
 use ahoi_pgbouncer::pool::{unused, version};
 use ahoi_reconcile::EventType;
@@ -25,12 +25,13 @@ pub const RETRY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl PoolController {
-    /// Logs in with the desired Secret through every process that serves. The error is for people. Where nobody is
+    /// Logs in with the desired Secret through every process of the pool's shard that serves. The error is for people. Where nobody is
     /// served on purpose there is nobody to disturb either.
     pub(super) async fn try_out(
         &self,
         pool: &ConnectionPool,
         resolved: &Resolved,
+        place: &Place,
         secret: &Secret,
     ) -> Result<(), String> {
         if pool.spec.state != PoolState::Active {
@@ -40,7 +41,7 @@ impl PoolController {
         let mut config = Config::new();
         config.user(field("username")).password(field("password")).dbname(field("database")).port(PORT);
         config.application_name("ahoi-pgbouncer").connect_timeout(PATIENCE);
-        let attempts = self.shared.addresses(&resolved.fleet).into_iter().map(|(pod, address)| {
+        let attempts = self.shared.addresses(&resolved.fleet, place.shard).into_iter().map(|(pod, address)| {
             let mut config = config.clone();
             config.host(&address);
             async move {
@@ -64,6 +65,7 @@ impl PoolController {
         &self,
         pool: &ConnectionPool,
         resolved: &Resolved,
+        place: &Place,
         status: &mut ConnectionPoolStatus,
         given: Option<&Secret>,
     ) {
@@ -74,7 +76,7 @@ impl PoolController {
         route.retiring.clone_from(&retiring);
         let known = status.unused_login == retiring;
         let processes = resolved.fleet.status.iter().flat_map(|status| status.processes.clone()).collect::<Vec<_>>();
-        let serving = self.shared.serving(&resolved.fleet);
+        let serving = self.shared.serving(&resolved.fleet, place.shard);
         let is_unused = |login: &String| announced && unused(login, known, version(pool), &processes, &serving);
         status.unused_login = retiring.filter(is_unused);
     }

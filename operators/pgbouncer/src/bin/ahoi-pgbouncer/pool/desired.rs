@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Passwords, Route};
+use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Passwords, Place, Route};
 use ahoi_pgbouncer::{PORT, fleet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -41,9 +41,9 @@ pub fn secret_name(pool: &ConnectionPool) -> String {
     format!("{}-pool", pool.name_any())
 }
 
-/// What an application mounts: its own login, at the fleet's address.
-pub fn secret(pool: &ConnectionPool, resolved: &Resolved) -> Secret {
-    let host = fleet::host(&resolved.fleet.namespace().unwrap_or_default(), &resolved.fleet.name_any());
+/// What an application mounts: its own login, at the address of its shard.
+pub fn secret(pool: &ConnectionPool, resolved: &Resolved, place: &Place) -> Secret {
+    let host = fleet::host(&place.fleet.namespace, &fleet::shard(&place.fleet.name, place.shard));
     let (username, password) = (&resolved.credentials.username, &resolved.credentials.password);
     let uri = format!(
         "postgresql://{}:{}@{host}:{PORT}/{}",
@@ -91,7 +91,7 @@ pub fn text(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
 }
 
-/// Whether both lead to the same fleet.
+/// Whether both lead to the same shard of the same fleet.
 pub fn same_host(one: &Secret, other: &Secret) -> bool {
     let host = |secret: &Secret| secret.data.as_ref().and_then(|data| data.get("host").cloned());
     host(one) == host(other)
@@ -161,6 +161,10 @@ mod tests {
         }
     }
 
+    fn place(shard: i32) -> Place {
+        Place { fleet: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() }, shard }
+    }
+
     #[test]
     fn the_route() {
         insta::assert_yaml_snapshot!(route(&pool(), &resolved()));
@@ -188,7 +192,9 @@ mod tests {
 
     #[test]
     fn the_secret() {
-        let secret = secret(&pool(), &resolved());
+        let elsewhere = secret(&pool(), &resolved(), &place(2));
+        assert_eq!(elsewhere.data.as_ref().unwrap()["host"].0, b"global-s2.ahoi-system.svc");
+        let secret = secret(&pool(), &resolved(), &place(0));
         let text: BTreeMap<&String, &str> = secret
             .data
             .as_ref()
@@ -203,7 +209,7 @@ mod tests {
     fn the_version_changes_with_the_content_alone() {
         let mut other = resolved();
         other.credentials.password = "another".into();
-        let version = |resolved| version_of(&secret(&pool(), &resolved));
+        let version = |resolved| version_of(&secret(&pool(), &resolved, &place(0)));
         assert_eq!(version(resolved()), version(resolved()));
         assert_ne!(version(resolved()), version(other));
     }

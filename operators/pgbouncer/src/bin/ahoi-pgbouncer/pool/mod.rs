@@ -9,10 +9,10 @@ mod tests;
 mod wake;
 
 use ahoi_api::{
-    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, PoolState,
-    Route, finalizers,
+    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, Place,
+    PoolState, Route, finalizers,
 };
-use ahoi_pgbouncer::pool::{Proof, key, proof, version};
+use ahoi_pgbouncer::pool::{self as agents, Proof, key, proof, version};
 use ahoi_reconcile::conditions::{self, READY};
 use ahoi_reconcile::{
     Cache, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, Verdict, watcher,
@@ -27,7 +27,6 @@ use wake::Wake;
 struct PoolController {
     platform: Platform,
     shared: Shared,
-    pools: Cache<ConnectionPool>,
     databases: Cache<Database>,
     servers: Cache<DatabaseServer>,
     /// The databases' own binding Secrets.
@@ -45,16 +44,16 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
     let controller = PoolController {
         platform: platform.clone(),
         shared: shared.clone(),
-        pools: all(platform),
         databases: all(platform),
         servers: all(platform),
         direct: secrets("direct"),
         pooled: Owned::new(platform, &secrets("pooled")),
     };
-    let wake = Wake::new(&controller.pools);
-    Controller::new(platform, &controller.pools)
+    let wake = Wake::new(&shared.pools);
+    Controller::new(platform, &shared.pools)
         .owns(&controller.pooled)
-        .watches(&controller.pools, wake.remember())
+        .watches(&shared.pools, wake.remember())
+        .watches(&shared.pools, wake.of_leaving())
         .watches(&controller.databases, wake.of_database())
         .watches(&controller.direct, wake.of_secret())
         .watches(&controller.servers, wake.of_server())
@@ -73,33 +72,41 @@ impl Reconciler for PoolController {
 
     async fn reconcile(&self, pool: &ConnectionPool) -> Result<Progress<ConnectionPoolStatus>, Error> {
         let resolved = self.resolve(pool)?;
+        let place = self.place(pool, &resolved.fleet)?;
         let route = desired::route(pool, &resolved);
-        let secret = secret(pool, &resolved);
+        let secret = secret(pool, &resolved, &place);
 
         let mut status = pool.status.clone().unwrap_or_default();
         let present = self
             .pooled
             .cache()
             .get_in(secret.metadata.namespace.as_deref().unwrap_or_default(), &desired::secret_name(pool));
-        // Clients that go to another fleet do so when that one serves them, so the Secret waits for the proof.
+        // Clients that go to another fleet do so when that one serves them, so the Secret waits for the proof. (Within a
+        // fleet nobody moves.)
         let moves = present.as_ref().is_some_and(|present| !desired::same_host(present, &secret));
         let was_ready = conditions::find(&status.conditions, READY).is_some_and(|ready| ready.status == "True");
         // Which login retires changes nothing of where the route leads.
         let known = status.route.clone().map(|known| Route { retiring: None, ..known });
-        let announced = known.as_ref() == Some(&route) && !(was_ready && moves);
+        let placed = agents::place(pool) == place;
+        let announced = known.as_ref() == Some(&route) && placed && !(was_ready && moves);
         let trial = match &present {
-            Some(present) if !desired::same_login(present, &secret) => self.try_out(pool, &resolved, &secret).await,
+            Some(present) if !desired::same_login(present, &secret) => {
+                self.try_out(pool, &resolved, &place, &secret).await
+            }
             _ => Ok(()),
         };
 
         let verdict = if !announced {
+            if !placed || status.route.is_none() {
+                status.place = Some(place.clone());
+            }
             status.route = Some(route);
-            self.announcement(pool, &resolved.fleet)
+            self.announcement(pool, &resolved.fleet, &place)
         } else if was_ready {
             // A process that starts proves everything before clients are sent to it.
-            ready(pool)
+            ready(pool, &place)
         } else {
-            self.proved(pool, &resolved.fleet)
+            self.proved(pool, &resolved.fleet, &place)
         };
 
         let mut given = present.clone();
@@ -109,7 +116,7 @@ impl Reconciler for PoolController {
             given = Some(self.pooled.apply(pool, secret).await?);
             status.binding = Some(binding);
         }
-        self.retire(pool, &resolved, &mut status, given.as_deref());
+        self.retire(pool, &resolved, &place, &mut status, given.as_deref());
         let failed = credentials::tell(&mut status.conditions, pool.metadata.generation, trial);
         conditions::settle(&mut status.conditions, pool.metadata.generation, verdict);
         let progress = Progress::new(status);
@@ -122,50 +129,63 @@ impl Reconciler for PoolController {
 }
 
 impl PoolController {
+    /// The shard that serves it, now and from now on.
+    fn place(&self, pool: &ConnectionPool, fleet: &PgBouncer) -> Result<Place, Error> {
+        let Shared { placements, pools, .. } = &self.shared;
+        placements.place(pool, fleet, || pools.all(), |shard| !self.shared.serving(fleet, shard).is_empty())
+    }
+
     /// What is said together with a new route; agents have not seen it yet.
-    fn announcement(&self, pool: &ConnectionPool, fleet: &PgBouncer) -> Verdict {
-        if self.shared.serving(fleet).is_empty() { no_processes(pool) } else { routing(pool) }
+    fn announcement(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Verdict {
+        let serving = self.shared.serving(fleet, place.shard);
+        if serving.is_empty() { no_processes(pool, place) } else { routing(pool, place) }
     }
 
     /// What the agents say of the route in the status. Nothing is said of how far they are: each step would be a write.
-    fn proved(&self, pool: &ConnectionPool, fleet: &PgBouncer) -> Verdict {
-        match self.proof(pool, fleet) {
-            Proof::Proved => ready(pool),
+    fn proved(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Verdict {
+        match self.proof(pool, fleet, place) {
+            Proof::Proved => ready(pool, place),
             Proof::Refused { reason } => {
                 Verdict::stalled("Refused", format!("the fleet does not load this route: {reason}"))
             }
             Proof::Pending { error: Some(error), .. } => Verdict::progressing("Routing", error),
-            Proof::Pending { error: None, .. } => routing(pool),
-            Proof::NoProcesses => no_processes(pool),
+            Proof::Pending { error: None, .. } => routing(pool, place),
+            Proof::NoProcesses => no_processes(pool, place),
         }
     }
 
-    fn proof(&self, pool: &ConnectionPool, fleet: &PgBouncer) -> Proof {
+    fn proof(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Proof {
         let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
-        proof(&key(pool), version(pool), processes, &self.shared.serving(fleet))
+        proof(&key(pool), version(pool), processes, &self.shared.serving(fleet, place.shard))
     }
 }
 
-fn ready(pool: &ConnectionPool) -> Verdict {
-    Verdict::ready(match pool.spec.state {
-        PoolState::Active => "every process of the fleet serves it",
-        PoolState::Paused => "every process of the fleet makes its clients wait",
-        PoolState::Disabled => "every process of the fleet refuses new clients",
-    })
+fn ready(pool: &ConnectionPool, place: &Place) -> Verdict {
+    let whole = if place.shard == 0 { "the fleet" } else { "its shard" };
+    let what = match pool.spec.state {
+        PoolState::Active => "serves it",
+        PoolState::Paused => "makes its clients wait",
+        PoolState::Disabled => "refuses new clients",
+    };
+    Verdict::ready(format!("every process of {whole} {what}"))
 }
 
-fn routing(pool: &ConnectionPool) -> Verdict {
-    Verdict::progressing(
-        "Routing",
-        format!("waiting for every process of the PgBouncer {} to load the route", fleet_name(pool)),
-    )
+fn routing(pool: &ConnectionPool, place: &Place) -> Verdict {
+    let whole = shard_name(pool, place);
+    Verdict::progressing("Routing", format!("waiting for every process of {whole} to load the route"))
 }
 
-fn no_processes(pool: &ConnectionPool) -> Verdict {
-    Verdict::progressing(
-        "NoProcesses",
-        format!("waiting for the PgBouncer {} to have a process that serves", fleet_name(pool)),
-    )
+fn no_processes(pool: &ConnectionPool, place: &Place) -> Verdict {
+    let whole = shard_name(pool, place);
+    Verdict::progressing("NoProcesses", format!("waiting for {whole} to have a process that serves"))
+}
+
+fn shard_name(pool: &ConnectionPool, place: &Place) -> String {
+    let fleet = fleet_name(pool);
+    match place.shard {
+        0 => format!("the PgBouncer {fleet}"),
+        shard => format!("shard {shard} of the PgBouncer {fleet}"),
+    }
 }
 
 fn fleet_name(pool: &ConnectionPool) -> String {

@@ -1,12 +1,14 @@
 //! The life of a pool, pass by pass, against an API server in memory.
 
+use std::sync::Arc;
+
 use ahoi_api::{
-    Binding, ConnectionPool, ConnectionPoolSpec, CredentialsStatus, Database, DatabaseServer, DatabaseServerStatus,
-    DatabaseSpec, DatabaseStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PgBouncerStatus, PoolState,
-    ProcessStatus, RefusedRoute,
+    Binding, ConnectionPool, ConnectionPoolSpec, ConnectionPoolStatus, CredentialsStatus, Database, DatabaseServer,
+    DatabaseServerStatus, DatabaseSpec, DatabaseStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec,
+    PgBouncerStatus, PoolState, ProcessStatus, RefusedRoute, Route,
 };
 use ahoi_reconcile::testing::{ApiServer, cache, ready};
-use ahoi_reconcile::{Cache, Error, Owned, Reconciler};
+use ahoi_reconcile::{Cache, Class, Error, Owned, Reconciler};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -72,7 +74,13 @@ fn server() -> DatabaseServer {
 }
 
 fn fleet(name: &str, processes: Vec<ProcessStatus>) -> PgBouncer {
-    let spec = PgBouncerSpec { replicas: 2, default_pool_size: 8, ..PgBouncerSpec::default() };
+    let spec = PgBouncerSpec {
+        replicas: 2,
+        shards: 1,
+        max_routes_per_shard: 1,
+        default_pool_size: 8,
+        ..PgBouncerSpec::default()
+    };
     let mut fleet = named(PgBouncer::new(name, spec), Some("ahoi-system"), name);
     fleet.status = Some(PgBouncerStatus { processes, ..PgBouncerStatus::default() });
     fleet
@@ -85,13 +93,7 @@ fn pod(name: &str) -> Pod {
 }
 
 fn both(proved_version: i64) -> Vec<ProcessStatus> {
-    let process = |pod: &str| ProcessStatus {
-        pod: pod.into(),
-        uid: format!("uid-{pod}"),
-        proved_version,
-        ..ProcessStatus::default()
-    };
-    vec![process("global-0"), process("global-1")]
+    vec![process("global-0", proved_version), process("global-1", proved_version)]
 }
 
 /// A world in which a pool is looked at; what it finds is changed between the passes.
@@ -101,6 +103,8 @@ struct World {
     fleets: Vec<PgBouncer>,
     pods: Vec<Pod>,
     databases: Vec<Database>,
+    /// Pools beside the one that is looked at.
+    others: Vec<ConnectionPool>,
     pooled: Cache<Secret>,
     login: (&'static str, &'static str),
 }
@@ -110,7 +114,8 @@ impl World {
         let (api, pool) = (ApiServer::new(), pool());
         let fleets = vec![fleet("global", both(50)), fleet("other", vec![])];
         let pods = vec![pod("global-0"), pod("global-1")];
-        World { api, pool, fleets, pods, databases: vec![database()], pooled: cache([]), login: ("c_a_a", "secret") }
+        let (databases, login) = (vec![database()], ("c_a_a", "secret"));
+        World { api, pool, fleets, pods, databases, others: vec![], pooled: cache([]), login }
     }
 
     fn controller(&self) -> PoolController {
@@ -119,8 +124,12 @@ impl World {
         let data = data.map(|(name, value)| (name.to_owned(), ByteString(value.into())));
         let direct = Secret { data: Some(data.into()), ..Secret::default() };
         PoolController {
-            shared: Shared { fleets: cache(self.fleets.clone()), pods: cache(self.pods.clone()) },
-            pools: cache([self.pool.clone()]),
+            shared: Shared {
+                fleets: cache(self.fleets.clone()),
+                pods: cache(self.pods.clone()),
+                pools: cache([self.pool.clone()].into_iter().chain(self.others.clone())),
+                placements: Arc::default(),
+            },
             databases: cache(self.databases.clone()),
             servers: cache([server()]),
             direct: cache([named(direct, Some(NAMESPACE), "a-database")]),
@@ -347,4 +356,61 @@ async fn deletion_disables_then_removes_then_is_done() {
     assert!(world.controller().cleanup(&world.pool).await.is_ok(), "nobody waits for a dead pod for ever");
     world.fleets.clear();
     assert!(world.controller().cleanup(&world.pool).await.is_ok(), "a fleet that is gone serves nobody");
+}
+
+fn process(pod: &str, proved_version: i64) -> ProcessStatus {
+    ProcessStatus { pod: pod.into(), uid: format!("uid-{pod}"), proved_version, ..ProcessStatus::default() }
+}
+
+/// A pool that the first shard has no room beside.
+fn neighbour() -> ConnectionPool {
+    let mut neighbour = named(pool(), Some("customer-b"), "b");
+    neighbour.status = Some(ConnectionPoolStatus { route: Some(Route::default()), ..ConnectionPoolStatus::default() });
+    neighbour
+}
+
+#[tokio::test]
+async fn a_full_fleet_says_so_until_it_has_another_shard() {
+    let mut world = World::new();
+    world.others = vec![neighbour()];
+    let error = world.controller().reconcile(&world.pool).await.unwrap_err();
+    assert_eq!((error.reason(), error.class()), ("NoRoom", Class::Structural));
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+
+    world.fleets[0].spec.shards = 2;
+    let (ready, _) = world.pass().await;
+    assert_eq!(
+        ready,
+        "NoProcesses: waiting for shard 1 of the PgBouncer ahoi-system/global to have a process that serves"
+    );
+    assert_eq!(world.pool.status.as_ref().unwrap().place.as_ref().unwrap().shard, 1);
+    let secret = world.pooled.get_in(NAMESPACE, "a-pool").unwrap();
+    assert_eq!(secret.data.as_ref().unwrap()["host"].0, b"global-s1.ahoi-system.svc");
+
+    world.pods.push(pod("global-s1-0"));
+    world.prove();
+    let routing = "Routing: waiting for every process of shard 1 of the PgBouncer ahoi-system/global to load the route";
+    assert_eq!(world.pass().await.0, routing, "another shard's processes prove nothing");
+    let version = super::version(&world.pool);
+    world.fleets[0].status.as_mut().unwrap().processes.push(process("global-s1-0", version));
+    assert_eq!(world.pass().await, ("Ready: every process of its shard serves it".into(), vec![]));
+
+    world.fleets[0].spec.shards = 1;
+    world.others.clear();
+    let version = super::version(&world.pool);
+    assert_eq!(world.pass().await.0, "Ready: every process of its shard serves it");
+    assert_eq!(super::version(&world.pool), version, "neither a shard to go nor room elsewhere moves it");
+}
+
+#[tokio::test]
+async fn a_pool_from_before_there_were_shards_stays_as_it_is() {
+    let mut world = World::new();
+    world.pass().await;
+    world.prove();
+    world.pass().await;
+    world.pool.status.as_mut().unwrap().place = None;
+    let version = super::version(&world.pool);
+    world.fleets[0].spec.shards = 2;
+    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(super::version(&world.pool), version, "not even written");
 }

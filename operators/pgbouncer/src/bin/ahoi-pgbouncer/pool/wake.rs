@@ -4,9 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer};
+use ahoi_pgbouncer::pool::place;
 use ahoi_reconcile::{Cache, ObjectRef};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
+
+use crate::placement::NO_ROOM;
 
 type Wakings = Vec<ObjectRef<ConnectionPool>>;
 
@@ -75,8 +78,20 @@ impl Wake {
             let other = generations.insert(fleet.uid().unwrap_or_default(), generation) != Some(generation);
             refs(&pools, |pool| {
                 let fleet = &pool.spec.pg_bouncer_ref;
-                fleet.name == name && fleet.namespace == namespace && (other || waits(pool))
+                fleet.name == name && fleet.namespace == namespace && (other || (waits(pool) && !is_shut_out(pool)))
             })
+        }
+    }
+
+    /// A pool that leaves wakes those for which there was no room in its fleet.
+    pub fn of_leaving(&self) -> impl Fn(&ConnectionPool) -> Wakings + Send + Sync + 'static {
+        let pools = self.pools.clone();
+        move |leaving| {
+            if leaving.metadata.deletion_timestamp.is_none() {
+                return Vec::new();
+            }
+            let fleet = place(leaving).fleet;
+            refs(&pools, |pool| pool.spec.pg_bouncer_ref == fleet && is_shut_out(pool))
         }
     }
 
@@ -91,6 +106,11 @@ impl Wake {
         }
         wakings
     }
+}
+
+fn is_shut_out(pool: &ConnectionPool) -> bool {
+    let conditions = pool.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.reason == NO_ROOM)
 }
 
 fn waits(pool: &ConnectionPool) -> bool {
