@@ -26,7 +26,8 @@ async fn setup(platform: Platform) -> anyhow::Result<Vec<Runnable>> {
     let servers = Controller::new(&platform, &caches.servers).watches(&caches.secrets, caches.servers_of_secret());
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
-        .watches(&caches.servers, caches.databases_of_server());
+        .watches(&caches.servers, caches.databases_of_server())
+        .watches(&caches.secrets, caches.databases_of_secret());
     let context = Arc::new(Context::new(platform, caches, databases.waker()).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

@@ -25,6 +25,7 @@ mod scheduler;
 mod shared;
 mod size;
 mod status;
+mod tls;
 
 pub use crds::crds;
 pub use customer::*;
@@ -38,3 +39,4 @@ pub use plan::*;
 pub use scheduler::*;
 pub use shared::*;
 pub use size::{Size, SizeError};
+pub use tls::*;

@@ -88,6 +88,7 @@ impl Databases {
         let frozen = level == Level::Exceeded;
         let desired = Desired::of(database, &context.cluster, names.clone(), &credentials.verifier, frozen)?;
         let binding = secret::desired(database, &server.spec, &names, &credentials);
+        let binding = secret::secured(binding, &server.spec.tls, pool.authorities.as_deref());
         let binding = context.caches.bindings.apply(database, binding).await?;
         let steps = execute::converge(&pool, &desired).await?;
 

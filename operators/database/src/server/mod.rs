@@ -4,6 +4,7 @@ mod pool;
 mod pooler;
 mod prepare;
 mod sweep;
+mod tls;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tracing::{info, warn};
 
 pub use self::pool::{AdminLogin, Failure, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
 use self::sweep::{Orphan, Wanted};
+pub use self::tls::{CA, authorities};
 use crate::context::Context;
 use crate::database::{self, Desired, Identity, Names, Observed};
 use crate::quota::Level;
