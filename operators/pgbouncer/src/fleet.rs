@@ -6,6 +6,7 @@ use ahoi_api::PgBouncer;
 use kube::ResourceExt;
 
 use crate::PORT;
+use crate::certificates::Tls;
 use crate::config::{Settings, valid_parameters};
 
 /// The name of the fleet's process number `ordinal`, counted from 0.
@@ -53,6 +54,8 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
         default_pool_size: fleet.spec.default_pool_size,
         max_client_connections: fleet.spec.max_client_connections,
         parameters: valid_parameters(&fleet.spec.parameters),
+        // Its certificates are elsewhere.
+        tls: Tls::default(),
         // A peer must be able to reach itself by its number, which a process that is to go no longer can.
         peer_id: number
             .filter(|number| *number < fleet.spec.replicas)

@@ -30,6 +30,11 @@ pub mod finalizers {
 /// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
 pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
 
+/// The Secret beside the agents with the certificates that they give to pgbouncer: for each fleet `<fleet>.tls.crt` and
+/// `<fleet>.tls.key`, `<fleet>.ca.crt` by which its clients verify it, and `<fleet>.servers.crt` by which it verifies
+/// servers. Written by the controller of fleets, from Secrets that it has looked at; read by the agents.
+pub const POOLER_CERTIFICATES_SECRET: &str = "ahoi-pooler-certificates";
+
 /// The Secret type of the Service Binding specification for PostgreSQL
 /// (<https://servicebinding.io/spec/core/1.1.0/#well-known-secret-entries>).
 pub const BINDING_SECRET_TYPE: &str = "servicebinding.io/postgresql";

@@ -3,6 +3,7 @@
 mod parameters;
 mod plan;
 mod render;
+mod tls;
 mod validate;
 
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};

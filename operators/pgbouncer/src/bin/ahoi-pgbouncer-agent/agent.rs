@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus};
+use ahoi_api::{
+    ConnectionPool, NamespacedRef, POOLER_AUTH_SECRET, POOLER_CERTIFICATES_SECRET, PgBouncer, ProcessStatus,
+};
+use ahoi_pgbouncer::certificates::{Material, Tls};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::pool::Pool;
@@ -26,6 +29,7 @@ use crate::files;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::tls;
 use crate::voice::Voice;
 
 /// So many changes become one reload.
@@ -72,6 +76,8 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
     let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
+    let certificates: Cache<Secret> =
+        platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_CERTIFICATES_SECRET));
     // Every fleet's, so that a pool that goes to another one is seen to go.
     let pools = platform.cache_trimmed(Api::all(client), watcher::Config::default(), forget_what_is_not_needed);
     let serving = Arc::new(AtomicBool::new(false));
@@ -85,6 +91,8 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         options,
         fleets,
         secrets,
+        certificates,
+        tls: None,
         pools,
         serving,
         known: Known::default(),
@@ -118,6 +126,9 @@ struct Agent {
     fleet: NamespacedRef,
     fleets: Cache<PgBouncer>,
     secrets: Cache<Secret>,
+    certificates: Cache<Secret>,
+    /// How connections are secured now, once they are.
+    tls: Option<Tls>,
     pools: Cache<ConnectionPool>,
     process: Process,
     metrics: Metrics,
@@ -145,9 +156,11 @@ impl Agent {
         let shutdown = self.platform.shutdown().clone();
         let (mut fleets, mut secrets, mut pools) =
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let mut certificates = self.certificates.changes();
         let synced = async {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
+            self.certificates.wait_until_ready().await;
             self.pools.wait_until_ready().await;
         };
         tokio::select! {
@@ -161,12 +174,14 @@ impl Agent {
                 status = self.process.ended() => self.died(status),
                 Ok(()) = fleets.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = secrets.changed() => sleep(DEBOUNCE).await,
+                Ok(()) = certificates.changed() => sleep(DEBOUNCE).await,
                 Ok(()) = pools.changed() => sleep(DEBOUNCE).await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
             fleets.mark_unchanged();
             secrets.mark_unchanged();
+            certificates.mark_unchanged();
             pools.mark_unchanged();
             next = Instant::now() + self.turn().await;
         }
@@ -240,6 +255,8 @@ impl Agent {
         let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
         let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
         settings.port = self.options.port;
+        settings.tls = self.secured(&fleet)?;
+        let tls = settings.tls.clone();
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let files = render(plan.routes.values(), &self.known.passwords, &settings);
@@ -249,7 +266,8 @@ impl Agent {
         }
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
-        self.load(&files).await?;
+        self.load(&files, &tls).await?;
+        self.tls = Some(tls);
         let busy = self.set_states(&plan, pools).await?;
         self.serving.store(true, Ordering::Relaxed);
         self.metrics.routes.set(count(plan.routes.len()));
@@ -266,6 +284,14 @@ impl Agent {
         Ok(())
     }
 
+    /// How connections are to be secured. While something for it is missing, what runs is left as it is, and what does
+    /// not run yet serves nobody: it would serve them with less than the fleet asks for.
+    fn secured(&self, fleet: &PgBouncer) -> Result<Tls> {
+        let secret = self.certificates.get_in(&self.fleet.namespace, POOLER_CERTIFICATES_SECRET);
+        let wanted = Tls::of(&fleet.spec.tls, &Material::read(secret.as_deref(), &self.fleet.name));
+        wanted.or_else(|problem| self.tls.clone().ok_or_else(|| anyhow!(problem)))
+    }
+
     fn remember_lost(&mut self, plan: &Plan) {
         let new = plan.lost.keys().filter(|key| !self.known.lost.contains_key(*key)).count();
         if new > 0 {
@@ -279,17 +305,22 @@ impl Agent {
     }
 
     /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
-    async fn load(&mut self, files: &Files) -> Result<()> {
+    async fn load(&mut self, files: &Files, tls: &Tls) -> Result<()> {
         let console = self.console().await?;
         let mut marker = console.marker().await?;
         self.answered = Instant::now();
-        if marker != files.marker {
+        // That it read its settings says nothing about a certificate that it could not use.
+        let unproved = tls.pair.as_ref().filter(|_| self.tls.as_ref() != Some(tls));
+        if marker != files.marker || unproved.is_some() {
             self.metrics.reloads.inc();
             console.reload().await?;
             marker = console.marker().await?;
         }
         if marker != files.marker {
             bail!("pgbouncer did not read its files to the end; the pod's log says why");
+        }
+        if let Some(pair) = unproved {
+            tls::prove(self.options.port, pair).await?;
         }
         let databases = console.databases().await?;
         if !databases.keys().eq(&files.databases) {

@@ -6,6 +6,7 @@ mod files;
 mod metrics;
 mod states;
 mod supervise;
+mod tls;
 mod voice;
 
 use ahoi_reconcile::run_with;

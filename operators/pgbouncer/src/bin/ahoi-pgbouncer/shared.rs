@@ -1,10 +1,10 @@
 //! What both controllers read.
 
-use ahoi_api::PgBouncer;
+use ahoi_api::{DatabaseServer, PgBouncer};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Cache, Platform, watcher};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt};
 
 /// Label on the pods of a fleet; its value is the fleet's name.
@@ -17,6 +17,10 @@ pub struct Shared {
     pub fleets: Cache<PgBouncer>,
     /// The pods of every fleet, with nothing but their metadata and conditions.
     pub pods: Cache<Pod>,
+    /// Every DatabaseServer.
+    pub servers: Cache<DatabaseServer>,
+    /// The Secrets in the suite's own namespace, where fleets are.
+    pub secrets: Cache<Secret>,
 }
 
 impl Shared {
@@ -30,7 +34,12 @@ impl Shared {
                 pod.metadata.annotations = None;
             },
         );
-        Shared { fleets: platform.cache(Api::all(platform.client.clone()), everywhere()), pods }
+        Shared {
+            fleets: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            pods,
+            servers: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            secrets: platform.cache(Api::namespaced(platform.client.clone(), platform.namespace()), everywhere()),
+        }
     }
 
     /// The pods of the fleet that clients are sent to.

@@ -1,5 +1,6 @@
 //! PgBouncer: a fleet's pods, its address, and how it is.
 
+mod certificates;
 mod desired;
 mod status;
 
@@ -55,6 +56,8 @@ pub fn start(platform: &Platform, shared: &Shared, options: Options) -> Runnable
         .owns(&controller.stateful_sets)
         .owns(&controller.services)
         .owns(&controller.budgets)
+        .watches(&shared.secrets, certificates::fleets_of_secret(shared))
+        .watches(&shared.servers, certificates::fleets_of_server(shared))
         .watches(&shared.pods, |pod: &Pod| fleet_of(pod))
         // The agents' reports.
         .watches(&shared.fleets, |fleet: &PgBouncer| [ObjectRef::from_obj(fleet)])
@@ -67,6 +70,7 @@ impl Reconciler for FleetController {
 
     async fn reconcile(&self, fleet: &PgBouncer) -> Result<Progress<PgBouncerStatus>, Error> {
         let image = self.validate(fleet)?;
+        let trouble = certificates::converge(&self.platform, &self.shared, fleet).await?;
         self.stateful_sets
             .apply(fleet, desired::stateful_set(fleet, image, &self.options.agent_service_account))
             .await?;
@@ -74,7 +78,7 @@ impl Reconciler for FleetController {
         self.services.apply(fleet, desired::peers(fleet)).await?;
         self.budgets.apply(fleet, desired::budget(fleet)).await?;
         self.forget_former_processes(fleet).await?;
-        Ok(Progress::new(status::status(fleet, &self.shared.serving(fleet))))
+        Ok(Progress::new(status::status(fleet, &self.shared.serving(fleet), trouble)))
     }
 }
 

@@ -9,12 +9,12 @@ use ahoi_reconcile::{Verdict, conditions};
 use kube::ResourceExt;
 
 /// The status that follows from which pods serve and what their agents say. The agents' own entries are handed back as
-/// they are.
-pub fn status(fleet: &PgBouncer, serving: &[Serving]) -> PgBouncerStatus {
+/// they are. What somebody has to mend (`trouble`) is said before everything else.
+pub fn status(fleet: &PgBouncer, serving: &[Serving], trouble: Option<Verdict>) -> PgBouncerStatus {
     let mut status = fleet.status.clone().unwrap_or_default();
     status.host = Some(fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any()));
     status.summary = Some(format!("{}/{}", serving.len(), fleet.spec.replicas));
-    let verdict = verdict(fleet, &status, serving);
+    let verdict = trouble.unwrap_or_else(|| verdict(fleet, &status, serving));
     conditions::settle(&mut status.conditions, fleet.metadata.generation, verdict);
     status
 }
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_agents_entries_are_left_as_they_are() {
         let fleet = fleet(vec![process("global-0", None), process("global-7", None)]);
-        let status = status(&fleet, &serving(&["global-0", "global-1"]));
+        let status = status(&fleet, &serving(&["global-0", "global-1"]), None);
         assert_eq!(status.processes, fleet.status.as_ref().unwrap().processes);
         assert_eq!(status.host.as_deref(), Some("global.ahoi-system.svc"));
         assert_eq!(status.summary.as_deref(), Some("2/2"));
@@ -98,11 +98,11 @@ mod tests {
         let mute = Some("pgbouncer does not answer");
         let fleet = fleet(vec![process("global-1", mute), process("global-0", mute)]);
         assert_eq!(
-            message(&status(&fleet, &[])),
+            message(&status(&fleet, &[], None)),
             "False Starting: 0 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
         assert_eq!(
-            message(&status(&fleet, &serving(&["global-0", "global-1"]))),
+            message(&status(&fleet, &serving(&["global-0", "global-1"]), None)),
             "False NotLoaded: 2 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
     }

@@ -108,6 +108,7 @@ mod tests {
     use ahoi_api::{
         ConnectionPoolSpec, DatabaseServer, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, PoolMode, PoolState,
     };
+    use ahoi_pgbouncer::certificates::Material;
 
     fn pool() -> ConnectionPool {
         let spec = ConnectionPoolSpec {
@@ -137,6 +138,7 @@ mod tests {
             database: "c_ab12".into(),
             auth_login: "ahoi_pooler_1".into(),
             credentials: Credentials { username: "c_ab12_a".into(), password: "p@ss/w:rd".into() },
+            certificates: Material::default(),
         }
     }
 

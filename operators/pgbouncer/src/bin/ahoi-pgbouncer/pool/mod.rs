@@ -5,11 +5,11 @@ mod desired;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod wake;
 
 use ahoi_api::{
-    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, PoolState,
-    finalizers,
+    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, PgBouncer, PoolState, finalizers,
 };
 use ahoi_pgbouncer::pool::{Proof, key, proof, version};
 use ahoi_reconcile::conditions::{self, READY};
@@ -28,7 +28,6 @@ struct PoolController {
     shared: Shared,
     pools: Cache<ConnectionPool>,
     databases: Cache<Database>,
-    servers: Cache<DatabaseServer>,
     /// The databases' own binding Secrets.
     direct: Cache<Secret>,
     /// The pools'.
@@ -46,7 +45,6 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         shared: shared.clone(),
         pools: all(platform),
         databases: all(platform),
-        servers: all(platform),
         direct: secrets("direct"),
         pooled: Owned::new(platform, &secrets("pooled")),
     };
@@ -56,8 +54,9 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         .watches(&controller.pools, wake.remember())
         .watches(&controller.databases, wake.of_database())
         .watches(&controller.direct, wake.of_secret())
-        .watches(&controller.servers, wake.of_server())
+        .watches(&shared.servers, wake.of_server())
         .watches(&shared.fleets, wake.of_fleet())
+        .watches(&shared.secrets, wake.of_certificates(&shared.fleets))
         .run(controller)
 }
 
@@ -73,7 +72,7 @@ impl Reconciler for PoolController {
     async fn reconcile(&self, pool: &ConnectionPool) -> Result<Progress<ConnectionPoolStatus>, Error> {
         let resolved = self.resolve(pool)?;
         let route = desired::route(pool, &resolved);
-        let secret = secret(pool, &resolved);
+        let secret = tls::secured(secret(pool, &resolved), &resolved);
 
         let mut status = pool.status.clone().unwrap_or_default();
         let present = self

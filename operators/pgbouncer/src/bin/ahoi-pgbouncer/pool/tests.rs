@@ -115,10 +115,14 @@ impl World {
         let data = data.map(|(name, value)| (name.to_owned(), ByteString(value.into())));
         let direct = Secret { data: Some(data.into()), ..Secret::default() };
         PoolController {
-            shared: Shared { fleets: cache(self.fleets.clone()), pods: cache(self.pods.clone()) },
+            shared: Shared {
+                fleets: cache(self.fleets.clone()),
+                pods: cache(self.pods.clone()),
+                servers: cache([server()]),
+                secrets: cache([]),
+            },
             pools: cache([self.pool.clone()]),
             databases: cache(self.databases.clone()),
-            servers: cache([server()]),
             direct: cache([named(direct, Some(NAMESPACE), "a-database")]),
             pooled: Owned::new(&platform, &self.pooled),
             platform,
