@@ -11,5 +11,6 @@ pub mod customers;
 pub mod diagnose;
 pub mod ledger;
 pub mod postgres;
+pub mod tls;
 
 pub use cluster::{Cluster, SUITE};

@@ -9,4 +9,5 @@ mod fan_out;
 mod isolation;
 mod namespace;
 mod pool;
+mod tls;
 mod toggles;
