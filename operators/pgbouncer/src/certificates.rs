@@ -137,7 +137,7 @@ pub fn pair(secret: &Secret, host: &str) -> Result<Pair, String> {
     let entry = |key: &str| text(secret, key).ok_or_else(|| format!("has no {key}"));
     let pair = Pair { certificate: entry(CERTIFICATE)?, key: entry(KEY)? };
     let provider = Arc::new(ring::default_provider());
-    let chain = chain(&pair.certificate).map_err(|()| format!("has no certificate (PEM) in {CERTIFICATE}"))?;
+    let chain = chain(&pair.certificate).ok_or_else(|| format!("has no certificate (PEM) in {CERTIFICATE}"))?;
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
         .map_err(|_| format!("has no private key (PEM, without a passphrase) in {KEY}"))?;
     let key = provider.key_provider.load_private_key(key);
@@ -145,31 +145,27 @@ pub fn pair(secret: &Secret, host: &str) -> Result<Pair, String> {
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| format!("has a {KEY} that does not belong to its {CERTIFICATE}"))?;
     if let Some(pem) = text(secret, AUTHORITIES) {
-        let roots = authorities(&pem).map_err(|()| format!("has no certificates (PEM) in {AUTHORITIES}"))?;
+        let roots = authorities(&pem).ok_or_else(|| format!("has no certificates (PEM) in {AUTHORITIES}"))?;
         verify(&certified.cert, roots, provider, host)?;
     }
     Ok(pair)
 }
 
-/// Whether these are certificates (PEM) that something can be verified by.
-///
-/// # Errors
-/// When one of them is not, or there is none.
-pub fn authorities(pem: &str) -> Result<RootCertStore, ()> {
+/// The certificates (PEM) that something can be verified by; none if one of them is not, or there are none.
+#[must_use]
+pub fn authorities(pem: &str) -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(pem)? {
-        roots.add(certificate).map_err(drop)?;
+        roots.add(certificate).ok()?;
     }
-    Ok(roots)
+    Some(roots)
 }
 
-/// The certificates of a text (PEM), of which there is one at least.
-///
-/// # Errors
-/// When one of them is none, or there are none.
-pub fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, ()> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(drop)?;
-    if chain.is_empty() { Err(()) } else { Ok(chain) }
+/// The certificates of a text (PEM); none if one of them is none, or there are none.
+#[must_use]
+pub fn chain(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!chain.is_empty()).then_some(chain)
 }
 
 fn verify(
@@ -179,8 +175,8 @@ fn verify(
     host: &str,
 ) -> Result<(), String> {
     use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let verifier = verifier.map_err(|error| format!("cannot be verified: {error}"))?;
@@ -188,7 +184,8 @@ fn verify(
     let Some((own, others)) = chain.split_first() else { return Err("is empty".to_owned()) };
     let outcome = verifier.verify_server_cert(own, others, &name, &[], UnixTime::now());
     outcome.map(drop).map_err(|error| match error {
-        rustls::Error::InvalidCertificate(UnknownIssuer) => {
+        // The signature is wrong where the authority is another one of the same name.
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
             format!("has a certificate that does not come from the authorities in its {AUTHORITIES}")
         }
         rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {

@@ -52,21 +52,20 @@ pub fn secure(options: PgConnectOptions, mode: TlsMode, authorities: Option<&str
 pub fn problem(error: &sqlx::Error) -> Option<String> {
     match error {
         sqlx::Error::Tls(error) => Some(error.to_string()),
-        sqlx::Error::Io(error) => {
-            error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).map(|error| words(error))
-        }
+        sqlx::Error::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).map(words),
         _ => None,
     }
 }
 
 fn words(error: &rustls::Error) -> String {
     use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
     };
     let rustls::Error::InvalidCertificate(problem) = error else { return error.to_string() };
     match problem {
-        UnknownIssuer => "its certificate comes from an authority that is not trusted".to_owned(),
+        // The signature is wrong where the authority is another one of the same name.
+        UnknownIssuer | BadSignature => "its certificate comes from an authority that is not trusted".to_owned(),
         NotValidForName | NotValidForNameContext { .. } => "its certificate is for another host name".to_owned(),
         Expired | ExpiredContext { .. } => "its certificate has expired".to_owned(),
         NotValidYet | NotValidYetContext { .. } => "its certificate is not valid yet".to_owned(),
@@ -119,6 +118,7 @@ mod tests {
             refused(CertificateError::UnknownIssuer),
             "its certificate comes from an authority that is not trusted"
         );
+        assert_eq!(refused(CertificateError::BadSignature), refused(CertificateError::UnknownIssuer));
         assert_eq!(refused(CertificateError::Expired), "its certificate has expired");
         let no_tls = sqlx::Error::Tls("server does not support TLS".into());
         insta::assert_snapshot!(not_trusted("pg-1", &problem_of(no_tls)), @"DatabaseServer pg-1 answers, and is not trusted: server does not support TLS; see its spec.host and spec.tls, and the certificate of the server");

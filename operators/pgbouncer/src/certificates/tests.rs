@@ -42,6 +42,11 @@ fn what_is_wrong_with_a_pair_is_said() {
         problem(GOOD, KEY_OF_GOOD, ANOTHER_AUTHORITY),
         "has a certificate that does not come from the authorities in its ca.crt"
     );
+    let namesake = include_str!("testdata/namesake-authority.crt");
+    assert_eq!(
+        problem(GOOD, KEY_OF_GOOD, namesake),
+        "has a certificate that does not come from the authorities in its ca.crt"
+    );
     assert_eq!(problem(EXPIRED, KEY_OF_GOOD, AUTHORITY), "has a certificate that has expired");
     assert_eq!(
         problem(ELSEWHERE, KEY_OF_GOOD, AUTHORITY),

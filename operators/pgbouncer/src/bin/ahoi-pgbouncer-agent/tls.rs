@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ahoi_pgbouncer::certificates::{Pair, chain};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -31,7 +31,7 @@ pub async fn prove(port: u16, pair: &Pair) -> Result<()> {
 }
 
 async fn handshake(port: u16, pair: &Pair) -> Result<()> {
-    let expected = chain(&pair.certificate).map_err(|()| anyhow!("no certificate"))?.remove(0);
+    let expected = chain(&pair.certificate).context("no certificate")?.remove(0);
     let provider = Arc::new(ring::default_provider());
     let only = Only { expected, algorithms: provider.signature_verification_algorithms };
     let config = ClientConfig::builder_with_provider(provider)

@@ -90,7 +90,7 @@ fn server_authorities(
     let mut all = BTreeSet::new();
     for (secret, server) in &named {
         let pem = find(secret).and_then(|secret| certificates::text(&secret, AUTHORITIES));
-        let pem = pem.filter(|pem| certificates::authorities(pem).is_ok()).ok_or_else(|| {
+        let pem = pem.filter(|pem| certificates::authorities(pem).is_some()).ok_or_else(|| {
             format!(
                 "the Secret {secret}, which spec.tls.caSecretRef of the DatabaseServer {server} names, has no certificates \
                  (PEM) in {AUTHORITIES}; the authorities of before are trusted until it has"
