@@ -16,8 +16,9 @@ pub struct ServerTls {
     #[serde(default)]
     pub mode: TlsMode,
     /// The Secret, in the suite's namespace, whose key `ca.crt` has the authorities (PEM) that the server's certificate may
-    /// come from. Unset: those the controller's image trusts. A server that is reached through a fleet that verifies
-    /// needs it, for pgbouncer is told of no others.
+    /// come from. Unset: those of the system; the suite's own image has none. A server that is reached through a fleet that
+    /// verifies needs it, for pgbouncer is told of no others. A changed one is used at once, and workers get it by their
+    /// binding Secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<LocalRef>,
 }
