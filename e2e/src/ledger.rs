@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use tokio_postgres::Statement;
 use crate::Cluster;
 use crate::latency::Latencies;
 use crate::postgres::Login;
+use crate::tls;
 
 /// What a connection of a pool lives at least, and how much longer the longest-lived does: they do not all end at once.
 const LIFETIME: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(2));
@@ -173,8 +174,8 @@ impl Session {
                     .port(way.get("port").parse()?)
                     .username(way.get("username"))
                     .password(way.get("password"))
-                    .database(way.get("database"))
-                    .ssl_mode(PgSslMode::Disable);
+                    .database(way.get("database"));
+                let options = tls::sqlx_options(options, way.get("sslmode"))?;
                 Ok(Session::Sqlx(options.connect().await?))
             }
         }

@@ -13,5 +13,6 @@ pub mod diagnose;
 pub mod latency;
 pub mod ledger;
 pub mod postgres;
+pub mod tls;
 
 pub use cluster::{Cluster, SUITE};

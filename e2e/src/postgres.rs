@@ -10,9 +10,11 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::sync::watch;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 
 use crate::cluster::{Cluster, SUITE};
+use crate::tls;
 
 /// How to connect: the entries of a binding Secret.
 #[derive(Clone)]
@@ -121,13 +123,20 @@ impl Login {
     pub async fn connect(&self) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
         config
-            .host(&self.address)
             .port(self.get("port").parse().context("the port of the Secret")?)
             .user(self.get("username"))
             .password(self.get("password"))
             .dbname(self.get("database"))
             .connect_timeout(Duration::from_secs(10));
-        let (client, connection) = config.connect(NoTls).await?;
+        if self.get("sslmode") == "verify-full" {
+            // The name is what is verified; only pods can resolve it.
+            let address = self.address.parse().context("the Service's address")?;
+            config.host(self.get("host")).hostaddr(address).ssl_mode(SslMode::Require);
+            let (client, connection) = config.connect(tls::connector(self.get("ca.crt"))?).await?;
+            tokio::spawn(connection);
+            return Ok(client);
+        }
+        let (client, connection) = config.host(&self.address).connect(NoTls).await?;
         // Ends with the client; what went wrong on it is the error of the query that noticed.
         tokio::spawn(connection);
         Ok(client)

@@ -32,6 +32,9 @@ fn read(folder: &Path) -> anyhow::Result<PgConnectOptions> {
         // parameter that it does not know.
         .statement_cache_capacity(0)
         .extra_float_digits(None);
+    // Whom to trust comes with the binding, where the way demands that the other side is verified.
+    let authorities = folder.join("ca.crt");
+    let options = if authorities.exists() { options.ssl_root_cert(authorities) } else { options };
     Ok(match entry(folder, "sslmode") {
         Ok(mode) => options.ssl_mode(mode.parse()?),
         Err(_) => options,

@@ -13,4 +13,5 @@ mod namespace;
 mod ordinary_role;
 mod pool;
 mod shards;
+mod tls;
 mod toggles;

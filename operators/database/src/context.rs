@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
 use crate::secret;
-use crate::server::{AdminLogin, Pools, ServerPool, UNREACHABLE, unreachable};
+use crate::server::{AdminLogin, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
 
 /// What the two controllers share.
 pub struct Context {
@@ -72,8 +72,28 @@ impl Caches {
         let servers = self.servers.clone();
         move |secret| {
             let mut found = servers.all();
-            found.retain(|server| server.spec.admin_secret_ref.name == secret.name_any());
+            found.retain(|server| {
+                server.spec.admin_secret_ref.name == secret.name_any() || names_authorities(server, secret)
+            });
             found.iter().map(|server| ObjectRef::from_obj(&**server)).collect()
+        }
+    }
+
+    /// The Databases on the servers whose authorities are in a Secret: they are in the binding Secrets, too.
+    pub fn databases_of_secret(&self) -> impl Fn(&Secret) -> Vec<ObjectRef<Database>> + Send + Sync + 'static {
+        let (servers, databases) = (self.servers.clone(), self.databases.clone());
+        move |secret| {
+            let mut named = servers.all();
+            named.retain(|server| names_authorities(server, secret));
+            if named.is_empty() {
+                return Vec::new();
+            }
+            let mut affected = databases.all();
+            affected.retain(|database| {
+                let on = database.status.as_ref().and_then(|status| status.server.as_deref());
+                named.iter().any(|server| on == Some(&server.name_any()))
+            });
+            affected.iter().map(|database| ObjectRef::from_obj(&**database)).collect()
         }
     }
 
@@ -98,6 +118,10 @@ impl Caches {
             affected.iter().map(|database| ObjectRef::from_obj(&**database)).collect()
         }
     }
+}
+
+fn names_authorities(server: &DatabaseServer, secret: &Secret) -> bool {
+    server.spec.tls.ca_secret_ref.as_ref().is_some_and(|reference| reference.name == secret.name_any())
 }
 
 /// What matters to all databases on a server, and what only to those that wait for one.
@@ -156,7 +180,8 @@ impl Context {
             })
         };
         let login = AdminLogin { username: key("username")?, password: key("password")? };
-        Ok(self.pools.get(server, &login))
+        let ca = authorities(server, &self.caches.secrets, suite)?;
+        Ok(self.pools.get(server, &login, ca.as_deref()))
     }
 
     /// A server that a Database is on, if it can be used now.

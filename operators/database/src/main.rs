@@ -47,7 +47,8 @@ async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runna
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
         .watches(&caches.servers, caches.databases_of_server())
-        .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool));
+        .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool))
+        .watches(&caches.secrets, caches.databases_of_secret());
     let context = Arc::new(Context::new(platform, caches, databases.waker(), options.top_customers).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, Database, DatabaseServerSpec, TlsMode};
+use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, Database, DatabaseServerSpec, ServerTls, TlsMode};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::database::Names;
 use crate::scram::{self, Credentials};
+use crate::server::CA;
 
 /// Name of the binding Secret of a Database.
 pub fn name_of(database: &str) -> String {
@@ -49,14 +50,27 @@ pub fn desired(database: &Database, server: &DatabaseServerSpec, names: &Names, 
     }
 }
 
+/// The Secret with what a client needs to trust the server as its DatabaseServer demands.
+pub fn secured(mut secret: Secret, tls: &ServerTls, authorities: Option<&str>) -> Secret {
+    let data = secret.data.get_or_insert_default();
+    let mut put = |key: &str, value: &str| data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
+    // What clients do anyway is not said: the Secret of a server that says nothing is the same as ever.
+    if tls.mode != TlsMode::Prefer {
+        put("sslmode", tls.mode.sslmode());
+    }
+    if let Some(authorities) = authorities.filter(|_| tls.mode.verifies()) {
+        put(CA, authorities);
+    }
+    secret
+}
+
 fn uri(server: &DatabaseServerSpec, names: &Names, password: &str) -> String {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
     let mode = match server.tls.mode {
-        TlsMode::Disable => "?sslmode=disable",
         // What clients do anyway.
-        TlsMode::Prefer => "",
-        TlsMode::Require => "?sslmode=require",
+        TlsMode::Prefer => String::new(),
+        mode => format!("?sslmode={}", mode.sslmode()),
     };
     // `_` needs no escape, and the names are easier to recognise without one.
     let plain = |name| encode(name).to_string().replace("%5F", "_");
@@ -143,6 +157,24 @@ mod tests {
             uri("p@ss/w:rd?", "host: \"fd00::5\"\nport: 5433\ntls: {mode: Require}"),
             "postgresql://c_3f2504e04f89_a:p%40ss%2Fw%3Ard%3F@[fd00::5]:5433/c_3f2504e04f89?sslmode=require"
         );
+    }
+
+    #[test]
+    fn a_verified_server_comes_with_its_authorities() {
+        let made = |mode: &str| {
+            let server = server(&format!("host: a\ntls: {{mode: {mode}}}"));
+            let plain = desired(&database(), &server, &Names::of("c_3f2504e04f89"), &credentials_of("abc"));
+            (secured(plain.clone(), &server.tls, Some("PEM")), plain)
+        };
+        let (full, plain) = made("VerifyFull");
+        assert_eq!(text(&full, "sslmode").as_deref(), Some("verify-full"));
+        assert_eq!(text(&full, "ca.crt").as_deref(), Some("PEM"));
+        assert!(text(&full, "uri").unwrap().ends_with("?sslmode=verify-full"));
+        assert_ne!(version(&full), version(&plain), "workers are rolled for other authorities");
+        let (prefer, plain) = made("Prefer");
+        assert_eq!(prefer, plain, "nothing changes for whoever demands nothing");
+        let (require, _) = made("Require");
+        assert_eq!((text(&require, "sslmode").as_deref(), text(&require, "ca.crt")), (Some("require"), None));
     }
 
     #[test]

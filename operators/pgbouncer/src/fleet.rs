@@ -6,6 +6,7 @@ use ahoi_api::{PgBouncer, ProcessStatus};
 use kube::ResourceExt;
 
 use crate::PORT;
+use crate::certificates::Tls;
 use crate::config::{Settings, valid_parameters};
 
 /// The name of a shard of the fleet, counted from 0: of its StatefulSet, its Service and its PodDisruptionBudget. The first
@@ -71,6 +72,8 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
         max_client_connections: fleet.spec.max_client_connections,
         default_max_client_connections: max_clients_of_a_pool(fleet),
         parameters: valid_parameters(&fleet.spec.parameters),
+        // Its certificates are elsewhere.
+        tls: Tls::default(),
         // A peer must be able to reach itself by its number, which a process that is to go no longer can.
         peer_id: number
             .filter(|number| *number < fleet.spec.replicas)

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Maintenance, MaintenanceStatus, NamespacedRef, Size};
+use crate::{Maintenance, MaintenanceStatus, NamespacedRef, ServerTls, Size};
 
 /// A PostgreSQL server (14 or newer) that customers' databases are placed on. Its labels are what server selectors select.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -92,27 +92,6 @@ pub enum Placement {
     Selected,
     /// No more.
     Closed,
-}
-
-/// How connections to a server are secured.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ServerTls {
-    /// As libpq's sslmode (<https://www.postgresql.org/docs/17/libpq-ssl.html>).
-    #[serde(default)]
-    pub mode: TlsMode,
-}
-
-/// libpq's sslmode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum TlsMode {
-    /// Never TLS.
-    Disable,
-    /// TLS where the server offers it.
-    #[default]
-    Prefer,
-    /// TLS, whatever the certificate.
-    Require,
 }
 
 /// How the poolers come by the passwords of the logins on a server.

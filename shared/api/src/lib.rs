@@ -27,6 +27,7 @@ mod scheduler;
 mod shared;
 mod size;
 mod status;
+mod tls;
 
 pub use crds::crds;
 pub use credentials::*;
@@ -42,3 +43,4 @@ pub use plan::*;
 pub use scheduler::*;
 pub use shared::*;
 pub use size::{Size, SizeError};
+pub use tls::*;

@@ -46,6 +46,10 @@ pub fn verifier_secret(database: &str) -> String {
     let digit = database.chars().last().and_then(|digit| digit.to_digit(16)).unwrap_or_default();
     format!("ahoi-verifiers-{}", digit % VERIFIER_SECRETS)
 }
+/// The Secret beside the agents with the certificates that they give to pgbouncer: for each fleet `<fleet>.tls.crt` and
+/// `<fleet>.tls.key`, `<fleet>.ca.crt` by which its clients verify it, and `<fleet>.servers.crt` by which it verifies
+/// servers. Written by the controller of fleets, from Secrets that it has looked at; read by the agents.
+pub const POOLER_CERTIFICATES_SECRET: &str = "ahoi-pooler-certificates";
 
 /// The Secret type of the Service Binding specification for PostgreSQL
 /// (<https://servicebinding.io/spec/core/1.1.0/#well-known-secret-entries>).

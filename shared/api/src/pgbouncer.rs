@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Binding, HeldServer, LocalRef, NamespacedRef, Passwords, PoolMode};
+use crate::{Binding, FleetTls, HeldServer, LocalRef, NamespacedRef, Passwords, PoolMode};
 
 /// A fleet of pgbouncer processes that serves the connection pools of many customers on many servers at one address.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -75,6 +75,9 @@ pub struct PgBouncerSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub parameters: BTreeMap<String, String>,
+    /// How connections to pgbouncer, and from it to the servers, are secured.
+    #[serde(default)]
+    pub tls: FleetTls,
     /// Requests and limits of the pgbouncer container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,

@@ -137,6 +137,7 @@ impl Rotation<'_> {
             verifiers::keep(self.context, &names.login, &credentials.verifier).await?;
         }
         let binding = secret::desired(self.database, &self.server.spec, names, credentials);
+        let binding = secret::secured(binding, &self.server.spec.tls, self.pool.authorities.as_deref());
         self.context.caches.bindings.apply(self.database, binding).await
     }
 }

@@ -7,6 +7,7 @@ mod pool;
 mod pooler;
 mod prepare;
 mod sweep;
+mod tls;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 pub use self::fleets::servers_of_fleet;
 pub use self::pool::{AdminLogin, Failure, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
 use self::sweep::{Orphan, Wanted};
+pub use self::tls::{CA, authorities};
 use crate::context::{Context, is_usable};
 use crate::database::{self, Desired, Identity, Observed};
 use crate::quota::Level;

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ahoi_api::{DatabaseServer, Passwords, SERVER_STARTED, TlsMode};
+use ahoi_api::{DatabaseServer, Passwords, SERVER_STARTED};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::maintenance::Seen;
 use super::sweep::Memory;
+use super::tls;
 
 /// Few: the server's connections are the customers'.
 const MAX_CONNECTIONS: u32 = 4;
@@ -50,14 +51,14 @@ pub struct Pools(Mutex<HashMap<String, Arc<ServerPool>>>);
 
 impl Pools {
     /// The pool for the server as it is described now.
-    pub fn get(&self, server: &DatabaseServer, login: &AdminLogin) -> Arc<ServerPool> {
+    pub fn get(&self, server: &DatabaseServer, login: &AdminLogin, ca: Option<&str>) -> Arc<ServerPool> {
         let name = server.name_any();
-        let fingerprint = fingerprint(server, login);
+        let fingerprint = fingerprint(server, login, ca);
         let mut pools = self.0.lock();
         if let Some(pool) = pools.get(&name).filter(|pool| pool.fingerprint == fingerprint) {
             return pool.clone();
         }
-        let pool = Arc::new(ServerPool::new(server, login, fingerprint));
+        let pool = Arc::new(ServerPool::new(server, login, ca, fingerprint));
         if let Some(old) = pools.insert(name, pool.clone()) {
             // Waits for the passes that still use it.
             tokio::spawn(async move { old.pool.close().await });
@@ -72,10 +73,10 @@ impl Pools {
 }
 
 /// In memory only, where a password may be part of it.
-fn fingerprint(server: &DatabaseServer, login: &AdminLogin) -> u64 {
+fn fingerprint(server: &DatabaseServer, login: &AdminLogin, ca: Option<&str>) -> u64 {
     let (spec, mut hasher) = (&server.spec, DefaultHasher::new());
     let tls = spec.tls.mode as u8;
-    (server.uid(), &spec.host, spec.port, &spec.admin_database, tls, login).hash(&mut hasher);
+    (server.uid(), &spec.host, spec.port, &spec.admin_database, tls, ca, login).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -83,6 +84,8 @@ fn fingerprint(server: &DatabaseServer, login: &AdminLogin) -> u64 {
 pub struct ServerPool {
     /// Name of the DatabaseServer.
     pub name: String,
+    /// The authorities (PEM) that its certificate may come from; clients need them as well.
+    pub authorities: Option<String>,
     /// Taken for each CREATE and DROP DATABASE.
     pub changes: Semaphore,
     /// What the sweeps remember.
@@ -100,6 +103,8 @@ pub struct ServerPool {
 pub enum Failure {
     /// The server cannot be reached, or is starting or stopping.
     Unreachable,
+    /// It offers no TLS, or a certificate that is not trusted; what is wrong with it.
+    NotTrusted(String),
     /// It refuses the login of the controller, or the admin database.
     LoginRefused(String),
     /// All connections are in use, the controller's or the server's.
@@ -118,6 +123,7 @@ impl Failure {
     pub fn into_error(self, server: &str) -> Error {
         match self {
             Failure::Unreachable => unreachable(server),
+            Failure::NotTrusted(problem) => tls::not_trusted(server, &problem),
             Failure::LoginRefused(message) => Error::structural(
                 "LoginRefused",
                 format!("DatabaseServer {server} refuses the login of its admin Secret: {message}"),
@@ -143,7 +149,7 @@ pub fn unreachable(server: &str) -> Error {
 }
 
 impl ServerPool {
-    fn new(server: &DatabaseServer, login: &AdminLogin, fingerprint: u64) -> Self {
+    fn new(server: &DatabaseServer, login: &AdminLogin, ca: Option<&str>, fingerprint: u64) -> Self {
         let spec = &server.spec;
         let options = PgConnectOptions::new_without_pgpass()
             .host(&spec.host)
@@ -152,16 +158,12 @@ impl ServerPool {
             .password(&login.password)
             .database(&spec.admin_database)
             .application_name("ahoi-database")
-            .ssl_mode(match spec.tls.mode {
-                TlsMode::Disable => PgSslMode::Disable,
-                TlsMode::Prefer => PgSslMode::Prefer,
-                TlsMode::Require => PgSslMode::Require,
-            })
             // Nothing that a customer has made in its own database may come before what the statements mean.
             .options([("search_path", "pg_catalog"), ("statement_timeout", "60s"), ("lock_timeout", "10s")])
             // Slow statements would be logged with their text.
             .disable_statement_logging();
         let found = server.status.as_ref().and_then(|status| status.passwords);
+        let options = tls::secure(options, spec.tls.mode, ca);
         let pool = PgPoolOptions::new()
             .after_connect(|connection, _| {
                 Box::pin(async move { connection.execute(sqlx::raw_sql(SELF_GRANT)).await.map(|_| ()) })
@@ -173,6 +175,7 @@ impl ServerPool {
             .connect_lazy_with(options.clone());
         ServerPool {
             name: server.name_any(),
+            authorities: ca.map(str::to_owned),
             changes: Semaphore::new(MAX_CHANGES),
             memory: Mutex::default(),
             pool,
@@ -284,6 +287,9 @@ impl ServerPool {
             Err(error) => error,
         };
         debug!(server = self.name, %error, "not done");
+        if let Some(problem) = tls::problem(&error) {
+            return Err(Failure::NotTrusted(problem));
+        }
         Err(match &error {
             sqlx::Error::Database(answer) => {
                 let (code, message) = (answer.code().unwrap_or_default().into_owned(), answer.message().to_owned());

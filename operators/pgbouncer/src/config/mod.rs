@@ -5,6 +5,7 @@ mod parameters;
 mod plan;
 mod render;
 mod timeouts;
+mod tls;
 mod validate;
 mod verifiers;
 

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use ahoi_api::{Passwords, PoolMode, Route};
 use sha2::{Digest, Sha256};
 
-use super::Verifiers;
+use super::{Verifiers, tls};
 use crate::PORT;
+use crate::certificates::Tls;
 
 /// Name of the main file.
 pub const INI: &str = "pgbouncer.ini";
@@ -62,6 +63,8 @@ pub struct Settings {
     pub default_max_client_connections: i32,
     /// Further settings, checked.
     pub parameters: BTreeMap<String, String>,
+    /// How connections are secured.
+    pub tls: Tls,
     /// This process among its peers; 0 where there are none.
     pub peer_id: u32,
     /// The hosts of all processes, the first being that of peer 1. A cancel request may reach any of them.
@@ -80,6 +83,7 @@ impl Default for Settings {
             max_client_connections: 5000,
             default_max_client_connections: 1000,
             parameters: BTreeMap::new(),
+            tls: Tls::default(),
             peer_id: 0,
             peers: Vec::new(),
             verifiers: Verifiers::default(),
@@ -124,15 +128,24 @@ pub fn render<'a>(
     let peers = peers(&settings.peers);
     let users = users(&routes, passwords, &settings.verifiers);
     let body = main(settings);
+    let secured = tls::files(&settings.tls);
     let mut digest = Sha256::new();
     for part in [&databases, &logins, &peers, &users, &body] {
         digest.update(part.len().to_be_bytes());
         digest.update(part);
     }
+    for (name, content) in &secured {
+        digest.update(name);
+        digest.update(content.len().to_be_bytes());
+        digest.update(content);
+    }
     let marker = format!("cfg-{}", hex(&digest.finalize(), 16));
     let ini = format!("{body}syslog_ident = {marker}\n");
     Files {
-        files: vec![(DATABASES, databases), (LOGINS, logins), (PEERS, peers), (AUTH_FILE, users), (INI, ini)],
+        files: secured
+            .into_iter()
+            .chain([(DATABASES, databases), (LOGINS, logins), (PEERS, peers), (AUTH_FILE, users), (INI, ini)])
+            .collect(),
         marker,
         databases: names,
     }
@@ -233,6 +246,7 @@ fn main(settings: &Settings) -> String {
         ("unix_socket_dir", directory.to_string()),
         ("unix_socket_mode", "0700".to_owned()),
     ]);
+    set.extend(tls::settings(&settings.tls, &settings.directory));
     let mut text =
         format!("%include {}\n%include {}\n%include {}\n[pgbouncer]\n", file(DATABASES), file(LOGINS), file(PEERS));
     for (name, value) in set {

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ahoi_api::{
-    ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET, PgBouncer, ProcessStatus,
+    ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET, POOLER_CERTIFICATES_SECRET,
+    PgBouncer, ProcessStatus,
 };
+use ahoi_pgbouncer::certificates::{Material, Tls};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
 use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::hold;
@@ -31,6 +33,7 @@ use crate::holds::Holds;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
+use crate::tls;
 use crate::top::Top;
 use crate::turns::Turns;
 use crate::verifiers;
@@ -88,6 +91,8 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
     let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
+    let certificates: Cache<Secret> =
+        platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_CERTIFICATES_SECRET));
     // Every fleet's, so that a pool that goes to another one is seen to go.
     let pools = platform.cache_trimmed(Api::all(client.clone()), watcher::Config::default(), forget_what_is_not_needed);
     let servers: Cache<DatabaseServer> = platform.cache(Api::all(client), watcher::Config::default());
@@ -108,6 +113,8 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         fleets,
         secrets,
         verifiers: verifiers::Secrets::watch(platform),
+        certificates,
+        tls: None,
         pools,
         budgets,
         serving,
@@ -134,6 +141,9 @@ struct Agent {
     fleets: Cache<PgBouncer>,
     secrets: Cache<Secret>,
     verifiers: verifiers::Secrets,
+    certificates: Cache<Secret>,
+    /// How connections are secured now, once they are.
+    tls: Option<Tls>,
     pools: Cache<ConnectionPool>,
     servers: Cache<DatabaseServer>,
     holds: Holds,
@@ -166,6 +176,7 @@ impl Agent {
         let shutdown = self.platform.shutdown().clone();
         let (mut fleets, mut secrets, mut pools) =
             (self.fleets.changes(), self.secrets.changes(), self.pools.changes());
+        let mut certificates = self.certificates.changes();
         let mut held = self.holds.changes();
         let mut servers = self.servers.changes();
         let mut verifiers = self.verifiers.changes();
@@ -173,6 +184,7 @@ impl Agent {
             self.fleets.wait_until_ready().await;
             self.secrets.wait_until_ready().await;
             self.verifiers.wait_until_ready().await;
+            self.certificates.wait_until_ready().await;
             self.pools.wait_until_ready().await;
             self.servers.wait_until_ready().await;
         };
@@ -191,11 +203,13 @@ impl Agent {
                 Ok(()) = pools.changed() => self.gather().await,
                 Ok(()) = servers.changed() => self.gather().await,
                 () = verifiers.changed() => self.gather().await,
+                Ok(()) = certificates.changed() => self.gather().await,
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
             fleets.mark_unchanged();
             secrets.mark_unchanged();
+            certificates.mark_unchanged();
             pools.mark_unchanged();
             held.mark_unchanged();
             servers.mark_unchanged();
@@ -289,6 +303,8 @@ impl Agent {
         let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
         settings.port = self.options.port;
         settings.verifiers = self.known.verifiers.clone();
+        settings.tls = self.secured(&fleet)?;
+        let tls = settings.tls.clone();
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, self.options.shard, &plan.routes, &self.pools.all());
@@ -296,7 +312,8 @@ impl Agent {
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
-        self.load(&files, edited).await?;
+        self.load(&files, edited, &tls).await?;
+        self.tls = Some(tls);
         let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
         self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.passwords)).await;
         let busy = self.set_states(&plan, pools).await?;
@@ -337,6 +354,14 @@ impl Agent {
         Ok(true)
     }
 
+    /// How connections are to be secured. While something for it is missing, what runs is left as it is, and what does
+    /// not run yet serves nobody: it would serve them with less than the fleet asks for.
+    fn secured(&self, fleet: &PgBouncer) -> Result<Tls> {
+        let secret = self.certificates.get_in(&self.fleet.namespace, POOLER_CERTIFICATES_SECRET);
+        let wanted = Tls::of(&fleet.spec.tls, &Material::read(secret.as_deref(), &self.fleet.name));
+        wanted.or_else(|problem| self.tls.clone().ok_or_else(|| anyhow!(problem)))
+    }
+
     fn remember_lost(&mut self, plan: &Plan) {
         let new = plan.lost.keys().filter(|key| !self.known.lost.contains_key(*key)).count();
         if new > 0 {
@@ -350,11 +375,13 @@ impl Agent {
     }
 
     /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
-    async fn load(&mut self, files: &Files, edited: bool) -> Result<()> {
+    async fn load(&mut self, files: &Files, edited: bool, tls: &Tls) -> Result<()> {
         let console = self.console().await?;
         let mut marker = console.marker().await?;
         self.answered = Instant::now();
-        if edited || marker != files.marker {
+        // That it read its settings says nothing about a certificate that it could not use.
+        let unproved = tls.pair.as_ref().filter(|_| self.tls.as_ref() != Some(tls));
+        if edited || marker != files.marker || unproved.is_some() {
             self.metrics.reloads.inc();
             let started = Instant::now();
             console.reload().await?;
@@ -365,6 +392,9 @@ impl Agent {
         }
         if marker != files.marker {
             bail!("pgbouncer did not read its files to the end; the pod's log says why");
+        }
+        if let Some(pair) = unproved {
+            tls::prove(self.options.port, pair).await?;
         }
         let databases = console.databases().await?;
         if !databases.keys().eq(&files.databases) {

@@ -9,6 +9,7 @@ mod holds;
 mod metrics;
 mod states;
 mod supervise;
+mod tls;
 mod top;
 mod turns;
 mod verifiers;

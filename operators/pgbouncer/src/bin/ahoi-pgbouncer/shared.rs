@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, PgBouncer};
+use ahoi_api::{ConnectionPool, DatabaseServer, PgBouncer};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Cache, Platform, watcher};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt};
 
 use crate::placement::{Placements, Pools};
@@ -27,6 +27,10 @@ pub struct Shared {
     pub pools: Cache<ConnectionPool>,
     /// Which shards they are about to be in.
     pub placements: Arc<Placements>,
+    /// Every DatabaseServer.
+    pub servers: Cache<DatabaseServer>,
+    /// The Secrets in the suite's own namespace, where fleets are.
+    pub secrets: Cache<Secret>,
 }
 
 impl Shared {
@@ -40,9 +44,14 @@ impl Shared {
                 pod.metadata.annotations = None;
             },
         );
-        let fleets = platform.cache(Api::all(platform.client.clone()), everywhere());
-        let pools = platform.cache(Api::all(platform.client.clone()), everywhere());
-        Shared { fleets, pods, pools, placements: Arc::default() }
+        Shared {
+            fleets: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            pods,
+            pools: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            placements: Arc::default(),
+            servers: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            secrets: platform.cache(Api::namespaced(platform.client.clone(), platform.namespace()), everywhere()),
+        }
     }
 
     /// Names and addresses of the pods of the shard that clients are sent to.

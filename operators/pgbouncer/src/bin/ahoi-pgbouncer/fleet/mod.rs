@@ -1,5 +1,6 @@
 //! PgBouncer: a fleet's pods, its address, and how it is.
 
+mod certificates;
 mod desired;
 mod status;
 #[cfg(test)]
@@ -65,6 +66,8 @@ pub fn start(platform: &Platform, shared: &Shared, options: Options) -> Runnable
         .owns(&controller.stateful_sets)
         .owns(&controller.services)
         .owns(&controller.budgets)
+        .watches(&shared.secrets, certificates::fleets_of_secret(shared))
+        .watches(&shared.servers, certificates::fleets_of_server(shared))
         .watches(&shared.pods, |pod: &Pod| fleet_of(pod))
         .watches(&shared.pools, move |pool: &ConnectionPool| fleet_of_pool(&fleets, pool))
         // The agents' reports.
@@ -78,6 +81,7 @@ impl Reconciler for FleetController {
 
     async fn reconcile(&self, fleet: &PgBouncer) -> Result<Progress<PgBouncerStatus>, Error> {
         let image = self.validate(fleet)?;
+        let trouble = certificates::converge(&self.platform, &self.shared, fleet).await?;
         let pools = self.shared.pools_of(fleet);
         let running = placement::running(&fleet.spec, &pools);
         for shard in 0..running {
@@ -94,7 +98,7 @@ impl Reconciler for FleetController {
         self.remove_shards(fleet, running).await?;
         self.forget_former_processes(fleet, running).await?;
         let serving: Vec<_> = (0..running).flat_map(|shard| self.shared.serving(fleet, shard)).collect();
-        Ok(Progress::new(status::status(fleet, &serving, &pools)))
+        Ok(Progress::new(status::status(fleet, &serving, &pools, trouble)))
     }
 }
 

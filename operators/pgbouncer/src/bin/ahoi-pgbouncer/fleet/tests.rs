@@ -43,6 +43,8 @@ impl World {
             pods: cache([]),
             pools: cache(self.pools.clone()),
             placements: Arc::default(),
+            servers: cache([]),
+            secrets: cache([]),
         };
         let options = Options {
             pgbouncer_image: Some("image".into()),

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, ConnectionPoolStatus, Place, PoolState};
-use ahoi_pgbouncer::PORT;
+use ahoi_api::{ClientTlsMode, ConnectionPool, ConnectionPoolStatus, Place, PoolState};
 use ahoi_pgbouncer::pool::{unused, version};
+use ahoi_pgbouncer::{PORT, trust};
 use ahoi_reconcile::EventType;
 use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondition};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::warn;
 
 use super::PoolController;
@@ -41,11 +43,13 @@ impl PoolController {
         let mut config = Config::new();
         config.user(field("username")).password(field("password")).dbname(field("database")).port(PORT);
         config.application_name("ahoi-pgbouncer").connect_timeout(PATIENCE);
+        let tls = tls_of(resolved)?;
+        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         let attempts = self.shared.addresses(&resolved.fleet, place.shard).into_iter().map(|(pod, address)| {
-            let mut config = config.clone();
+            let (mut config, tls) = (config.clone(), tls.clone());
             config.host(&address);
             async move {
-                timeout(PATIENCE, log_in(&config))
+                timeout(PATIENCE, log_in(&config, tls))
                     .await
                     .unwrap_or(Err("no answer".to_owned()))
                     .map_err(|why| (pod, why))
@@ -96,14 +100,30 @@ impl PoolController {
     }
 }
 
+/// Where clients may use TLS, this one does: they may have to.
+fn tls_of(resolved: &Resolved) -> Result<Option<MakeRustlsConnect>, String> {
+    let offered = resolved.fleet.spec.tls.client.mode != ClientTlsMode::Disable;
+    let pair = resolved.certificates.pair.as_ref().filter(|_| offered);
+    let config = pair.map(trust::only).transpose();
+    Ok(config.map_err(|error| format!("the fleet's certificate cannot be used: {error}"))?.map(MakeRustlsConnect::new))
+}
+
 /// An answer from PostgreSQL proves the whole way.
-async fn log_in(config: &Config) -> Result<(), String> {
+async fn log_in(config: &Config, tls: Option<MakeRustlsConnect>) -> Result<(), String> {
     let explain = |error: tokio_postgres::Error| match error.as_db_error() {
         Some(refusal) => refusal.message().to_owned(),
         None => "it cannot be reached".to_owned(),
     };
-    let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
-    let connection = tokio::spawn(connection);
+    let (client, connection) = match tls {
+        Some(tls) => {
+            let (client, connection) = config.connect(tls).await.map_err(explain)?;
+            (client, tokio::spawn(connection))
+        }
+        None => {
+            let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
+            (client, tokio::spawn(connection))
+        }
+    };
     let answer = client.simple_query("SELECT 1").await.map(drop).map_err(explain);
     drop(client);
     connection.abort();

@@ -126,6 +126,7 @@ mod tests {
         ConnectionPoolSpec, DatabaseServer, DatabaseServerStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec,
         PoolMode, PoolState,
     };
+    use ahoi_pgbouncer::certificates::Material;
 
     fn pool() -> ConnectionPool {
         let spec = ConnectionPoolSpec {
@@ -158,6 +159,7 @@ mod tests {
             auth_login: "ahoi_pooler_1".into(),
             former: None,
             credentials: Credentials { username: "c_ab12_a".into(), password: "p@ss/w:rd".into() },
+            certificates: Material::default(),
         }
     }
 

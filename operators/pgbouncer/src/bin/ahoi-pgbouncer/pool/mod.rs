@@ -6,11 +6,12 @@ mod desired;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod wake;
 
 use ahoi_api::{
-    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, DatabaseServer, PgBouncer, Place,
-    PoolState, Route, finalizers,
+    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, PgBouncer, Place, PoolState, Route,
+    finalizers,
 };
 use ahoi_pgbouncer::pool::{self as agents, Proof, key, proof, version};
 use ahoi_reconcile::conditions::{self, READY};
@@ -28,7 +29,6 @@ struct PoolController {
     platform: Platform,
     shared: Shared,
     databases: Cache<Database>,
-    servers: Cache<DatabaseServer>,
     /// The databases' own binding Secrets.
     direct: Cache<Secret>,
     /// The pools'.
@@ -45,7 +45,6 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         platform: platform.clone(),
         shared: shared.clone(),
         databases: all(platform),
-        servers: all(platform),
         direct: secrets("direct"),
         pooled: Owned::new(platform, &secrets("pooled")),
     };
@@ -56,8 +55,9 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         .watches(&shared.pools, wake.of_leaving())
         .watches(&controller.databases, wake.of_database())
         .watches(&controller.direct, wake.of_secret())
-        .watches(&controller.servers, wake.of_server())
+        .watches(&shared.servers, wake.of_server())
         .watches(&shared.fleets, wake.of_fleet())
+        .watches(&shared.secrets, wake.of_certificates(&shared.fleets))
         .run(controller)
 }
 
@@ -74,7 +74,7 @@ impl Reconciler for PoolController {
         let resolved = self.resolve(pool)?;
         let place = self.place(pool, &resolved.fleet)?;
         let route = desired::route(pool, &resolved);
-        let secret = secret(pool, &resolved, &place);
+        let secret = tls::secured(secret(pool, &resolved, &place), &resolved);
 
         let mut status = pool.status.clone().unwrap_or_default();
         let present = self

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, Database, DatabaseServer, Passwords, PgBouncer, TlsMode};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, POOLER_CERTIFICATES_SECRET, Passwords, PgBouncer};
+use ahoi_pgbouncer::certificates::Material;
 use ahoi_reconcile::{Error, is_ready, not_ready_message};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 
+use super::tls::check as check_tls;
 use super::{PoolController, fleet_name};
 
 /// Everything a pool's route and Secret are made from.
@@ -21,6 +23,8 @@ pub struct Resolved {
     pub credentials: Credentials,
     /// The login that was given away before and is still open.
     pub former: Option<String>,
+    /// What the fleet shows its clients.
+    pub certificates: Material,
 }
 
 impl Resolved {
@@ -71,7 +75,7 @@ impl PoolController {
             return Err(Error::waiting("WaitingForDatabase", not_ready_message(&*database)));
         }
         let (server, database_name, binding) = places(&database)?;
-        let server = self.servers.get(server).ok_or_else(|| {
+        let server = self.shared.servers.get(server).ok_or_else(|| {
             Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist"))
         })?;
         check_tls(&server, &fleet)?;
@@ -93,7 +97,11 @@ impl PoolController {
         let credentials = credentials(&direct)?;
         let status = database.status.as_ref().and_then(|status| status.credentials.as_ref());
         let former = status.and_then(|credentials| credentials.previous_login.clone());
-        Ok(Resolved { fleet, server, database: database_name.to_owned(), auth_login, credentials, former })
+        let certificates =
+            self.shared.secrets.get_in(&fleet.namespace().unwrap_or_default(), POOLER_CERTIFICATES_SECRET);
+        let certificates = Material::read(certificates.as_deref(), &fleet.name_any());
+        let database = database_name.to_owned();
+        Ok(Resolved { fleet, server, database, auth_login, credentials, former, certificates })
     }
 }
 
@@ -103,22 +111,6 @@ fn places(database: &Database) -> Result<(&str, &str, &str), Error> {
         Some((status.server.as_deref()?, status.database_name.as_deref()?, status.binding.as_ref()?.name.as_str()))
     });
     places.ok_or_else(|| Error::waiting("WaitingForDatabase", not_ready_message(database)))
-}
-
-/// pgbouncer has one setting for all servers. That of the fleet must not undercut what a server demands.
-fn check_tls(server: &DatabaseServer, fleet: &PgBouncer) -> Result<(), Error> {
-    let mode = fleet.spec.parameters.get("server_tls_sslmode").map_or("prefer", String::as_str);
-    if server.spec.tls.mode == TlsMode::Require && matches!(mode, "disable" | "allow" | "prefer") {
-        return Err(Error::structural(
-            "TlsNotRequired",
-            format!(
-                "the DatabaseServer {} requires TLS, and the PgBouncer {} does not: set its spec.parameters.server_tls_sslmode to require",
-                server.name_any(),
-                fleet.name_any()
-            ),
-        ));
-    }
-    Ok(())
 }
 
 fn credentials(secret: &Secret) -> Result<Credentials, Error> {
@@ -136,19 +128,6 @@ fn credentials(secret: &Secret) -> Result<Credentials, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::PgBouncerSpec;
-
-    #[test]
-    fn a_server_that_requires_tls_needs_a_fleet_that_does() {
-        let spec = serde_json::from_value(serde_json::json!({
-"host": "pg", "port": 5432, "adminSecretRef": {"namespace": "ahoi-system", "name": "pg-1"}, "tls": {"mode": "Require"}}))
-.unwrap();
-        let server = DatabaseServer::new("pg-1", spec);
-        let mut fleet = PgBouncer::new("global", PgBouncerSpec::default());
-        insta::assert_snapshot!(check_tls(&server, &fleet).unwrap_err(), @"the DatabaseServer pg-1 requires TLS, and the PgBouncer global does not: set its spec.parameters.server_tls_sslmode to require");
-        fleet.spec.parameters.insert("server_tls_sslmode".into(), "verify-full".into());
-        assert!(check_tls(&server, &fleet).is_ok());
-    }
 
     #[test]
     fn no_password_is_in_the_debug_output() {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer};
+use ahoi_api::{ClientTlsMode, ConnectionPool, Database, DatabaseServer, POOLER_CERTIFICATES_SECRET, PgBouncer};
 use ahoi_pgbouncer::pool::place;
 use ahoi_reconcile::{Cache, ObjectRef};
 use k8s_openapi::api::core::v1::Secret;
@@ -92,6 +92,22 @@ impl Wake {
             }
             let fleet = place(leaving).fleet;
             refs(&pools, |pool| pool.spec.pg_bouncer_ref == fleet && is_shut_out(pool))
+        }
+    }
+
+    /// The certificates of fleets wake the pools in fleets that have one: clients verify them by what is in the pools'
+    /// Secrets.
+    pub fn of_certificates(&self, fleets: &Cache<PgBouncer>) -> impl Fn(&Secret) -> Wakings + Send + Sync + 'static {
+        let (pools, fleets) = (self.pools.clone(), fleets.clone());
+        move |secret| {
+            if secret.name_any() != POOLER_CERTIFICATES_SECRET {
+                return Vec::new();
+            }
+            refs(&pools, |pool| {
+                let fleet = &pool.spec.pg_bouncer_ref;
+                let fleet = fleets.get_in(&fleet.namespace, &fleet.name);
+                fleet.is_some_and(|fleet| fleet.spec.tls.client.mode != ClientTlsMode::Disable)
+            })
         }
     }
 

@@ -1,0 +1,235 @@
+//! From the Secrets that a fleet and the DatabaseServers name to the one that agents read. What is not good stays out of
+//! it, and what was good before stays in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ahoi_api::{ClientTlsMode, DatabaseServer, POOLER_CERTIFICATES_SECRET, PgBouncer};
+use ahoi_pgbouncer::certificates::{self, AUTHORITIES, Material};
+use ahoi_pgbouncer::fleet;
+use ahoi_reconcile::{Error, ObjectRef, Platform, Verdict};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, ResourceExt};
+use tracing::info;
+
+use crate::shared::Shared;
+
+/// Gives the agents of `fleet` what is good; the answer is what is not.
+pub async fn converge(platform: &Platform, shared: &Shared, fleet: &PgBouncer) -> Result<Option<Verdict>, Error> {
+    let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+    let present = shared.secrets.get_in(&namespace, POOLER_CERTIFICATES_SECRET);
+    let before = Material::read(present.as_deref(), &name);
+    let find = |name: &str| shared.secrets.get_in(&namespace, name);
+    let (material, problems) = desired(fleet, &shared.servers.all(), find, &before);
+    let fleets = shared.fleets.all();
+    let exists = |name: &str| {
+        fleets.iter().any(|fleet| fleet.name_any() == name && fleet.namespace().as_deref() == Some(&namespace))
+    };
+    write(platform, &namespace, present, &material.entries(&name), |entry| {
+        certificates::fleet_of(entry).is_some_and(|owner| owner != name && exists(owner))
+    })
+    .await?;
+    let text = problems.into_iter().collect::<Vec<_>>().join("; ");
+    Ok((!text.is_empty()).then(|| Verdict::stalled("CertificateRefused", text)))
+}
+
+/// What the agents are to have, and what is wrong with what they were to have; pure.
+fn desired(
+    fleet: &PgBouncer,
+    servers: &[Arc<DatabaseServer>],
+    find: impl Fn(&str) -> Option<Arc<Secret>>,
+    before: &Material,
+) -> (Material, Vec<String>) {
+    let (mut material, mut problems) = (Material::default(), Vec::new());
+    let host = fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
+    let client = &fleet.spec.tls.client;
+    if let (Some(reference), true) = (&client.secret_ref, client.mode != ClientTlsMode::Disable) {
+        let found = find(&reference.name).ok_or_else(|| "does not exist".to_owned());
+        match found.and_then(|secret| Ok((certificates::pair(&secret, &host)?, secret))) {
+            Ok((pair, secret)) => {
+                material.pair = Some(pair);
+                material.client_authorities = certificates::text(&secret, AUTHORITIES);
+            }
+            Err(problem) => {
+                let meanwhile = match before.pair {
+                    Some(_) => "the certificate it had before is served until it is replaced",
+                    None => "pgbouncer offers no TLS to clients until it is there",
+                };
+                problems.push(format!(
+                    "the Secret {}, which spec.tls.client.secretRef names, {problem}; {meanwhile}",
+                    reference.name
+                ));
+                material.pair.clone_from(&before.pair);
+                material.client_authorities.clone_from(&before.client_authorities);
+            }
+        }
+    }
+    if fleet.spec.tls.server.mode.verifies() {
+        match server_authorities(servers, find) {
+            Ok(authorities) => material.server_authorities = Some(authorities).filter(|pem| !pem.is_empty()),
+            Err(problem) => {
+                problems.push(problem);
+                material.server_authorities.clone_from(&before.server_authorities);
+            }
+        }
+    }
+    (material, problems)
+}
+
+/// Those of all servers, each once: pgbouncer has one file for all.
+fn server_authorities(
+    servers: &[Arc<DatabaseServer>],
+    find: impl Fn(&str) -> Option<Arc<Secret>>,
+) -> Result<String, String> {
+    let named: BTreeMap<String, String> = servers
+        .iter()
+        .filter_map(|server| Some((server.spec.tls.ca_secret_ref.as_ref()?.name.clone(), server.name_any())))
+        .collect();
+    let mut all = BTreeSet::new();
+    for (secret, server) in &named {
+        let pem = find(secret).and_then(|secret| certificates::text(&secret, AUTHORITIES));
+        let pem = pem.filter(|pem| certificates::authorities(pem).is_some()).ok_or_else(|| {
+            format!(
+                "the Secret {secret}, which spec.tls.caSecretRef of the DatabaseServer {server} names, has no certificates \
+                 (PEM) in {AUTHORITIES}; the authorities of before are trusted until it has"
+            )
+        })?;
+        all.insert(format!("{}\n", pem.trim()));
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// Writes the entries if they differ; of the others those stay that `keep` wants.
+async fn write(
+    platform: &Platform,
+    namespace: &str,
+    present: Option<Arc<Secret>>,
+    entries: &BTreeMap<String, ByteString>,
+    keep: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
+    let before = present.as_ref().and_then(|secret| secret.data.clone()).unwrap_or_default();
+    let mut data = before.clone();
+    data.retain(|entry, _| keep(entry));
+    data.extend(entries.clone());
+    if data == before {
+        return Ok(());
+    }
+    info!(entries = data.len(), "writing the certificates that agents read");
+    let api: Api<Secret> = Api::namespaced(platform.client.clone(), namespace);
+    let params = PostParams { field_manager: Some(platform.name().to_owned()), ..PostParams::default() };
+    match present {
+        // With the resourceVersion that was read: whoever wrote in between is not overwritten.
+        Some(present) => {
+            let secret = Secret { data: Some(data), ..(*present).clone() };
+            api.replace(POOLER_CERTIFICATES_SECRET, &params, &secret).await?;
+        }
+        None => {
+            let metadata = ObjectMeta { name: Some(POOLER_CERTIFICATES_SECRET.to_owned()), ..ObjectMeta::default() };
+            api.create(&params, &Secret { metadata, data: Some(data), ..Secret::default() }).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The fleets that a Secret is about.
+pub fn fleets_of_secret(shared: &Shared) -> impl Fn(&Secret) -> Vec<ObjectRef<PgBouncer>> + Send + Sync + 'static {
+    let shared = shared.clone();
+    move |secret| {
+        let name = secret.name_any();
+        let of_a_server = shared
+            .servers
+            .all()
+            .iter()
+            .any(|server| server.spec.tls.ca_secret_ref.as_ref().is_some_and(|reference| reference.name == name));
+        let mut fleets = shared.fleets.all();
+        fleets.retain(|fleet| {
+            let tls = &fleet.spec.tls;
+            let its_own = tls.client.secret_ref.as_ref().is_some_and(|reference| reference.name == name);
+            fleet.namespace() == secret.namespace()
+                && (its_own || name == POOLER_CERTIFICATES_SECRET || of_a_server && tls.server.mode.verifies())
+        });
+        fleets.iter().map(|fleet| ObjectRef::from_obj(&**fleet)).collect()
+    }
+}
+
+/// The fleets that a server's authorities matter to.
+pub fn fleets_of_server(
+    shared: &Shared,
+) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<PgBouncer>> + Send + Sync + 'static {
+    let shared = shared.clone();
+    move |_| {
+        let mut fleets = shared.fleets.all();
+        fleets.retain(|fleet| fleet.spec.tls.server.mode.verifies());
+        fleets.iter().map(|fleet| ObjectRef::from_obj(&**fleet)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_api::PgBouncerSpec;
+    use ahoi_pgbouncer::certificates::{CERTIFICATE, KEY};
+
+    use super::*;
+
+    const AUTHORITY: &str = include_str!("../../../certificates/testdata/authority.crt");
+    const GOOD: &str = include_str!("../../../certificates/testdata/good.crt");
+    const KEY_OF_GOOD: &str = include_str!("../../../certificates/testdata/good.key");
+    const ANOTHER_KEY: &str = include_str!("../../../certificates/testdata/another.key");
+
+    fn fleet(tls: serde_json::Value) -> PgBouncer {
+        let spec = PgBouncerSpec { tls: serde_json::from_value(tls).unwrap(), ..PgBouncerSpec::default() };
+        let mut fleet = PgBouncer::new("global", spec);
+        fleet.metadata.namespace = Some("ahoi-system".into());
+        fleet
+    }
+
+    fn secret(entries: &[(&str, &str)]) -> Option<Arc<Secret>> {
+        let data = entries.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
+        Some(Arc::new(Secret { data: Some(data.collect()), ..Secret::default() }))
+    }
+
+    fn server(name: &str, secret: &str) -> Arc<DatabaseServer> {
+        let spec = serde_json::json!({"host": name, "adminSecretRef": {"namespace": "ahoi-system", "name": name},
+            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": secret}}});
+        Arc::new(DatabaseServer::new(name, serde_json::from_value(spec).unwrap()))
+    }
+
+    #[test]
+    fn a_broken_pair_is_said_and_the_one_before_is_kept() {
+        let fleet = fleet(serde_json::json!({"client": {"mode": "Require", "secretRef": {"name": "tls"}}}));
+        let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
+        let (good, problems) = desired(&fleet, &[], |_| secret(&entries), &Material::default());
+        assert!(problems.is_empty() && good.pair.is_some() && good.client_authorities.as_deref() == Some(AUTHORITY));
+        let broken = [(CERTIFICATE, GOOD), (KEY, ANOTHER_KEY)];
+        let (kept, problems) = desired(&fleet, &[], |_| secret(&broken), &good);
+        assert_eq!(kept, good);
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a tls.key that does not belong to its tls.crt; the certificate it had before is served until it is replaced");
+        let (none, problems) = desired(&fleet, &[], |_| None, &Material::default());
+        assert_eq!(none, Material::default());
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, does not exist; pgbouncer offers no TLS to clients until it is there");
+    }
+
+    #[test]
+    fn a_fleet_without_tls_has_nothing() {
+        let before = Material { server_authorities: Some(AUTHORITY.into()), ..Material::default() };
+        let (material, problems) = desired(&fleet(serde_json::json!({})), &[server("pg-1", "a")], |_| None, &before);
+        assert_eq!((material, problems), (Material::default(), vec![]));
+    }
+
+    #[test]
+    fn the_authorities_of_all_servers_each_once() {
+        let fleet = fleet(serde_json::json!({"server": {"mode": "VerifyFull"}}));
+        let servers = [server("pg-1", "a"), server("pg-2", "a"), server("pg-3", "b")];
+        let other = include_str!("../../../certificates/testdata/another-authority.crt");
+        let find = |name: &str| secret(&[(AUTHORITIES, if name == "a" { AUTHORITY } else { other })]);
+        let (all, problems) = desired(&fleet, &servers, find, &Material::default());
+        assert_eq!(problems, Vec::<String>::new());
+        let pem = all.server_authorities.clone().unwrap();
+        assert_eq!(certificates::chain(&pem).unwrap().len(), 2);
+        let (kept, problems) = desired(&fleet, &servers, |name| if name == "a" { find(name) } else { None }, &all);
+        assert_eq!(kept, all, "nothing that runs loses its trust");
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret b, which spec.tls.caSecretRef of the DatabaseServer pg-3 names, has no certificates (PEM) in ca.crt; the authorities of before are trusted until it has");
+    }
+}

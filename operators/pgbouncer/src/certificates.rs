@@ -1,0 +1,206 @@
+//! Certificates on their way to the agents.
+//!
+//! A platform team, or cert-manager for it, writes certificates into Secrets of any name. The controller of fleets looks
+//! at them there, and puts those that are good into one Secret of a fixed name, which is all that agents may read: a pair
+//! that does not work never reaches pgbouncer, and one that did is there for a process that starts later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ahoi_api::{ClientTlsMode, FleetTls, TlsMode};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
+
+/// The key of the certificate in a Secret of the type kubernetes.io/tls.
+pub const CERTIFICATE: &str = "tls.crt";
+/// The key of the private key.
+pub const KEY: &str = "tls.key";
+/// The key of the authorities.
+pub const AUTHORITIES: &str = "ca.crt";
+/// The authorities of the servers, in the Secret that agents read.
+const SERVERS: &str = "servers.crt";
+
+/// A certificate with what it is proved by.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The chain (PEM), the fleet's own certificate first.
+    pub certificate: String,
+    /// Its private key (PEM).
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").finish_non_exhaustive()
+    }
+}
+
+/// What agents are given for one fleet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Material {
+    /// What pgbouncer shows its clients.
+    pub pair: Option<Pair>,
+    /// What clients verify that by (PEM).
+    pub client_authorities: Option<String>,
+    /// What pgbouncer verifies servers by (PEM).
+    pub server_authorities: Option<String>,
+}
+
+impl Material {
+    /// That of `fleet`, from the Secret that agents read.
+    #[must_use]
+    pub fn read(secret: Option<&Secret>, fleet: &str) -> Self {
+        let entry = |name: &str| secret.and_then(|secret| text(secret, &format!("{fleet}.{name}")));
+        Material {
+            pair: entry(CERTIFICATE).zip(entry(KEY)).map(|(certificate, key)| Pair { certificate, key }),
+            client_authorities: entry(AUTHORITIES),
+            server_authorities: entry(SERVERS),
+        }
+    }
+
+    /// Its entries in that Secret.
+    #[must_use]
+    pub fn entries(&self, fleet: &str) -> BTreeMap<String, ByteString> {
+        let pair = self.pair.as_ref();
+        let entries = [
+            (CERTIFICATE, pair.map(|pair| &pair.certificate)),
+            (KEY, pair.map(|pair| &pair.key)),
+            (AUTHORITIES, self.client_authorities.as_ref()),
+            (SERVERS, self.server_authorities.as_ref()),
+        ];
+        let entry = |(name, text): (&str, Option<&String>)| {
+            Some((format!("{fleet}.{name}"), ByteString(text?.as_bytes().to_vec())))
+        };
+        entries.into_iter().filter_map(entry).collect()
+    }
+}
+
+/// The fleet that an entry of that Secret is for.
+#[must_use]
+pub fn fleet_of(entry: &str) -> Option<&str> {
+    [CERTIFICATE, KEY, AUTHORITIES, SERVERS].iter().find_map(|name| entry.strip_suffix(name)?.strip_suffix('.'))
+}
+
+/// The text under a key of a Secret; none if it is empty.
+#[must_use]
+pub fn text(secret: &Secret, key: &str) -> Option<String> {
+    let bytes = secret.data.as_ref()?.get(key)?;
+    String::from_utf8(bytes.0.clone()).ok().filter(|text| !text.trim().is_empty())
+}
+
+/// How pgbouncer's connections are secured, complete with what that takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Whether clients may or have to use TLS.
+    pub client: ClientTlsMode,
+    /// What they are shown; there unless `client` is Disable.
+    pub pair: Option<Pair>,
+    /// What servers have to offer.
+    pub server: TlsMode,
+    /// What their certificates are verified by; there if they are.
+    pub server_authorities: Option<String>,
+}
+
+impl Tls {
+    /// What the fleet asks for.
+    ///
+    /// # Errors
+    /// When something for it is not there; says what.
+    pub fn of(spec: &FleetTls, material: &Material) -> Result<Self, &'static str> {
+        let (client, server) = (spec.client.mode, spec.server.mode);
+        let pair = material.pair.clone().filter(|_| client != ClientTlsMode::Disable);
+        let server_authorities = material.server_authorities.clone().filter(|_| server.verifies());
+        if client != ClientTlsMode::Disable && pair.is_none() {
+            return Err("there is no certificate for spec.tls.client yet");
+        }
+        if server.verifies() && server_authorities.is_none() {
+            return Err(
+                "no DatabaseServer names authorities (spec.tls.caSecretRef), and spec.tls.server verifies by them",
+            );
+        }
+        Ok(Tls { client, pair, server, server_authorities })
+    }
+}
+
+/// A certificate from its Secret, if clients that connect to `host` and trust its authorities will accept it.
+///
+/// # Errors
+/// What is wrong with it, as the rest of a sentence. No time is said, so that it is always the same text.
+pub fn pair(secret: &Secret, host: &str) -> Result<Pair, String> {
+    let entry = |key: &str| text(secret, key).ok_or_else(|| format!("has no {key}"));
+    let pair = Pair { certificate: entry(CERTIFICATE)?, key: entry(KEY)? };
+    let provider = Arc::new(ring::default_provider());
+    let chain = chain(&pair.certificate).ok_or_else(|| format!("has no certificate (PEM) in {CERTIFICATE}"))?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
+        .map_err(|_| format!("has no private key (PEM, without a passphrase) in {KEY}"))?;
+    let key = provider.key_provider.load_private_key(key);
+    let key = key.map_err(|_| format!("has a private key of an unknown kind in {KEY}"))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|_| format!("has a {KEY} that does not belong to its {CERTIFICATE}"))?;
+    if let Some(pem) = text(secret, AUTHORITIES) {
+        let roots = authorities(&pem).ok_or_else(|| format!("has no certificates (PEM) in {AUTHORITIES}"))?;
+        verify(&certified.cert, roots, provider, host)?;
+    }
+    Ok(pair)
+}
+
+/// The certificates (PEM) that something can be verified by; none if one of them is not, or there are none.
+#[must_use]
+pub fn authorities(pem: &str) -> Option<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(pem)? {
+        roots.add(certificate).ok()?;
+    }
+    Some(roots)
+}
+
+/// The certificates of a text (PEM); none if one of them is none, or there are none.
+#[must_use]
+pub fn chain(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!chain.is_empty()).then_some(chain)
+}
+
+fn verify(
+    chain: &[CertificateDer<'static>],
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+    host: &str,
+) -> Result<(), String> {
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
+    };
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let verifier = verifier.map_err(|error| format!("cannot be verified: {error}"))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("cannot be for the name {host}"))?;
+    let Some((own, others)) = chain.split_first() else { return Err("is empty".to_owned()) };
+    let outcome = verifier.verify_server_cert(own, others, &name, &[], UnixTime::now());
+    outcome.map(drop).map_err(|error| match error {
+        // The signature is wrong where the authority is another one of the same name.
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
+            format!("has a certificate that does not come from the authorities in its {AUTHORITIES}")
+        }
+        rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            format!("has a certificate that is not for {host}, by which clients connect")
+        }
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            "has a certificate that has expired".to_owned()
+        }
+        rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            "has a certificate that is not valid yet".to_owned()
+        }
+        rustls::Error::InvalidCertificate(other) => format!("has a certificate that clients refuse: {other:?}"),
+        other => format!("has a certificate that clients refuse: {other}"),
+    })
+}
+
+#[cfg(test)]
+mod tests;
