@@ -160,8 +160,8 @@ pub fn ahoi_api_version() -> String {
     format!("{}/v1", ahoi_api::GROUP)
 }
 
-/// A customer without a database: what is left is the fan-out alone. No pod runs, since pods cost the API server many times
-/// what the objects of the customer do.
+/// A customer without a database: what is left is the fan-out alone. No pod runs, so that the operators are measured and not
+/// what comes after them.
 pub fn fan_out_spec() -> Value {
     json!({
         "plan": PLAN,
@@ -178,6 +178,7 @@ pub fn fan_out_spec() -> Value {
 pub fn whole_spec() -> Value {
     json!({
         "plan": PLAN,
+        "deletionPolicy": "Delete",
         "groups": [{"group": "bench-developers", "role": "Edit"}],
         "features": {
             "database": {"enabled": true, "storage": "1gb"},

@@ -108,7 +108,7 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
         without_database(bench, wanted).await?;
     }
     if wanted(Scenario::Whole) {
-        for n in bench.profile.whole.to_vec() {
+        for &n in bench.profile.whole {
             let set = format!("whole{n}");
             let customers = converge::run(bench, converge::WHOLE, &set, n, &whole_spec()).await?;
             offboard::run(bench, converge::WHOLE, &set, &customers).await?;
@@ -129,8 +129,8 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
 
 /// Everything about customers without a database. Those that were made last stay for the scenarios about changes.
 async fn without_database(bench: &mut Bench, wanted: impl Fn(Scenario) -> bool) -> Result<()> {
-    let sizes = bench.profile.fan_out.to_vec();
-    let sizes = if wanted(Scenario::FanOut) { &sizes[..] } else { &sizes[sizes.len() - 1..] };
+    let sizes = bench.profile.fan_out;
+    let sizes = if wanted(Scenario::FanOut) { sizes } else { &sizes[sizes.len() - 1..] };
     let mut standing = Vec::new();
     let mut set = String::new();
     for (number, n) in sizes.iter().enumerate() {

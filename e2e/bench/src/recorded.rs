@@ -75,23 +75,23 @@ impl Recorded {
         Ok(recorded)
     }
 
-    /// The objects that a program makes which is no part of the suite: without the customer itself, without statuses, and
-    /// without what only the suite's own controllers would take away again.
-    pub fn children(&self) -> Vec<Value> {
+    /// The objects as a program makes them that is no part of the suite: without the customer itself, without statuses, and
+    /// without the marks that mean something to the suite's controllers only.
+    pub fn children(&self) -> Result<Vec<Value>> {
         let objects = self.steps.iter().skip(1).filter(|step| step.how != How::Status);
-        objects
-            .filter_map(|step| {
-                let mut object: Value = serde_json::from_str(&step.body).ok()?;
-                let metadata = object.get_mut("metadata")?.as_object_mut()?;
-                metadata.remove("finalizers");
-                metadata.remove("ownerReferences");
-                if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
-                    labels.retain(|_, value| !value.as_str().is_some_and(|value| value.starts_with("@UID")));
-                }
-                Some(object)
-            })
-            .collect()
+        objects.map(|step| Ok(without_marks(serde_json::from_str(&step.body)?))).collect()
     }
+}
+
+fn without_marks(mut object: Value) -> Value {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return object };
+    for field in ["finalizers", "ownerReferences", "annotations"] {
+        metadata.remove(field);
+    }
+    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+        labels.retain(|_, value| !value.as_str().is_some_and(|value| value.starts_with("@UID")));
+    }
+    object
 }
 
 async fn get(client: &Client, path: &str) -> Result<Value> {
@@ -162,7 +162,7 @@ fn steps(objects: Vec<(How, String, Value)>, statuses: &BTreeSet<String>) -> Rec
         .collect();
     let general = |text: String| {
         let mut text = text.replace(RECORDED, NAME);
-        for (n, uid) in uids.iter().enumerate() {
+        for (n, uid) in uids.iter().enumerate().filter(|(_, uid)| !uid.is_empty()) {
             text = text.replace(uid, &format!("@UID{n}@"));
         }
         text

@@ -71,6 +71,8 @@ impl Run {
 
 /// With as many digits as mean something.
 pub fn number(value: f64) -> String {
+    // The sum of nothing is -0.
+    let value = value + 0.0;
     match value.abs() {
         v if v == v.trunc() && v < 1e9 => format!("{value:.0}"),
         v if v >= 100.0 => format!("{value:.0}"),
@@ -86,7 +88,8 @@ mod tests {
 
     #[test]
     fn digits() {
-        assert_eq!([0.0, 3.0, 0.1234, 1.234, 12.34, 1234.5].map(number), ["0", "3", "0.123", "1.23", "12.3", "1234"]);
+        assert_eq!([0.0, -0.0, 3.0, 0.1234, 1.234].map(number), ["0", "0", "3", "0.123", "1.23"]);
+        assert_eq!([12.34, 1234.5].map(number), ["12.3", "1234"]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ var tenantKind = schema.GroupVersionKind{Group: "bench.internal.example.com", Ve
 
 type reconciler struct {
 	client.Client
-	// The children of a tenant in order, as JSON with NAME for the tenant's name.
+	// The children of a tenant in order, as JSON with @NAME@ for the tenant's name.
 	children []string
 }
 
@@ -50,7 +50,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil
 	}
 	for _, template := range r.children {
-		want, err := decode(strings.ReplaceAll(template, "NAME", tenant.GetName()))
+		want, err := decode(strings.ReplaceAll(template, "@NAME@", tenant.GetName()))
 		if err != nil {
 			return ctrl.Result{}, err
 		}

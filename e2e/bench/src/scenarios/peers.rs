@@ -63,7 +63,7 @@ impl Peer {
 
 /// Everybody, one after the other.
 pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
-    let children = recorded.children();
+    let children = recorded.children()?;
     bench.cluster.apply(&accounts()).await?;
     let folder = std::env::current_dir()?.join(".bench").join(format!("peers-{}", bench.name));
     fs::create_dir_all(&folder)?;
@@ -222,9 +222,9 @@ fn graph(children: &[Value]) -> Value {
     let namespaced = format!("customer-{NAME}");
     let resources = children.iter().enumerate().map(|(number, child)| {
         let mut child = child.clone();
-        let id = if child["kind"] == "Namespace" { "namespace".to_owned() } else { format!("child{number}") };
+        let id = if child["kind"] == "Namespace" { "tenantNamespace".to_owned() } else { format!("child{number}") };
         if child["metadata"]["namespace"] == json!(namespaced) {
-            child["metadata"]["namespace"] = json!("${namespace.metadata.name}");
+            child["metadata"]["namespace"] = json!("${tenantNamespace.metadata.name}");
         }
         let template: Value =
             serde_json::from_str(&child.to_string().replace(NAME, "${schema.metadata.name}")).unwrap_or_default();
@@ -310,9 +310,9 @@ mod tests {
             json!({"kind": "ResourceQuota", "metadata": {"name": NAME, "namespace": format!("customer-{NAME}")}});
         let graph = graph(&[namespace, quota]);
         let resources = &graph["spec"]["resources"];
-        assert_eq!(resources[0]["id"], "namespace");
+        assert_eq!(resources[0]["id"], "tenantNamespace");
         assert_eq!(resources[0]["template"]["metadata"]["name"], "customer-${schema.metadata.name}");
         assert_eq!(resources[1]["template"]["metadata"]["name"], "${schema.metadata.name}");
-        assert_eq!(resources[1]["template"]["metadata"]["namespace"], "${namespace.metadata.name}");
+        assert_eq!(resources[1]["template"]["metadata"]["namespace"], "${tenantNamespace.metadata.name}");
     }
 }
