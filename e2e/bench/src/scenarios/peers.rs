@@ -107,6 +107,11 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &std::path::Path) -> Re
     let kubeconfig = kubeconfig(bench, peer.program, folder).await?;
     let log = folder.join(format!("{}.log", peer.set));
     let mut process = peer.start(bench, &kubeconfig, &log).await?;
+    if peer.program == "kro" {
+        // Only then is there the kind of the objects.
+        let wait = ["wait", "--for=condition=Ready", "--timeout=60s", GRAPH];
+        bench.cluster.kubectl(&wait, "").await.context("kro did not accept the ResourceGraphDefinition")?;
+    }
     // Its first object is not measured: by the time it is ready, every cache and watch of the program stands.
     let first = format!("{}-first", peer.set);
     let mut warm = ready(bench, peer, &first).await?;
@@ -194,6 +199,8 @@ fn parent(children: &std::path::Path) -> Peer {
     }
 }
 
+/// The ResourceGraphDefinition, for kubectl.
+const GRAPH: &str = "resourcegraphdefinition/benchtenants.kro.run";
 /// What a user who needs speed would raise.
 const RAISED: &[&str] = &[
     "--dynamic-controller-concurrent-reconciles=32",
