@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::results::{Curve, number};
+use crate::results::Curve;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 460.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
-const TOP: f64 = 40.0;
+const TOP: f64 = 52.0;
 const BOTTOM: f64 = 50.0;
 /// Height of a line of the legend.
 const LINE: f64 = 18.0;
@@ -97,7 +97,7 @@ impl Plot<'_> {
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" font-family="sans-serif" font-size="13">"#
         );
         let _ = writeln!(svg, r#"<rect width="{WIDTH}" height="{total}" fill="white"/>"#);
-        let _ = writeln!(svg, r#"<text x="{LEFT}" y="24" font-size="16">{}</text>"#, escape(self.title));
+        let _ = writeln!(svg, r#"<text x="10" y="20" font-size="16">{}</text>"#, escape(self.title));
         self.draw_axes(&mut svg, &x, &y);
         for (number, curve) in self.curves.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
@@ -127,12 +127,12 @@ impl Plot<'_> {
         for tick in y.ticks() {
             let at = y.place(tick);
             let _ = writeln!(svg, r##"<line x1="{LEFT}" y1="{at:.1}" x2="{right}" y2="{at:.1}" stroke="#dddddd"/>"##);
-            let label = number(tick);
+            let label = tick_label(tick);
             let _ = writeln!(svg, r#"<text x="{}" y="{:.1}" text-anchor="end">{label}</text>"#, LEFT - 8.0, at + 4.0);
         }
         for tick in x.ticks() {
             let at = x.place(tick);
-            let label = number(tick);
+            let label = tick_label(tick);
             let _ = writeln!(
                 svg,
                 r#"<line x1="{at:.1}" y1="{bottom}" x2="{at:.1}" y2="{}" stroke="black"/>"#,
@@ -142,9 +142,14 @@ impl Plot<'_> {
         }
         let _ = writeln!(svg, r#"<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="black"/>"#);
         let _ = writeln!(svg, r#"<text x="{right}" y="{}" text-anchor="end">{}</text>"#, bottom + 38.0, escape(self.x));
-        let _ =
-            writeln!(svg, r#"<text x="{}" y="{}" text-anchor="end">{}</text>"#, LEFT - 8.0, TOP - 10.0, escape(self.y));
+        let _ = writeln!(svg, r#"<text x="10" y="{}">{}</text>"#, TOP - 12.0, escape(self.y));
     }
+}
+
+/// With no more digits than it has.
+fn tick_label(tick: f64) -> String {
+    let digits = format!("{tick:.3}");
+    digits.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn escape(text: &str) -> String {
@@ -184,6 +189,11 @@ mod tests {
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }
         }
+    }
+
+    #[test]
+    fn labels() {
+        assert_eq!([0.0, 0.5, 1.0, 20.0, 1000.0].map(tick_label), ["0", "0.5", "1", "20", "1000"]);
     }
 
     #[test]

@@ -43,7 +43,8 @@ fn convergence(start: Instant, ended: &BTreeMap<String, Instant>) -> Vec<(f64, f
     let every = seconds.len().div_ceil(200).max(1);
     let last = seconds.len();
     let kept = seconds.iter().enumerate().filter(|(n, _)| n % every == 0 || n + 1 == last);
-    std::iter::once((0.0, 0.0)).chain(kept.map(|(n, at)| (*at, (n + 1) as f64))).collect()
+    let before = [(0.0, 0.0), (seconds.first().copied().unwrap_or_default(), 0.0)];
+    before.into_iter().chain(kept.map(|(n, at)| (*at, (n + 1) as f64))).collect()
 }
 
 impl Bench {
@@ -115,10 +116,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let ended = BTreeMap::from([("a".to_owned(), at(3)), ("b".to_owned(), at(1))]);
-        assert_eq!(convergence(start, &ended), [(0.0, 0.0), (1.0, 1.0), (3.0, 2.0)]);
+        assert_eq!(convergence(start, &ended), [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (3.0, 2.0)]);
         let many: BTreeMap<String, Instant> = (0..1000).map(|n| (n.to_string(), at(n))).collect();
         let points = convergence(start, &many);
-        assert!(points.len() <= 202);
+        assert!(points.len() <= 203);
         assert_eq!(points.last(), Some(&(999.0, 1000.0)));
         let begun = BTreeMap::from([("a".to_owned(), at(1)), ("c".to_owned(), at(1))]);
         assert_eq!(latencies(&begun, &ended), [Duration::from_secs(2)]);
