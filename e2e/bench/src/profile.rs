@@ -30,7 +30,7 @@ const SMOKE: Profile = Profile {
     fan_out: &[10],
     whole: &[5],
     compare: 10,
-    floor: &[8],
+    floor: &[16],
     rate: 4,
     steady: Duration::from_secs(5),
     idle: Duration::from_secs(15),

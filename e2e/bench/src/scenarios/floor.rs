@@ -1,5 +1,5 @@
-//! The floor: exactly the writes that customers need, sent by a client that does nothing else. No controller can be faster on
-//! this API server than the best of these.
+//! The floor: exactly the writes that customers need, sent by a client that does nothing else. Those of one customer go one
+//! after the other, so a few customers alone do not fill the API server: the floor means something for many.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
