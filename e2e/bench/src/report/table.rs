@@ -21,7 +21,7 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     // Writing into a String cannot fail.
     let _ = write!(
         text,
-        "Made by `{command}`, which anybody can run again. {several}, each on a fresh cluster: API server, etcd, controllers, \
+        "Made by `{command}`, which anybody can run again. {several}, every run on a fresh cluster: API server, etcd, controllers, \
          PostgreSQL and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
          - Machine: {} cores ({}), {} GiB of memory, {}\n\
          - Load in the minute before each run: {}\n\
