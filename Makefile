@@ -11,7 +11,7 @@ group = $(shell sed -n 's/^pub const GROUP: &str = "\(.*\)";/\1/p' shared/api/sr
 # Said before any recipe: which clone's sources are built.
 $(if $(filter-out help down,$(or $(MAKECMDGOALS),help)),$(shell $(cluster)/claim))
 
-.PHONY: help up demo down test test-ledger bench-fleet images crds rename
+.PHONY: help up demo down test test-ledger bench bench-quick bench-fleet images crds rename
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -47,6 +47,12 @@ test-ledger: ## a ledger of transactions through every disturbance; takes a whil
 
 bench-fleet: ## what a fleet's size costs, measured with real pgbouncers; no part of `make test`
 	@e2e/bench-fleet
+
+bench: ## what the suite costs, three runs on a machine where nothing else runs; docs/benchmarks (takes hours)
+	@e2e/bench/run full
+
+bench-quick: ## the same, small: for a look, about five minutes once all is built
+	@e2e/bench/run quick
 
 images: ## the container images, and dist/images.env with their names
 	@$(cluster)/install

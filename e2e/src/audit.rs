@@ -42,6 +42,12 @@ pub struct User {
 /// What was asked for.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ObjectRef {
+    /// API group, empty for Kubernetes' core.
+    #[serde(default, rename = "apiGroup")]
+    pub group: String,
+    /// Version of the API group.
+    #[serde(default, rename = "apiVersion")]
+    pub version: String,
     /// Plural of the kind.
     #[serde(default)]
     pub resource: String,
@@ -71,7 +77,7 @@ impl Request {
     /// For reports: who, what and where.
     pub fn line(&self) -> String {
         let who = self.user.username.rsplit(':').next().unwrap_or_default();
-        let ObjectRef { resource, namespace, name, subresource } = &self.object_ref;
+        let ObjectRef { resource, namespace, name, subresource, .. } = &self.object_ref;
         format!("{who:<22} {:<7} {resource}/{subresource} {namespace}/{name}", self.verb)
     }
 }
@@ -86,13 +92,19 @@ impl Audit {
 
     /// What the suite's service accounts have asked since.
     pub fn since(&self) -> Result<Vec<Request>> {
+        self.since_of(SUITE)
+    }
+
+    /// What the service accounts of `namespace` have asked since.
+    pub fn since_of(&self, namespace: &str) -> Result<Vec<Request>> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.from))?;
+        let accounts = format!("system:serviceaccount:{namespace}:");
         let mut requests = Vec::new();
         for line in BufReader::new(file).lines() {
             // The last line may be half written; it belongs to a later count.
             let Ok(request) = serde_json::from_str::<Request>(&line?) else { continue };
-            if request.user.username.starts_with(&format!("system:serviceaccount:{SUITE}:")) {
+            if request.user.username.starts_with(&accounts) {
                 requests.push(request);
             }
         }

@@ -1,0 +1,81 @@
+//! How much is measured.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Its name.
+    pub name: &'static str,
+    /// Customers without a database that are made at once. The last ones stay for the scenarios about changes.
+    pub fan_out: &'static [usize],
+    /// Whole customers, with a database, a way through the fleet and a worker on a simulated node, that are made at once.
+    pub whole: &'static [usize],
+    /// Customers that the floor and the peers make; one of `fan_out`, so that there is something to compare.
+    pub compare: usize,
+    /// How many requests the floor has in flight; the best counts.
+    pub floor: &'static [usize],
+    /// Customers a second in the steady scenario, and changes a second in the one with toggles.
+    pub rate: u32,
+    /// How long customers are made steadily.
+    pub steady: Duration,
+    /// How long nothing is done, to see what that costs.
+    pub idle: Duration,
+}
+
+const SMOKE: Profile = Profile {
+    name: "smoke",
+    fan_out: &[10],
+    whole: &[5],
+    compare: 10,
+    floor: &[16],
+    rate: 4,
+    steady: Duration::from_secs(5),
+    idle: Duration::from_secs(15),
+};
+
+const QUICK: Profile = Profile {
+    name: "quick",
+    fan_out: &[100, 500],
+    whole: &[50],
+    compare: 100,
+    floor: &[16, 32],
+    rate: 12,
+    steady: Duration::from_secs(30),
+    idle: Duration::from_secs(30),
+};
+
+const FULL: Profile = Profile {
+    name: "full",
+    fan_out: &[100, 500, 2000, 1000],
+    whole: &[100, 500, 1000],
+    compare: 500,
+    floor: &[8, 16, 32, 64],
+    rate: 12,
+    steady: Duration::from_secs(300),
+    idle: Duration::from_secs(120),
+};
+
+impl Profile {
+    /// By its name.
+    pub fn named(name: &str) -> Result<Profile> {
+        match [SMOKE, QUICK, FULL].into_iter().find(|profile| profile.name == name) {
+            Some(profile) => Ok(profile),
+            None => bail!("a profile is one of: smoke, quick, full"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compared_is_measured() {
+        for profile in [SMOKE, QUICK, FULL] {
+            assert!(profile.fan_out.contains(&profile.compare), "{}", profile.name);
+        }
+    }
+}

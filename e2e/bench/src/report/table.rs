@@ -1,0 +1,102 @@
+//! The numbers as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::results::{Run, Value, number};
+use crate::stats::{median, spread};
+
+/// Everything that was measured, by scenario, with the machine and the plots.
+pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
+    let mut text = String::from("# Benchmarks\n\n");
+    let Some(first) = runs.first() else { return text };
+    let command =
+        if first.profile == "full" { "make bench".to_owned() } else { format!("e2e/bench/run {}", first.profile) };
+    let several = if runs.len() == 1 {
+        "One run".to_owned()
+    } else {
+        format!("Median of {} runs (smallest – largest)", runs.len())
+    };
+    let machine = &first.machine;
+    let loads: Vec<&str> = runs.iter().map(|run| run.machine.load.as_str()).collect();
+    // Writing into a String cannot fail.
+    let _ = write!(
+        text,
+        "Made by `{command}`, which anybody can run again. {several}, every run on a fresh cluster: API server, etcd, controllers, \
+         PostgreSQL and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
+         - Machine: {} cores ({}), {} GiB of memory, {}\n\
+         - Load in the minute before each run: {}\n\
+         - Versions: {}\n",
+        machine.cores,
+        machine.processor,
+        machine.memory,
+        machine.kernel,
+        loads.join(", "),
+        machine.versions.join(", "),
+    );
+    for (name, file) in plots {
+        let _ = write!(text, "\n![{name}]({file})\n");
+    }
+    for scenario in in_order(runs.iter().flat_map(|run| &run.values).map(|value| value.scenario.as_str())) {
+        let _ = write!(text, "\n## {}\n\n| | |\n|---|---|\n", capital(scenario));
+        let of: Vec<&Value> = runs.iter().flat_map(|run| &run.values).filter(|v| v.scenario == scenario).collect();
+        for what in in_order(of.iter().map(|value| value.what.as_str())) {
+            let same: Vec<&&Value> = of.iter().filter(|value| value.what == what).collect();
+            let values: Vec<f64> = same.iter().map(|value| value.value).collect();
+            let unit = same.first().map_or("", |value| value.unit.as_str());
+            let (low, high) = spread(&values);
+            let range = if low < high { format!(" ({} – {})", number(low), number(high)) } else { String::new() };
+            let figure = format!("{} {unit}{range}", number(median(&values)));
+            let _ = writeln!(text, "| {what} | {} |", figure.trim().replace("  ", " "));
+        }
+    }
+    let violations: Vec<&String> = runs.iter().flat_map(|run| &run.violations).collect();
+    if !violations.is_empty() {
+        let _ = write!(text, "\n## What must be and was not\n\n");
+        for violation in violations {
+            let _ = writeln!(text, "- {violation}");
+        }
+    }
+    text
+}
+
+fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = Vec::new();
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+
+    #[test]
+    fn the_report() {
+        let run = |rate: f64, load: &str| {
+            let machine = Machine {
+                cores: 2,
+                processor: "Some Processor".into(),
+                memory: 24,
+                kernel: "Linux 6".into(),
+                versions: vec!["Ahoi abc".into(), "Kubernetes v1".into()],
+                load: load.into(),
+            };
+            let mut run = Run { profile: "full".into(), machine, ..Run::default() };
+            run.value("10 customers at once", "rate", "customers/s", rate);
+            run.value("10 customers at once", "share", "", 0.9);
+            run.zero("at rest", "writes", "requests", usize::from(rate > 20.0));
+            run
+        };
+        let runs = [run(20.0, "0.10"), run(22.5, "0.20"), run(10.0, "0.00")];
+        insta::assert_snapshot!(markdown(&runs, &[("the plot".into(), "the-plot.svg".into())]));
+    }
+}

@@ -1,0 +1,104 @@
+//! What a run has found.
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+
+/// One run of a profile on a fresh cluster.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// Name of the profile.
+    pub profile: String,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Single numbers, in the order they were found.
+    pub values: Vec<Value>,
+    /// Curves, for the plots.
+    pub curves: Vec<Curve>,
+    /// What must be and was not, such as a write at rest.
+    pub violations: Vec<String>,
+}
+
+/// One number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Value {
+    /// The scenario, a heading of the report.
+    pub scenario: String,
+    /// What was measured, a row of the report.
+    pub what: String,
+    /// Its unit.
+    pub unit: String,
+    /// The number.
+    pub value: f64,
+}
+
+/// One curve of a plot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// Name of the plot.
+    pub plot: String,
+    /// Name of the curve.
+    pub name: String,
+    /// Its points.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Run {
+    /// Keeps a number and says it.
+    pub fn value(&mut self, scenario: &str, what: &str, unit: &str, value: f64) {
+        println!("    {what}: {} {unit}", number(value));
+        self.values.push(Value { scenario: scenario.into(), what: what.into(), unit: unit.into(), value });
+    }
+
+    /// Keeps a number that must be 0.
+    pub fn zero(&mut self, scenario: &str, what: &str, unit: &str, value: usize) {
+        self.value(scenario, what, unit, value as f64);
+        if value > 0 {
+            self.violations.push(format!("{scenario}: {value} {unit} ({what}), and none is allowed"));
+        }
+    }
+
+    /// The number of a scenario that was kept before.
+    pub fn find(&self, scenario: &str, what: &str) -> Option<f64> {
+        self.values.iter().find(|v| v.scenario == scenario && v.what == what).map(|v| v.value)
+    }
+
+    /// Keeps a curve.
+    pub fn curve(&mut self, plot: &str, name: &str, points: Vec<(f64, f64)>) {
+        self.curves.push(Curve { plot: plot.into(), name: name.into(), points });
+    }
+}
+
+/// With as many digits as mean something.
+pub fn number(value: f64) -> String {
+    // The sum of nothing is -0.
+    let value = value + 0.0;
+    match value.abs() {
+        v if v == v.trunc() && v < 1e9 => format!("{value:.0}"),
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits() {
+        assert_eq!([0.0, -0.0, 3.0, 0.1234, 1.234].map(number), ["0", "0", "3", "0.123", "1.23"]);
+        assert_eq!([12.34, 1234.5].map(number), ["12.3", "1234"]);
+    }
+
+    #[test]
+    fn what_must_be_zero_is_a_violation_otherwise() {
+        let mut run = Run::default();
+        run.zero("at rest", "writes", "requests", 0);
+        assert!(run.violations.is_empty());
+        run.zero("at rest", "writes", "requests", 2);
+        assert_eq!(run.violations, ["at rest: 2 requests (writes), and none is allowed"]);
+        assert_eq!(run.find("at rest", "writes"), Some(0.0));
+    }
+}

@@ -1,0 +1,40 @@
+//! Many customers at once, until all are Ready.
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::{QUIET, convergence, latencies, of_the_suite};
+use crate::bench::{Bench, PATIENCE, names};
+
+/// Makes `n` customers named after `set` at once; their names.
+pub async fn run(bench: &mut Bench, kind: &str, set: &str, n: usize, spec: &Value) -> Result<Vec<String>> {
+    let scenario = format!("{n} customers at once, {kind}");
+    println!("{scenario}");
+    let names = names(set, n);
+    let mut ready = bench.watch_ready(set).await?;
+    let start = bench.start()?;
+    let sent = bench.make(&names, spec).await?;
+    let ready = ready.all(n, "customers Ready", PATIENCE).await?;
+    let last = ready.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
+    // Whatever follows Ready by itself was caused by these customers, too.
+    bench.quiet(ahoi_e2e::SUITE, QUIET).await?;
+    let now = bench.usage()?;
+
+    bench.run.value(&scenario, "until the last is Ready", "s", last);
+    bench.run.value(&scenario, "rate", "customers/s", n as f64 / last);
+    bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
+    bench.run.curve(&format!("convergence, {kind}"), &format!("{n} customers"), convergence(start.at, &ready));
+    if n == bench.profile.compare && kind == FAN_OUT {
+        bench.run.curve(super::floor::PLOT, "Ahoi", convergence(start.at, &ready));
+    }
+    bench.requests(&scenario, &start.requests()?, n);
+    bench.used(&scenario, &start, &now, n);
+    let grown = (now.memory(of_the_suite) - bench.empty.memory(of_the_suite)) / n as f64 / 1e3;
+    bench.run.value(&scenario, "memory of the suite beyond that without customers, per customer", "kB", grown);
+    Ok(names)
+}
+
+/// The kind of customers without a database.
+pub const FAN_OUT: &str = "fan-out only";
+/// The kind of customers with everything.
+pub const WHOLE: &str = "with PostgreSQL, a way through the fleet and a worker";

@@ -1,0 +1,325 @@
+//! Others that do the same fan-out, on the same cluster, right after the suite: a parent on controller-runtime
+//! (peers/parent) and kro, as it comes and with its limits raised.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::api::{DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use super::converge::FAN_OUT;
+use super::floor::PLOT;
+use super::{QUIET, convergence, latencies, of_the_control_plane};
+use crate::bench::{AT_ONCE, Bench, PATIENCE, ahoi_api_version, names};
+use crate::recorded::{NAME, Recorded};
+use crate::usage::sum;
+use crate::watch::{Change, Seen};
+
+/// The namespace of the peers' service accounts.
+const NAMESPACE: &str = "ahoi-bench-peers";
+/// Seconds after a restart in which a peer looks at everything again.
+const AFTER_RESTART: u64 = 20;
+
+/// A program that fans objects out.
+struct Peer {
+    name: &'static str,
+    /// Its binary; also the name of its service account.
+    program: &'static str,
+    arguments: Vec<String>,
+    /// What its objects are called.
+    set: &'static str,
+    kind: ApiResource,
+    ready: fn(&Value) -> bool,
+}
+
+impl Peer {
+    fn api(&self, bench: &Bench) -> Api<DynamicObject> {
+        Api::all_with(bench.cluster.client.clone(), &self.kind)
+    }
+
+    /// Starts it as one of the cluster's processes, with rights for everything.
+    async fn start(&self, bench: &Bench, kubeconfig: &PathBuf, log: &PathBuf) -> Result<Child> {
+        let inside = std::env::var("BENCH_INSIDE").context("BENCH_INSIDE is not set: run e2e/bench/run")?;
+        let out = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(inside);
+        command.arg(&bench.name).arg(bench.peers.join(self.program)).args(&self.arguments);
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .kill_on_drop(true);
+        command.spawn().with_context(|| format!("cannot start {}", self.program))
+    }
+}
+
+/// Everybody, one after the other.
+pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
+    let children = recorded.children()?;
+    bench.cluster.apply(&accounts()).await?;
+    let folder = std::env::current_dir()?.join(".bench").join(format!("peers-{}", bench.name));
+    fs::create_dir_all(&folder)?;
+    let outcome = everybody(bench, &children, &folder).await;
+    if outcome.is_ok() {
+        fs::remove_dir_all(&folder)?;
+    } else {
+        eprintln!("    the logs of the peers are in {}", folder.display());
+    }
+    outcome
+}
+
+async fn everybody(bench: &mut Bench, children: &[Value], folder: &std::path::Path) -> Result<()> {
+    let file = folder.join("children.json");
+    fs::write(&file, children.iter().map(|child| format!("{child}\n")).collect::<String>())?;
+    bench.cluster.apply(TENANTS).await?;
+    established(bench, "tenants.bench.internal.example.com").await?;
+    measure(bench, &parent(&file), folder).await?;
+
+    let crds = fs::read_to_string(bench.peers.join("kro-crds.yaml"))?;
+    bench.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &crds).await?;
+    established(bench, "resourcegraphdefinitions.kro.run").await?;
+    bench.cluster.apply(&graph(children).to_string()).await?;
+    for peer in [kro("kro, as it comes", "kro", &[]), kro("kro, its limits raised", "krotuned", RAISED)] {
+        measure(bench, &peer, folder).await?;
+    }
+    Ok(())
+}
+
+async fn established(bench: &Bench, definition: &str) -> Result<()> {
+    let definition = format!("crd/{definition}");
+    let wait = ["wait", "--for=condition=Established", "--timeout=60s", &definition];
+    bench.cluster.kubectl(&wait, "").await.map(drop)
+}
+
+/// Lets a peer make the profile's number of customers, and then start anew.
+async fn measure(bench: &mut Bench, peer: &Peer, folder: &std::path::Path) -> Result<()> {
+    let n = bench.profile.compare;
+    let scenario = format!("{}: {n} customers at once, {FAN_OUT}", peer.name);
+    println!("{scenario}");
+    let kubeconfig = kubeconfig(bench, peer.program, folder).await?;
+    let log = folder.join(format!("{}.log", peer.set));
+    let mut process = peer.start(bench, &kubeconfig, &log).await?;
+    if peer.program == "kro" {
+        // Only then is there the kind of the objects.
+        let wait = ["wait", "--for=condition=Ready", "--timeout=60s", GRAPH];
+        bench.cluster.kubectl(&wait, "").await.context("kro did not accept the ResourceGraphDefinition")?;
+    }
+    // Its first object is not measured: by the time it is ready, every cache and watch of the program stands.
+    let first = format!("{}-first", peer.set);
+    let mut warm = ready(bench, peer, &first).await?;
+    make(bench, peer, std::slice::from_ref(&first)).await?;
+    warm.all(1, "the first object ready", 180).await?;
+    bench.quiet(NAMESPACE, QUIET).await?;
+    let empty = bench.usage()?.memory(|program| program == peer.program);
+
+    let mut ready = ready(bench, peer, &format!("{}-0", peer.set)).await?;
+    let start = bench.start()?;
+    let sent = make(bench, peer, &names(peer.set, n)).await?;
+    let ready = ready.all(n, "objects ready", PATIENCE).await?;
+    let last = ready.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
+    bench.quiet(NAMESPACE, QUIET).await?;
+    let now = bench.usage()?;
+    let requests = start.requests_of(NAMESPACE)?;
+    let (cpu, each) = (start.cpu(&now), |value: f64| value / n as f64);
+
+    bench.run.value(&scenario, "until the last is ready", "s", last);
+    bench.run.value(&scenario, "rate", "customers/s", n as f64 / last);
+    bench.latency(&scenario, "created → ready", latencies(&sent, &ready));
+    bench.run.curve(PLOT, peer.name, convergence(start.at, &ready));
+    let writes = requests.iter().filter(|request| request.is_write()).count();
+    let reads = requests.iter().filter(|request| request.is_single_read()).count();
+    bench.run.value(&scenario, "writes per customer", "requests", each(writes as f64));
+    bench.run.value(&scenario, "reads of single objects per customer", "requests", each(reads as f64));
+    bench.run.value(&scenario, "CPU per customer", "ms", each(sum(&cpu, |p| p == peer.program)) * 1e3);
+    bench.run.value(
+        &scenario,
+        "CPU of API server and etcd per customer",
+        "ms",
+        each(sum(&cpu, of_the_control_plane)) * 1e3,
+    );
+    let memory = now.memory(|program| program == peer.program);
+    bench.run.value(&scenario, "memory", "MB", memory / 1e6);
+    bench.run.value(&scenario, "memory beyond that without customers, per customer", "kB", each(memory - empty) / 1e3);
+    if let Some(ours) = bench.run.find(&format!("{n} customers at once, {FAN_OUT}"), "rate") {
+        bench.run.value(&scenario, "rate of the suite as a multiple of this", "×", ours * last / n as f64);
+    }
+
+    process.kill().await?;
+    let restart = bench.start()?;
+    let mut process = peer.start(bench, &kubeconfig, &log).await?;
+    tokio::time::sleep(Duration::from_secs(AFTER_RESTART)).await;
+    let requests = restart.requests_of(NAMESPACE)?;
+    let writes = requests.iter().filter(|request| request.is_write()).count();
+    bench.run.value(&scenario, "writes per customer at a restart", "requests", each(writes as f64));
+    process.kill().await?;
+    bench.clear(peer.set).await
+}
+
+/// Watches for objects of a peer whose names begin with `prefix` to become ready.
+async fn ready(bench: &Bench, peer: &Peer, prefix: &str) -> Result<Seen> {
+    let (prefix, ready) = (prefix.to_owned(), peer.ready);
+    let notable = move |change: Change<'_, DynamicObject>| match change {
+        Change::Is(object) if ready(&object.data) => Some(object.name_any()).filter(|name| name.starts_with(&prefix)),
+        _ => None,
+    };
+    Seen::by(peer.api(bench), notable).await
+}
+
+async fn make(bench: &Bench, peer: &Peer, names: &[String]) -> Result<BTreeMap<String, Instant>> {
+    let sent = stream::iter(names.iter().map(|name| {
+        let (api, kind, name) = (peer.api(bench), peer.kind.clone(), name.clone());
+        async move {
+            let object = DynamicObject::new(&name, &kind).data(json!({"spec": {"plan": "bench"}}));
+            let sent = Instant::now();
+            // A definition is served a moment after it says so.
+            let created = api.create(&PostParams::default(), &object).await;
+            created.with_context(|| format!("{} {name}", kind.kind))?;
+            anyhow::Ok((name, sent))
+        }
+    }));
+    sent.buffer_unordered(AT_ONCE).try_collect().await
+}
+
+fn parent(children: &std::path::Path) -> Peer {
+    Peer {
+        name: "a parent on controller-runtime",
+        program: "parent",
+        arguments: vec!["--workers=16".into(), format!("--children={}", children.display())],
+        set: "parent",
+        kind: ApiResource::from_gvk(&GroupVersionKind::gvk("bench.internal.example.com", "v1", "Tenant")),
+        ready: |object| object["status"]["ready"] == true,
+    }
+}
+
+/// The ResourceGraphDefinition, for kubectl.
+const GRAPH: &str = "resourcegraphdefinition/benchtenants.kro.run";
+/// What a user who needs speed would raise.
+const RAISED: &[&str] = &[
+    "--dynamic-controller-concurrent-reconciles=32",
+    "--client-qps=2000",
+    "--client-burst=4000",
+    "--dynamic-controller-rate-limiter-rate-limit=2000",
+    "--dynamic-controller-rate-limiter-burst-limit=4000",
+];
+
+fn kro(name: &'static str, set: &'static str, more: &[&str]) -> Peer {
+    // Logs as its chart has them; the ports are of no interest here.
+    let always =
+        ["--zap-devel=false", "--zap-log-level=info", "--metrics-bind-address=0", "--health-probe-bind-address=0"];
+    Peer {
+        name,
+        program: "kro",
+        arguments: always.iter().chain(more).map(ToString::to_string).collect(),
+        set,
+        kind: ApiResource::from_gvk(&GroupVersionKind::gvk("kro.run", "v1alpha1", "BenchTenant")),
+        ready: |object| object["status"]["state"] == "ACTIVE",
+    }
+}
+
+/// The same children as a ResourceGraphDefinition: the namespace first, and what lies in it refers to it.
+fn graph(children: &[Value]) -> Value {
+    let namespaced = format!("customer-{NAME}");
+    let resources = children.iter().enumerate().map(|(number, child)| {
+        let mut child = child.clone();
+        let id = if child["kind"] == "Namespace" { "tenantNamespace".to_owned() } else { format!("child{number}") };
+        if child["metadata"]["namespace"] == json!(namespaced) {
+            child["metadata"]["namespace"] = json!("${tenantNamespace.metadata.name}");
+        }
+        let template: Value =
+            serde_json::from_str(&child.to_string().replace(NAME, "${schema.metadata.name}")).unwrap_or_default();
+        json!({"id": id, "template": template})
+    });
+    json!({
+        "apiVersion": "kro.run/v1alpha1",
+        "kind": "ResourceGraphDefinition",
+        "metadata": {"name": "benchtenants.kro.run"},
+        "spec": {
+            "schema": {"apiVersion": "v1alpha1", "kind": "BenchTenant", "scope": "Cluster", "spec": {"plan": "string"}},
+            "resources": resources.collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// A kubeconfig with which a peer is a service account: its requests are in the audit log, and no limit of an
+/// administrator's is missing.
+async fn kubeconfig(bench: &Bench, account: &str, folder: &std::path::Path) -> Result<PathBuf> {
+    let create = ["create", "token", account, "--namespace", NAMESPACE, "--duration", "24h"];
+    let token = bench.cluster.kubectl(&create, "").await?;
+    let config = bench.cluster.kubectl(&["config", "view", "--raw", "--minify", "-o", "json"], "").await?;
+    let mut config: Value = serde_json::from_str(&config)?;
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let file = folder.join(format!("{account}.kubeconfig"));
+    fs::write(&file, config.to_string())?;
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
+}
+
+fn accounts() -> String {
+    let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})];
+    for program in ["parent", "kro"] {
+        let account = json!({"kind": "ServiceAccount", "name": program, "namespace": NAMESPACE});
+        objects.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": program, "namespace": NAMESPACE}}));
+        objects.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("ahoi-bench-{program}")}, "subjects": [account],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}}));
+    }
+    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
+}
+
+const TENANTS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: tenants.bench.internal.example.com}
+spec:
+  group: bench.internal.example.com
+  names: {kind: Tenant, plural: tenants}
+  scope: Cluster
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: {status: {}}
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec: {type: object, properties: {plan: {type: string}}}
+            status: {type: object, properties: {ready: {type: boolean}}}
+"#;
+
+/// Kinds of which a set may have left cluster-scoped objects, and how they are asked for.
+pub fn leftovers() -> [String; 4] {
+    let ahoi = ahoi_api_version();
+    [
+        format!("/apis/{ahoi}/customers"),
+        format!("/apis/{ahoi}/customernamespaces"),
+        "/apis/bench.internal.example.com/v1/tenants".into(),
+        "/apis/kro.run/v1alpha1/benchtenants".into(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_refers_to_its_namespace() {
+        let namespace = json!({"kind": "Namespace", "metadata": {"name": format!("customer-{NAME}")}});
+        let quota =
+            json!({"kind": "ResourceQuota", "metadata": {"name": NAME, "namespace": format!("customer-{NAME}")}});
+        let graph = graph(&[namespace, quota]);
+        let resources = &graph["spec"]["resources"];
+        assert_eq!(resources[0]["id"], "tenantNamespace");
+        assert_eq!(resources[0]["template"]["metadata"]["name"], "customer-${schema.metadata.name}");
+        assert_eq!(resources[1]["template"]["metadata"]["name"], "${schema.metadata.name}");
+        assert_eq!(resources[1]["template"]["metadata"]["namespace"], "${tenantNamespace.metadata.name}");
+    }
+}
