@@ -22,6 +22,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn setup(platform: Platform) -> anyhow::Result<Vec<Runnable>> {
+    // PostgreSQL is what bounds this work, so a second process would be no faster.
+    platform.undivided("where databases are placed, and what a sweep has found of them, is in one memory")?;
     let caches = Caches::new(&platform);
     let servers = Controller::new(&platform, &caches.servers).watches(&caches.secrets, caches.servers_of_secret());
     let databases = Controller::new(&platform, &caches.databases)

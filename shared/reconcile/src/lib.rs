@@ -128,6 +128,7 @@ mod queue;
 mod reconciler;
 pub mod requeue;
 mod run;
+mod shards;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 

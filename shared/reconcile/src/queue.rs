@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kube::Resource;
 use kube::api::PartialObjectMeta;
@@ -15,6 +16,7 @@ use crate::cache::{Cache, Change, Key};
 use crate::desired::{APPLIED_HASH, APPLIED_KEYS};
 use crate::reconciler::Object;
 use crate::requeue::Failures;
+use crate::shards::{Permit, Shards, shard_of};
 
 /// kube's Controller looks its objects up in a Store of its own. Ours come from the [`Cache`], which knows our own
 /// writes, so that Store gets nothing but names.
@@ -31,11 +33,13 @@ pub(crate) struct Queue<K: Object> {
     seen: Mutex<HashMap<Key, u64>>,
     names: Mutex<reflector::store::Writer<Stub<K>>>,
     pub(crate) failures: Failures,
+    shards: Shards,
+    by_name: AtomicBool,
 }
 
 impl<K: Object> Queue<K> {
     /// The queue, and the end of it that kube's scheduler takes from.
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>) {
+    pub(crate) fn new(shards: &Shards) -> (Self, mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>) {
         let (wakings, woken) = mpsc::unbounded_channel();
         let queue = Queue {
             wakings,
@@ -43,6 +47,8 @@ impl<K: Object> Queue<K> {
             seen: Mutex::default(),
             names: Mutex::new(reflector::store::Writer::default()),
             failures: Failures::default(),
+            shards: shards.clone(),
+            by_name: AtomicBool::new(false),
         };
         (queue, woken)
     }
@@ -51,7 +57,38 @@ impl<K: Object> Queue<K> {
         self.waiting.lock().len()
     }
 
+    /// Divides the work by the names of objects, in whichever namespace they are.
+    pub(crate) fn divide_by_name(&self) {
+        self.by_name.store(true, Ordering::Relaxed);
+    }
+
+    /// The shard that an object is on: its namespace's, which is its customer's. Without a namespace its name's.
+    fn shard_of(&self, key: &Key) -> u32 {
+        let by_name = key.namespace.is_empty() || self.by_name.load(Ordering::Relaxed);
+        shard_of(if by_name { &key.name } else { &key.namespace }, self.shards.count())
+    }
+
+    /// A permit for a pass over the object, if it is ours to look at.
+    pub(crate) fn enter(&self, key: &Key) -> Option<Permit> {
+        self.shards.enter(self.shard_of(key))
+    }
+
+    /// A shard has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
+    pub(crate) fn gained(&self, shard: u32, cache: &Cache<K>) {
+        for object in cache.all() {
+            let key = Key::of(&*object);
+            if self.shard_of(&key) == shard {
+                self.failures.forget(object.meta().uid.as_deref().unwrap_or_default());
+                self.wake(key);
+            }
+        }
+    }
+
+    /// Has the object looked at, if it is ours. If it is not, it will be when it becomes ours.
     pub(crate) fn wake(&self, key: Key) {
+        if !self.shards.has(self.shard_of(&key)) {
+            return;
+        }
         if self.waiting.lock().insert(key.clone()) {
             let object = ObjectRef::new(&key.name);
             let in_namespace = !key.namespace.is_empty();
