@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod controllers;
 pub mod customers;
 pub mod diagnose;
+pub mod fencing;
 pub mod ledger;
 pub mod postgres;
 

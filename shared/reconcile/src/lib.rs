@@ -144,6 +144,7 @@ pub use pace::Pace;
 pub use platform::{EventType, GROUP, Platform};
 pub use reconciler::{Conditioned, Object, PlainReconciler, Progress, Reconciler};
 pub use run::{run, run_with};
+pub use shards::shard_of;
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! Which shard a customer is on.
 
-/// The shard of `key` among `count`: the same in every process, on every machine and in every version.
+/// The shard among `count` that a controller with `--shards` has `key` on: the namespace of an object, or its name if it has
+/// none. The same in every process, on every machine and in every version.
 ///
 /// Each shard draws a number for the key, and the highest wins. One shard more takes its part from all the others
 /// alike, and nothing moves between those.
-pub(crate) fn shard_of(key: &str, count: u32) -> u32 {
+pub fn shard_of(key: &str, count: u32) -> u32 {
     (0..count.max(1)).max_by_key(|shard| draw(key, u64::from(*shard))).unwrap_or(0)
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub(crate) use fence::Fence;
-pub(crate) use hash::shard_of;
+pub use hash::shard_of;
 
 /// The most shards that `--shards` takes. More than replicas can ever make sense of.
 pub(crate) const MOST: u32 = 64;
