@@ -60,7 +60,8 @@ impl Load {
             while !*stopped.borrow() {
                 ticks.tick().await;
                 let change = count.fetch_add(1, Ordering::Relaxed);
-                all.patch(&name(change % CUSTOMERS), &PatchParams::default(), &Patch::Merge(spec(10 + change))).await?;
+                all.patch(&name(change % CUSTOMERS), &PatchParams::default(), &Patch::Merge(spec(10 + change % 900)))
+                    .await?;
             }
             Ok(())
         });

@@ -118,13 +118,6 @@ impl<K: Object> Controller<K> {
         Waker { queue: self.queue.clone() }
     }
 
-    /// Divides the work among replicas by the names of the objects, for a namespaced kind that does not live in the
-    /// customers' namespaces; see `--shards`.
-    pub fn divided_by_name(self) -> Self {
-        self.queue.divide_by_name();
-        self
-    }
-
     /// How many objects are looked at at once, instead of the process's `--concurrency`.
     pub fn concurrency(mut self, concurrency: u16) -> Self {
         // 0 would mean "no bound" to kube.

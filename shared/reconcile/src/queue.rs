@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kube::Resource;
 use kube::api::PartialObjectMeta;
@@ -34,7 +33,6 @@ pub(crate) struct Queue<K: Object> {
     names: Mutex<reflector::store::Writer<Stub<K>>>,
     pub(crate) failures: Failures,
     shards: Shards,
-    by_name: AtomicBool,
 }
 
 impl<K: Object> Queue<K> {
@@ -48,7 +46,6 @@ impl<K: Object> Queue<K> {
             names: Mutex::new(reflector::store::Writer::default()),
             failures: Failures::default(),
             shards: shards.clone(),
-            by_name: AtomicBool::new(false),
         };
         (queue, woken)
     }
@@ -57,15 +54,9 @@ impl<K: Object> Queue<K> {
         self.waiting.lock().len()
     }
 
-    /// Divides the work by the names of objects, in whichever namespace they are.
-    pub(crate) fn divide_by_name(&self) {
-        self.by_name.store(true, Ordering::Relaxed);
-    }
-
     /// The shard that an object is on: its namespace's, which is its customer's. Without a namespace its name's.
     fn shard_of(&self, key: &Key) -> u32 {
-        let by_name = key.namespace.is_empty() || self.by_name.load(Ordering::Relaxed);
-        shard_of(if by_name { &key.name } else { &key.namespace }, self.shards.count())
+        shard_of(if key.namespace.is_empty() { &key.name } else { &key.namespace }, self.shards.count())
     }
 
     /// A permit for a pass over the object, if it is ours to look at.

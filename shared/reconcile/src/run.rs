@@ -45,7 +45,7 @@ struct Options {
     /// The namespace of the lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "ahoi-system")]
     lease_namespace: String,
-    /// The name of this replica: in the lease, in events
+    /// The name of this replica: in the lease, in events; no other may have the same at the same time
     #[arg(long, env = "POD_NAME")]
     instance: Option<String>,
     /// How many objects of a kind are looked at at once

@@ -52,8 +52,6 @@ pub fn start(platform: &Platform, shared: &Shared, options: Options) -> Runnable
         budgets: owned(platform),
     };
     Controller::new(platform, &shared.fleets)
-        // All of them are in the suite's own namespace.
-        .divided_by_name()
         .owns(&controller.stateful_sets)
         .owns(&controller.services)
         .owns(&controller.budgets)
