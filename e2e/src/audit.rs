@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -88,6 +88,16 @@ impl Audit {
         let path = PathBuf::from(std::env::var_os("AUDIT_LOG").context("AUDIT_LOG is not set: run e2e/run")?);
         let from = File::open(&path).with_context(|| format!("{}", path.display()))?.metadata()?.len();
         Ok(Self { path, from })
+    }
+
+    /// The log.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where in the log this place is, in bytes.
+    pub fn from(&self) -> u64 {
+        self.from
     }
 
     /// What the suite's service accounts have asked since.

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod controllers;
 pub mod customers;
 pub mod diagnose;
+pub mod fencing;
 pub mod latency;
 pub mod ledger;
 pub mod postgres;

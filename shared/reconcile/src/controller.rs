@@ -33,6 +33,8 @@ pub struct Runnable {
     pub(crate) future: BoxFuture<'static, ()>,
     /// How long it may go on after the process is told to stop.
     pub(crate) patience: Duration,
+    /// A controller, which passes over what is not this replica's.
+    pub(crate) divisible: bool,
 }
 
 /// How long passes that run may go on after SIGTERM; below the 30 seconds Kubernetes gives.
@@ -42,7 +44,7 @@ impl Runnable {
     /// A background task of an operator, such as a sweep. It is to end when [`Platform::shutdown`] is
     /// cancelled; should it end earlier, the process ends with it.
     pub fn task(name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Runnable { name: name.into(), future: future.boxed(), patience: STOP_TIMEOUT }
+        Runnable { name: name.into(), future: future.boxed(), patience: STOP_TIMEOUT, divisible: false }
     }
 
     /// How long it may go on after the process is told to stop, instead of 20 seconds; the pod's
@@ -68,7 +70,7 @@ impl<K: Object> Controller<K> {
     /// A controller for the objects in `cache`. It is woken by changes of spec, labels, annotations, finalizers and
     /// deletion, and not by status.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
-        let (queue, woken) = Queue::new();
+        let (queue, woken) = Queue::new(platform.shards());
         let queue = Arc::new(queue);
         let listener = queue.clone();
         cache.listen(move |change| listener.primary(change));
@@ -155,10 +157,13 @@ impl<K: Object> Controller<K> {
         let future = async move {
             platform.synced().await;
             let queue = worker.queue.clone();
+            let (gaining, objects) = (queue.clone(), cache.clone());
+            platform.shards().on_gain(move |shard| gaining.gained(shard, &objects));
             let (names, woken) = (queue.start(&cache), tokio_stream(woken));
             let config = controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency);
             let reconcile = |stub: Arc<Stub<K>>, worker: Arc<Worker<K, P>>| async move {
-                Ok::<_, Infallible>(Action::requeue(worker.work(&Key::of(&*stub)).await))
+                let again = worker.work(&Key::of(&*stub)).await;
+                Ok::<_, Infallible>(again.map_or_else(Action::await_change, Action::requeue))
             };
             controller::Controller::for_stream(stream::pending(), names)
                 .reconcile_on(woken)
@@ -175,7 +180,8 @@ impl<K: Object> Controller<K> {
                 })
                 .await;
         };
-        Runnable { name: format!("the controller {}", P::NAME), future: future.boxed(), patience: STOP_TIMEOUT }
+        let name = format!("the controller {}", P::NAME);
+        Runnable { name, future: future.boxed(), patience: STOP_TIMEOUT, divisible: true }
     }
 }
 
@@ -222,14 +228,16 @@ struct Worker<K: Object, P> {
 }
 
 impl<K: Object, P: Pass<K>> Worker<K, P> {
-    async fn work(&self, key: &Key) -> Duration {
+    /// `None`: it is another replica's. It is looked at again when it has become ours.
+    async fn work(&self, key: &Key) -> Option<Duration> {
         self.queue.taken(key);
+        let _permit = self.queue.enter(key)?;
         // Deleted by ourselves; the watch does not know yet.
-        let Some(object) = self.cache.lookup(key) else { return requeue::resync() };
+        let Some(object) = self.cache.lookup(key) else { return Some(requeue::resync()) };
         self.platform.metrics().begun(P::NAME, self.queue.len());
         let (namespace, name) = (&key.namespace, &key.name);
         let span = info_span!(parent: None, "reconcile", controller = P::NAME, %namespace, %name);
-        self.attend(object).instrument(span).await
+        Some(self.attend(object).instrument(span).await)
     }
 
     async fn attend(&self, object: Arc<K>) -> Duration {

@@ -99,9 +99,17 @@
 //!
 //! # What it must be allowed
 //!
-//! Besides the kinds an operator works with: `get`, `create`, `update` of `leases.coordination.k8s.io` in its own namespace;
+//! Besides the kinds an operator works with: `get`, `create`, `update` of `leases.coordination.k8s.io` in its own namespace,
+//! with `--shards` also `list` and `delete`;
 //! `create`, `patch` of `events.events.k8s.io` everywhere; `patch` of the status subresource and, with a finalizer, of the
 //! objects of its own kind.
+//!
+//! # Several replicas at work
+//!
+//! With `--shards=N` the objects are divided by namespace (cluster-scoped ones by name) into N shards, which the replicas
+//! share; each looks only at objects of its own. All of them have everything in their caches, and learn what others write from
+//! their watches, as from anybody else. Whoever takes a shard waits two seconds before the first pass, for what the one before wrote
+//! last to arrive, and looks at everybody on it. What a reconciler keeps in memory besides is one replica's.
 //!
 //! # Rules that the types do not enforce
 //!
@@ -128,6 +136,7 @@ mod queue;
 mod reconciler;
 pub mod requeue;
 mod run;
+mod shards;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 
@@ -143,6 +152,7 @@ pub use pace::Pace;
 pub use platform::{EventType, GROUP, Platform};
 pub use reconciler::{Conditioned, Object, PlainReconciler, Progress, Reconciler};
 pub use run::{run, run_with};
+pub use shards::shard_of;
 
 #[cfg(test)]
 mod tests;

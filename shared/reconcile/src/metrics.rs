@@ -26,6 +26,8 @@ pub(crate) struct Metrics {
     in_flight: Family<Labels<1>, Gauge>,
     queued: Family<Labels<1>, Gauge>,
     pub(crate) leader: Gauge,
+    pub(crate) shards_held: Gauge,
+    pub(crate) shard_takeovers: Family<Labels<1>, Counter>,
     requests: Requests,
 }
 
@@ -40,6 +42,8 @@ impl Metrics {
             in_flight: Family::default(),
             queued: Family::default(),
             leader: Gauge::default(),
+            shards_held: Gauge::default(),
+            shard_takeovers: Family::default(),
             requests,
         };
         let mut registry = metrics.registry.lock();
@@ -48,7 +52,13 @@ impl Metrics {
         registry.register("reconcile_duration_seconds", "Duration of passes", metrics.duration.clone());
         registry.register("reconciles_in_flight", "Passes that run now", metrics.in_flight.clone());
         registry.register("queue_depth", "Objects woken and not yet looked at", metrics.queued.clone());
-        registry.register("leader", "1 while this process holds the lease", metrics.leader.clone());
+        registry.register("leader", "1 while this process holds the lease, or a shard", metrics.leader.clone());
+        registry.register("shards_held", "Shards of the work that this process has", metrics.shards_held.clone());
+        registry.register(
+            "shard_takeovers",
+            "Shards taken by this process, from nobody or from a replica whose Lease expired",
+            metrics.shard_takeovers.clone(),
+        );
         registry.register("api_requests", "Requests to the API server", metrics.requests.0.clone());
         drop(registry);
         metrics

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::metrics::{Metrics, Requests};
 use crate::objects::Objects;
 use crate::reconciler::{Conditioned, Object};
+use crate::shards::Shards;
 
 /// The group of the suite's kinds, and the prefix of its annotations and finalizers.
 pub const GROUP: &str = "internal.example.com";
@@ -30,11 +31,17 @@ pub struct Platform {
     shared: Arc<Shared>,
 }
 
+/// What a process is told about itself.
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) instance: String,
+    pub(crate) namespace: String,
+    pub(crate) concurrency: u16,
+    pub(crate) shards: Shards,
+}
+
 struct Shared {
-    name: String,
-    instance: String,
-    namespace: String,
-    concurrency: u16,
+    process: Process,
     events: EventRecorder,
     metrics: Metrics,
     shutdown: CancellationToken,
@@ -53,19 +60,14 @@ impl Platform {
     /// `failures` hears the names of tasks that stopped although nobody told them to.
     pub(crate) fn new(
         client: Client,
-        name: &str,
-        instance: &str,
-        namespace: &str,
-        concurrency: u16,
+        process: Process,
         requests: Requests,
         failures: mpsc::UnboundedSender<String>,
     ) -> Self {
-        let reporter = Reporter { controller: format!("{GROUP}/{name}"), instance: Some(instance.to_owned()) };
+        let reporter =
+            Reporter { controller: format!("{GROUP}/{}", process.name), instance: Some(process.instance.clone()) };
         let shared = Shared {
-            name: name.to_owned(),
-            instance: instance.to_owned(),
-            namespace: namespace.to_owned(),
-            concurrency,
+            process,
             events: EventRecorder::new(client.clone(), reporter),
             metrics: Metrics::new(requests),
             shutdown: CancellationToken::new(),
@@ -78,17 +80,24 @@ impl Platform {
 
     /// The name of the process, which is its field manager, too: "ahoi-customer".
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.shared.process.name
     }
 
     /// The replica; the pod's name in a cluster.
     pub fn instance(&self) -> &str {
-        &self.shared.instance
+        &self.shared.process.instance
     }
 
     /// The namespace the process runs in, which is the suite's own.
     pub fn namespace(&self) -> &str {
-        &self.shared.namespace
+        &self.shared.process.namespace
+    }
+
+    /// For an operator whose work cannot be divided among replicas: an error that says `why`, if it is told to
+    /// (`--shards`). Such is what decides by what is in its memory alone.
+    pub fn undivided(&self, why: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(self.shards().count() == 1, "{} runs with --shards=1 only: {why}", self.name());
+        Ok(())
     }
 
     /// Cancelled when the process is told to stop.
@@ -184,15 +193,20 @@ impl Platform {
     }
 
     pub(crate) fn objects<K: Object>(&self) -> Objects<K> {
-        Objects::new(self.client.clone(), &self.shared.name)
+        Objects::new(self.client.clone(), self.name())
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
+    /// What of the work is this replica's.
+    pub(crate) fn shards(&self) -> &Shards {
+        &self.shared.process.shards
+    }
+
     pub(crate) fn concurrency(&self) -> u16 {
-        self.shared.concurrency
+        self.shared.process.concurrency
     }
 
     /// The kinds whose caches are not complete yet.

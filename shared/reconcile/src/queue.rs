@@ -15,6 +15,7 @@ use crate::cache::{Cache, Change, Key};
 use crate::desired::{APPLIED_HASH, APPLIED_KEYS};
 use crate::reconciler::Object;
 use crate::requeue::Failures;
+use crate::shards::{Permit, Shards, shard_of};
 
 /// kube's Controller looks its objects up in a Store of its own. Ours come from the [`Cache`], which knows our own
 /// writes, so that Store gets nothing but names.
@@ -31,11 +32,12 @@ pub(crate) struct Queue<K: Object> {
     seen: Mutex<HashMap<Key, u64>>,
     names: Mutex<reflector::store::Writer<Stub<K>>>,
     pub(crate) failures: Failures,
+    shards: Shards,
 }
 
 impl<K: Object> Queue<K> {
     /// The queue, and the end of it that kube's scheduler takes from.
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>) {
+    pub(crate) fn new(shards: &Shards) -> (Self, mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>) {
         let (wakings, woken) = mpsc::unbounded_channel();
         let queue = Queue {
             wakings,
@@ -43,6 +45,7 @@ impl<K: Object> Queue<K> {
             seen: Mutex::default(),
             names: Mutex::new(reflector::store::Writer::default()),
             failures: Failures::default(),
+            shards: shards.clone(),
         };
         (queue, woken)
     }
@@ -51,7 +54,32 @@ impl<K: Object> Queue<K> {
         self.waiting.lock().len()
     }
 
+    /// The shard that an object is on: its namespace's, which is its customer's. Without a namespace its name's.
+    fn shard_of(&self, key: &Key) -> u32 {
+        shard_of(if key.namespace.is_empty() { &key.name } else { &key.namespace }, self.shards.count())
+    }
+
+    /// A permit for a pass over the object, if it is ours to look at.
+    pub(crate) fn enter(&self, key: &Key) -> Option<Permit> {
+        self.shards.enter(self.shard_of(key))
+    }
+
+    /// A shard has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
+    pub(crate) fn gained(&self, shard: u32, cache: &Cache<K>) {
+        for object in cache.all() {
+            let key = Key::of(&*object);
+            if self.shard_of(&key) == shard {
+                self.failures.forget(object.meta().uid.as_deref().unwrap_or_default());
+                self.wake(key);
+            }
+        }
+    }
+
+    /// Has the object looked at, if it is ours. If it is not, it will be when it becomes ours.
     pub(crate) fn wake(&self, key: Key) {
+        if !self.shards.has(self.shard_of(&key)) {
+            return;
+        }
         if self.waiting.lock().insert(key.clone()) {
             let object = ObjectRef::new(&key.name);
             let in_namespace = !key.namespace.is_empty();

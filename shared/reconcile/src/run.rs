@@ -21,7 +21,9 @@ use tracing_subscriber::EnvFilter;
 use crate::controller::Runnable;
 use crate::http::{self, Stage, Stages};
 use crate::metrics::Requests;
-use crate::platform::Platform;
+use crate::platform::{Platform, Process};
+use crate::shards::coordinator::{Coordinator, Mood};
+use crate::shards::{self, Fence, Shards};
 
 /// The bound of each call to the API server (of a watch: until it begins).
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,10 +38,14 @@ struct Options {
     /// Work only while holding the lease; `false` for a single process on a laptop
     #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     leader_elect: bool,
+    /// Into how many shards the work is divided among the replicas, each with a lease; 1: one replica does it all, the
+    /// others stand by
+    #[arg(long, env = "SHARDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(shards::MOST)))]
+    shards: u32,
     /// The namespace of the lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "ahoi-system")]
     lease_namespace: String,
-    /// The name of this replica: in the lease, in events
+    /// The name of this replica: in the lease, in events; no other may have the same at the same time
     #[arg(long, env = "POD_NAME")]
     instance: Option<String>,
     /// How many objects of a kind are looked at at once
@@ -97,26 +103,34 @@ where
     let Cli { options, extra } = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     start_logging(&options)?;
 
+    // Without an election this is the only process, and has every shard.
+    let divided = options.leader_elect && options.shards > 1;
+    let shards = if divided { Shards::divided(options.shards) } else { Shards::undivided() };
     let requests = Requests::default();
-    let client = connect(name, &requests).await.context("no way to the API server")?;
     let instance = options.instance.clone().unwrap_or_else(host_name);
+    let client = connect(name, &instance, &requests, shards.fence()).await.context("no way to the API server")?;
     let (failures, failed) = mpsc::unbounded_channel();
-    let platform = Platform::new(
-        client.clone(),
-        name,
-        &instance,
-        &options.lease_namespace,
-        options.concurrency,
-        requests,
-        failures,
-    );
+    let process = Process {
+        name: name.to_owned(),
+        instance: instance.clone(),
+        namespace: options.lease_namespace.clone(),
+        concurrency: options.concurrency,
+        shards,
+    };
+    let platform = Platform::new(client.clone(), process, requests, failures);
     stop_on_signal(&platform)?;
 
     let stages = Stages::default();
     http::serve(options.metrics_address, platform.clone(), stages.clone()).await?;
     let controllers = setup(platform.clone(), extra).await.context("cannot set up the controllers")?;
+    if divided && let Some(whole) = controllers.iter().find(|controller| !controller.divisible) {
+        bail!("{name} runs with --shards=1 only: {} cannot be divided", whole.name);
+    }
     let work = work(platform.clone(), stages.clone(), controllers, failed);
 
+    if divided {
+        return divide(&platform, work).await;
+    }
     if !options.leader_elect {
         return work.await;
     }
@@ -135,6 +149,39 @@ where
     }
 }
 
+/// Works on what this replica has of the shards, which may change at any time.
+async fn divide(platform: &Platform, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let (client, shards) = (platform.client.clone(), platform.shards());
+    let mut coordinator = Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), shards);
+    watch_over(shards.fence().clone());
+    let mood = || Mood { willing: platform.unsynced().is_empty() && !platform.shutdown().is_cancelled() };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = coordinator.run(mood, platform.metrics()) => {
+            error!("the shards of this replica are lost; leaving at once");
+            // Returning would wait for tasks that may still be writing.
+            std::process::exit(1);
+        }
+    };
+    // What is not given back expires.
+    if let Err(error) = coordinator.resign().await {
+        warn!(error = format!("{error:#}"), "the shards are not given back");
+    }
+    outcome
+}
+
+/// Ends the process when the fence falls, also while the threads that all else runs on are busy with something.
+fn watch_over(fence: Fence) {
+    std::thread::spawn(move || {
+        while !fence.has_fallen() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // The same end as above, which says more about it, if it comes to that.
+        std::thread::sleep(Duration::from_millis(200));
+        std::process::exit(1);
+    });
+}
+
 /// Runs the controllers until the process is told to stop, and then until their passes are done.
 async fn work(
     platform: Platform,
@@ -143,7 +190,10 @@ async fn work(
     mut failed: mpsc::UnboundedReceiver<String>,
 ) -> anyhow::Result<()> {
     stages.enter(Stage::Leading);
-    platform.metrics().leader.set(1);
+    if platform.shards().count() == 1 {
+        platform.metrics().leader.set(1);
+        platform.metrics().shards_held.set(1);
+    }
     let shutdown = platform.shutdown().clone();
     let patience = controllers.iter().map(|controller| controller.patience).max().unwrap_or_default();
     let mut running: FuturesUnordered<_> = controllers
@@ -197,16 +247,17 @@ fn stop_on_signal(platform: &Platform) -> anyhow::Result<()> {
 }
 
 /// A client whose calls are bounded and counted.
-async fn connect(name: &str, requests: &Requests) -> anyhow::Result<Client> {
+async fn connect(name: &str, instance: &str, requests: &Requests, fence: &Fence) -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await?;
     // A refused call comes back with growing delays and frees its slot; the built-in retry would keep it for minutes.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(10));
     // Longer than any watch is silent: only a connection that is dead without knowing it reads nothing for so long.
     config.read_timeout = Some(Duration::from_secs(295));
-    config.headers.push((::http::header::USER_AGENT, name.parse()?));
+    // Which replica it was, for who reads the API server's audit log.
+    config.headers.push((::http::header::USER_AGENT, format!("{name} ({instance})").parse()?));
     let client = ClientBuilder::try_from(config)?.with_layer(requests).with_layer(&TimeoutLayer::new(CALL_TIMEOUT));
-    Ok(client.build())
+    Ok(client.with_layer(fence).build())
 }
 
 fn start_logging(options: &Options) -> anyhow::Result<()> {

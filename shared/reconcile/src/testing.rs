@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 use crate::cache::Cache;
 use crate::conditions::{self, Verdict};
 use crate::metrics::Requests;
-use crate::platform::Platform;
+use crate::platform::{Platform, Process};
 use crate::reconciler::{Conditioned, Object};
+use crate::shards::Shards;
 
 /// A request as the server saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,8 +86,15 @@ impl ApiServer {
 
     /// A platform on this server, called "test".
     pub fn platform(&self) -> Platform {
+        self.replica("test-0", self.client(), Shards::undivided())
+    }
+
+    /// One of several replicas.
+    pub(crate) fn replica(&self, instance: &str, client: Client, shards: Shards) -> Platform {
         let (failures, _) = mpsc::unbounded_channel();
-        Platform::new(self.client(), "test", "test-0", "ahoi-system", 16, Requests::default(), failures)
+        let (name, namespace) = ("test".to_owned(), "ahoi-system".to_owned());
+        let process = Process { name, instance: instance.to_owned(), namespace, concurrency: 16, shards };
+        Platform::new(client, process, Requests::default(), failures)
     }
 
     /// Puts an object there as if somebody had created it; the answer is how it looks now.

@@ -13,6 +13,7 @@ mod controllers;
 mod owning;
 mod passes;
 mod pure;
+mod replicas;
 
 /// A cluster-scoped kind with a status.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]

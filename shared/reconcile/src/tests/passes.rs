@@ -13,6 +13,7 @@ use crate::error::{Class, Error};
 use crate::pass::{Full, Pass};
 use crate::queue::Queue;
 use crate::reconciler::{Progress, Reconciler};
+use crate::shards::Shards;
 use crate::testing::{self, ApiServer};
 use crate::{is_ready, not_ready_message};
 
@@ -54,7 +55,7 @@ impl Deck {
     fn new(server: ApiServer, seen: impl IntoIterator<Item = Ship>) -> Self {
         let platform = server.platform();
         let cache: Cache<Ship> = testing::cache(seen);
-        let (queue, _) = Queue::new();
+        let (queue, _) = Queue::new(&Shards::undivided());
         let objects = platform.objects();
         let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler: Script::default() };
         Deck { server, pass }

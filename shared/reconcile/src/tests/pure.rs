@@ -19,6 +19,7 @@ use crate::error::{Class, Error};
 use crate::http::{Stage, Stages, router};
 use crate::queue::Queue;
 use crate::requeue::{Failures, after_error};
+use crate::shards::Shards;
 use crate::testing::{self, ApiServer, settled};
 use crate::{is_ready, not_ready_message};
 
@@ -158,7 +159,7 @@ fn failures_are_counted_by_uid_and_class_and_forgotten_on_success() {
 #[test]
 fn an_object_that_appears_while_its_turn_is_missed_is_woken_again() {
     let cache: Cache<ConfigMap> = testing::cache([]);
-    let (queue, mut woken) = Queue::new();
+    let (queue, mut woken) = Queue::new(&Shards::undivided());
     let mut object = named(ConfigMap::default(), "port", "a");
     object.metadata.resource_version = Some("1".into());
     let key = Key::of(&object);

@@ -1,0 +1,213 @@
+//! Whether replicas of a controller kept to their shards, told from the audit log of the API server.
+//!
+//! The Leases of the shards say who had which shard, from when to when. Every write of the controller must have been asked for
+//! and answered while its pod had the shard of its object: not before it took the shard, and not after it gave it back
+//! or another took it over.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::audit::Audit;
+use crate::cluster::SUITE;
+
+/// A request of one replica.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// Its pod.
+    pub pod: String,
+    /// When it was asked for.
+    pub asked: Timestamp,
+    /// When it was answered.
+    pub answered: Timestamp,
+    /// What it did.
+    pub what: What,
+}
+
+/// What a request did.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// It wrote an object of this customer.
+    Wrote {
+        /// The customer.
+        customer: String,
+        /// For people.
+        line: String,
+    },
+    /// It made the Lease of this shard name this pod; empty: nobody.
+    Named {
+        /// The shard.
+        shard: u32,
+        /// The pod.
+        holder: String,
+    },
+}
+
+/// A shard in the hands of a pod.
+#[derive(Clone, Debug)]
+struct Tenure {
+    pod: String,
+    from: Timestamp,
+    /// When the next was named, or the request for that was sent; None: it still has it.
+    to: Option<Timestamp>,
+}
+
+/// What the check comes to.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Writes that were looked at.
+    pub writes: usize,
+    /// How often a shard changed hands.
+    pub hands: usize,
+    /// Writes of each pod.
+    pub by_pod: BTreeMap<String, usize>,
+    /// Writes outside of the time in which their pod had the shard.
+    pub violations: Vec<String>,
+}
+
+/// Looks at everything that happened. `shard_of` says which shard a customer is on.
+pub fn check(acts: &[Act], shard_of: impl Fn(&str) -> u32) -> Verdict {
+    let tenures = tenures(acts);
+    let mut verdict = Verdict { hands: tenures.values().map(Vec::len).sum(), ..Verdict::default() };
+    for act in acts {
+        let What::Wrote { customer, line } = &act.what else { continue };
+        let shard = shard_of(customer);
+        verdict.writes += 1;
+        *verdict.by_pod.entry(act.pod.clone()).or_default() += 1;
+        let had = |tenure: &Tenure| {
+            tenure.pod == act.pod && tenure.from <= act.asked && tenure.to.is_none_or(|to| act.answered <= to)
+        };
+        let known = tenures.get(&shard).map(Vec::as_slice).unwrap_or_default();
+        if !known.iter().any(had) {
+            let Act { pod, asked, answered, .. } = act;
+            verdict.violations.push(format!("{pod} {line} on shard {shard} from {asked} to {answered}: {known:?}"));
+        }
+    }
+    verdict
+}
+
+fn tenures(acts: &[Act]) -> BTreeMap<u32, Vec<Tenure>> {
+    let mut named: Vec<(&Act, u32, &str)> = Vec::new();
+    for act in acts {
+        if let What::Named { shard, holder } = &act.what {
+            named.push((act, *shard, holder));
+        }
+    }
+    named.sort_by_key(|(act, ..)| act.answered);
+    let mut tenures = BTreeMap::<u32, Vec<Tenure>>::new();
+    for (act, shard, holder) in named {
+        let of_shard = tenures.entry(shard).or_default();
+        // A container that was started again in its pod takes what names its pod already.
+        if of_shard.last().is_some_and(|last| last.to.is_none() && last.pod == holder) {
+            continue;
+        }
+        if let Some(last) = of_shard.last_mut() {
+            last.to.get_or_insert(act.asked);
+        }
+        if !holder.is_empty() {
+            of_shard.push(Tenure { pod: holder.to_owned(), from: act.asked, to: None });
+        }
+    }
+    tenures
+}
+
+/// What a controller has done since `mark`, and how many of its writes name no customer (as the creation of objects without a
+/// namespace does).
+pub fn acts(mark: &Audit, controller: &str) -> Result<(Vec<Act>, usize)> {
+    let mut file = File::open(mark.path())?;
+    file.seek(SeekFrom::Start(mark.from()))?;
+    let (mut acts, mut unnamed) = (Vec::new(), 0);
+    for line in BufReader::new(file).lines() {
+        // The last line may be half written.
+        let Ok(event) = serde_json::from_str::<Value>(&line?) else { continue };
+        if event["user"]["username"] != format!("system:serviceaccount:{SUITE}:{controller}") || !succeeded(&event) {
+            continue;
+        }
+        match what(&event, controller) {
+            Some(What::Wrote { customer, .. }) if customer.is_empty() => unnamed += 1,
+            Some(what) => acts.push(Act {
+                pod: event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0]
+                    .as_str()
+                    .unwrap_or_default()
+                    .into(),
+                asked: event["requestReceivedTimestamp"].as_str().unwrap_or_default().parse()?,
+                answered: event["stageTimestamp"].as_str().unwrap_or_default().parse()?,
+                what,
+            }),
+            None => {}
+        }
+    }
+    Ok((acts, unnamed))
+}
+
+/// A write that was refused changed nothing.
+fn succeeded(event: &Value) -> bool {
+    event["responseStatus"]["code"].as_i64().is_some_and(|code| (200..300).contains(&code))
+}
+
+fn what(event: &Value, controller: &str) -> Option<What> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let object = &event["objectRef"];
+    let (verb, resource) = (text(&event["verb"]), text(&object["resource"]));
+    let (namespace, name) = (text(&object["namespace"]), text(&object["name"]));
+    if !matches!(verb.as_str(), "create" | "update" | "patch" | "delete") || resource == "events" {
+        return None;
+    }
+    if resource == "leases" {
+        let lease = &event["requestObject"];
+        let name = text(&lease["metadata"]["name"]);
+        let shard = name.strip_prefix(&format!("{controller}-"))?.split_once("-of-")?.0.parse().ok()?;
+        return Some(What::Named { shard, holder: text(&lease["spec"]["holderIdentity"]) });
+    }
+    let place = if namespace.is_empty() { &name } else { &namespace };
+    let customer = place.strip_prefix("customer-").unwrap_or(place).to_owned();
+    Some(What::Wrote { customer, line: format!("{verb} {resource} {namespace}/{name}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn act(pod: &str, asked: i64, answered: i64, what: What) -> Act {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        Act { pod: pod.into(), asked: at(asked), answered: at(answered), what }
+    }
+
+    fn named(pod: &str, at: i64, holder: &str) -> Act {
+        act(pod, at, at + 1, What::Named { shard: 0, holder: holder.into() })
+    }
+
+    fn wrote(pod: &str, asked: i64, answered: i64) -> Act {
+        act(pod, asked, answered, What::Wrote { customer: "acme".into(), line: "update".into() })
+    }
+
+    fn violations(acts: &[Act]) -> usize {
+        check(acts, |_| 0).violations.len()
+    }
+
+    #[test]
+    fn one_after_the_other_is_right() {
+        let given = [named("a", 0, "a"), wrote("a", 2, 3), named("a", 10, ""), named("b", 12, "b"), wrote("b", 14, 15)];
+        assert_eq!(violations(&given), 0);
+        let taken = [named("a", 0, "a"), wrote("a", 2, 3), named("b", 20, "b"), wrote("b", 22, 23)];
+        assert_eq!(violations(&taken), 0);
+        let restarted = [named("a", 0, "a"), wrote("a", 2, 3), named("a", 5, "a"), wrote("a", 7, 8)];
+        assert_eq!((violations(&restarted), check(&restarted, |_| 0).hands), (0, 1));
+    }
+
+    #[test]
+    fn what_must_not_be_is_seen() {
+        let late = [named("a", 0, "a"), named("b", 20, "b"), wrote("a", 22, 23)];
+        assert_eq!(violations(&late), 1, "the one before writes again");
+        let across = [named("a", 0, "a"), wrote("a", 9, 11), named("a", 10, "")];
+        assert_eq!(violations(&across), 1, "it was still writing when it gave the shard back");
+        let never = [named("a", 0, "a"), wrote("b", 2, 3)];
+        assert_eq!(violations(&never), 1, "somebody who never had it");
+        let early = [wrote("a", 0, 1), named("a", 2, "a")];
+        assert_eq!(violations(&early), 1);
+    }
+}

@@ -1,0 +1,135 @@
+//! The replicas of one controller and their Leases.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ahoi_e2e::{Cluster, SUITE};
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use serde_json::json;
+use tokio::process::Command;
+
+pub const CONTROLLER: &str = "ahoi-namespace";
+pub const SHARDS: u32 = 3;
+
+pub struct Replicas(pub Cluster);
+
+/// Who has which shard.
+type Holders = BTreeMap<u32, String>;
+
+impl Replicas {
+    /// Has the controller work in so many shards, by so many replicas, and waits until the Deployment is so.
+    pub async fn divide(&self, shards: u32, replicas: i32) -> Result<()> {
+        let container = json!({"name": "controller", "env": [{"name": "SHARDS", "value": shards.to_string()}]});
+        let patch = json!({"spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}}});
+        let deployments = self.0.of::<Deployment>(SUITE);
+        deployments.patch(CONTROLLER, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        let done = |deployment: Option<&Deployment>| {
+            deployment.and_then(|d| d.status.as_ref().map(|s| (d, s))).is_some_and(|(d, s)| {
+                s.observed_generation == d.metadata.generation
+                    && [s.replicas, s.updated_replicas, s.available_replicas] == [Some(replicas); 3]
+            })
+        };
+        self.0.until(&deployments, CONTROLLER, "rolled out", 120, done).await.map(drop)
+    }
+
+    /// Waits until one of the pods has the Lease of the undivided controller.
+    pub async fn undivided(&self) -> Result<()> {
+        let started = Instant::now();
+        let held = |lease: Option<&Lease>| {
+            lease.and_then(|lease| holder(lease)).is_some_and(|holder| holder.starts_with(CONTROLLER))
+        };
+        self.0.until(&self.0.of::<Lease>(SUITE), CONTROLLER, "held by a pod", 60, held).await?;
+        println!("undivided again after {:.1?}", started.elapsed());
+        Ok(())
+    }
+
+    /// Waits until the pods have so many shards each, from the fewest to the most.
+    pub async fn share(&self, what: &str, shares: &[usize]) -> Result<()> {
+        self.share_without("", what, shares).await
+    }
+
+    /// The same, and a pod that is gone has none.
+    pub async fn share_without(&self, gone: &str, what: &str, shares: &[usize]) -> Result<()> {
+        let started = Instant::now();
+        self.until(what, |holders| {
+            let mut counts = BTreeMap::<&str, usize>::new();
+            holders.values().for_each(|pod| *counts.entry(pod).or_default() += 1);
+            let mut each: Vec<usize> = counts.values().copied().collect();
+            each.sort_unstable();
+            each == shares && !counts.contains_key(gone)
+        })
+        .await?;
+        println!("{what}, after {:.1?}", started.elapsed());
+        Ok(())
+    }
+
+    /// Waits until this shard is somebody else's.
+    pub async fn taken_from(&self, pod: &str, shard: u32) -> Result<()> {
+        self.until("taken over", |holders| holders.get(&shard).is_some_and(|holder| holder != pod)).await
+    }
+
+    /// The pod that has this shard.
+    pub async fn holder_of(&self, shard: u32) -> Result<String> {
+        self.holders().await?.remove(&shard).with_context(|| format!("nobody has shard {shard}"))
+    }
+
+    /// Kills the pod as a failing node does.
+    pub async fn kill_pod(&self, pod: &str) -> Result<()> {
+        signal(pod, "KILL").await?;
+        self.0.of::<Pod>(SUITE).delete(pod, &DeleteParams::default().grace_period(0)).await?;
+        Ok(())
+    }
+
+    async fn holders(&self) -> Result<Holders> {
+        let leases = self.0.of::<Lease>(SUITE).list(&ListParams::default()).await?;
+        let shard = |lease: &Lease| {
+            let name = lease.name_any();
+            name.strip_prefix(&format!("{CONTROLLER}-"))?.strip_suffix(&format!("-of-{SHARDS}"))?.parse().ok()
+        };
+        Ok(leases.iter().filter_map(|lease| Some((shard(lease)?, holder(lease)?.to_owned()))).collect())
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Holders) -> bool) -> Result<()> {
+        let mut changes = watcher(self.0.of::<Lease>(SUITE), watcher::Config::default()).default_backoff().boxed();
+        let waiting = async {
+            loop {
+                if holds(&self.holders().await?) {
+                    return anyhow::Ok(());
+                }
+                changes.try_next().await?.context("the watch of Leases has ended")?;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(120), waiting).await {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("not within 120 s: {what}; the shards are {:?}", self.holders().await?),
+        }
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+/// Sends a signal to the controller's process in a pod. It is told from all others by the pod's name in its environment.
+pub async fn signal(pod: &str, signal: &str) -> Result<()> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A process may be gone by now, and not every one may be looked into.
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|variable| variable == format!("POD_NAME={pod}").as_bytes()) {
+            found.push(pid.to_string());
+        }
+    }
+    ensure!(found.len() == 1, "the process of {pod} is not to be found: {found:?}");
+    let sent = Command::new("kill").args([format!("-{signal}"), found.remove(0)]).status().await?;
+    ensure!(sent.success(), "{pod}: kill -{signal}: {sent}");
+    Ok(())
+}

@@ -1,0 +1,433 @@
+//! Takes shards and gives them back.
+//!
+//! With `--shards=3` a controller `ahoi-x` has these Leases:
+//!
+//! - `ahoi-x-replica-POD`, one for each replica, which it renews every two seconds. As long as it does, what it has taken
+//!   is its own.
+//! - `ahoi-x-0-of-3` to `ahoi-x-2-of-3`, one for each shard, which names the replica that works on it. Each change of
+//!   hands is one conditional write of it: of two that reach for a shard, one is refused.
+//! - `ahoi-x`, the one that a controller with a single shard has. Here it names no replica, but says `3-shards`, and
+//!   whichever replica finds it not renewed renews it. So replicas that divide the work in another way, or not at all,
+//!   wait until the last of these is gone, and the other way round.
+//!
+//! A replica that has been seen to renew nothing for 15 seconds is taken for dead, and its shards are free. It stops by itself
+//! 10 seconds after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and has to begin anew.
+//! Membership only decides who takes how much; that nobody is at work in two places hangs on the Leases of the shards, each of
+//! them taken by a write that fails when the Lease has changed, and on the fence.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource as _};
+use rand::Rng as _;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::Shards;
+use super::share::{Move, Standing};
+use super::sightings::{Sightings, holder, version};
+use crate::metrics::Metrics;
+use crate::platform::GROUP;
+
+/// After this long without a renewal others take over.
+const LEASE: Duration = Duration::from_secs(15);
+/// After this long without a renewal a replica stops.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(2);
+/// The bound of one request, so that there is time for another before the deadline.
+const CALL: Duration = Duration::from_secs(3);
+/// The Leases of replicas that are this long gone are removed.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// This replica among the others.
+pub(crate) struct Coordinator {
+    api: Api<Lease>,
+    /// The name of the controller.
+    name: String,
+    /// The name of this replica.
+    me: String,
+    shards: Shards,
+    sightings: Sightings,
+    /// Before when our own Lease cannot have been renewed for the last time.
+    renewed: Option<Instant>,
+    layout: Layout,
+    /// Taken, and to be worked on from the next look on: what their last holder wrote last has arrived in the caches then.
+    arriving: BTreeSet<u32>,
+    /// To be given away when its passes are over.
+    leaving: Option<u32>,
+    waited: u32,
+}
+
+/// What is known of the Lease that says how the work is divided.
+#[derive(Default)]
+struct Layout {
+    /// Before when it cannot have been renewed for the last time.
+    renewed: Option<Instant>,
+    /// The version that was seen last, and when that was asked for.
+    seen: Option<(String, Instant)>,
+    told: bool,
+}
+
+/// What there is at one moment.
+struct View {
+    replicas: BTreeMap<String, Lease>,
+    shards: BTreeMap<u32, Lease>,
+    layout: Option<Lease>,
+    /// When it was asked for.
+    asked: Instant,
+    /// When the answer was there.
+    seen: Instant,
+}
+
+/// What else decides what a replica does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mood {
+    /// Its caches are complete, and it has not been told to stop: it takes shards.
+    pub(crate) willing: bool,
+}
+
+impl Coordinator {
+    pub(crate) fn new(client: Client, namespace: &str, name: &str, me: &str, shards: &Shards) -> Self {
+        Coordinator {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            me: me.to_owned(),
+            shards: shards.clone(),
+            sightings: Sightings::default(),
+            renewed: None,
+            layout: Layout::default(),
+            arriving: BTreeSet::new(),
+            leaving: None,
+            waited: 0,
+        }
+    }
+
+    /// Goes on until this replica has lost what it had: nothing may be written after that.
+    pub(crate) async fn run(&mut self, mood: impl Fn() -> Mood, metrics: &Metrics) {
+        let fence = self.shards.fence().clone();
+        loop {
+            let looked = tokio::select! {
+                looked = self.look(mood(), metrics) => looked,
+                () = fence.fallen() => Ok(false),
+            };
+            match looked {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => warn!(error = format!("{error:#}"), "cannot see to the Leases; trying again"),
+            }
+            let held = self.shards.held().len();
+            metrics.shards_held.set(i64::try_from(held).unwrap_or(i64::MAX));
+            metrics.leader.set(i64::from(held > 0));
+            let period = PERIOD.mul_f64(rand::rng().random_range(0.8..1.2));
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                () = fence.fallen() => return,
+            }
+        }
+    }
+
+    /// Looks once, and does what is to be done. `false`: what this replica had is lost.
+    pub(crate) async fn look(&mut self, mood: Mood, metrics: &Metrics) -> anyhow::Result<bool> {
+        let view = self.view().await.context("reading the Leases")?;
+        self.note(&view);
+        if !self.renew(&view).await? || !self.renew_layout(&view).await? {
+            return Ok(false);
+        }
+        let (Some(renewed), Some(layout)) = (self.renewed, self.layout.renewed) else { return Ok(true) };
+        self.shards.fence().extend(renewed.min(layout) + DEADLINE);
+        if !self.shards.fence().is_open() {
+            return Ok(!self.shards.fence().has_fallen());
+        }
+        if let Some(lost) = self.shards.held().into_iter().find(|shard| self.named(&view, *shard) != Some(&self.me)) {
+            warn!(shard = lost, "somebody else has taken a shard from this replica");
+            return Ok(false);
+        }
+        for shard in std::mem::take(&mut self.arriving) {
+            if self.named(&view, shard) == Some(&self.me) {
+                info!(shard, "at work on a shard");
+                self.shards.gain(shard);
+            }
+        }
+        if !self.leave(&view).await? {
+            self.share(&view, mood, metrics).await?;
+        }
+        self.forget(&view).await;
+        Ok(true)
+    }
+
+    /// Gives everything back, for a replica whose passes are over. What is not over is not given back; it expires.
+    pub(crate) async fn resign(&mut self) -> anyhow::Result<()> {
+        for shard in self.shards.held() {
+            self.shards.end(shard);
+        }
+        let view = self.view().await?;
+        for (shard, lease) in &view.shards {
+            if holder(lease) == Some(&self.me) && self.shards.let_go(*shard) {
+                self.write(Some(lease), &self.shard_name(*shard), "").await?;
+            }
+        }
+        if let Some(own) = view.replicas.get(&self.me)
+            && self.shards.held().is_empty()
+        {
+            self.remove(own).await?;
+        }
+        Ok(())
+    }
+
+    async fn view(&self) -> anyhow::Result<View> {
+        let asked = Instant::now();
+        let ours = ListParams::default().labels(&format!("{}={}", replicas_of(), self.name));
+        let (list, layout) =
+            bounded(futures::future::try_join(self.api.list(&ours), self.api.get_opt(&self.name))).await?;
+        let mut view = View { replicas: BTreeMap::new(), shards: BTreeMap::new(), layout, asked, seen: Instant::now() };
+        for lease in list {
+            let name = lease.metadata.name.clone().unwrap_or_default();
+            if let Some(replica) = name.strip_prefix(&format!("{}-replica-", self.name)) {
+                view.replicas.insert(replica.to_owned(), lease);
+            } else if let Some(shard) = (0..self.shards.count()).find(|shard| self.shard_name(*shard) == name) {
+                view.shards.insert(shard, lease);
+            }
+        }
+        Ok(view)
+    }
+
+    fn note(&mut self, view: &View) {
+        self.sightings.note(&self.name, view.layout.as_ref(), view.seen);
+        let holders = view.shards.values().filter_map(holder).map(str::to_owned);
+        let replicas: BTreeSet<String> = view.replicas.keys().cloned().chain(holders).collect();
+        for replica in &replicas {
+            self.sightings.note(&self.replica_name(replica), view.replicas.get(replica), view.seen);
+        }
+        let mut known: BTreeSet<String> = replicas.iter().map(|replica| self.replica_name(replica)).collect();
+        known.insert(self.name.clone());
+        self.sightings.retain(|name| known.contains(name));
+    }
+
+    /// That this replica is there. `false`: somebody has removed its Lease, and others may take its shards.
+    async fn renew(&mut self, view: &View) -> anyhow::Result<bool> {
+        let own = view.replicas.get(&self.me);
+        if own.is_none() && self.renewed.is_some() {
+            warn!("the Lease of this replica was deleted");
+            return Ok(false);
+        }
+        let sent = Instant::now();
+        if self.write(own, &self.replica_name(&self.me), &self.me).await.context("renewing")?.is_some() {
+            self.renewed = Some(sent);
+        }
+        Ok(true)
+    }
+
+    /// That the work is divided into so many shards. `false`: it was, and is not any more.
+    async fn renew_layout(&mut self, view: &View) -> anyhow::Result<bool> {
+        let ours = format!("{}-shards", self.shards.count());
+        let named = view.layout.as_ref().and_then(holder);
+        if let Some(other) = named.filter(|named| *named != ours)
+            && self.sightings.age(&self.name, view.seen) < LEASE
+        {
+            if !std::mem::replace(&mut self.layout.told, true) {
+                info!(holder = other, "waiting for those who divide the work in another way to end");
+            }
+            return Ok(self.layout.renewed.is_none());
+        }
+        if let (Some(lease), Some(_)) = (&view.layout, named.filter(|named| *named == ours)) {
+            let now = version(lease);
+            // Written by another replica after we had asked for the version before it.
+            let other = self.layout.seen.as_ref().filter(|(before, _)| *before != now).map(|(_, asked)| *asked);
+            self.layout.seen = Some((now, view.asked));
+            if let Some(asked) = other {
+                self.layout.renewed = self.layout.renewed.max(Some(asked));
+                return Ok(true);
+            }
+        }
+        let sent = Instant::now();
+        if let Some(lease) = self.write(view.layout.as_ref(), &self.name, &ours).await.context("renewing")? {
+            self.layout.renewed = Some(sent);
+            self.layout.seen = Some((version(&lease), sent));
+        }
+        Ok(true)
+    }
+
+    /// Gives a shard away once its passes are over. `true`: done, and the view is not what there is any more.
+    async fn leave(&mut self, view: &View) -> anyhow::Result<bool> {
+        let Some(shard) = self.leaving.filter(|shard| self.shards.let_go(*shard)) else { return Ok(false) };
+        self.leaving = None;
+        info!(shard, "giving a shard away");
+        self.write(view.shards.get(&shard), &self.shard_name(shard), "").await.context("giving a shard away")?;
+        Ok(true)
+    }
+
+    async fn share(&mut self, view: &View, mood: Mood, metrics: &Metrics) -> anyhow::Result<()> {
+        if !mood.willing {
+            return Ok(());
+        }
+        let standing = self.standing(view);
+        let next = standing.next();
+        let waits = next == Move::Rest && !standing.free.is_empty();
+        // Named after us, and not ours: from before this process was started, or what could not be given away. Nobody else
+        // takes it while we are here.
+        let mut stray: Vec<u32> = standing.free.iter().copied().collect();
+        self.waited = if waits { self.waited.saturating_add(1) } else { 0 };
+        stray.retain(|shard| self.named(view, *shard) == Some(&self.me));
+        let wanted = match next {
+            Move::Take(shards) => shards,
+            // One at a time.
+            Move::Give(shard) if self.leaving.is_none() => {
+                self.shards.end(shard);
+                self.leaving = Some(shard);
+                Vec::new()
+            }
+            Move::Give(_) | Move::Rest => Vec::new(),
+        };
+        stray.retain(|shard| !wanted.contains(shard));
+        for shard in wanted {
+            // What takes long is better taken up at another look, after another renewal.
+            if view.asked.elapsed() > CALL {
+                return Ok(());
+            }
+            self.take(view, shard, metrics).await?;
+        }
+        for shard in stray {
+            self.write(view.shards.get(&shard), &self.shard_name(shard), "").await.context("giving a shard away")?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, view: &View, shard: u32, metrics: &Metrics) -> anyhow::Result<()> {
+        let lease = view.shards.get(&shard);
+        let taken = self.write(lease, &self.shard_name(shard), &self.me).await.context("taking a shard")?;
+        if taken.is_none() {
+            debug!(shard, "somebody else was faster");
+            return Ok(());
+        }
+        let from = match lease.and_then(holder) {
+            Some(dead) if dead != self.me => "expired",
+            _ => "free",
+        };
+        info!(shard, from, "took a shard");
+        metrics.shard_takeovers.get_or_create(&[("from", from)]).inc();
+        self.arriving.insert(shard);
+        Ok(())
+    }
+
+    fn standing<'a>(&'a self, view: &'a View) -> Standing<'a> {
+        let held: BTreeSet<u32> = self.shards.held().into_iter().chain(self.arriving.iter().copied()).collect();
+        let alive = |who: &str| self.sightings.age(&self.replica_name(who), view.seen) < LEASE;
+        let others = view.replicas.iter().filter(|(_, lease)| self.divides_as_we_do(lease));
+        let others = others.map(|(who, _)| who.as_str()).filter(|who| *who != self.me && alive(who));
+        let mut others: BTreeMap<&str, u32> = others.map(|who| (who, 0)).collect();
+        let mut free = BTreeSet::new();
+        for shard in 0..self.shards.count() {
+            match self.named(view, shard) {
+                // It may name us from before this process was started.
+                Some(who) if who == self.me => {
+                    if !held.contains(&shard) {
+                        free.insert(shard);
+                    }
+                }
+                Some(who) if alive(who) => {
+                    if let Some(has) = others.get_mut(who) {
+                        *has += 1;
+                    }
+                }
+                _ => drop(free.insert(shard)),
+            }
+        }
+        Standing { me: &self.me, count: self.shards.count(), mine: held, others, free, waited: self.waited }
+    }
+
+    fn divides_as_we_do(&self, lease: &Lease) -> bool {
+        let label = lease.metadata.labels.as_ref().and_then(|labels| labels.get(&shards_label()));
+        label.is_some_and(|label| *label == self.shards.count().to_string())
+    }
+
+    /// Removes what replicas left behind that are long gone. One of us is enough to do that.
+    async fn forget(&self, view: &View) {
+        if !self.shards.has(0) {
+            return;
+        }
+        for (replica, lease) in &view.replicas {
+            if self.sightings.age(&self.replica_name(replica), view.seen) > FORGOTTEN
+                && let Err(error) = self.remove(lease).await
+            {
+                debug!(%error, replica, "the Lease of a replica that is gone was not removed");
+            }
+        }
+    }
+
+    async fn remove(&self, lease: &Lease) -> anyhow::Result<()> {
+        let meta = &lease.metadata;
+        let exactly = Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() };
+        let params = DeleteParams::default().preconditions(exactly);
+        bounded(self.api.delete(meta.name.as_deref().unwrap_or_default(), &params)).await.map(drop)
+    }
+
+    /// Makes `who` the holder, if the Lease is still as it was seen. `None`: it is not.
+    async fn write(&self, seen: Option<&Lease>, name: &str, who: &str) -> anyhow::Result<Option<Lease>> {
+        let lease = self.lease(seen, name, who);
+        let written = match seen {
+            Some(_) => timeout(CALL, self.api.replace(name, &PostParams::default(), &lease)).await,
+            None => timeout(CALL, self.api.create(&PostParams::default(), &lease)).await,
+        };
+        match written {
+            Ok(Ok(lease)) => Ok(Some(lease)),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(None),
+            Ok(Err(error)) => Err(error).with_context(|| format!("Lease {name}")),
+            Err(_) => bail!("Lease {name}: no answer in {} seconds", CALL.as_secs()),
+        }
+    }
+
+    fn lease(&self, seen: Option<&Lease>, name: &str, who: &str) -> Lease {
+        let mut lease = seen.cloned().unwrap_or_default();
+        let meta = lease.meta_mut();
+        meta.name = Some(name.to_owned());
+        meta.managed_fields = None;
+        // The one of the layout has a name of its own and is no part of the list.
+        if name != self.name {
+            let labels = meta.labels.get_or_insert_default();
+            labels.insert(replicas_of(), self.name.clone());
+            labels.insert(shards_label(), self.shards.count().to_string());
+        }
+        let before = lease.spec.take().unwrap_or_default();
+        let same = before.holder_identity.as_deref() == Some(who);
+        let now = MicroTime(Timestamp::now());
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(who.to_owned()),
+            lease_duration_seconds: Some(i32::try_from(LEASE.as_secs()).unwrap_or(15)),
+            acquire_time: before.acquire_time.filter(|_| same).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(before.lease_transitions.unwrap_or(0).saturating_add(i32::from(!same))),
+            ..LeaseSpec::default()
+        });
+        lease
+    }
+
+    fn named<'a>(&self, view: &'a View, shard: u32) -> Option<&'a str> {
+        view.shards.get(&shard).and_then(holder)
+    }
+
+    fn shard_name(&self, shard: u32) -> String {
+        format!("{}-{shard}-of-{}", self.name, self.shards.count())
+    }
+
+    fn replica_name(&self, replica: &str) -> String {
+        format!("{}-replica-{replica}", self.name)
+    }
+}
+
+fn replicas_of() -> String {
+    format!("{GROUP}/shards-of")
+}
+
+fn shards_label() -> String {
+    format!("{GROUP}/shards")
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> anyhow::Result<T> {
+    timeout(CALL, call).await.with_context(|| format!("no answer in {} seconds", CALL.as_secs()))?.map_err(Into::into)
+}

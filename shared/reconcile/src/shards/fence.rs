@@ -1,0 +1,145 @@
+//! The end of what a process may do, on the clock of its own machine.
+//!
+//! Others take a replica's shards 15 seconds after they have last seen it renew its Lease. A replica counts its own 10
+//! seconds from before it sent the renewal, so that it stops well before, whatever becomes of answers. What remains are the
+//! requests that were on their way when it stopped; they have 5 seconds to arrive.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::{Method, Request};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower::{BoxError, Layer, Service};
+
+/// Until when this process may work. Clones are the same fence. It is also a layer of the client, which refuses to
+/// send a write after that: a process that was stopped for a minute goes on in the middle of a pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Fence(Arc<Mutex<Until>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    Always,
+    Never,
+    Deadline(Instant),
+}
+
+impl Fence {
+    /// For a process whose work is not divided: whoever elects it stops it.
+    pub(crate) fn open_for_ever() -> Self {
+        Fence(Arc::new(Mutex::new(Until::Always)))
+    }
+
+    /// Closed until it is extended for the first time.
+    pub(crate) fn closed() -> Self {
+        Fence(Arc::new(Mutex::new(Until::Never)))
+    }
+
+    /// Never to an earlier time, and never once it has closed: there is no way back but a new process.
+    pub(crate) fn extend(&self, deadline: Instant) {
+        let mut until = self.0.lock();
+        match *until {
+            Until::Never => *until = Until::Deadline(deadline),
+            Until::Deadline(now) if Instant::now() < now && now < deadline => *until = Until::Deadline(deadline),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        match *self.0.lock() {
+            Until::Always => true,
+            Until::Never => false,
+            Until::Deadline(deadline) => Instant::now() < deadline,
+        }
+    }
+
+    /// Whether it was open and is not any more.
+    pub(crate) fn has_fallen(&self) -> bool {
+        matches!(*self.0.lock(), Until::Deadline(deadline) if Instant::now() >= deadline)
+    }
+
+    /// Returns when it has fallen.
+    pub(crate) async fn fallen(&self) {
+        while !self.has_fallen() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl<S> Layer<S> for Fence {
+    type Service = Fenced<S>;
+
+    fn layer(&self, inner: S) -> Fenced<S> {
+        Fenced { inner, fence: self.clone() }
+    }
+}
+
+/// A client behind a [`Fence`].
+#[derive(Clone, Debug)]
+pub(crate) struct Fenced<S> {
+    inner: S,
+    fence: Fence,
+}
+
+impl<S, B> Service<Request<B>> for Fenced<S>
+where
+    S: Service<Request<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let is_lease = request.uri().path().starts_with("/apis/coordination.k8s.io/");
+        if request.method() != Method::GET && !is_lease && !self.fence.is_open() {
+            return Box::pin(async {
+                Err("this process may not write any more: its Lease was not renewed in time".into())
+            });
+        }
+        let answer = self.inner.call(request);
+        Box::pin(async move { answer.await.map_err(Into::into) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_closes_by_itself_and_for_good() {
+        let fence = Fence::closed();
+        assert!(!fence.is_open() && !fence.has_fallen());
+        let start = Instant::now();
+        fence.extend(start + Duration::from_secs(10));
+        fence.extend(start + Duration::from_secs(5));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(fence.is_open());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!fence.is_open() && fence.has_fallen());
+        fence.extend(start + Duration::from_secs(100));
+        assert!(!fence.is_open(), "a renewal that comes too late changes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_closed_fence_there_are_reads_and_leases_only() {
+        let fence = Fence::closed();
+        let server = tower::service_fn(async |_: Request<()>| Ok::<_, BoxError>(()));
+        let mut client = fence.layer(server);
+        let mut may = async |method: &str, path: &str| {
+            client.call(Request::builder().method(method).uri(path).body(()).unwrap()).await.is_ok()
+        };
+        let (lease, pod) = ("/apis/coordination.k8s.io/v1/namespaces/a/leases/b", "/api/v1/namespaces/a/pods/b");
+        assert!(may("GET", pod).await && may("PUT", lease).await);
+        assert!(!may("PATCH", pod).await && !may("DELETE", pod).await);
+        fence.extend(Instant::now() + Duration::from_secs(1));
+        assert!(may("PATCH", pod).await);
+    }
+}

@@ -1,0 +1,132 @@
+//! The work of a process, divided into shards, and which of them this replica may work on.
+//!
+//! A shard is a part of the customers, by a hash. For each there is a Lease that names the replica that works on it; the
+//! [coordinator](coordinator) is who takes them and gives them back. Here is what the rest of the crate sees of
+//! that: whether a pass may begin, and a permit that keeps the shard from being given away until the pass is over.
+
+pub(crate) mod coordinator;
+pub(crate) mod fence;
+mod hash;
+mod share;
+mod sightings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub(crate) use fence::Fence;
+pub use hash::shard_of;
+
+/// The most shards that `--shards` takes. More than replicas can ever make sense of.
+pub(crate) const MOST: u32 = 64;
+
+/// The shards of this process. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Shards(Arc<Inner>);
+
+struct Inner {
+    count: u32,
+    fence: Fence,
+    held: Mutex<BTreeMap<u32, Tenure>>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+type Listener = Box<dyn Fn(u32) + Send + Sync>;
+
+/// A shard while this replica has it.
+#[derive(Default)]
+struct Tenure {
+    /// No more passes begin: it is to be given away.
+    ending: bool,
+    /// Passes that run.
+    passes: usize,
+}
+
+impl Shards {
+    /// All the work, for a process that is elected as a whole or not at all.
+    pub(crate) fn undivided() -> Self {
+        let held = Mutex::new([(0, Tenure::default())].into());
+        let inner = Inner { count: 1, fence: Fence::open_for_ever(), held, listeners: Mutex::default() };
+        Shards(Arc::new(inner))
+    }
+
+    /// So many, none of them ours yet.
+    pub(crate) fn divided(count: u32) -> Self {
+        Self::with_fence(count, Fence::closed())
+    }
+
+    pub(crate) fn with_fence(count: u32, fence: Fence) -> Self {
+        let inner = Inner { count, fence, held: Mutex::default(), listeners: Mutex::default() };
+        Shards(Arc::new(inner))
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.0.count
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.0.fence
+    }
+
+    /// Whether somebody who is woken now is ours to look at.
+    pub(crate) fn has(&self, shard: u32) -> bool {
+        self.0.held.lock().get(&shard).is_some_and(|tenure| !tenure.ending)
+    }
+
+    /// A permit to work on an object of this shard, if there may be one now.
+    pub(crate) fn enter(&self, shard: u32) -> Option<Permit> {
+        let mut held = self.0.held.lock();
+        let tenure = held.get_mut(&shard).filter(|tenure| !tenure.ending && self.0.fence.is_open())?;
+        tenure.passes += 1;
+        Some(Permit { shards: self.clone(), shard })
+    }
+
+    /// Calls `listener` with each shard that becomes ours, when it is.
+    pub(crate) fn on_gain(&self, listener: impl Fn(u32) + Send + Sync + 'static) {
+        self.0.listeners.lock().push(Box::new(listener));
+    }
+
+    /// From now on passes may begin. Whoever was woken before was not ours and was passed over: so everybody is
+    /// woken, and after the shard is ours, not before.
+    pub(crate) fn gain(&self, shard: u32) {
+        self.0.held.lock().insert(shard, Tenure::default());
+        self.0.listeners.lock().iter().for_each(|listener| listener(shard));
+    }
+
+    /// From now on no pass begins.
+    pub(crate) fn end(&self, shard: u32) {
+        if let Some(tenure) = self.0.held.lock().get_mut(&shard) {
+            tenure.ending = true;
+        }
+    }
+
+    /// Lets go of the shard, if no pass runs on it and none can begin.
+    pub(crate) fn let_go(&self, shard: u32) -> bool {
+        let mut held = self.0.held.lock();
+        let over = held.get(&shard).is_none_or(|tenure| tenure.ending && tenure.passes == 0);
+        if over {
+            held.remove(&shard);
+        }
+        over
+    }
+
+    /// The shards that are ours, those that are to be given away included.
+    pub(crate) fn held(&self) -> Vec<u32> {
+        self.0.held.lock().keys().copied().collect()
+    }
+}
+
+/// While it lives, its shard is not given away.
+pub(crate) struct Permit {
+    shards: Shards,
+    shard: u32,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(tenure) = self.shards.0.held.lock().get_mut(&self.shard) {
+            tenure.passes -= 1;
+        }
+    }
+}

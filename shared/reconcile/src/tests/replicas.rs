@@ -1,0 +1,333 @@
+//! Several replicas of a controller on one API server, with passes all the time. That no object is in two passes at once is
+//! told by the reconcilers themselves, and that they would tell is shown with a fence that does not fall.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use kube::client::Body;
+use kube::{Client, ResourceExt};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use super::{Ship, ShipStatus, named, ship};
+use crate::ObjectRef;
+use crate::controller::{Controller, Waker};
+use crate::error::Error;
+use crate::platform::Platform;
+use crate::reconciler::{Progress, Reconciler};
+use crate::shards::coordinator::{Coordinator, Mood};
+use crate::shards::{Fence, Shards};
+use crate::testing::{self, ApiServer};
+
+const SHIPS: usize = 24;
+
+/// Who is in which pass, over all replicas.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Passes>>);
+
+#[derive(Default)]
+struct Passes {
+    running: BTreeMap<String, BTreeSet<String>>,
+    /// An object, and those who worked on it at once.
+    clashes: Vec<String>,
+    /// Of each object, who was there since the last look.
+    since: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Log {
+    fn begin(&self, replica: &str, ship: &str) -> Running {
+        let mut passes = self.0.lock();
+        let running = passes.running.entry(ship.to_owned()).or_default();
+        running.insert(replica.to_owned());
+        if running.len() > 1 {
+            let clash = format!("{ship}: {running:?}");
+            passes.clashes.push(clash);
+        }
+        passes.since.entry(ship.to_owned()).or_default().insert(replica.to_owned());
+        Running { log: self.clone(), replica: replica.to_owned(), ship: ship.to_owned() }
+    }
+
+    fn clashes(&self) -> Vec<String> {
+        self.0.lock().clashes.clone()
+    }
+
+    /// Lets some time pass; then: every object was looked at, by these replicas in all.
+    async fn everybody_is_looked_at_by(&self, replicas: &[&str]) {
+        self.0.lock().since.clear();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let since = std::mem::take(&mut self.0.lock().since);
+        assert_eq!(since.len(), SHIPS, "nobody is forgotten: {since:?}");
+        let who: BTreeSet<&str> = since.values().flatten().map(String::as_str).collect();
+        assert_eq!(who, replicas.iter().copied().collect());
+    }
+}
+
+/// Over when it is dropped, as by an abort.
+struct Running {
+    log: Log,
+    replica: String,
+    ship: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(running) = self.log.0.lock().running.get_mut(&self.ship) {
+            running.remove(&self.replica);
+        }
+    }
+}
+
+struct Rigger {
+    replica: String,
+    log: Log,
+}
+
+impl Reconciler for Rigger {
+    type Kind = Ship;
+    const NAME: &'static str = "rigger";
+
+    async fn reconcile(&self, ship: &Ship) -> Result<Progress<ShipStatus>, Error> {
+        let _running = self.log.begin(&self.replica, &ship.name_any());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(Progress::new(ship.status.clone().unwrap_or_default()))
+    }
+}
+
+/// A replica, as `run` makes it.
+struct Replica {
+    platform: Platform,
+    cut: Arc<AtomicBool>,
+    controller: JoinHandle<()>,
+    coordinator: JoinHandle<()>,
+    load: JoinHandle<()>,
+}
+
+impl Replica {
+    fn start(server: &ApiServer, log: &Log, name: &str, shards: Shards) -> Self {
+        let cut = Arc::new(AtomicBool::new(false));
+        let platform = server.replica(name, cuttable(server.client(), cut.clone()), shards);
+        let ships = testing::cache((0..SHIPS).map(|number| ship(server, &format!("ship-{number:02}"))));
+        let controller = Controller::new(&platform, &ships);
+        let load = tokio::spawn(wake_all(controller.waker()));
+        let rigger = Rigger { replica: name.to_owned(), log: log.clone() };
+        let controller = tokio::spawn(controller.run(rigger).future);
+        let end = controller.abort_handle();
+        let running = platform.clone();
+        let coordinator = tokio::spawn(async move {
+            let mut coordinator = coordinator(&running);
+            let stopping = running.shutdown().clone();
+            coordinator.run(|| Mood { willing: !stopping.is_cancelled() }, running.metrics()).await;
+            // What the end of the process does.
+            end.abort();
+        });
+        Replica { platform, cut, controller, coordinator, load }
+    }
+
+    fn held(&self) -> usize {
+        self.platform.shards().held().len()
+    }
+
+    /// As SIGTERM does.
+    async fn stop(self) {
+        self.platform.shutdown().cancel();
+        self.controller.await.unwrap();
+        self.coordinator.abort();
+        self.load.abort();
+        coordinator(&self.platform).resign().await.unwrap();
+    }
+
+    /// As kill -9 does.
+    fn kill(self) {
+        self.controller.abort();
+        self.coordinator.abort();
+        self.load.abort();
+    }
+}
+
+fn coordinator(platform: &Platform) -> Coordinator {
+    let (client, shards) = (platform.client.clone(), platform.shards());
+    Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), shards)
+}
+
+/// Its requests are never answered once it is cut off.
+fn cuttable(client: Client, cut: Arc<AtomicBool>) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (client, cut) = (client.clone(), cut.clone());
+        async move {
+            if cut.load(Ordering::Relaxed) {
+                return std::future::pending().await;
+            }
+            client.send(request).await
+        }
+    });
+    Client::new(service, "default")
+}
+
+async fn wake_all(waker: Waker<Ship>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (0..SHIPS).for_each(|number| waker.wake(&ObjectRef::new(&format!("ship-{number:02}"))));
+    }
+}
+
+async fn seconds(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let start = |name: &str| Replica::start(&server, &log, name, Shards::divided(3));
+    let a = start("a");
+    seconds(10).await;
+    assert_eq!(a.held(), 3);
+    log.everybody_is_looked_at_by(&["a"]).await;
+
+    let (b, c) = (start("b"), start("c"));
+    seconds(40).await;
+    assert_eq!([&a, &b, &c].map(Replica::held), [1, 1, 1]);
+    log.everybody_is_looked_at_by(&["a", "b", "c"]).await;
+
+    // Told to stop, it gives its shard back at once.
+    c.stop().await;
+    seconds(10).await;
+    assert_eq!(a.held() + b.held(), 3);
+    log.everybody_is_looked_at_by(&["a", "b"]).await;
+
+    // Killed, its shards are free when its Lease has not been renewed for 15 seconds.
+    b.kill();
+    seconds(12).await;
+    assert!(a.held() < 3, "too early");
+    seconds(20).await;
+    assert_eq!(a.held(), 3);
+    log.everybody_is_looked_at_by(&["a"]).await;
+
+    // A container that is started again in its pod finds its own Leases.
+    a.kill();
+    let a = start("a");
+    seconds(10).await;
+    assert!(a.held() > 0);
+    // It leaves some to the dead one, until it has seen for itself that it is dead.
+    seconds(15).await;
+    assert_eq!(a.held(), 3);
+    log.everybody_is_looked_at_by(&["a"]).await;
+    assert_eq!(log.clashes(), [""; 0]);
+    let metrics = a.platform.metrics().encode().unwrap();
+    assert!(metrics.contains("ahoi_shards_held 3") && metrics.contains(r#"ahoi_shard_takeovers_total{from="free"} 3"#));
+}
+
+/// The replica that is cut off, and whoever takes over from it.
+async fn cut_off(log: &Log, shards: Shards) {
+    let server = ApiServer::new();
+    let a = Replica::start(&server, log, "a", shards);
+    seconds(10).await;
+    assert_eq!(a.held(), 2);
+    a.cut.store(true, Ordering::Relaxed);
+    let b = Replica::start(&server, log, "b", Shards::divided(2));
+    seconds(40).await;
+    assert_eq!(b.held(), 2);
+    log.everybody_is_looked_at_by(&["b"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_renew_stops_before_another_takes_over() {
+    let log = Log::default();
+    cut_off(&log, Shards::divided(2)).await;
+    assert_eq!(log.clashes(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "{\"a\", \"b\"}")]
+async fn without_a_fence_the_same_is_seen_to_go_wrong() {
+    let log = Log::default();
+    cut_off(&log, Shards::with_fence(2, Fence::open_for_ever())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_is_given_away_when_its_passes_are_over_and_not_before() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let a = Replica::start(&server, &log, "a", Shards::divided(2));
+    seconds(10).await;
+    // A pass that takes a minute, on each shard.
+    let shards = a.platform.shards().clone();
+    let long: Vec<_> = (0..2).map(|shard| shards.enter(shard).unwrap()).collect();
+    let b = Replica::start(&server, &log, "b", Shards::divided(2));
+    seconds(60).await;
+    assert_eq!((a.held(), b.held()), (2, 0));
+    assert_eq!((0..2).filter(|shard| shards.has(*shard)).count(), 1, "no more passes begin on the one that goes");
+    drop(long);
+    seconds(10).await;
+    assert_eq!((a.held(), b.held()), (1, 1));
+    assert_eq!(log.clashes(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_divide_the_work_in_another_way_wait() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let start = |name: &str, count| Replica::start(&server, &log, name, Shards::divided(count));
+    // A leader of an undivided controller, who renews its Lease.
+    let leader = |holder: &str, times: i32| {
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_transitions: Some(times),
+            ..LeaseSpec::default()
+        };
+        server.put(&Lease { spec: Some(spec), ..named(Lease::default(), "ahoi-system", "test") });
+    };
+    leader("leader", 0);
+    let (a, b) = (start("a", 2), start("b", 2));
+    for times in 1..20 {
+        seconds(2).await;
+        leader("leader", times);
+    }
+    assert_eq!(a.held() + b.held(), 0);
+    leader("", 20);
+    seconds(15).await;
+    assert_eq!(a.held() + b.held(), 2, "the leader has given its Lease back");
+
+    let c = start("c", 3);
+    seconds(60).await;
+    assert_eq!((a.held() + b.held(), c.held()), (2, 0));
+    a.stop().await;
+    seconds(60).await;
+    assert_eq!((b.held(), c.held()), (2, 0), "one of the others is still there");
+    b.kill();
+    seconds(30).await;
+    assert_eq!(c.held(), 3);
+    log.everybody_is_looked_at_by(&["c"]).await;
+    assert_eq!(log.clashes(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_lease_is_taken_by_hand_leaves() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let a = Replica::start(&server, &log, "a", Shards::divided(2));
+    seconds(10).await;
+    let lease = server.get(&named(Lease::default(), "ahoi-system", "test-1-of-2")).unwrap();
+    assert_eq!(lease.spec.as_ref().unwrap().holder_identity.as_deref(), Some("a"));
+    let spec = LeaseSpec { holder_identity: Some("somebody".into()), ..LeaseSpec::default() };
+    server.put(&named(Lease { spec: Some(spec), ..lease }, "ahoi-system", "test-1-of-2"));
+    server.take_requests();
+    seconds(5).await;
+    assert_eq!((a.coordinator.is_finished(), a.controller.is_finished()), (true, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_requests_keep_what_is_settled() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Shards::divided(6)));
+    seconds(60).await;
+    assert_eq!(replicas.each_ref().map(Replica::held), [2, 2, 2]);
+    server.take_requests();
+    seconds(60).await;
+    let requests = server.take_requests();
+    let count = |method: &str| requests.iter().filter(|request| request.method == method).count();
+    // A look of each replica every two seconds: two reads, its own renewal, and somebody's of the layout.
+    assert!((170..=200).contains(&count("GET")), "{}", count("GET"));
+    assert!((110..=140).contains(&count("PUT")), "{}", count("PUT"));
+    assert_eq!(count("GET") + count("PUT"), requests.len());
+}
