@@ -1,7 +1,7 @@
 //! The work of a process, divided into shards, and which of them this replica may work on.
 //!
 //! A shard is a part of the customers, by a hash. For each there is a Lease that names the replica that works on it; the
-//! [coordinator](coordinator) is who takes them and gives them back. Here is what the rest of the crate sees of
+//! [coordinator] is who takes them and gives them back. Here is what the rest of the crate sees of
 //! that: whether a pass may begin, and a permit that keeps the shard from being given away until the pass is over.
 
 pub(crate) mod coordinator;
