@@ -49,12 +49,12 @@ async fn many_customers_come_and_go() -> Result<()> {
 
 /// So far, by process.
 async fn reloads(cluster: &Cluster) -> Result<Vec<(String, f64)>> {
-    cluster.of_agents("pooler_reloads_total").await
+    cluster.of_agents("ahoi_pooler_reloads_total").await
 }
 
 /// A customer is one route that comes and goes: many at once are fewer reloads than that.
 async fn coalesced(cluster: &Cluster, before: &[(String, f64)], many: usize) -> Result<()> {
-    let stalls = cluster.of_agents("pooler_longest_reload_seconds").await?;
+    let stalls = cluster.of_agents("ahoi_pooler_longest_reload_seconds").await?;
     for (((process, now), (_, before)), (_, stall)) in reloads(cluster).await?.iter().zip(before).zip(&stalls) {
         let count = now - before;
         let each = count / f64::from(u32::try_from(many)?);

@@ -106,7 +106,7 @@ async fn watched(ledger: &Ledger, server: &mut Server<'_>) -> Result<Percentiles
 /// Clients of all customers, as pgbouncer counts them.
 async fn clients(cluster: &Cluster) -> Result<usize> {
     let mut clients = 0.0;
-    for metric in ["pooler_clients_active", "pooler_clients_waiting"] {
+    for metric in ["ahoi_pooler_clients_active", "ahoi_pooler_clients_waiting"] {
         clients += cluster.of_agents(metric).await?.iter().map(|(_, value)| value).sum::<f64>();
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

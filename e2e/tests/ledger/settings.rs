@@ -70,7 +70,7 @@ async fn roll(cluster: &Cluster, wanted: Option<&str>) -> Result<()> {
 
 /// Has the fleet run with that lifetime of server connections, and waits until every process has read it.
 async fn reload(cluster: &Cluster, lifetime: Option<&str>) -> Result<()> {
-    let (sets, reloads) = (cluster.of::<StatefulSet>(SUITE), "pooler_reloads_total");
+    let (sets, reloads) = (cluster.of::<StatefulSet>(SUITE), "ahoi_pooler_reloads_total");
     let generation = sets.get("global").await?.metadata.generation;
     let before = cluster.of_agents(reloads).await?;
     let fleets = cluster.of::<PgBouncer>(SUITE);
