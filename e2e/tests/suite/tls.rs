@@ -39,6 +39,8 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     for login in [&direct, &pooled] {
         let client = login.connect().await?;
+        // Of a session one sees what one may as who it logged in as.
+        client.batch_execute("BEGIN; SET LOCAL ROLE NONE").await?;
         ensure!(client.query_one(encrypted, &[]).await?.get::<_, bool>(0), "a connection to PostgreSQL without TLS");
     }
     let mut plain = pooled.clone();
