@@ -133,33 +133,7 @@ async fn drift_is_repaired() -> Result<()> {
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
     let login = cluster.direct(name).await?;
-    let (database, role) = (login.get("database").to_owned(), login.get("username").to_owned());
-    let admin = cluster.admin("postgres").await?;
-    for statement in [
-        format!("ALTER ROLE {role} PASSWORD 'by hand'"),
-        format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
-        format!("ALTER DATABASE {database} CONNECTION LIMIT -1"),
-        format!("REVOKE {database}_owner FROM {role}"),
-        format!("ALTER ROLE {role} CREATEDB"),
-    ] {
-        admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
-    }
-    ensure!(login.connect().await.is_err(), "the password was not altered: the test proves nothing");
-    let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
-         AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
-         FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";
-    let owner = format!("{database}_owner");
-    let until = async {
-        loop {
-            let row = admin.query_one(repaired, &[&database, &owner, &role]).await?;
-            if row.get::<_, bool>(0) && login.connect().await.is_ok() {
-                return anyhow::Ok(());
-            }
-            // PostgreSQL has no watch; the time-out around this bounds it.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(150), until).await.context("not repaired within two sweeps")??;
+    crate::drift::is_repaired(&cluster, &login, None, 150).await?;
 
     // A lost Secret is made again, and what it says works.
     let secrets = cluster.of::<Secret>(&ahoi_api::namespace_of(name));

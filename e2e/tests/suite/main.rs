@@ -3,6 +3,7 @@
 
 mod admission;
 mod database;
+mod drift;
 mod endpoints;
 mod examples;
 mod fan_out;

@@ -1,7 +1,6 @@
 //! Customers on a server whose admin role has CREATEDB and CREATEROLE and nothing more, as a managed PostgreSQL gives it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ahoi_api::{DatabaseServer, Passwords};
 use ahoi_e2e::{Cluster, SUITE};
@@ -144,33 +143,7 @@ async fn nobody_reaches_another(cluster: &Cluster) -> Result<()> {
 /// A password that was changed by hand cannot be seen here: it is found by trying.
 async fn drift_is_repaired(cluster: &Cluster) -> Result<()> {
     let login = cluster.direct(CUSTOMERS[0]).await?;
-    let (database, role) = (login.get("database").to_owned(), login.get("username").to_owned());
-    let admin = cluster.admin("postgres").await?;
-    for statement in [
-        format!("ALTER ROLE {role} PASSWORD 'by hand'"),
-        format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
-        format!("ALTER DATABASE {database} CONNECTION LIMIT -1"),
-        format!("REVOKE {database}_owner FROM {role} GRANTED BY {NAME}"),
-        format!("ALTER ROLE {role} CREATEDB"),
-    ] {
-        admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
-    }
-    ensure!(login.connect().await.is_err(), "the password was not altered: the test proves nothing");
-    let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
-         AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
-         FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";
-    let owner = format!("{database}_owner");
-    let until = async {
-        loop {
-            let row = admin.query_one(repaired, &[&database, &owner, &role]).await?;
-            if row.get::<_, bool>(0) && login.connect().await.is_ok() {
-                return anyhow::Ok(());
-            }
-            // PostgreSQL has no watch; the time-out around this bounds it.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(200), until).await.context("not repaired within two sweeps")??;
+    crate::drift::is_repaired(cluster, &login, Some(NAME), 200).await?;
     cluster.pooled_again(CUSTOMERS[0], 60).await.context("through the fleet after the repair")?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
 use crate::secret;
-use crate::server::{AdminLogin, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
+use crate::server::{Login, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
 
 /// What the two controllers share.
 pub struct Context {
@@ -179,7 +179,7 @@ impl Context {
                 Error::structural("SecretIncomplete", format!("{which} of DatabaseServer {name} has no {key}"))
             })
         };
-        let login = AdminLogin { username: key("username")?, password: key("password")? };
+        let login = Login { username: key("username")?, password: key("password")? };
         let ca = authorities(server, &self.caches.secrets, suite)?;
         Ok(self.pools.get(server, &login, ca.as_deref()))
     }

@@ -35,12 +35,16 @@ pub struct Database {
 /// What the pools of one database do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Clients with a server connection.
+    pub clients_active: i64,
     /// Clients that wait for a server connection.
     pub clients_waiting: i64,
     /// How long the one that has waited longest waits, in microseconds.
     pub longest_wait: i64,
     /// Server connections with a client.
     pub servers_active: i64,
+    /// Server connections without.
+    pub servers_idle: i64,
     /// Server connections in all.
     pub servers: i64,
     /// Client connections.
@@ -62,6 +66,22 @@ pub struct Load {
     pub servers_idle: i64,
     /// How long the client that has waited longest waits, in microseconds.
     pub longest_wait: i64,
+}
+
+impl Load {
+    /// What these databases do together.
+    #[must_use]
+    pub fn of<'a>(usages: impl IntoIterator<Item = &'a Usage>) -> Load {
+        let mut load = Load::default();
+        for usage in usages {
+            load.clients_active += usage.clients_active;
+            load.clients_waiting += usage.clients_waiting;
+            load.servers_active += usage.servers_active;
+            load.servers_idle += usage.servers_idle;
+            load.longest_wait = load.longest_wait.max(usage.longest_wait);
+        }
+        load
+    }
 }
 
 /// A client's connection.
@@ -135,22 +155,6 @@ impl Console {
         Ok(databases.collect())
     }
 
-    /// What all pools together do.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn load(&self) -> Result<Load> {
-        let mut load = Load::default();
-        for row in self.rows("SHOW POOLS").await?.iter().filter(|row| row.get("database") != Some("pgbouncer")) {
-            load.clients_active += number(row, "cl_active");
-            load.clients_waiting += number(row, "cl_waiting");
-            load.servers_active += number(row, "sv_active");
-            load.servers_idle += number(row, "sv_idle") + number(row, "sv_used");
-            load.longest_wait = load.longest_wait.max(number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us"));
-        }
-        Ok(load)
-    }
-
     /// What the pools of each database do, the console aside.
     ///
     /// # Errors
@@ -166,7 +170,9 @@ impl Console {
         }
         for row in &self.rows("SHOW POOLS").await? {
             let usage = usages.entry(name(row, "database")).or_default();
+            usage.clients_active += number(row, "cl_active");
             usage.clients_waiting += number(row, "cl_waiting");
+            usage.servers_idle += number(row, "sv_idle") + number(row, "sv_used");
             usage.servers_active += number(row, "sv_active");
             let wait = number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us");
             usage.longest_wait = usage.longest_wait.max(wait);

@@ -164,7 +164,7 @@ pub fn unused(login: &str, known: bool, version: i64, processes: &[ProcessStatus
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, PoolState, RefusedRoute};
+    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, RefusedRoute};
 
     fn process(pod: &str, proved_version: i64) -> ProcessStatus {
         ProcessStatus { pod: pod.into(), uid: format!("uid-{pod}"), proved_version, ..ProcessStatus::default() }
@@ -229,12 +229,7 @@ mod tests {
         let spec = ConnectionPoolSpec {
             database_ref: LocalRef { name: "a".into() },
             pg_bouncer_ref: fleet("global"),
-            pool_mode: None,
-            pool_size: None,
-            max_client_connections: None,
-            query_timeout_seconds: None,
-            idle_transaction_timeout_seconds: None,
-            state: PoolState::Active,
+            ..ConnectionPoolSpec::default()
         };
         let mut object = ConnectionPool::new("a", spec);
         let status = ConnectionPoolStatus { route: Some(Route::default()), ..ConnectionPoolStatus::default() };

@@ -30,6 +30,12 @@ pub mod finalizers {
 /// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
 pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
 
+/// The logins of a database on its server, which take turns: each is in use until credentials are replaced.
+#[must_use]
+pub fn logins(database: &str) -> [String; 2] {
+    ["a", "b"].map(|generation| format!("{database}_{generation}"))
+}
+
 /// How many Secrets the verifiers are spread over; a Secret holds at most 1 MiB, which are some 7,000 verifiers.
 const VERIFIER_SECRETS: u32 = 8;
 

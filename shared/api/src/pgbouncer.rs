@@ -231,7 +231,7 @@ pub struct RefusedRoute {
 }
 
 /// One customer's place in a fleet. Made by the Customer's controller.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "internal.example.com",
     version = "v1",

@@ -13,7 +13,7 @@ pub struct LocalRef {
 }
 
 /// An object in a namespace that is named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespacedRef {
     /// Namespace of the object.

@@ -92,17 +92,16 @@ impl Databases {
 
         let kept = present.as_deref().and_then(|binding| secret::credentials(binding, version_of(&status)));
         let lost = kept.is_none() && status.binding.is_some();
-        let credentials = kept.map_or_else(Credentials::generate, Ok)?;
         let frozen = level == Level::Exceeded;
         let rotation = Rotation { context, database, server: &server, pool: &pool, frozen };
         let mut wait = rotation.former(&mut status, &names, &mut other).await?;
 
         // The Secret first: should the process die now, somebody knows the password that the role gets later. One that is
         // lost is not replaced by another for the same login: its clients go on while they change over.
-        let (mut binding, mut steps) = match &present {
-            Some(present) if lost => (present.clone(), Vec::new()),
-            _ if lost => (Arc::default(), Vec::new()),
-            _ => rotation.settle(&names, other, &credentials).await?,
+        let (mut binding, mut steps) = if lost {
+            (present.clone().unwrap_or_default(), Vec::new())
+        } else {
+            rotation.settle(&names, other, &kept.map_or_else(Credentials::generate, Ok)?).await?
         };
         // That a login which nobody uses is closed is no repair.
         steps.retain(|step| !matches!(step, Step::NoLogin { role } if *role == names.other));

@@ -30,11 +30,12 @@ impl Names {
 
     /// The names that go with a database's.
     pub fn of(database: &str) -> Self {
+        let [login, other] = ahoi_api::logins(database);
         Names {
             database: database.to_owned(),
             owner: format!("{database}_owner"),
-            login: format!("{database}_a"),
-            other: format!("{database}_b"),
+            login,
+            other,
             frozen: format!("{database}_frozen"),
         }
     }

@@ -18,7 +18,7 @@ use super::step::Step;
 use crate::context::Context;
 use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{Failure, ServerPool};
+use crate::server::{Failure, Login, ServerPool};
 use crate::verifiers;
 
 /// Sessions of a login, wherever on the server.
@@ -116,7 +116,8 @@ impl Rotation<'_> {
 
     /// Nobody is given credentials that do not work.
     async fn try_out(&self, names: &Names, credentials: &Credentials) -> Result<(), Error> {
-        let tried = self.pool.log_in(&names.database, &names.login, &credentials.password).await;
+        let login = Login { username: names.login.clone(), password: credentials.password.clone() };
+        let tried = self.pool.log_in(&names.database, &login).await;
         tried.map_err(|failure| match failure {
             Failure::LoginRefused(why) => Error::structural(
                 "NewLoginRefused",

@@ -22,7 +22,7 @@ use rand::Rng;
 use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
-pub use self::pool::{AdminLogin, Failure, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
+pub use self::pool::{Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
 use self::sweep::{Orphan, Wanted};
 pub use self::tls::{CA, authorities};
 use crate::context::{Context, is_usable};

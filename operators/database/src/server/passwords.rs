@@ -7,7 +7,7 @@ use ahoi_api::Database;
 use kube::ResourceExt;
 use tracing::info;
 
-use super::pool::{AdminLogin, ServerPool};
+use super::pool::{Login, ServerPool};
 use super::sweep;
 use crate::context::Context;
 use crate::secret;
@@ -34,11 +34,10 @@ pub async fn find_wrong(context: &Context, pool: &ServerPool, placed: &[Arc<Data
 }
 
 /// What has been given to the customer: without that nothing is known to be right.
-fn known(context: &Context, database: &Database) -> Option<(String, AdminLogin)> {
+fn known(context: &Context, database: &Database) -> Option<(String, Login)> {
     let name = database.status.as_ref()?.database_name.clone()?;
     let binding = secret::name_of(&database.name_any());
     let binding = context.caches.bindings.cache().get_in(&database.namespace()?, &binding)?;
-    let login =
-        AdminLogin { username: secret::text(&binding, "username")?, password: secret::text(&binding, "password")? };
+    let login = Login { username: secret::text(&binding, "username")?, password: secret::text(&binding, "password")? };
     Some((name, login))
 }

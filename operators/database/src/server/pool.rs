@@ -38,7 +38,7 @@ const SELF_GRANT: &str = "SELECT set_config('createrole_self_grant', 'set, inher
 
 /// A role and its password, such as those that the controller is on a server.
 #[derive(Clone, Hash)]
-pub struct AdminLogin {
+pub struct Login {
     /// The role.
     pub username: String,
     /// Its password.
@@ -51,7 +51,7 @@ pub struct Pools(Mutex<HashMap<String, Arc<ServerPool>>>);
 
 impl Pools {
     /// The pool for the server as it is described now.
-    pub fn get(&self, server: &DatabaseServer, login: &AdminLogin, ca: Option<&str>) -> Arc<ServerPool> {
+    pub fn get(&self, server: &DatabaseServer, login: &Login, ca: Option<&str>) -> Arc<ServerPool> {
         let name = server.name_any();
         let fingerprint = fingerprint(server, login, ca);
         let mut pools = self.0.lock();
@@ -73,7 +73,7 @@ impl Pools {
 }
 
 /// In memory only, where a password may be part of it.
-fn fingerprint(server: &DatabaseServer, login: &AdminLogin, ca: Option<&str>) -> u64 {
+fn fingerprint(server: &DatabaseServer, login: &Login, ca: Option<&str>) -> u64 {
     let (spec, mut hasher) = (&server.spec, DefaultHasher::new());
     let tls = spec.tls.mode as u8;
     (server.uid(), &spec.host, spec.port, &spec.admin_database, tls, ca, login).hash(&mut hasher);
@@ -148,8 +148,13 @@ pub fn unreachable(server: &str) -> Error {
     Error::waiting(SERVER_UNREACHABLE, format!("DatabaseServer {server} cannot be reached"))
 }
 
+/// A connection of its own; none when there is no answer in time.
+async fn connect(options: &PgConnectOptions) -> Option<Result<PgConnection, sqlx::Error>> {
+    tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await.ok()
+}
+
 impl ServerPool {
-    fn new(server: &DatabaseServer, login: &AdminLogin, ca: Option<&str>, fingerprint: u64) -> Self {
+    fn new(server: &DatabaseServer, login: &Login, ca: Option<&str>, fingerprint: u64) -> Self {
         let spec = &server.spec;
         let options = PgConnectOptions::new_without_pgpass()
             .host(&spec.host)
@@ -220,10 +225,8 @@ impl ServerPool {
     }
 
     /// Whether a login gets in with its password; none where something else is in the way.
-    pub async fn lets_in(&self, database: &str, login: &AdminLogin) -> Option<bool> {
-        let options = self.options.clone().username(&login.username).password(&login.password).database(database);
-        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await.ok()?;
-        match attempt {
+    pub async fn lets_in(&self, database: &str, login: &Login) -> Option<bool> {
+        match connect(&self.options_of(database, login)).await? {
             Ok(connection) => {
                 let _ = connection.close().await;
                 Some(true)
@@ -235,11 +238,8 @@ impl ServerPool {
 
     /// A connection of its own to a customer's database.
     pub async fn inside(&self, database: &str) -> Result<PgConnection, Failure> {
-        let options = self.options.clone().database(database);
-        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-            Ok(outcome) => self.judge(outcome),
-            Err(_) => Err(Failure::Unreachable),
-        }
+        let outcome = connect(&self.options.clone().database(database)).await;
+        outcome.map_or(Err(Failure::Unreachable), |outcome| self.judge(outcome))
     }
 
     /// Asks the server itself, by a connection of its own: one of the pool's would be waited for while the server is away.
@@ -265,17 +265,16 @@ impl ServerPool {
     }
 
     /// Logs in to a database as somebody else, for an answer, and leaves.
-    pub async fn log_in(&self, database: &str, login: &str, password: &str) -> Result<(), Failure> {
-        let options = self.options.clone().database(database).username(login).password(password);
-        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-            Ok(Ok(mut connection)) => {
-                let answered = connection.execute("SELECT 1").await;
-                let _ = connection.close().await;
-                self.judge(answered.map(|_| ()))
-            }
-            Ok(Err(error)) => self.judge(Err(error)),
-            Err(_) => Err(Failure::Unreachable),
-        }
+    pub async fn log_in(&self, database: &str, login: &Login) -> Result<(), Failure> {
+        let outcome = connect(&self.options_of(database, login)).await.ok_or(Failure::Unreachable)?;
+        let mut connection = self.judge(outcome)?;
+        let answered = connection.execute("SELECT 1").await;
+        let _ = connection.close().await;
+        self.judge(answered.map(|_| ()))
+    }
+
+    fn options_of(&self, database: &str, login: &Login) -> PgConnectOptions {
+        self.options.clone().database(database).username(&login.username).password(&login.password)
     }
 
     fn judge<T>(&self, outcome: Result<T, sqlx::Error>) -> Result<T, Failure> {

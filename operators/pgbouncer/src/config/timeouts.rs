@@ -5,10 +5,7 @@
 
 use std::fmt::Write;
 
-use ahoi_api::Route;
-
-/// The logins of a database: its name with one of these. The second is there while credentials are rotated.
-const GENERATIONS: [&str; 2] = ["_a", "_b"];
+use ahoi_api::{Route, logins};
 
 /// The section of the logins. One that is no longer in it is as the fleet says from the next reload on.
 pub(super) fn render(routes: &[&Route]) -> String {
@@ -28,7 +25,7 @@ fn entries(route: &Route) -> Vec<String> {
     if settings.is_empty() {
         return Vec::new();
     }
-    GENERATIONS.iter().map(|generation| format!("{}{generation} ={settings}\n", route.database)).collect()
+    logins(&route.database).map(|login| format!("{login} ={settings}\n")).into()
 }
 
 #[cfg(test)]

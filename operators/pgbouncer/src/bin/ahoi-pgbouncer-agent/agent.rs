@@ -13,7 +13,7 @@ use ahoi_api::{
 };
 use ahoi_pgbouncer::certificates::{Material, Tls};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
-use ahoi_pgbouncer::console::{Console, Database};
+use ahoi_pgbouncer::console::{Console, Database, Load};
 use ahoi_pgbouncer::hold;
 use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
 use ahoi_pgbouncer::report::{refuse, retire};
@@ -304,7 +304,6 @@ impl Agent {
         settings.port = self.options.port;
         settings.verifiers = self.known.verifiers.clone();
         settings.tls = self.secured(&fleet)?;
-        let tls = settings.tls.clone();
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, self.options.shard, &plan.routes, &self.pools.all());
@@ -312,8 +311,8 @@ impl Agent {
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
-        self.load(&files, edited, &tls).await?;
-        self.tls = Some(tls);
+        self.load(&files, edited, &settings.tls).await?;
+        self.tls = Some(settings.tls);
         let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
         self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.passwords)).await;
         let busy = self.set_states(&plan, pools).await?;
@@ -415,8 +414,9 @@ impl Agent {
             self.databases = console.databases().await?;
         }
         if self.measured.is_none_or(|measured| measured.elapsed() >= REGULARLY) {
-            self.metrics.observe(&console.load().await?, console.transactions().await?);
-            self.top.observe(&plan.routes, &console.usage().await?);
+            let usages = console.usage().await?;
+            self.metrics.observe(&Load::of(usages.values()), console.transactions().await?);
+            self.top.observe(&plan.routes, &usages);
             self.measured = Some(Instant::now());
         }
         self.console = Some(console);

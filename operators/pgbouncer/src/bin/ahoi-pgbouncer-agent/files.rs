@@ -8,7 +8,8 @@ use std::path::Path;
 use ahoi_pgbouncer::config::Files;
 use anyhow::{Context, Result};
 
-/// Writes the files that are not so already, the one that includes the others last; the answer is which. pgbouncer reads none of them before it is told to.
+/// Writes the files that are not so already, the one that includes the others last; the answer is which. pgbouncer reads
+/// none of them before it is told to.
 ///
 /// A file that is cut short is still a valid one to pgbouncer, with fewer routes in it; hence the detour over another
 /// name, and the syncing before and after the renaming.

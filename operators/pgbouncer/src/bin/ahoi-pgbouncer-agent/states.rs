@@ -27,7 +27,8 @@ enum Order {
 /// Routes on their way out, and since when.
 pub type Draining = BTreeMap<String, Instant>;
 
-/// Makes the states so; clients of the databases in `held` wait in any case. The answer is which routes on their way out still have transactions.
+/// Makes the states so; clients of the databases in `held` wait in any case. The answer is which routes on their way out
+/// still have transactions.
 pub async fn apply(
     console: &Console,
     routes: &BTreeMap<String, Route>,

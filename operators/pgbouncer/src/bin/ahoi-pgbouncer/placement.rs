@@ -109,7 +109,7 @@ fn full(fleet: &PgBouncer) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, PoolState, Route};
+    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, Route};
     use proptest::prelude::*;
 
     fn fleet(shards: i32, max_routes_per_shard: i32) -> PgBouncer {
@@ -127,12 +127,7 @@ mod tests {
         let spec = ConnectionPoolSpec {
             database_ref: LocalRef { name: "a".into() },
             pg_bouncer_ref: reference("global"),
-            pool_mode: None,
-            pool_size: None,
-            max_client_connections: None,
-            query_timeout_seconds: None,
-            idle_transaction_timeout_seconds: None,
-            state: PoolState::Active,
+            ..ConnectionPoolSpec::default()
         };
         let mut pool = ConnectionPool::new(name, spec);
         pool.metadata.uid = Some(name.into());

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ahoi_api::{
     ConnectionPool, ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec, Place,
-    PoolState,
 };
 use ahoi_reconcile::testing::{ApiServer, cache};
 use ahoi_reconcile::{Cache, Owned, Reconciler};
@@ -73,12 +72,7 @@ fn pool(shard: i32) -> ConnectionPool {
     let spec = ConnectionPoolSpec {
         database_ref: LocalRef { name: "a".into() },
         pg_bouncer_ref: fleet.clone(),
-        pool_mode: None,
-        pool_size: None,
-        max_client_connections: None,
-        query_timeout_seconds: None,
-        idle_transaction_timeout_seconds: None,
-        state: PoolState::Active,
+        ..ConnectionPoolSpec::default()
     };
     let mut pool = ConnectionPool::new("a", spec);
     pool.metadata.namespace = Some("customer-a".into());

@@ -79,9 +79,9 @@ impl PoolController {
         let announced = route.retiring == retiring;
         route.retiring.clone_from(&retiring);
         let known = status.unused_login == retiring;
-        let processes = resolved.fleet.status.iter().flat_map(|status| status.processes.clone()).collect::<Vec<_>>();
+        let processes = resolved.fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
         let serving = self.shared.serving(&resolved.fleet, place.shard);
-        let is_unused = |login: &String| announced && unused(login, known, version(pool), &processes, &serving);
+        let is_unused = |login: &String| announced && unused(login, known, version(pool), processes, &serving);
         status.unused_login = retiring.filter(is_unused);
     }
 

@@ -31,12 +31,7 @@ fn pool() -> ConnectionPool {
     let spec = ConnectionPoolSpec {
         database_ref: LocalRef { name: "a".into() },
         pg_bouncer_ref: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() },
-        pool_mode: None,
-        pool_size: None,
-        max_client_connections: None,
-        query_timeout_seconds: None,
-        idle_transaction_timeout_seconds: None,
-        state: PoolState::Active,
+        ..ConnectionPoolSpec::default()
     };
     let mut pool = named(ConnectionPool::new("a", spec), Some(NAMESPACE), "a");
     pool.metadata.resource_version = Some("100".into());
