@@ -1,16 +1,15 @@
 //! What wakes an object, and the queue that turns many wakings into one pass.
 
-use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
-use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::ObjectRef;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::cache::{Cache, Key};
@@ -18,12 +17,10 @@ use crate::error::{Class, Error};
 use crate::owned::{Owned, Ownership};
 use crate::pass::{Full, Pass, Plain};
 use crate::platform::Platform;
-use crate::queue::{Queue, Stub};
+use crate::queue::Queue;
 use crate::reconciler::{Conditioned, Object, PlainReconciler, Reconciler};
 use crate::requeue;
 
-/// Long enough to make one pass of the events of a fan-out, too short for anybody to notice.
-const DEBOUNCE: Duration = Duration::from_millis(50);
 /// The bound of a pass. A pass that hangs would keep its object, and a slot, for ever.
 const PASS_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -60,8 +57,7 @@ impl Runnable {
 pub struct Controller<K: Object> {
     platform: Platform,
     cache: Cache<K>,
-    queue: Arc<Queue<K>>,
-    woken: mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>,
+    queue: Arc<Queue>,
     concurrency: u16,
     timeout: Duration,
 }
@@ -70,19 +66,11 @@ impl<K: Object> Controller<K> {
     /// A controller for the objects in `cache`. It is woken by changes of spec, labels, annotations, finalizers and
     /// deletion, and not by status.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
-        let (queue, woken) = Queue::new(platform.shards());
-        let queue = Arc::new(queue);
+        let queue = Arc::new(Queue::new(platform.shards()));
         let listener = queue.clone();
         cache.listen(move |change| listener.primary(change));
         let concurrency = platform.concurrency();
-        Controller {
-            platform: platform.clone(),
-            cache: cache.clone(),
-            queue,
-            woken,
-            concurrency,
-            timeout: PASS_TIMEOUT,
-        }
+        Controller { platform: platform.clone(), cache: cache.clone(), queue, concurrency, timeout: PASS_TIMEOUT }
     }
 
     /// Wakes the owner of a child that has changed, by others' hands: the pass that wrote a child has seen the answer.
@@ -115,12 +103,11 @@ impl<K: Object> Controller<K> {
 
     /// A handle that wakes objects by name: for news that no watch brings, such as what a sweep has found.
     pub fn waker(&self) -> Waker<K> {
-        Waker { queue: self.queue.clone() }
+        Waker { queue: self.queue.clone(), kind: PhantomData }
     }
 
     /// How many objects are looked at at once, instead of the process's `--concurrency`.
     pub fn concurrency(mut self, concurrency: u16) -> Self {
-        // 0 would mean "no bound" to kube.
         self.concurrency = concurrency.max(1);
         self
     }
@@ -152,33 +139,32 @@ impl<K: Object> Controller<K> {
     }
 
     fn drive<P: Pass<K>>(self, pass: P) -> Runnable {
-        let Controller { platform, cache, queue, woken, concurrency, timeout } = self;
-        let worker = Arc::new(Worker { platform: platform.clone(), cache: cache.clone(), queue, timeout, pass });
+        let Controller { platform, cache, queue, concurrency, timeout } = self;
+        let worker = Arc::new(Worker { platform, cache, queue, timeout, pass });
         let future = async move {
+            let Worker { platform, cache, queue, .. } = &*worker;
             platform.synced().await;
-            let queue = worker.queue.clone();
             let (gaining, objects) = (queue.clone(), cache.clone());
             platform.shards().on_gain(move |shard| gaining.gained(shard, &objects));
-            let (names, woken) = (queue.start(&cache), tokio_stream(woken));
-            let config = controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency);
-            let reconcile = |stub: Arc<Stub<K>>, worker: Arc<Worker<K, P>>| async move {
-                let again = worker.work(&Key::of(&*stub)).await;
-                Ok::<_, Infallible>(again.map_or_else(Action::await_change, Action::requeue))
-            };
-            controller::Controller::for_stream(stream::pending(), names)
-                .reconcile_on(woken)
-                .with_config(config)
-                .graceful_shutdown_on(platform.shutdown().clone().cancelled_owned())
-                .run(reconcile, |_, never, _| match *never {}, worker)
-                .for_each(|outcome| {
-                    // Woken, and not there when its turn came.
-                    if let Err(controller::Error::ObjectNotFound(object)) = outcome {
-                        debug!(%object, "nothing to look at");
-                        queue.missed(&Key::new(object.namespace.as_deref(), &object.name), &cache);
+            queue.start(cache);
+            let mut passes = JoinSet::new();
+            loop {
+                tokio::select! {
+                    () = platform.shutdown().cancelled() => break,
+                    Some(pass) = passes.join_next() => done(queue, pass),
+                    key = queue.next(), if passes.len() < usize::from(concurrency) => {
+                        let worker = worker.clone();
+                        passes.spawn(async move {
+                            let again = worker.work(&key).await;
+                            (key, again)
+                        });
                     }
-                    std::future::ready(())
-                })
-                .await;
+                }
+            }
+            // Those that run are finished.
+            while let Some(pass) = passes.join_next().await {
+                done(queue, pass);
+            }
         };
         let name = format!("the controller {}", P::NAME);
         Runnable { name, future: future.boxed(), patience: STOP_TIMEOUT, divisible: true }
@@ -187,7 +173,8 @@ impl<K: Object> Controller<K> {
 
 /// Wakes a controller's objects, see [`Controller::waker`].
 pub struct Waker<K: Object> {
-    queue: Arc<Queue<K>>,
+    queue: Arc<Queue>,
+    kind: PhantomData<fn(K)>,
 }
 
 impl<K: Object> Waker<K> {
@@ -197,8 +184,16 @@ impl<K: Object> Waker<K> {
     }
 }
 
-fn tokio_stream<T>(mut receiver: mpsc::UnboundedReceiver<T>) -> impl futures::Stream<Item = T> {
-    stream::poll_fn(move |context| receiver.poll_recv(context))
+fn done(queue: &Queue, pass: Result<(Key, Option<Duration>), JoinError>) {
+    match pass {
+        Ok((key, again)) => queue.done(key, again),
+        // The reconcilers' panics are caught; this one is of what is around them, and nothing to go on with.
+        Err(error) => {
+            if let Ok(panic) = error.try_into_panic() {
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
 }
 
 /// The object of kind `K` that a child says it belongs to.
@@ -212,8 +207,8 @@ fn owner_of<K: Object, C: Object>(ownership: &Ownership, child: &C) -> Option<Ke
         }
         Ownership::Label { key } => meta.labels.as_ref()?.get(key)?,
     };
-    // A cluster-scoped owner has no namespace, whatever its child's is. To kube's scheduler "a" and "a in b" are two
-    // objects, and it would run two passes over one Customer at once.
+    // A cluster-scoped owner has no namespace, whatever its child's is. To the queue "a" and "a in b" are two
+    // objects, and there would be two passes over one Customer at once.
     let namespace = meta.namespace.as_deref().filter(|_| !K::cluster_scoped());
     Some(Key::new(namespace, name))
 }
@@ -222,7 +217,7 @@ fn owner_of<K: Object, C: Object>(ownership: &Ownership, child: &C) -> Option<Ke
 struct Worker<K: Object, P> {
     platform: Platform,
     cache: Cache<K>,
-    queue: Arc<Queue<K>>,
+    queue: Arc<Queue>,
     timeout: Duration,
     pass: P,
 }
@@ -230,7 +225,6 @@ struct Worker<K: Object, P> {
 impl<K: Object, P: Pass<K>> Worker<K, P> {
     /// `None`: it is another replica's. It is looked at again when it has become ours.
     async fn work(&self, key: &Key) -> Option<Duration> {
-        self.queue.taken(key);
         let _permit = self.queue.enter(key)?;
         // Deleted by ourselves; the watch does not know yet.
         let Some(object) = self.cache.lookup(key) else { return Some(requeue::resync()) };

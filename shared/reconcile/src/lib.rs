@@ -139,6 +139,7 @@ mod run;
 mod shards;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
+mod workqueue;
 
 pub use cache::Cache;
 pub use conditions::{Verdict, is_ready, not_ready_message};

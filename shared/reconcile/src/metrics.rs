@@ -51,7 +51,11 @@ impl Metrics {
         registry.register("reconcile_errors", "Failed passes by class of error", metrics.errors.clone());
         registry.register("reconcile_duration_seconds", "Duration of passes", metrics.duration.clone());
         registry.register("reconciles_in_flight", "Passes that run now", metrics.in_flight.clone());
-        registry.register("queue_depth", "Objects woken and not yet looked at", metrics.queued.clone());
+        registry.register(
+            "queue_depth",
+            "Objects that are due to be looked at and wait for a slot",
+            metrics.queued.clone(),
+        );
         registry.register("leader", "1 while this process holds the lease, or a shard", metrics.leader.clone());
         registry.register("shards_held", "Shards of the work that this process has", metrics.shards_held.clone());
         registry.register(

@@ -27,7 +27,7 @@ pub(crate) trait Pass<K>: Send + Sync + 'static {
 pub(crate) struct Full<R: Reconciler> {
     pub(crate) platform: Platform,
     pub(crate) cache: Cache<R::Kind>,
-    pub(crate) queue: Arc<Queue<R::Kind>>,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) objects: Objects<R::Kind>,
     pub(crate) reconciler: R,
 }

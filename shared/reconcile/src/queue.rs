@@ -1,55 +1,47 @@
-//! Who is waiting for a pass.
+//! What wakes a controller's objects, and which of it is news.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kube::Resource;
-use kube::api::PartialObjectMeta;
-use kube::core::PartialObjectMetaExt;
-use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::cache::{Cache, Change, Key};
 use crate::desired::{APPLIED_HASH, APPLIED_KEYS};
 use crate::reconciler::Object;
 use crate::requeue::Failures;
 use crate::shards::{Permit, Shards, shard_of};
+use crate::workqueue::{Turn, Workqueue};
 
-/// kube's Controller looks its objects up in a Store of its own. Ours come from the [`Cache`], which knows our own
-/// writes, so that Store gets nothing but names.
-pub(crate) type Stub<K> = PartialObjectMeta<K>;
-
-/// Who has been woken and not looked at yet.
-///
-/// kube's scheduler starts its debounce anew with each event, so that an object that is woken often enough
-/// is never looked at. Passing on only the first waking makes it "at most 50 ms after the first".
-pub(crate) struct Queue<K: Object> {
-    wakings: mpsc::UnboundedSender<ObjectRef<Stub<K>>>,
-    waiting: Mutex<HashSet<Key>>,
-    /// Of each object, a hash of what may wake it.
+/// The objects of a controller that are to be looked at.
+pub(crate) struct Queue {
+    waiting: Mutex<Workqueue>,
+    woken: Notify,
+    /// Before the start nobody is woken: everybody will be.
+    started: AtomicBool,
+    /// Of each object that there is, a hash of what may wake it.
     seen: Mutex<HashMap<Key, u64>>,
-    names: Mutex<reflector::store::Writer<Stub<K>>>,
     pub(crate) failures: Failures,
     shards: Shards,
 }
 
-impl<K: Object> Queue<K> {
-    /// The queue, and the end of it that kube's scheduler takes from.
-    pub(crate) fn new(shards: &Shards) -> (Self, mpsc::UnboundedReceiver<ObjectRef<Stub<K>>>) {
-        let (wakings, woken) = mpsc::unbounded_channel();
-        let queue = Queue {
-            wakings,
+impl Queue {
+    pub(crate) fn new(shards: &Shards) -> Self {
+        Queue {
             waiting: Mutex::default(),
+            woken: Notify::new(),
+            started: AtomicBool::new(false),
             seen: Mutex::default(),
-            names: Mutex::new(reflector::store::Writer::default()),
             failures: Failures::default(),
             shards: shards.clone(),
-        };
-        (queue, woken)
+        }
     }
 
+    /// How many are due and find no slot.
     pub(crate) fn len(&self) -> usize {
         self.waiting.lock().len()
     }
@@ -65,88 +57,79 @@ impl<K: Object> Queue<K> {
     }
 
     /// A shard has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
-    pub(crate) fn gained(&self, shard: u32, cache: &Cache<K>) {
+    pub(crate) fn gained<K: Object>(&self, shard: u32, cache: &Cache<K>) {
         for object in cache.all() {
             let key = Key::of(&*object);
             if self.shard_of(&key) == shard {
                 self.failures.forget(object.meta().uid.as_deref().unwrap_or_default());
-                self.wake(key);
+                self.give(key, Turn::routine(Instant::now()));
             }
         }
     }
 
-    /// Has the object looked at, if it is ours. If it is not, it will be when it becomes ours.
+    /// Has the object looked at soon: there is news for it.
     pub(crate) fn wake(&self, key: Key) {
-        if !self.shards.has(self.shard_of(&key)) {
-            return;
-        }
-        if self.waiting.lock().insert(key.clone()) {
-            let object = ObjectRef::new(&key.name);
-            let in_namespace = !key.namespace.is_empty();
-            let object = if in_namespace { object.within(&key.namespace) } else { object };
-            // Nobody listens once the controller has stopped.
-            let _ = self.wakings.send(object);
+        self.give(key, Turn::news(Instant::now()));
+    }
+
+    /// Gives the object a turn, if it is ours. If it is not, it will have one when it becomes ours.
+    fn give(&self, key: Key, turn: Turn) {
+        if self.started.load(Ordering::SeqCst) && self.shards.has(self.shard_of(&key)) {
+            self.waiting.lock().wake(key, turn);
+            self.woken.notify_one();
         }
     }
 
-    /// Its turn has come: whatever happens from now on wakes it again.
-    pub(crate) fn taken(&self, key: &Key) {
-        self.waiting.lock().remove(key);
+    /// Whose turn it is, once it is somebody's. Whatever happens from then on gives the object another.
+    pub(crate) async fn next(&self) -> Key {
+        loop {
+            let due = {
+                let mut waiting = self.waiting.lock();
+                if let Some(key) = waiting.take(Instant::now()) {
+                    return key;
+                }
+                waiting.next_due()
+            };
+            match due {
+                Some(due) => tokio::select! { () = sleep_until(due) => {} () = self.woken.notified() => {} },
+                None => self.woken.notified().await,
+            }
+        }
     }
 
-    /// Its turn has come, and it was not there. Should it have come since, its own waking was swallowed by this one.
-    pub(crate) fn missed(&self, key: &Key, cache: &Cache<K>) {
-        self.taken(key);
-        if cache.lookup(key).is_some() {
-            self.wake(key.clone());
-        }
+    /// The pass over an object is over.
+    pub(crate) fn done(&self, key: Key, again: Option<Duration>) {
+        let known = self.seen.lock().contains_key(&key);
+        let again = again.filter(|_| known).map(|delay| Turn::routine(Instant::now() + delay));
+        self.waiting.lock().done(key, again);
     }
 
     /// A change of an object of the controller's own kind.
-    pub(crate) fn primary(&self, change: &Change<K>) {
+    pub(crate) fn primary<K: Object>(&self, change: &Change<K>) {
         let key = Key::of(&*change.object);
-        let stub = stub(&*change.object);
         if change.gone {
             self.seen.lock().remove(&key);
             self.failures.forget(change.object.meta().uid.as_deref().unwrap_or_default());
-            self.names.lock().apply_watcher_event(&Event::Delete(stub));
-        } else {
-            self.names.lock().apply_watcher_event(&Event::Apply(stub));
-            if self.is_news(&*change.object) {
-                self.wake(key);
-            }
+            self.waiting.lock().forget(&key);
+        } else if self.is_news(&*change.object) {
+            self.wake(key);
         }
     }
 
     /// Whether anything has changed but the status; remembers what it has seen.
-    pub(crate) fn is_news(&self, object: &K) -> bool {
+    pub(crate) fn is_news<K: Object>(&self, object: &K) -> bool {
         let hash = waking_hash(object);
         self.seen.lock().insert(Key::of(object), hash) != Some(hash)
     }
 
-    /// Wakes everybody, and opens the Store that kube's Controller waits for.
-    pub(crate) fn start(&self, cache: &Cache<K>) -> reflector::Store<Stub<K>> {
-        let mut names = self.names.lock();
-        names.apply_watcher_event(&Event::Init);
+    /// Has everybody looked at.
+    pub(crate) fn start<K: Object>(&self, cache: &Cache<K>) {
+        self.started.store(true, Ordering::SeqCst);
         for object in cache.all() {
-            names.apply_watcher_event(&Event::InitApply(stub(&*object)));
-            self.is_news(&object);
-            self.wake(Key::of(&*object));
+            self.is_news(&*object);
+            self.give(Key::of(&*object), Turn::routine(Instant::now()));
         }
-        names.apply_watcher_event(&Event::InitDone);
-        names.as_reader()
     }
-}
-
-fn stub<K: Resource<DynamicType = ()>>(object: &K) -> Stub<K> {
-    let meta = object.meta();
-    let names = kube::core::ObjectMeta {
-        name: meta.name.clone(),
-        namespace: meta.namespace.clone(),
-        uid: meta.uid.clone(),
-        ..Default::default()
-    };
-    names.into_response_partial()
 }
 
 /// Everything but the status, as far as it can be told without looking into the object. Our own notes do not count.

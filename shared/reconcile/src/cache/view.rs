@@ -16,7 +16,7 @@ use kube::runtime::watcher::Event;
 use crate::reconciler::Object;
 
 /// An object's place: namespace (empty for cluster-scoped kinds) and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) namespace: String,
     pub(crate) name: String,

@@ -203,6 +203,44 @@ async fn no_more_than_so_many_are_looked_at_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_starves_when_more_never_rest_than_are_looked_at_at_once() {
+    let names: Vec<String> = (0..12).map(|number| format!("ship-{number}")).collect();
+    let harbour = Harbour::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    harbour.run(harbour.controller().concurrency(4));
+    harbour.passes().await;
+    for count in 0..500 {
+        for name in &names {
+            let mut child = harbour.child(name);
+            child.data = Some(map([("sails", &count.to_string())]));
+            harbour.children.observe(Event::Apply(harbour.server.put(&child)));
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    let passes = std::mem::take(&mut *harbour.yard.passes.lock());
+    let shares: Vec<usize> = names.iter().map(|name| passes.iter().filter(|pass| *pass == name).count()).collect();
+    let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+    assert!(most - least <= 2, "passes of each: {shares:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_has_changed_overtakes_the_look_at_everything() {
+    let names: Vec<String> = (0..100).map(|number| format!("ship-{number}")).collect();
+    let harbour = Harbour::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    harbour.run(harbour.controller().concurrency(1));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = harbour.yard.passes.lock().clone();
+    let changed = names.iter().find(|name| !before.contains(name)).unwrap();
+    let mut ship = (*harbour.ships.get(changed).unwrap()).clone();
+    ship.labels_mut().insert("flag".into(), "red".into());
+    harbour.ships.observe(Event::Apply(harbour.server.put(&ship)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let since = harbour.yard.passes.lock()[before.len()..].to_vec();
+    assert!(since.contains(changed), "not among the next {}: {since:?}", since.len());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(harbour.yard.passes.lock().len(), 100, "each once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_refers_to_something_is_woken_by_it() {
     let harbour = Harbour::new(&["a", "b"]);
     let tides: Cache<ConfigMap> = testing::cache([]);
@@ -248,7 +286,7 @@ async fn nothing_runs_before_every_cache_of_the_process_is_complete() {
 async fn stopping_finishes_what_runs_and_starts_nothing() {
     let harbour = Harbour::new(&["a", "b"]);
     let running = tokio::spawn(harbour.controller().concurrency(1).run(harbour.yard.clone()).future);
-    tokio::time::sleep(Duration::from_millis(120)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(harbour.yard.at_once.load(Ordering::SeqCst), 1);
     harbour.platform.shutdown().cancel();
     running.await.unwrap();

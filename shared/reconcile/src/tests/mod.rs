@@ -14,6 +14,7 @@ mod owning;
 mod passes;
 mod pure;
 mod replicas;
+mod workqueue;
 
 /// A cluster-scoped kind with a status.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]

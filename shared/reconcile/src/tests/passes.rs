@@ -55,7 +55,7 @@ impl Deck {
     fn new(server: ApiServer, seen: impl IntoIterator<Item = Ship>) -> Self {
         let platform = server.platform();
         let cache: Cache<Ship> = testing::cache(seen);
-        let (queue, _) = Queue::new(&Shards::undivided());
+        let queue = Queue::new(&Shards::undivided());
         let objects = platform.objects();
         let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler: Script::default() };
         Deck { server, pass }

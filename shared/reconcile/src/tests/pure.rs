@@ -11,15 +11,13 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{Ship, ShipSpec, named};
-use crate::cache::{Cache, Key};
+use super::{Ship, ShipSpec};
+use crate::cache::Cache;
 use crate::conditions::{Condition, Verdict, find, keep_history, settle};
 use crate::desired::{Desired, difference, hash, same_quantity};
 use crate::error::{Class, Error};
 use crate::http::{Stage, Stages, router};
-use crate::queue::Queue;
 use crate::requeue::{Failures, after_error};
-use crate::shards::Shards;
 use crate::testing::{self, ApiServer, settled};
 use crate::{is_ready, not_ready_message};
 
@@ -154,26 +152,6 @@ fn failures_are_counted_by_uid_and_class_and_forgotten_on_success() {
     assert_eq!(failures.count("a", Class::Waiting), 0, "another kind of trouble starts afresh");
     failures.forget("b");
     assert_eq!(failures.count("b", Class::Transient), 0);
-}
-
-#[test]
-fn an_object_that_appears_while_its_turn_is_missed_is_woken_again() {
-    let cache: Cache<ConfigMap> = testing::cache([]);
-    let (queue, mut woken) = Queue::new(&Shards::undivided());
-    let mut object = named(ConfigMap::default(), "port", "a");
-    object.metadata.resource_version = Some("1".into());
-    let key = Key::of(&object);
-    queue.wake(key.clone());
-    assert!(woken.try_recv().is_ok());
-    // Its own waking comes while the first one still counts.
-    cache.observe(Event::Apply(object));
-    queue.wake(key.clone());
-    assert!(woken.try_recv().is_err());
-    queue.missed(&key, &cache);
-    assert!(woken.try_recv().is_ok());
-    // What is still not there is left alone.
-    queue.missed(&Key::new(Some("port"), "b"), &cache);
-    assert!(woken.try_recv().is_err());
 }
 
 #[test]

@@ -1,0 +1,40 @@
+//! What somebody alters by hand on a server, and that it is put right.
+
+use std::time::Duration;
+
+use ahoi_e2e::Cluster;
+use ahoi_e2e::postgres::Login;
+use anyhow::{Context as _, Result, ensure};
+
+/// Alters a customer's database in every way, and waits until the next sweeps have put it right. The login is a member of
+/// its owner by `grantor`, where that is not the administrator.
+pub async fn is_repaired(cluster: &Cluster, login: &Login, grantor: Option<&str>, seconds: u64) -> Result<()> {
+    let (database, role) = (login.get("database").to_owned(), login.get("username").to_owned());
+    let granted_by = grantor.map(|grantor| format!(" GRANTED BY {grantor}")).unwrap_or_default();
+    let admin = cluster.admin("postgres").await?;
+    for statement in [
+        format!("ALTER ROLE {role} PASSWORD 'by hand'"),
+        format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
+        format!("ALTER DATABASE {database} CONNECTION LIMIT -1"),
+        format!("REVOKE {database}_owner FROM {role}{granted_by}"),
+        format!("ALTER ROLE {role} CREATEDB"),
+    ] {
+        admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
+    }
+    ensure!(login.connect().await.is_err(), "the password was not altered: the test proves nothing");
+    let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
+         AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
+         FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";
+    let owner = format!("{database}_owner");
+    let until = async {
+        loop {
+            let row = admin.query_one(repaired, &[&database, &owner, &role]).await?;
+            if row.get::<_, bool>(0) && login.connect().await.is_ok() {
+                return anyhow::Ok(());
+            }
+            // PostgreSQL has no watch; the time-out around this bounds it.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(seconds), until).await.context("not repaired within two sweeps")?
+}

@@ -1,0 +1,125 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use crate::cache::Key;
+use crate::workqueue::{Turn, Workqueue};
+
+fn key(number: usize) -> Key {
+    Key::new(Some("port"), &format!("ship-{number}"))
+}
+
+#[test]
+fn an_object_has_one_turn_however_often_it_is_woken() {
+    let (mut queue, start) = (Workqueue::default(), Instant::now());
+    for millis in 0..40 {
+        queue.wake(key(1), Turn::news(start + Duration::from_millis(millis)));
+    }
+    queue.wake(key(1), Turn::routine(start + Duration::from_secs(60)));
+    assert_eq!(queue.take(start + Duration::from_millis(49)), None);
+    assert_eq!(queue.next_due(), Some(start + Duration::from_millis(50)), "counted from the first waking");
+    assert_eq!(queue.take(start + Duration::from_millis(50)), Some(key(1)));
+    assert_eq!(queue.next_due(), None);
+}
+
+#[test]
+fn what_wakes_an_object_during_its_pass_gives_it_another() {
+    let (mut queue, start) = (Workqueue::default(), Instant::now());
+    let later = start + Duration::from_secs(1);
+    queue.wake(key(1), Turn::routine(start));
+    assert_eq!(queue.take(start), Some(key(1)));
+    queue.wake(key(1), Turn::news(start));
+    assert_eq!(queue.take(later), None, "it is being looked at");
+    queue.done(key(1), Some(Turn::routine(start + Duration::from_secs(3600))));
+    assert_eq!(queue.take(later), Some(key(1)));
+    queue.done(key(1), None);
+    assert_eq!(queue.next_due(), None);
+}
+
+#[test]
+fn news_overtakes_routine_for_a_while() {
+    let (mut queue, start) = (Workqueue::default(), Instant::now());
+    queue.wake(key(1), Turn::routine(start));
+    queue.wake(key(2), Turn::news(start + Duration::from_secs(9)));
+    queue.wake(key(3), Turn::news(start + Duration::from_secs(11)));
+    let now = start + Duration::from_secs(12);
+    assert_eq!([(); 4].map(|()| queue.take(now)), [Some(key(2)), Some(key(1)), Some(key(3)), None]);
+}
+
+#[test]
+fn what_is_gone_has_no_turn() {
+    let (mut queue, start) = (Workqueue::default(), Instant::now());
+    queue.wake(key(1), Turn::routine(start));
+    queue.forget(&key(1));
+    assert_eq!((queue.take(start), queue.next_due()), (None, None));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    News(usize),
+    Routine(usize, u64),
+    Take,
+    Done(usize, Option<u64>),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (object, millis) = (0..6_usize, 0..20_000_u64);
+    prop_oneof![
+        object.clone().prop_map(Step::News),
+        (object.clone(), millis.clone()).prop_map(|(object, delay)| Step::Routine(object, delay)),
+        Just(Step::Take),
+        (object, prop::option::of(millis.clone())).prop_map(|(object, delay)| Step::Done(object, delay)),
+        millis.prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Against a model that is nothing but the definition: for each object its earliest due and rank, and whether it runs.
+    #[test]
+    fn the_one_that_has_waited_longest_is_next(steps in prop::collection::vec(step(), 0..200)) {
+        let (mut queue, start) = (Workqueue::default(), Instant::now());
+        let mut now = 0;
+        let mut model: HashMap<usize, (u64, u64)> = HashMap::new();
+        let mut running = Vec::new();
+        let at = |millis| start + Duration::from_millis(millis);
+        let earlier = |model: &mut HashMap<usize, (u64, u64)>, object, due: u64, rank: u64| {
+            let turn = model.entry(object).or_insert((due, rank));
+            *turn = (turn.0.min(due), turn.1.min(rank));
+        };
+        for step in steps {
+            match step {
+                Step::News(object) => {
+                    queue.wake(key(object), Turn::news(at(now)));
+                    earlier(&mut model, object, now + 50, now + 50);
+                }
+                Step::Routine(object, delay) => {
+                    queue.wake(key(object), Turn::routine(at(now + delay)));
+                    earlier(&mut model, object, now + delay, now + delay + 10_000);
+                }
+                Step::Take => {
+                    let due = |object: &usize, turn: &(u64, u64)| turn.0 <= now && !running.contains(object);
+                    let next = model.iter().filter(|(object, turn)| due(object, turn)).map(|(object, turn)| (turn.1, *object));
+                    let next = next.min().map(|(_, object)| object);
+                    prop_assert_eq!(queue.take(at(now)), next.map(key));
+                    if let Some(object) = next {
+                        model.remove(&object);
+                        running.push(object);
+                    }
+                }
+                Step::Done(object, again) => {
+                    if let Some(place) = running.iter().position(|other| *other == object) {
+                        running.remove(place);
+                        queue.done(key(object), again.map(|delay| Turn::routine(at(now + delay))));
+                        if let Some(delay) = again {
+                            earlier(&mut model, object, now + delay, now + delay + 10_000);
+                        }
+                    }
+                }
+                Step::Pass(millis) => now += millis,
+            }
+        }
+    }
+}
