@@ -8,6 +8,7 @@ use ahoi_e2e::ledger::Ledger;
 use ahoi_reconcile::conditions::find;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -38,18 +39,19 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     // Open before and after: the refusal must reach sessions that are there already.
     let session = cluster.pooled(NAME).await?.connect().await?;
     let direct = cluster.direct(NAME).await?.connect().await?;
+    let stubborn = cluster.direct(NAME).await?.connect().await?;
     session.batch_execute("CREATE TABLE filling (n int, text text)").await?;
     session.batch_execute(FILL).await?;
     let filled = Instant::now();
     level(cluster, &["QuotaExceeded"]).await?;
-    // One that was open directly is ended, since it could go on as the owner; it connects again as any pool does.
-    ensure!(direct.batch_execute("SELECT 1").await.is_err(), "a direct session went on as the owner");
-    let direct = cluster.direct(NAME).await?.connect().await?;
     println!("quota: exceeded {:.1?} after it was", filled.elapsed());
 
     let refusal = refused(&session).await?;
     ensure!(refused(&direct).await? == refusal, "another refusal on a direct session");
     println!("quota: a write is refused: {refusal}");
+    goes_on_as_the_owner(cluster, &stubborn).await?;
+    let direct = cluster.direct(NAME).await?.connect().await?;
+    ensure!(refused(&direct).await? == refusal, "another refusal after somebody switched it off");
     let rows: i64 = session.query_one("SELECT count(*) FROM filling", &[]).await.context("a read")?.get(0);
     ensure!(rows == 6000, "{rows} of 6000 rows");
     let deleted = session.execute("DELETE FROM filling WHERE n <= 3000", &[]).await.context("a delete")?;
@@ -75,6 +77,26 @@ async fn level(cluster: &Cluster, reasons: &[&str]) -> Result<()> {
         conditions.and_then(|all| find(all, "QuotaOk")).is_some_and(|quota| reasons.contains(&quota.reason.as_str()))
     };
     cluster.until(&databases, NAME, reasons[0], SWEEPS, said).await.map(drop)
+}
+
+/// Who was there as the owner can switch the refusal off. Its session is ended when that is seen, and the refusal is back.
+async fn goes_on_as_the_owner(cluster: &Cluster, session: &Client) -> Result<()> {
+    session.batch_execute("ALTER TABLE filling DISABLE TRIGGER USER").await?;
+    session
+        .batch_execute("CREATE TABLE more AS SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 6000) n")
+        .await?;
+    let wrote = Instant::now();
+    let ended = async {
+        // The server tells nobody when it ends a session that says nothing; the time-out around this bounds it.
+        while session.batch_execute("SELECT 1").await.is_ok() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(Duration::from_secs(SWEEPS), ended).await.context("a session that goes on writing is never ended")?;
+    println!("quota: a session that went on writing was ended {:.1?} after it did", wrote.elapsed());
+    // What it made is a table like the others by then.
+    let session = cluster.direct(NAME).await?.connect().await?;
+    session.batch_execute("TRUNCATE more").await.map_err(Into::into)
 }
 
 /// Says why a write was refused.

@@ -2,22 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use ahoi_api::Database;
+use ahoi_api::{Database, DatabaseServer};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::ledger::Ledger;
 use ahoi_e2e::postgres::Login;
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-use crate::{CONNECTIONS, CUSTOMERS, ONE_AT_A_TIME};
+use crate::outage::SERVER;
+use crate::{CONNECTIONS, CUSTOMERS, ONE_AT_A_TIME, booking};
 
 /// One with workers beside those of the ledger.
 const WORKERS: &str = "ledger-workers";
-/// From one login to the other, and back.
+/// From one login to the other by trigger, and back by interval.
 const ROUNDS: usize = 2;
 /// Two minutes are given to those who read their Secret late, and one to pgbouncer's idle server connections.
 const CLOSED: Duration = Duration::from_secs(300);
@@ -50,7 +55,8 @@ async fn rounds(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         }
         let started = Instant::now();
         for customer in &customers {
-            let credentials = json!({"rotationTrigger": format!("round {round}")});
+            let by_trigger = json!({"rotationTrigger": format!("round {round}"), "rotationInterval": null});
+            let credentials = if round == 1 { by_trigger } else { by_age(cluster, customer).await? };
             let features = json!({"features": {"database": {"credentials": credentials}}});
             cluster.patch_spec(&cluster.customers(), customer, features).await?;
         }
@@ -81,6 +87,85 @@ async fn rounds(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         ledger.progress(Duration::from_secs(30)).await?;
     }
     Ok(())
+}
+
+/// The shortest interval there may be, which these credentials have passed as far as their status tells.
+async fn by_age(cluster: &Cluster, customer: &str) -> Result<serde_json::Value> {
+    let databases = cluster.of::<Database>(&ahoi_api::namespace_of(customer));
+    let rotated_at = Timestamp::from_second(Timestamp::now().as_second() - 7200)?;
+    let status = json!({"status": {"credentials": {"rotatedAt": rotated_at}}});
+    databases.patch_status(customer, &PatchParams::default(), &Patch::Merge(status)).await?;
+    Ok(json!({"rotationInterval": "1h"}))
+}
+
+/// So do the poolers' own, by which passwords are looked up for every client that logs in.
+#[tokio::test]
+async fn the_poolers_login_is_replaced() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    let outcome = booking(&cluster, "the poolers' rotation", async |_| {
+        let (servers, admin) = (cluster.all::<DatabaseServer>(), cluster.admin("postgres").await?);
+        let newcomers = Newcomers::come(&cluster).await?;
+        for round in 1..=ROUNDS {
+            let login = |server: &DatabaseServer| server.status.as_ref().and_then(|status| status.pooler_login.clone());
+            let former = login(&servers.get(SERVER).await?).context("the server has no login for the poolers")?;
+            let started = Instant::now();
+            let trigger = format!("{:?}", std::time::SystemTime::now());
+            let wish = json!({"poolerCredentials": {"rotationTrigger": trigger}});
+            cluster.patch_spec(&servers, SERVER, wish).await?;
+            if round > 1 {
+                cluster.kill("ahoi-database").await?;
+            }
+            let is_another =
+                |server: Option<&DatabaseServer>| server.and_then(login).is_some_and(|login| login != former);
+            cluster.until(&servers, SERVER, "another login for the poolers", 60, is_another).await?;
+            closed_when_unused(&admin, &former).await?;
+            println!("the poolers' rotation: round {round}: {former} is closed after {:.0?}", started.elapsed());
+        }
+        cluster.patch_spec(&servers, SERVER, json!({"poolerCredentials": null})).await?;
+        newcomers.leave().await
+    })
+    .await?;
+    outcome.nothing_failed()
+}
+
+/// Clients that log in anew, again and again.
+struct Newcomers {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<usize>>,
+}
+
+impl Newcomers {
+    async fn come(cluster: &Cluster) -> Result<Newcomers> {
+        let mut logins = Vec::new();
+        for customer in CUSTOMERS {
+            logins.push(cluster.pooled(customer).await?);
+        }
+        let (stop, mut stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut count = 0;
+            while stopped.try_recv() == Err(TryRecvError::Empty) {
+                for login in &logins {
+                    let client = login.connect().await.with_context(|| format!("newcomer {count}"))?;
+                    client.query_one("SELECT 1", &[]).await.with_context(|| format!("newcomer {count}"))?;
+                    count += 1;
+                }
+                // Some twenty a second: this is about whether they get in.
+                sleep(Duration::from_millis(150)).await;
+            }
+            Ok(count)
+        });
+        Ok(Newcomers { stop, task })
+    }
+
+    async fn leave(self) -> Result<()> {
+        // If nobody listens, the task says why.
+        let _ = self.stop.send(());
+        let count = self.task.await??;
+        println!("the poolers' rotation: {count} clients logged in anew, none was refused");
+        ensure!(count > 100, "only {count} clients logged in");
+        Ok(())
+    }
 }
 
 /// Waits until the login is closed, and looks that it has no session when it is.

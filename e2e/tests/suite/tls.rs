@@ -43,6 +43,14 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
         client.batch_execute("BEGIN; SET LOCAL ROLE NONE").await?;
         ensure!(client.query_one(encrypted, &[]).await?.get::<_, bool>(0), "a connection to PostgreSQL without TLS");
     }
+    // And the connection by which the agent notices that the server is gone.
+    let server = cluster.all::<DatabaseServer>().get(SERVER).await?;
+    let login = server.status.and_then(|status| status.pooler_login).context("no login for the poolers")?;
+    let sql = "SELECT bool_and(ssl) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) \
+        WHERE usename = $1 AND application_name = 'ahoi-pgbouncer-agent'";
+    let by_tls: Option<bool> = cluster.admin("postgres").await?.query_one(sql, &[&login]).await?.get(0);
+    ensure!(by_tls == Some(true), "the agent's connection to PostgreSQL is {by_tls:?}");
+
     let mut plain = pooled.clone();
     plain.entries.remove("sslmode");
     let refused = plain.connect().await.err().context("a connection without TLS is accepted")?;

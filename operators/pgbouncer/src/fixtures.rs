@@ -1,7 +1,8 @@
 //! Objects for the tests.
 
-use ahoi_api::{Passwords, PoolMode, PoolState, Route};
+use ahoi_api::{Passwords, PoolMode, PoolState, PoolerLogin, Route};
 
+use crate::config::Poolers;
 use crate::pool::Pool;
 
 /// An ordinary route to `database`.
@@ -12,7 +13,6 @@ pub(crate) fn route(database: &str) -> Route {
         port: 5432,
         database: database.into(),
         auth_database: "postgres".into(),
-        auth_login: "ahoi_pooler_1".into(),
         passwords: Passwords::Lookup,
         login: None,
         pool_mode: PoolMode::Transaction,
@@ -25,14 +25,14 @@ pub(crate) fn route(database: &str) -> Route {
     }
 }
 
+/// The login on the server of [`route`], with a password that needs quoting.
+pub(crate) fn poolers() -> Poolers {
+    [("pg-eu-1".to_owned(), PoolerLogin { name: "ahoi_pooler_1_a".into(), password: "se\"cret".into() })].into()
+}
+
 /// A route to `database` on a server whose passwords cannot be looked up.
 pub(crate) fn file_route(database: &str) -> Route {
-    Route {
-        auth_login: String::new(),
-        passwords: Passwords::File,
-        login: Some(format!("{database}_a")),
-        ..route(database)
-    }
+    Route { passwords: Passwords::File, login: Some(format!("{database}_a")), ..route(database) }
 }
 
 /// A verifier as PostgreSQL and pgbouncer read it.

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ahoi_api::{HeldServer, HoldState, MaintenanceStatus, Passwords, PoolState, Route};
+use ahoi_api::{HeldServer, HoldState, MaintenanceStatus, Passwords, PoolState, PoolerLogin, Route, TlsMode};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::config::auth_alias;
+use crate::certificates::Tls;
+use crate::config::{Poolers, auth_alias};
 use crate::console::Database;
 
 /// More held servers than this are not listed: a status has to fit into an object.
@@ -35,15 +36,17 @@ pub struct Way {
     pub port: u16,
     /// A database that the login may use.
     pub database: String,
-    /// The pooler's login; where it has none, a customer's.
-    pub login: String,
-    /// The pooler's password. Without one the server can only be asked whether it is there.
-    pub password: Option<String>,
+    /// The pooler's login. Without one the server can only be asked whether it is there.
+    pub login: Option<PoolerLogin>,
+    /// Whether by TLS.
+    pub tls: TlsMode,
+    /// The authorities (PEM) that its certificate has to come from, if it is looked at.
+    pub authorities: Option<String>,
 }
 
 impl std::fmt::Debug for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the password.
+        // Without the login.
         write!(f, "{} at {}:{}", self.server, self.host, self.port)
     }
 }
@@ -77,18 +80,19 @@ pub enum Hold {
 pub fn servers(
     routes: &BTreeMap<String, Route>,
     leaving: &BTreeSet<&str>,
-    passwords: &BTreeMap<String, String>,
+    poolers: &Poolers,
+    tls: &Tls,
 ) -> BTreeMap<String, Server> {
     let mut servers: BTreeMap<String, Server> = BTreeMap::new();
     for (key, route) in routes {
         let Ok(port) = u16::try_from(route.port) else { continue };
         let alias = auth_alias(route);
         // Where verifiers are known beforehand nothing is looked up, and so there is nothing to pause for that.
-        let (login, password, looking_up) = match route.passwords {
-            Passwords::File => (route.login.clone().unwrap_or_default(), None, None),
+        let (login, looking_up) = match route.passwords {
+            Passwords::File => (None, None),
             Passwords::Lookup => {
-                let Some(password) = passwords.get(&route.server) else { continue };
-                (route.auth_login.clone(), Some(password.clone()), Some((alias.clone(), false)))
+                let Some(login) = poolers.get(&route.server) else { continue };
+                (Some(login.clone()), Some((alias.clone(), false)))
             }
         };
         let server = servers.entry(alias).or_insert_with(|| Server {
@@ -98,7 +102,8 @@ pub fn servers(
                 port,
                 database: route.auth_database.clone(),
                 login,
-                password,
+                tls: tls.server,
+                authorities: tls.server_authorities.clone(),
             },
             databases: looking_up.into_iter().collect(),
         });
@@ -161,7 +166,7 @@ pub fn report<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::route;
+    use crate::fixtures::{poolers, route};
     use ahoi_api::MaintenanceState;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -215,8 +220,9 @@ mod tests {
         let going = Route { state: PoolState::Disabled, ..route("d") };
         let routes = [("a", route("a")), ("b", elsewhere), ("c", paused), ("d", going), ("e", route("e"))];
         let routes: BTreeMap<_, _> = routes.into_iter().map(|(key, route)| (key.to_owned(), route)).collect();
-        let passwords = [("pg-eu-1".to_owned(), "x".to_owned()), ("pg-eu-2".to_owned(), "y".to_owned())].into();
-        let servers = servers(&routes, &["d"].into(), &passwords);
+        let mut poolers = poolers();
+        poolers.insert("pg-eu-2".to_owned(), poolers["pg-eu-1"].clone());
+        let servers = servers(&routes, &["d"].into(), &poolers, &Tls::default());
         let first = &servers[&auth_alias(&route("a"))];
         let wait: Vec<_> = first.databases.iter().map(|(name, waits)| (name.as_str(), *waits)).collect();
         let alias = auth_alias(&route("a"));

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Maintenance, MaintenanceStatus, NamespacedRef, ServerTls, Size};
+use crate::{Credentials, CredentialsStatus, Maintenance, MaintenanceStatus, NamespacedRef, ServerTls, Size};
 
 /// A PostgreSQL server (14 or newer) that customers' databases are placed on. Its labels are what server selectors select.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -60,6 +60,9 @@ pub struct DatabaseServerSpec {
     /// Storage that may be promised to customers here. Unset: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
+    /// When the login by which the poolers look up passwords here is replaced. Unset: it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler_credentials: Option<Credentials>,
     /// A wish to restart PostgreSQL without a failed query. Unset: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
@@ -131,6 +134,9 @@ pub struct DatabaseServerStatus {
     /// The login by which pgbouncer looks up passwords on this server; none where `passwords` is File.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooler_login: Option<String>,
+    /// Since when it is that one, and which one came before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler_credentials: Option<CredentialsStatus>,
     /// How the poolers come by passwords, which follows from what the admin role may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passwords: Option<Passwords>,

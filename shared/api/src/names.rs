@@ -26,14 +26,15 @@ pub mod finalizers {
     pub const CONNECTION_POOL: &str = "internal.example.com/connection-pool";
 }
 
-/// The Secret beside the agents with the password of the pooler's login on each DatabaseServer: one key a server, the
-/// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
+/// The Secret beside the agents with the [`PoolerLogin`] of each DatabaseServer: one key a server, the server's name.
+/// Written by the database controller, read by the agents, in the suite's own namespace.
 pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
 
-/// The logins of a database on its server, which take turns: each is in use until credentials are replaced.
+/// The two logins that take turns, of a database or of the pooler on a server: each is in use until credentials are
+/// replaced.
 #[must_use]
-pub fn logins(database: &str) -> [String; 2] {
-    ["a", "b"].map(|generation| format!("{database}_{generation}"))
+pub fn logins(of: &str) -> [String; 2] {
+    ["a", "b"].map(|generation| format!("{of}_{generation}"))
 }
 
 /// How many Secrets the verifiers are spread over; a Secret holds at most 1 MiB, which are some 7,000 verifiers.

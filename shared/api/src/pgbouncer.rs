@@ -345,9 +345,6 @@ pub struct Route {
     pub database: String,
     /// The database on the same server in which passwords are looked up.
     pub auth_database: String,
-    /// The login that looks them up; its password is in the suite's Secret under the server's name. Empty where
-    /// `passwords` is File.
-    pub auth_login: String,
     /// Whether passwords are looked up on the server or known beforehand.
     #[serde(default)]
     pub passwords: Passwords,

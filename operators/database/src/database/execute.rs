@@ -36,6 +36,15 @@ pub async fn converge(server: &ServerPool, desired: &Desired) -> Result<Vec<Step
     }
 }
 
+/// Ends what goes on writing as the owner although the storage is exceeded, and makes sure that nothing can.
+pub async fn freeze_again(server: &ServerPool, names: &Names) -> Result<(), Error> {
+    let end = |login: &String| Step::Terminate { database: names.database.clone(), login: Some(login.clone()) };
+    let freezable = Step::Freezable { owner: names.owner.clone(), frozen: names.frozen.clone() };
+    let steps = [end(&names.login), end(&names.other), freezable];
+    // None of these depends on the version.
+    run(server, names, 0, &steps).await.map_err(|failed| failed.into_error(server))
+}
+
 /// The error for a refusal to plan.
 pub fn refused(server: &ServerPool, refusal: Refusal) -> Error {
     match refusal {

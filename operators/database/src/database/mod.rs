@@ -35,12 +35,13 @@ pub use self::placement::Placements;
 use self::placement::{Candidate, Need};
 pub use self::plan::differs;
 use self::rotate::Rotation;
+use self::rotation::Kept;
 pub use self::rotation::logins;
-use self::rotation::{Due, Kept};
 pub use self::stamp::{Cluster, Stamp, State};
 use self::step::{Step, Topic};
 use crate::context::{Context, is_usable};
 use crate::quota::{self, Level};
+use crate::renewal::Due;
 use crate::scram::Credentials;
 use crate::secret;
 use crate::server::{SERVER_UNREACHABLE, ServerPool, unreachable};
@@ -115,6 +116,15 @@ impl Databases {
             Some(size) => size,
             None => measure(&pool, name).await?,
         };
+        if frozen
+            && before == level
+            && status.size_bytes < Some(size)
+            && quota::is_news(status.size_bytes, size, storage)
+        {
+            execute::freeze_again(&pool, &names).await?;
+            let note = "ended the sessions that went on writing although the storage is used up";
+            context.platform.event(database, EventType::Warning, "QuotaEnforced", note);
+        }
         let level = level.next(size, storage);
         if lost {
             let note =

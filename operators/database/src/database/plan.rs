@@ -75,10 +75,7 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     plan.database(desired);
     plan.settings(desired);
     if before.frozen != desired.frozen {
-        // What has SET ROLE before keeps it for as long as it is connected, and may hold locks that are needed next.
-        for login in plan.logins(desired) {
-            plan.push(Step::Terminate { database: names.database.clone(), login: Some(login) });
-        }
+        plan.sessions(desired);
     }
     plan.contents(desired, &before);
     for login in plan.logins(desired) {
@@ -387,6 +384,19 @@ impl Plan {
         }
         if before.frozen && !desired.frozen {
             self.push(Step::Thaw { owner: owner.clone(), frozen: frozen.clone() });
+        }
+    }
+
+    /// A session keeps the role it began with. One that has the owner's meets the triggers, and is left to hear from them
+    /// why it may not write, unless it holds locks that they need. One that has the frozen role's could never write again.
+    fn sessions(&mut self, desired: &Desired) {
+        let database = &desired.names.database;
+        for login in self.logins(desired) {
+            self.push(if desired.frozen {
+                Step::Interrupt { database: database.clone(), login }
+            } else {
+                Step::Terminate { database: database.clone(), login: Some(login) }
+            });
         }
     }
 

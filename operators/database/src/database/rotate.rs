@@ -13,16 +13,14 @@ use tracing::info;
 use super::desired::{Desired, OtherLogin};
 use super::execute;
 use super::names::Names;
-use super::rotation::{self, Due, Kept};
+use super::rotation::{self, Kept};
 use super::step::Step;
 use crate::context::Context;
+use crate::renewal::{self, Due};
 use crate::scram::Credentials;
 use crate::secret;
 use crate::server::{Failure, Login, ServerPool};
 use crate::verifiers;
-
-/// Sessions of a login, wherever on the server.
-const SESSIONS: &str = "SELECT usename::text, count(*)::text FROM pg_stat_activity WHERE usename = $1 GROUP BY usename";
 
 /// What a change of login needs to know.
 pub struct Rotation<'a> {
@@ -46,11 +44,8 @@ impl Rotation<'_> {
             status.credentials = Some(rotation::begun(self.database, None, Timestamp::now()));
         }
         if status.login.as_ref() != Some(&names.login) {
-            // A trigger is not honoured by this: nobody knows whether it was this one. At worst there is one more change.
-            let trigger = status.credentials.take().and_then(|credentials| credentials.trigger);
-            let mut credentials = rotation::begun(self.database, Some(names.other.clone()), Timestamp::now());
-            credentials.trigger = trigger;
-            status.credentials = Some(credentials);
+            let found = renewal::found(status.credentials.as_ref(), Some(names.other.clone()), Timestamp::now());
+            status.credentials = Some(found);
             status.login = Some(names.login.clone());
         }
         let Some(credentials) = status.credentials.as_mut().filter(|_| *other == OtherLogin::Former) else {
@@ -75,9 +70,8 @@ impl Rotation<'_> {
         if kept.is_some() {
             return Ok(kept);
         }
-        let sessions =
-            self.pool.pairs(SESSIONS, former).await.map_err(|failure| failure.into_error(&self.pool.name))?;
-        Ok((!sessions.is_empty()).then_some(Kept::Sessions))
+        let used = self.pool.is_used(former).await.map_err(|failure| failure.into_error(&self.pool.name))?;
+        Ok(used.then_some(Kept::Sessions))
     }
 
     /// Secret and server as they are to be without a change of login.

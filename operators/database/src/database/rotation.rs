@@ -4,23 +4,19 @@
 //! it, the next login is only made, and making it again does no harm; after it, the status follows. The process may die
 //! between any two of these.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, CredentialsStatus, Database, DatabaseStatus};
 use ahoi_reconcile::Error;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::desired::OtherLogin;
 use super::names::Names;
+use crate::renewal::{self, Due, GRACE, age};
 use crate::secret;
 
-/// How long a former login is kept open at least: until every kubelet has brought the new Secret to those who read it from
-/// a file, and who may have no connection just now.
-const GRACE: Duration = Duration::from_secs(120);
 /// How soon a former login is looked at again, and how soon once it has been in use for long.
 const SOON: Duration = Duration::from_secs(10);
 const SELDOM: Duration = Duration::from_secs(60);
@@ -38,42 +34,10 @@ pub fn logins(status: &DatabaseStatus, binding: Option<&Secret>, name: &str) -> 
     (names, if is_former { OtherLogin::Former } else { OtherLogin::Closed })
 }
 
-/// When credentials are to be replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    Now,
-    In(Duration),
-    Never,
-}
-
-/// When the database's credentials are to be replaced, at whose word ever.
+/// When the database's credentials are to be replaced.
 pub fn due(database: &Database, now: Timestamp) -> Result<Due, Error> {
     let known = database.status.as_ref().and_then(|status| status.credentials.as_ref());
-    let (Some(wanted), Some(known)) = (&database.spec.credentials, known) else { return Ok(Due::Never) };
-    if wanted.rotation_trigger.is_some() && wanted.rotation_trigger != known.trigger {
-        return Ok(Due::Now);
-    }
-    let Some(interval) = &wanted.rotation_interval else { return Ok(Due::Never) };
-    let interval = interval.parse::<SignedDuration>().ok().and_then(|interval| Duration::try_from(interval).ok());
-    let interval = interval.filter(|interval| !interval.is_zero()).ok_or_else(|| {
-        let message = "spec.credentials.rotationInterval is no duration such as 720h";
-        Error::terminal("InvalidRotationInterval", message)
-    })?;
-    let lifetime = interval.saturating_sub(staggered(&database.uid().unwrap_or_default(), interval / 5));
-    let age = age(known, now);
-    Ok(if age >= lifetime { Due::Now } else { Due::In(lifetime - age) })
-}
-
-/// A part of `most` that is always the same for one object, and another for others.
-fn staggered(uid: &str, most: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    uid.hash(&mut hasher);
-    most.mul_f64(f64::from(u32::try_from(hasher.finish() % 1000).unwrap_or_default()) / 1000.0)
-}
-
-fn age(credentials: &CredentialsStatus, now: Timestamp) -> Duration {
-    // A clock that went backwards makes nothing old.
-    Duration::try_from(now.duration_since(credentials.rotated_at.0)).unwrap_or_default()
+    renewal::due(database.spec.credentials.as_ref(), known, &database.uid().unwrap_or_default(), now)
 }
 
 /// What keeps a former login open.
@@ -129,20 +93,15 @@ pub fn look_again(credentials: &CredentialsStatus, now: Timestamp) -> Duration {
 
 /// What is said of credentials from `now` on.
 pub fn begun(database: &Database, former: Option<String>, now: Timestamp) -> CredentialsStatus {
-    let trigger = database.spec.credentials.as_ref().and_then(|wanted| wanted.rotation_trigger.clone());
     let known = database.status.as_ref().and_then(|status| status.credentials.as_ref());
-    CredentialsStatus {
-        rotated_at: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
-        // One that is taken back and set again is not new.
-        trigger: trigger.or_else(|| known.and_then(|known| known.trigger.clone())),
-        previous_login: former,
-    }
+    renewal::begun(database.spec.credentials.as_ref(), known, former, now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::context::tests::secret;
+    use jiff::SignedDuration;
 
     const NAME: &str = "c_3f2504e04f89";
     const A: &str = "c_3f2504e04f89_a";
@@ -163,41 +122,6 @@ mod tests {
 
     fn now() -> Timestamp {
         "2026-03-01T00:00:00Z".parse().unwrap()
-    }
-
-    fn due_with(credentials: &str, status: &str) -> Due {
-        due(&database(credentials, status), now()).unwrap()
-    }
-
-    #[test]
-    fn a_trigger_is_honoured_once() {
-        let status = "{rotatedAt: 2026-02-28T23:59:59Z, trigger: one}";
-        assert_eq!(due_with("{rotationTrigger: one}", status), Due::Never);
-        assert_eq!(due_with("{rotationTrigger: two}", status), Due::Now);
-        assert_eq!(due_with("{}", status), Due::Never, "taken back");
-        let rotated = begun(&database("{rotationTrigger: two}", status), Some(A.into()), now());
-        assert_eq!((rotated.trigger.as_deref(), rotated.previous_login.as_deref()), (Some("two"), Some(A)));
-        let kept = begun(&database("{}", status), None, now());
-        assert_eq!(kept.trigger.as_deref(), Some("one"));
-    }
-
-    #[test]
-    fn an_interval_ends_within_its_last_fifth() {
-        let status = |at: &str| format!("{{rotatedAt: {at}}}");
-        assert_eq!(due_with("{rotationInterval: 100h}", &status("2026-02-24T19:59:59Z")), Due::Now, "100 h and 1 s");
-        let Due::In(rest) = due_with("{rotationInterval: 100h}", &status("2026-02-28T23:00:00Z")) else {
-            panic!("due after an hour of a hundred")
-        };
-        let hours = rest.as_secs_f64() / 3600.0;
-        assert!((79.0..=99.0).contains(&hours), "{hours} h");
-        let others = ["a", "b", "c", "d"].map(|uid| staggered(uid, Duration::from_secs(20 * 3600)));
-        assert!(others.iter().all(|one| others.iter().filter(|other| *other == one).count() == 1), "{others:?}");
-        assert_eq!(
-            due_with("{rotationInterval: 1h30m}", &status("2027-01-01T00:00:00Z")),
-            due_with("{rotationInterval: 1h30m}", &status("2026-03-01T00:00:00Z")),
-            "the clock went back"
-        );
-        assert!(due(&database("{rotationInterval: h}", &status("2026-02-28T23:00:00Z")), now()).is_err());
     }
 
     #[test]
@@ -242,7 +166,8 @@ mod tests {
     fn a_former_login_goes_when_every_pool_says_so() {
         let credentials = begun(&database("{}", "{rotatedAt: 2026-02-28T23:00:00Z}"), Some(A.into()), now());
         let later = now() + SignedDuration::from_secs(121);
-        let route = "route: {server: s, host: h, port: 1, database: d, authDatabase: p, authLogin: l, poolMode: Transaction, poolSize: 1}";
+        let route =
+            "route: {server: s, host: h, port: 1, database: d, authDatabase: p, poolMode: Transaction, poolSize: 1}";
         let busy = pool("busy", &format!("{{{route}}}"));
         let done = pool("done", &format!("{{{route}, unusedLogin: {A}}}"));
         let other = pool("other", &format!("{{{route}, unusedLogin: {B}}}"));

@@ -33,6 +33,8 @@ pub enum Step {
     Open { database: String },
     /// Ends the sessions in the database: a login's, or everybody's.
     Terminate { database: String, login: Option<String> },
+    /// Ends those of a login's sessions in the database that are within a transaction, and may hold locks.
+    Interrupt { database: String, login: String },
     /// Takes all privileges away. No grantee is PUBLIC.
     Revoke { database: String, grantee: String },
     /// Gives privileges.
@@ -117,7 +119,10 @@ impl Step {
     /// Where it runs.
     pub fn place(&self) -> Place {
         match self {
-            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Terminate { .. } => Place::Alone,
+            Step::CreateDatabase { .. }
+            | Step::DropDatabase { .. }
+            | Step::Terminate { .. }
+            | Step::Interrupt { .. } => Place::Alone,
             Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } | Step::Thaw { .. } => {
                 Place::Inside
             }
@@ -135,7 +140,7 @@ impl Step {
             | Step::Reown { .. } => Topic::Database,
             Step::Stamp { .. } | Step::Forget { .. } => Topic::Stamp,
             Step::Limit { .. } => Topic::ConnectionLimit,
-            Step::Terminate { .. } => Topic::Sessions,
+            Step::Terminate { .. } | Step::Interrupt { .. } => Topic::Sessions,
             Step::Revoke { .. } | Step::Grant { .. } => Topic::Privileges,
             Step::CreateRole { .. } | Step::Disempower { .. } | Step::DropRole { .. } => Topic::Role,
             Step::Login { .. } | Step::Note { .. } | Step::Reopen { .. } | Step::NoLogin { .. } => Topic::Password,
@@ -171,14 +176,12 @@ impl Step {
             ),
             Step::Limit { database, limit } => format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", id(database)),
             Step::Open { database } => format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", id(database)),
-            Step::Terminate { database, login } => {
-                let whose =
-                    login.as_ref().map(|login| format!(" AND usename = {}", literal(login))).unwrap_or_default();
-                format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{whose} AND pid <> pg_backend_pid() \
-                     AND (current_setting('is_superuser')::bool OR pg_has_role(usesysid, 'USAGE'))",
-                    literal(database)
-                )
+            Step::Terminate { database, login: None } => terminate(database, ""),
+            Step::Terminate { database, login: Some(login) } => {
+                terminate(database, &format!(" AND usename = {}", literal(login)))
+            }
+            Step::Interrupt { database, login } => {
+                terminate(database, &format!(" AND usename = {} AND xact_start IS NOT NULL", literal(login)))
             }
             Step::Revoke { database, grantee } => {
                 let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { id(grantee) };
@@ -292,6 +295,7 @@ impl Step {
             Step::Forget { .. }
             | Step::Note { .. }
             | Step::Terminate { .. }
+            | Step::Interrupt { .. }
             | Step::PublicSchema { .. }
             | Step::Extension { .. }
             | Step::Freezable { .. }
@@ -363,6 +367,15 @@ pub fn name_of(setting: &str) -> &str {
 /// A parameter of an extension has a dot in its name.
 fn dotted(parameter: &str) -> String {
     parameter.split('.').map(id).collect::<Vec<_>>().join(".")
+}
+
+/// Nobody can end the sessions of a role that it has no part in, such as those of the platform's own superuser.
+fn terminate(database: &str, and: &str) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{and} AND pid <> pg_backend_pid() \
+         AND (current_setting('is_superuser')::bool OR pg_has_role(usesysid, 'USAGE'))",
+        literal(database)
+    )
 }
 
 fn stamp_sql(database: &str, stamp: &Stamp, namespace: &str, name: &str) -> String {

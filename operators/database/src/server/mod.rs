@@ -5,6 +5,7 @@ mod maintenance;
 mod passwords;
 mod pool;
 mod pooler;
+mod pooler_secret;
 mod prepare;
 mod sweep;
 mod tls;
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
 pub use self::pool::{Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
+use self::pooler::Pooler;
 use self::sweep::{Orphan, Wanted};
 pub use self::tls::{CA, authorities};
 use crate::context::{Context, is_usable};
@@ -102,16 +104,17 @@ impl Servers {
         if fleets::is_away(&context.caches.fleets, &pool.name) {
             pool.probe().await.map_err(|failure| failure.into_error(&pool.name))?;
         }
-        let login = prepare::pooler_login(&server.uid().unwrap_or_default());
-        let facts = prepare::examine(&pool, &login).await?;
+        let mut status = server.status.clone().unwrap_or_default();
+        let names = pooler::names(&server.uid().unwrap_or_default());
+        let facts = prepare::examine(&pool, &names).await?;
         let passwords = facts.passwords();
         pool.set_hides_passwords(passwords == Passwords::File);
         let facts = match passwords {
-            Passwords::Lookup => {
-                let password = pooler::password(context, &pool.name).await?;
-                prepare::prepare(&pool, facts, &prepare::Pooler { login: login.clone(), password }).await?
+            Passwords::Lookup => Pooler { context, server, pool: &pool, names }.prepare(facts, &mut status).await?,
+            Passwords::File => {
+                (status.pooler_login, status.pooler_credentials) = (None, None);
+                prepare::prepare_without_pooler(&pool, facts, &names).await?
             }
-            Passwords::File => prepare::prepare_without_pooler(&pool, facts).await?,
         };
 
         let started = Instant::now();
@@ -124,13 +127,11 @@ impl Servers {
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
         self.count_quotas();
 
-        let mut status = server.status.clone().unwrap_or_default();
         status.version = Some(facts.version_text.clone());
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
         status.max_connections = Some(facts.connections());
         status.passwords = Some(passwords);
-        status.pooler_login = (passwords == Passwords::Lookup).then_some(login);
         let closed = facts.maintenance_databases().observed_generation(server.metadata.generation);
         let _ = conditions::set(&mut status.conditions, closed);
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);

@@ -202,6 +202,12 @@ impl ServerPool {
         self.judge(sqlx::query_as(sql).bind(parameter).fetch_all(&self.pool).await)
     }
 
+    /// Whether a login has a session, wherever on the server.
+    pub async fn is_used(&self, login: &str) -> Result<bool, Failure> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1)";
+        self.judge(sqlx::query_scalar(sql).bind(login).fetch_one(&self.pool).await)
+    }
+
     /// How many bytes each of these databases takes.
     pub async fn sizes(&self, databases: &[String]) -> Result<Vec<(String, i64)>, Failure> {
         let sql = "SELECT datname::text, pg_database_size(oid) FROM pg_database WHERE datname = ANY($1)";

@@ -1,87 +1,131 @@
-//! The pooler's password on each server, in one Secret beside the agents.
+//! The login by which the poolers look up passwords on a server: made, replaced when that is due, and the former one closed
+//! when nobody uses it.
+//!
+//! As with customers' logins, the Secret decides which one is in use, because writing it is the one step by which the
+//! agents change over; the status follows. Every agent keeps a connection to each of its servers by the login it has, so
+//! that the server itself knows who has not changed over yet.
 
-use std::collections::BTreeMap;
+use ahoi_api::{DatabaseServer, DatabaseServerStatus, PoolerLogin};
+use ahoi_reconcile::{Error, EventType};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tracing::info;
 
-use ahoi_api::POOLER_AUTH_SECRET;
-use ahoi_reconcile::{Error, Platform};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-
+use super::pool::{Failure, Login, ServerPool};
+use super::pooler_secret::{give, given};
+use super::prepare::{self, Facts, Poolers};
 use crate::context::Context;
+use crate::renewal::{self, Due, GRACE};
 use crate::scram::Credentials;
-use crate::secret;
 
-/// The password for `server`, made and kept where there is none. It is never changed here: every agent has it.
-pub async fn password(context: &Context, server: &str) -> Result<String, Error> {
-    let platform = &context.platform;
-    let cached = context.caches.secrets.get_in(platform.namespace(), POOLER_AUTH_SECRET);
-    if let Some(password) = cached.as_deref().and_then(|found| secret::text(found, server)) {
-        return Ok(password);
-    }
-    // The cache may be behind our own write, and a second password would lock the agents out that have the first.
-    let secrets: Api<Secret> = Api::namespaced(platform.client.clone(), platform.namespace());
-    let live = secrets.get_opt(POOLER_AUTH_SECRET).await?;
-    if let Some(password) = live.as_ref().and_then(|found| secret::text(found, server)) {
-        return Ok(password);
-    }
-    let Credentials { password, .. } = Credentials::generate()?;
-    keep(platform, &secrets, live.is_some(), server, &password).await?;
-    Ok(password)
+/// The names of the two logins. The server's uid is in them, because to a pooler the names of logins are one list for all
+/// servers.
+pub fn names(server_uid: &str) -> [String; 2] {
+    let digits: String = server_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    ahoi_api::logins(&format!("ahoi_pooler_{}", digits.to_ascii_lowercase()))
 }
 
-async fn keep(
-    platform: &Platform,
-    secrets: &Api<Secret>,
-    exists: bool,
-    server: &str,
-    password: &str,
-) -> Result<(), Error> {
-    let data = BTreeMap::from([(server.to_owned(), ByteString(password.as_bytes().to_vec()))]);
-    let manager = Some(platform.name().to_owned());
-    if exists {
-        let params = PatchParams { field_manager: manager, ..PatchParams::default() };
-        let patch = Patch::Merge(serde_json::json!({"data": data}));
-        secrets.patch(POOLER_AUTH_SECRET, &params, &patch).await?;
-    } else {
-        let metadata = ObjectMeta { name: Some(POOLER_AUTH_SECRET.to_owned()), ..ObjectMeta::default() };
-        let created = Secret { metadata, data: Some(data), ..Secret::default() };
-        secrets.create(&PostParams { field_manager: manager, ..PostParams::default() }, &created).await?;
-    }
-    Ok(())
+/// What it takes.
+pub struct Pooler<'a> {
+    pub context: &'a Context,
+    pub server: &'a DatabaseServer,
+    pub pool: &'a ServerPool,
+    /// The names of the two logins.
+    pub names: [String; 2],
 }
 
-#[cfg(test)]
-mod tests {
-    use ahoi_reconcile::testing::ApiServer;
+impl Pooler<'_> {
+    /// Makes the server what it has to be for the poolers, and says in the status which login they have.
+    pub async fn prepare(&self, facts: Facts, status: &mut DatabaseServerStatus) -> Result<Facts, Error> {
+        let (wanted, uid) = (self.server.spec.pooler_credentials.as_ref(), self.server.uid().unwrap_or_default());
+        let known = status.pooler_login.take().filter(|known| self.names.contains(known));
+        let login = match given(self.context, &self.pool.name, &self.names).await? {
+            Some(login) => login,
+            None => return self.replace(facts, status, known).await,
+        };
+        if known.as_ref() != Some(&login.name) {
+            let before = status.pooler_credentials.as_ref();
+            status.pooler_credentials = Some(match known {
+                Some(former) => renewal::found(before, Some(former), Timestamp::now()),
+                None => renewal::begun(wanted, before, None, Timestamp::now()),
+            });
+        }
+        self.close_former(status).await?;
+        let credentials = status.pooler_credentials.as_ref();
+        let other_is_open = credentials.is_some_and(|credentials| credentials.previous_login.is_some());
+        let due = renewal::due(wanted, credentials, &uid, Timestamp::now())?;
 
-    use super::*;
-    use crate::context::tests::{context, secret};
-
-    const PATH: &str = "/api/v1/namespaces/ahoi-system/secrets";
-
-    #[tokio::test]
-    async fn made_once_and_then_read() {
-        let api = ApiServer::new();
-        let blind = context(&api, vec![], vec![], vec![]);
-        let first = password(&blind, "pg-1").await.unwrap();
-        assert_eq!(api.take_writes(), [format!("POST {PATH}")]);
-        // The cache does not know yet.
-        assert_eq!(password(&blind, "pg-1").await.unwrap(), first);
-        assert_eq!(api.take_writes(), Vec::<String>::new());
-
-        let other = password(&blind, "pg-2").await.unwrap();
-        assert_ne!(first, other);
-        assert_eq!(api.take_writes(), [format!("PATCH {PATH}/{POOLER_AUTH_SECRET}")]);
-        assert_eq!(password(&blind, "pg-1").await.unwrap(), first);
+        let poolers = Poolers { other: self.other(&login.name), other_is_open, login };
+        let facts = prepare::prepare(self.pool, facts, &poolers).await?;
+        if due == Due::Now && !other_is_open {
+            return self.replace(facts, status, Some(poolers.login.name)).await;
+        }
+        status.pooler_login = Some(poolers.login.name);
+        Ok(facts)
     }
 
-    #[tokio::test]
-    async fn costs_no_request_at_rest() {
-        let api = ApiServer::new();
-        let context = context(&api, vec![], vec![], vec![secret(POOLER_AUTH_SECRET, &[("pg-1", "known")])]);
-        assert_eq!(password(&context, "pg-1").await.unwrap(), "known");
-        assert_eq!(api.take_requests(), []);
+    /// Gives the agents a login that they do not have, with a new password, once it is proved. The password need not be kept
+    /// before the Secret has it: whoever dies on the way there begins with another one.
+    async fn replace(
+        &self,
+        facts: Facts,
+        status: &mut DatabaseServerStatus,
+        former: Option<String>,
+    ) -> Result<Facts, Error> {
+        let name = former.as_ref().map_or_else(|| self.names[0].clone(), |former| self.other(former));
+        let login = PoolerLogin { name, password: Credentials::generate()?.password };
+        let poolers = Poolers { other: self.other(&login.name), other_is_open: former.is_some(), login };
+        let facts = prepare::prepare(self.pool, facts, &poolers).await?;
+        let login = poolers.login;
+        self.try_out(&login).await?;
+        give(self.context, &self.pool.name, &login).await?;
+        if let Some(former) = &former {
+            let note = format!("the poolers' login {} takes the place of {former}", login.name);
+            info!(server = self.pool.name, "{note}");
+            self.context.platform.event(self.server, EventType::Normal, "CredentialsRotated", note);
+        }
+        let (wanted, known) = (self.server.spec.pooler_credentials.as_ref(), status.pooler_credentials.as_ref());
+        status.pooler_credentials = Some(renewal::begun(wanted, known, former, Timestamp::now()));
+        status.pooler_login = Some(login.name);
+        Ok(facts)
+    }
+
+    /// Nobody is given a login that does not work.
+    async fn try_out(&self, login: &PoolerLogin) -> Result<(), Error> {
+        let tried = Login { username: login.name.clone(), password: login.password.clone() };
+        let outcome = self.pool.log_in(&self.server.spec.admin_database, &tried).await;
+        outcome.map_err(|failure| match failure {
+            Failure::LoginRefused(why) => Error::structural(
+                "PoolerLoginRefused",
+                format!(
+                    "DatabaseServer {} refuses the poolers' login {}: {why}; see its pg_hba.conf. The poolers keep what \
+                     they have",
+                    self.pool.name, login.name
+                ),
+            ),
+            failure => failure.into_error(&self.pool.name),
+        })
+    }
+
+    /// Lets go of the former login when nobody has had a connection by it at two looks in a row: an agent that was just
+    /// connecting again at the one has one at the other.
+    async fn close_former(&self, status: &mut DatabaseServerStatus) -> Result<(), Error> {
+        let Some(credentials) = status.pooler_credentials.as_mut() else { return Ok(()) };
+        let Some(former) = &credentials.previous_login else { return Ok(()) };
+        let young = renewal::age(credentials, Timestamp::now()) < GRACE;
+        let used = young || self.pool.is_used(former).await.map_err(|failure| failure.into_error(&self.pool.name))?;
+        let was_used = !std::mem::replace(&mut self.pool.memory.lock().former_is_unused, !used);
+        if used || was_used {
+            return Ok(());
+        }
+        let note = format!("the poolers' former login {former} is closed: nothing uses it any more");
+        info!(server = self.pool.name, "{note}");
+        self.context.platform.event(self.server, EventType::Normal, "FormerLoginClosed", note);
+        credentials.previous_login = None;
+        Ok(())
+    }
+
+    fn other(&self, name: &str) -> String {
+        self.names[usize::from(self.names[0] == name)].clone()
     }
 }

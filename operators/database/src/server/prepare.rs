@@ -1,9 +1,9 @@
 //! What a server needs once: closed maintenance databases, the group of all customers' logins, and the
-//! pooler's login with the one function it may call. Compared on every sweep, changed only where it differs.
+//! pooler's logins with the one function they may call. Compared on every sweep, changed only where it differs.
 
 use std::collections::BTreeMap;
 
-use ahoi_api::Passwords;
+use ahoi_api::{Passwords, PoolerLogin};
 use ahoi_reconcile::Error;
 use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition};
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
@@ -60,9 +60,10 @@ SELECT json_build_object(
     FROM pg_database WHERE datname = ANY($2) OR datname = current_database())
 )::text";
 
-/// The password verifier is a question of its own: a role that may not read it must be told so by name.
-const VERIFIER: &str =
-    "SELECT coalesce(max(rolpassword), '') FROM pg_authid WHERE rolname = ANY($1) AND $2::text[] IS NULL";
+/// Password verifiers are a question of their own: a role that may not read them must be told so by name.
+const VERIFIERS: &str =
+    "SELECT coalesce(json_object_agg(rolname, coalesce(rolpassword, '')), '{}')::text FROM pg_authid
+    WHERE rolname = ANY($1) AND $2::text[] IS NULL";
 
 /// What there is on a server apart from customers' databases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -86,9 +87,9 @@ pub struct Facts {
     function: Option<FunctionFacts>,
     /// Who may connect, by database.
     connect: BTreeMap<String, Vec<String>>,
-    /// The verifier of the pooler's login.
+    /// The verifiers of the pooler's logins.
     #[serde(skip)]
-    pooler_verifier: String,
+    verifiers: BTreeMap<String, String>,
 }
 
 impl Facts {
@@ -112,24 +113,22 @@ struct FunctionFacts {
     callers: Vec<String>,
 }
 
-/// The pooler's login on one server.
-pub struct Pooler {
-    /// The role.
-    pub login: String,
-    /// Its password.
-    pub password: String,
+/// The pooler's logins on one server.
+#[derive(Clone, Debug)]
+pub struct Poolers {
+    /// The one that is in use, or is to be.
+    pub login: PoolerLogin,
+    /// The other one.
+    pub other: String,
+    /// Whether the other one is still in use.
+    pub other_is_open: bool,
 }
 
-/// Its name. The server's uid is in it, because to a pooler the names of logins are one list for all servers.
-pub fn pooler_login(server_uid: &str) -> String {
-    let digits: String = server_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-    format!("ahoi_pooler_{}", digits.to_ascii_lowercase())
-}
-
-/// Looks at the server.
-pub async fn examine(server: &ServerPool, pooler_login: &str) -> Result<Facts, Error> {
+/// Looks at the server; `poolers` are the names of the pooler's logins.
+pub async fn examine(server: &ServerPool, poolers: &[String; 2]) -> Result<Facts, Error> {
     let lost = |failure: Failure| failure.into_error(&server.name);
-    let roles = [TENANTS.to_owned(), pooler_login.to_owned()];
+    let [a, b] = poolers.clone();
+    let roles = [TENANTS.to_owned(), a, b];
     let databases = ["postgres".to_owned(), "template1".to_owned()];
     let json = server.text(FACTS, [Some(&roles), Some(&databases)]).await.map_err(lost)?;
     let mut facts: Facts = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
@@ -137,7 +136,8 @@ pub async fn examine(server: &ServerPool, pooler_login: &str) -> Result<Facts, E
     if facts.passwords() == Passwords::File {
         return Ok(facts);
     }
-    facts.pooler_verifier = server.text(VERIFIER, [Some(&roles[1..]), None]).await.map_err(lost)?;
+    let verifiers = server.text(VERIFIERS, [Some(&roles[1..]), None]).await.map_err(lost)?;
+    facts.verifiers = serde_json::from_str(&verifiers).map_err(anyhow::Error::from)?;
     Ok(facts)
 }
 
@@ -165,25 +165,27 @@ impl Facts {
 }
 
 /// Makes the server what it has to be where nobody looks passwords up.
-pub async fn prepare_without_pooler(server: &ServerPool, facts: Facts) -> Result<Facts, Error> {
+pub async fn prepare_without_pooler(server: &ServerPool, facts: Facts, poolers: &[String; 2]) -> Result<Facts, Error> {
     let steps = plan_without_pooler(&facts);
     if steps.is_empty() {
         return Ok(facts);
     }
     server.run(&steps.join(";\n")).await.map_err(|failure| failure.into_error(&server.name))?;
-    examine(server, "").await
+    examine(server, poolers).await
 }
 
 /// Makes the server what it has to be.
-pub async fn prepare(server: &ServerPool, facts: Facts, pooler: &Pooler) -> Result<Facts, Error> {
-    let steps = plan(&facts, pooler, scram::matches(&pooler.password, &facts.pooler_verifier));
+pub async fn prepare(server: &ServerPool, facts: Facts, poolers: &Poolers) -> Result<Facts, Error> {
+    let login = &poolers.login;
+    let is_right = |verifier: &String| scram::matches(&login.password, verifier);
+    let steps = plan(&facts, poolers, facts.verifiers.get(&login.name).is_some_and(is_right));
     if steps.is_empty() {
         return Ok(facts);
     }
     server.run(&steps.join(";\n")).await.map_err(|failure| failure.into_error(&server.name))?;
-    let facts = examine(server, &pooler.login).await?;
+    let facts = examine(server, &[login.name.clone(), poolers.other.clone()]).await?;
     // REVOKE by somebody who may not is no error to PostgreSQL, only a warning.
-    match plan(&facts, pooler, true).first() {
+    match plan(&facts, poolers, true).first() {
         None => Ok(facts),
         Some(step) => Err(Error::structural(
             "CannotPrepare",
@@ -224,17 +226,22 @@ fn check(server: &str, facts: &Facts) -> Result<(), Error> {
 }
 
 /// The statements that differ from nothing. Pure.
-fn plan(facts: &Facts, pooler: &Pooler, password_is_right: bool) -> Vec<String> {
+fn plan(facts: &Facts, poolers: &Poolers, password_is_right: bool) -> Vec<String> {
     let mut steps = Vec::new();
     let public = |grantees: &[String]| grantees.iter().any(String::is_empty);
-    let named = |grantees: &[String]| grantees.contains(&pooler.login);
-    let login = id(&pooler.login);
+    let pooler = &poolers.login;
+    let named = |grantees: &[String]| grantees.contains(&pooler.name);
+    let login = id(&pooler.name);
     match facts.roles.get(TENANTS) {
         None => steps.push(format!("CREATE ROLE {TENANTS} NOLOGIN")),
         Some(role) if role.login || role.powers => steps.push(format!("ALTER ROLE {TENANTS} NOLOGIN {NO_POWERS}")),
         Some(_) => {}
     }
-    let role = facts.roles.get(&pooler.login);
+    // What the other one may do it keeps: it may look up what this one may, when its turn comes again.
+    if !poolers.other_is_open && facts.roles.get(&poolers.other).is_some_and(|role| role.login) {
+        steps.push(format!("ALTER ROLE {} NOLOGIN", id(&poolers.other)));
+    }
+    let role = facts.roles.get(&pooler.name);
     if role.is_none() {
         steps.push(format!("CREATE ROLE {login} NOLOGIN"));
     }
@@ -313,8 +320,9 @@ const TABLE: &str = "CREATE TABLE ahoi.databases (database text PRIMARY KEY, nam
 mod tests {
     use super::*;
 
-    fn pooler() -> Pooler {
-        Pooler { login: pooler_login("3F2504e0-4f89-41d3-9a0c-0305e82c3301"), password: "secret".into() }
+    fn poolers() -> Poolers {
+        let [name, other] = super::super::pooler::names("3F2504e0-4f89-41d3-9a0c-0305e82c3301");
+        Poolers { login: PoolerLogin { name, password: "secret".into() }, other, other_is_open: false }
     }
 
     fn fresh() -> Facts {
@@ -338,7 +346,7 @@ mod tests {
 
     fn prepared() -> Facts {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let login = pooler().login;
+        let login = poolers().login.name;
         let role = |login| RoleFacts { login, powers: false };
         Facts {
             roles: [(TENANTS.to_owned(), role(false)), (login.clone(), role(true))].into(),
@@ -361,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_fresh_server() {
-        let steps = plan(&fresh(), &pooler(), false).join("\n");
+        let steps = plan(&fresh(), &poolers(), false).join("\n");
         assert!(!steps.contains("'secret'"));
         let at = steps.find("SCRAM").unwrap();
         let end = at + steps[at..].find('\'').unwrap();
@@ -370,7 +378,17 @@ mod tests {
 
     #[test]
     fn a_prepared_server_needs_nothing() {
-        assert_eq!(plan(&prepared(), &pooler(), true), Vec::<String>::new());
+        assert_eq!(plan(&prepared(), &poolers(), true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_former_login_is_open_until_it_is_used_no_more() {
+        let mut poolers = poolers();
+        let mut facts = prepared();
+        facts.roles.insert(poolers.other.clone(), RoleFacts { login: true, powers: false });
+        assert_eq!(plan(&facts, &poolers, true), ["ALTER ROLE \"ahoi_pooler_3f2504e0_b\" NOLOGIN"]);
+        poolers.other_is_open = true;
+        assert_eq!(plan(&facts, &poolers, true), Vec::<String>::new());
     }
 
     #[test]
@@ -381,7 +399,7 @@ mod tests {
         facts.schema.iter_mut().for_each(|grantees| grantees.push(String::new()));
         facts.roles.insert(TENANTS.into(), RoleFacts { login: true, powers: false });
         assert_eq!(
-            plan(&facts, &pooler(), true),
+            plan(&facts, &poolers(), true),
             [
                 "ALTER ROLE ahoi_tenants NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
                 "REVOKE ALL ON SCHEMA ahoi FROM PUBLIC",
@@ -395,7 +413,7 @@ mod tests {
     fn another_function_in_its_place_is_replaced() {
         let mut facts = prepared();
         facts.function.iter_mut().for_each(|function| function.source = "SELECT 1".into());
-        let steps = plan(&facts, &pooler(), true);
+        let steps = plan(&facts, &poolers(), true);
         assert_eq!(steps.len(), 1);
         assert!(steps[0].starts_with("CREATE OR REPLACE FUNCTION ahoi.pooler_lookup"));
     }

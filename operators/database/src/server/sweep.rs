@@ -27,6 +27,8 @@ pub struct Memory {
     pub unclaimed: HashSet<String>,
     /// Logins that do not have the password they should have, and where that cannot be seen but by trying.
     pub wrong_passwords: HashSet<String>,
+    /// Whether nobody used the poolers' former login at the last look.
+    pub former_is_unused: bool,
     /// Whether too many databases without an object have been told of.
     pub alarmed: bool,
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::process::resident;
-use super::{milliseconds, passwords, route};
+use super::{milliseconds, poolers, route};
 
 /// Each in a process of its own, so that none has the memory of the one before.
 pub fn compare() -> Result<()> {
@@ -37,7 +37,7 @@ pub fn measure(pools: i32, shards: i32) -> Result<()> {
     let cache = fill(pools, shards)?;
     let memory = resident(std::process::id())?.saturating_sub(before);
     let fleet = NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() };
-    let known = Known { passwords: passwords(), ..Known::default() };
+    let known = Known { poolers: poolers(), ..Known::default() };
 
     let mut best = [Duration::MAX; 3];
     let mut routes = 0;
@@ -48,7 +48,7 @@ pub fn measure(pools: i32, shards: i32) -> Result<()> {
         let looked = begun.elapsed();
         let plan = plan(&snapshot, &known).ok().context("an implausible plan")?;
         let planned = begun.elapsed();
-        let files = render(plan.routes.values(), &known.passwords, &Settings::default());
+        let files = render(plan.routes.values(), &known.poolers, &Settings::default());
         let rendered = begun.elapsed();
         routes = plan.routes.len();
         ensure!(files.databases.len() == routes + 2, "{} databases for {routes} routes", files.databases.len());

@@ -4,11 +4,11 @@
 mod agent;
 mod process;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ahoi_api::{PoolMode, PoolState, Route};
+use ahoi_api::{PoolMode, PoolState, PoolerLogin, Route};
+use ahoi_pgbouncer::config::Poolers;
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -131,7 +131,6 @@ fn route(database: &str, port: u16) -> Route {
         port: port.into(),
         database: database.into(),
         auth_database: "postgres".into(),
-        auth_login: "ahoi_pooler_1".into(),
         pool_mode: PoolMode::Transaction,
         pool_size: 8,
         max_client_connections: Some(100),
@@ -140,8 +139,8 @@ fn route(database: &str, port: u16) -> Route {
     }
 }
 
-fn passwords() -> BTreeMap<String, String> {
-    [("bench".to_owned(), PASSWORD.to_owned())].into()
+fn poolers() -> Poolers {
+    [("bench".to_owned(), PoolerLogin { name: "ahoi_pooler_1".into(), password: PASSWORD.into() })].into()
 }
 
 async fn connect(port: u16, login: &str, database: &str) -> Result<Client> {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tokio::process::{Child, Command};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ADDED, LOGIN, Place, REAL, connect, passwords, real, route};
+use super::{ADDED, LOGIN, Place, REAL, connect, poolers, real, route};
 
 /// A pgbouncer with routes.
 pub struct Process {
@@ -179,7 +179,7 @@ pub fn resident(pid: u32) -> Result<u64> {
 
 fn write(routes: &[Route], directory: &std::path::Path, port: u16) -> Result<Files> {
     let settings = Settings { directory: directory.to_owned(), port, ..Settings::default() };
-    let files = render(routes, &passwords(), &settings);
+    let files = render(routes, &poolers(), &settings);
     for (name, content) in &files.files {
         fs::write(directory.join(name), content)?;
     }

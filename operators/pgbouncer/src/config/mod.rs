@@ -12,6 +12,6 @@ mod verifiers;
 pub use budget::{Budget, Shares, share};
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};
 pub use plan::{Implausible, KEPT, Known, Plan, plan};
-pub use render::{AUTH_FILE, DATABASES, Files, INI, LOGINS, PEERS, Settings, auth_alias, render};
+pub use render::{AUTH_FILE, DATABASES, Files, INI, LOGINS, PEERS, Poolers, Settings, auth_alias, render};
 pub use validate::validate;
 pub use verifiers::Verifiers;

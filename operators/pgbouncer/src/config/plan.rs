@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use ahoi_api::{Passwords, RefusedRoute, Route};
+use ahoi_api::{Passwords, PoolerLogin, RefusedRoute, Route};
 
-use super::{Verifiers, validate};
+use super::validate::{is_word, validate};
+use super::{Poolers, Verifiers};
 use crate::pool::Pool;
 
 /// What an agent knows beside the snapshot.
@@ -21,8 +22,8 @@ pub struct Known {
     pub left: BTreeSet<String>,
     /// The routes of pools that went without having been in `left`, not long ago.
     pub lost: BTreeMap<String, Route>,
-    /// The password of the pooler's login on each server.
-    pub passwords: BTreeMap<String, String>,
+    /// The login by which passwords are looked up on each server.
+    pub poolers: Poolers,
     /// The verifiers of logins on servers where nothing can be looked up.
     pub verifiers: Verifiers,
 }
@@ -126,23 +127,24 @@ fn reachable<'a>(route: &'a Route, known: &'a Known, logins: &mut BTreeMap<&'a s
     if route.passwords == Passwords::File {
         return known.verifiers.check(route);
     }
-    let Some(password) = known.passwords.get(&route.server).filter(|password| is_password(password)) else {
+    let Some(login) = known.poolers.get(&route.server).filter(|login| is_login(login)) else {
         return Err(format!(
-            "there is no password for the DatabaseServer {} in the Secret {}",
+            "there is no login for the DatabaseServer {} in the Secret {}",
             route.server,
             ahoi_api::POOLER_AUTH_SECRET
         ));
     };
-    let first = logins.entry(&route.auth_login).or_insert(password);
-    if first != password {
-        return Err(format!("the login {} has another password on another DatabaseServer", route.auth_login));
+    let first = logins.entry(&login.name).or_insert(&login.password);
+    if *first != login.password {
+        return Err(format!("the login {} has another password on another DatabaseServer", login.name));
     }
     Ok(())
 }
 
-/// What fits on one line of pgbouncer's auth_file and into its buffer.
-fn is_password(text: &str) -> bool {
-    (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control)
+/// What needs no quoting among the routes, and fits on one line of pgbouncer's auth_file and into its buffer.
+fn is_login(login: &PoolerLogin) -> bool {
+    let password = &login.password;
+    is_word(&login.name) && (1..=1024).contains(&password.len()) && !password.chars().any(char::is_control)
 }
 
 /// What would be missing without an excuse, and how much there should be.
@@ -160,11 +162,11 @@ fn lost(plan: &Plan, pools: &[Pool], known: &Known) -> (BTreeSet<String>, usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{VERIFIER, file_route, pool, route};
+    use crate::fixtures::{VERIFIER, file_route, pool, poolers, route};
     use proptest::prelude::*;
 
     fn known() -> Known {
-        Known { passwords: BTreeMap::from([("pg-eu-1".to_owned(), "secret".to_owned())]), ..Known::default() }
+        Known { poolers: poolers(), ..Known::default() }
     }
 
     fn many(count: usize) -> Vec<Pool> {
@@ -211,9 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_password_nothing_new_is_loaded_and_nothing_old_is_lost() {
+    fn without_a_login_nothing_new_is_loaded_and_nothing_old_is_lost() {
         let pools = [pool("a", 1), pool("b", 2)];
-        let forgetful = Known { passwords: BTreeMap::new(), ..after(&pools[..1]) };
+        let forgetful = Known { poolers: Poolers::new(), ..after(&pools[..1]) };
         let plan = plan(&pools, &forgetful).unwrap();
         assert_eq!(plan.routes.keys().collect::<Vec<_>>(), ["customer-a/main"]);
         assert_eq!(plan.refused.len(), 2);
@@ -223,7 +225,7 @@ mod tests {
     fn a_known_verifier_takes_the_place_of_the_pooler_s_password() {
         let mut pool = pool("a", 1);
         pool.route = Some(file_route("a"));
-        let mut known = Known { passwords: BTreeMap::new(), ..known() };
+        let mut known = Known { poolers: Poolers::new(), ..known() };
         let refused = &plan(std::slice::from_ref(&pool), &known).unwrap().refused;
         assert_eq!(refused[0].reason, "the verifier of the login a_a is not in the Secret ahoi-verifiers-2 yet");
         known.verifiers.update([("a_a".to_owned(), VERIFIER.to_owned())], []);
@@ -246,9 +248,24 @@ mod tests {
         let mut other = pool("b", 2);
         other.route = Some(Route { server: "pg-eu-2".into(), ..route("b") });
         let mut known = known();
-        known.passwords.insert("pg-eu-2".into(), "another".into());
+        known
+            .poolers
+            .insert("pg-eu-2".into(), PoolerLogin { password: "another".into(), ..poolers()["pg-eu-1"].clone() });
         let plan = plan(&[pool("a", 1), other], &known).unwrap();
-        assert_eq!(plan.refused[0].reason, "the login ahoi_pooler_1 has another password on another DatabaseServer");
+        assert_eq!(plan.refused[0].reason, "the login ahoi_pooler_1_a has another password on another DatabaseServer");
+    }
+
+    #[test]
+    fn a_login_that_pgbouncer_could_misread_is_none() {
+        for (name, password) in [("a'b", "x"), ("a b", "x"), ("a", ""), ("a", "x\ny")] {
+            let login = PoolerLogin { name: name.into(), password: password.into() };
+            let known = Known { poolers: [("pg-eu-1".to_owned(), login)].into(), ..after(&[]) };
+            let plan = plan(&[pool("a", 1)], &known).unwrap();
+            assert_eq!(
+                plan.refused[0].reason,
+                "there is no login for the DatabaseServer pg-eu-1 in the Secret ahoi-pooler-auth"
+            );
+        }
     }
 
     #[test]
@@ -302,8 +319,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_agent_without_passwords_does_not_begin_to_serve() {
-        let fresh = Known { passwords: BTreeMap::new(), ..known() };
+    fn a_fresh_agent_without_logins_does_not_begin_to_serve() {
+        let fresh = Known { poolers: Poolers::new(), ..known() };
         assert_eq!(plan(&many(50), &fresh), Err(Implausible { missing: 50, of: 50 }));
         assert!(plan(&many(50), &known()).is_ok());
         assert!(plan(&[], &fresh).is_ok(), "a fleet without pools is ready");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use ahoi_api::{Passwords, PoolMode, Route};
+use ahoi_api::{Passwords, PoolMode, PoolerLogin, Route};
 use sha2::{Digest, Sha256};
 
 use super::{Verifiers, tls};
@@ -45,6 +45,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("server_idle_timeout", "60"),
     ("server_login_retry", "1"),
 ];
+
+/// The login by which passwords are looked up on each server, by the DatabaseServer's name.
+pub type Poolers = BTreeMap<String, PoolerLogin>;
 
 /// What is the same for all routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,19 +117,15 @@ impl std::fmt::Debug for Files {
 
 /// The files for these routes, each of which [`validate`](fn@super::validate) has passed.
 #[must_use]
-pub fn render<'a>(
-    routes: impl IntoIterator<Item = &'a Route>,
-    passwords: &BTreeMap<String, String>,
-    settings: &Settings,
-) -> Files {
+pub fn render<'a>(routes: impl IntoIterator<Item = &'a Route>, poolers: &Poolers, settings: &Settings) -> Files {
     let routes: Vec<&Route> = routes.into_iter().collect();
     let names = routes.iter().map(|route| route.database.clone());
     let names = names.chain(looking_up(&routes).map(auth_alias)).chain(["pgbouncer".to_owned()]);
     let names = names.collect();
-    let databases = databases(&routes, settings.default_max_client_connections);
+    let databases = databases(&routes, poolers, settings.default_max_client_connections);
     let logins = super::timeouts::render(&routes);
     let peers = peers(&settings.peers);
-    let users = users(&routes, passwords, &settings.verifiers);
+    let users = users(&routes, poolers, &settings.verifiers);
     let body = main(settings);
     let secured = tls::files(&settings.tls);
     let mut digest = Sha256::new();
@@ -160,10 +159,10 @@ pub fn auth_alias(route: &Route) -> String {
     format!("{AUTH_PREFIX}{server}_{}", hex(&Sha256::digest(what), 4))
 }
 
-fn databases(routes: &[&Route], max_clients: i32) -> String {
+fn databases(routes: &[&Route], poolers: &Poolers, max_clients: i32) -> String {
     let mut lines = BTreeSet::new();
     for route in routes {
-        lines.insert(entry(route, max_clients));
+        lines.insert(entry(route, poolers, max_clients));
     }
     lines.extend(looking_up(routes).map(auth_entry));
     let mut text = String::from("[databases]\n");
@@ -177,18 +176,17 @@ fn looking_up<'a>(routes: &[&'a Route]) -> impl Iterator<Item = &'a Route> {
     routes.iter().copied().filter(|route| route.passwords == Passwords::Lookup)
 }
 
-fn entry(route: &Route, max_clients: i32) -> String {
+fn entry(route: &Route, poolers: &Poolers, max_clients: i32) -> String {
     // Without an auth_user nobody but the logins in the auth_file is known.
-    let auth = match route.passwords {
-        Passwords::Lookup => format!(" auth_dbname={} auth_user={}", auth_alias(route), route.auth_login),
-        Passwords::File => String::new(),
-    };
+    let pooler = poolers.get(&route.server).filter(|_| route.passwords == Passwords::Lookup);
+    let auth = pooler.map(|pooler| format!(" auth_dbname={} auth_user={}", auth_alias(route), pooler.name));
     format!(
         "{database} = host={host} port={port} dbname={database}{auth} \
          pool_mode={mode} pool_size={size} max_db_connections={size} max_db_client_connections={clients}\n",
         database = route.database,
         host = route.host,
         port = route.port,
+        auth = auth.unwrap_or_default(),
         mode = mode(route.pool_mode),
         size = route.pool_size,
         clients = route.max_client_connections.unwrap_or(max_clients),
@@ -207,9 +205,10 @@ fn auth_entry(route: &Route) -> String {
 
 /// pgbouncer's auth_file: quoted, with `"` doubled. A client's login proves itself against a verifier, and pgbouncer logs in
 /// on the server with what it learnt from that.
-fn users(routes: &[&Route], passwords: &BTreeMap<String, String>, verifiers: &Verifiers) -> String {
+fn users(routes: &[&Route], poolers: &Poolers, verifiers: &Verifiers) -> String {
     let mut logins: BTreeMap<&str, &String> = looking_up(routes)
-        .filter_map(|route| Some((route.auth_login.as_str(), passwords.get(&route.server)?)))
+        .filter_map(|route| poolers.get(&route.server))
+        .map(|pooler| (pooler.name.as_str(), &pooler.password))
         .collect();
     for route in routes.iter().filter(|route| route.passwords == Passwords::File) {
         logins.extend(verifiers.of(&route.database).map(|(login, verifier)| (login.as_str(), verifier)));
@@ -271,12 +270,8 @@ fn hex(bytes: &[u8], count: usize) -> String {
 mod tests {
     use super::*;
     use crate::config::validate;
-    use crate::fixtures::{VERIFIER, file_route, route};
+    use crate::fixtures::{VERIFIER, file_route, poolers, route};
     use proptest::prelude::*;
-
-    fn passwords() -> BTreeMap<String, String> {
-        BTreeMap::from([("pg-eu-1".to_owned(), "se\"cret".to_owned())])
-    }
 
     #[test]
     fn the_files() {
@@ -292,7 +287,7 @@ mod tests {
         };
         let third = file_route("c_c");
         settings.verifiers.update(["c_c_a", "c_d_a"].map(|login| (login.to_owned(), VERIFIER.to_owned())), []);
-        let files = render([&route("c_a"), &second, &third], &passwords(), &settings);
+        let files = render([&route("c_a"), &second, &third], &poolers(), &settings);
         let text: String = files.files.iter().map(|(name, content)| format!("--- {name}\n{content}")).collect();
         insta::assert_snapshot!(text);
         let names: Vec<&String> = files.databases.iter().collect();
@@ -301,21 +296,22 @@ mod tests {
 
     #[test]
     fn no_password_is_in_the_debug_output() {
-        let files = render([&route("c_a")], &passwords(), &Settings::default());
+        let files = render([&route("c_a")], &poolers(), &Settings::default());
         assert!(!format!("{files:?}").contains("cret"));
     }
 
     #[test]
     fn the_marker_changes_with_everything() {
-        let marker = |route: &Route, passwords: &BTreeMap<String, String>, settings: &Settings| {
-            render([route], passwords, settings).marker
-        };
-        let (route, passwords, settings) = (route("c_a"), passwords(), Settings::default());
-        let base = marker(&route, &passwords, &settings);
-        assert_eq!(base, marker(&route, &passwords, &settings));
-        assert_ne!(base, marker(&Route { pool_size: 9, ..route.clone() }, &passwords, &settings));
-        assert_ne!(base, marker(&route, &BTreeMap::from([("pg-eu-1".to_owned(), "new".to_owned())]), &settings));
-        assert_ne!(base, marker(&route, &passwords, &Settings { peer_id: 1, ..settings.clone() }));
+        let marker = |route: &Route, poolers: &Poolers, settings: &Settings| render([route], poolers, settings).marker;
+        let (route, poolers, settings) = (route("c_a"), poolers(), Settings::default());
+        let base = marker(&route, &poolers, &settings);
+        assert_eq!(base, marker(&route, &poolers, &settings));
+        assert_ne!(base, marker(&Route { pool_size: 9, ..route.clone() }, &poolers, &settings));
+        let other = |login| Poolers::from([("pg-eu-1".to_owned(), login)]);
+        let login = &poolers["pg-eu-1"];
+        assert_ne!(base, marker(&route, &other(PoolerLogin { name: "b".into(), ..login.clone() }), &settings));
+        assert_ne!(base, marker(&route, &other(PoolerLogin { password: "b".into(), ..login.clone() }), &settings));
+        assert_ne!(base, marker(&route, &poolers, &Settings { peer_id: 1, ..settings.clone() }));
     }
 
     /// Reads as pgbouncer's own parser does: sections, keys, `%include` aside.
@@ -346,8 +342,8 @@ mod tests {
                 .map(|(database, host)| Route { host, ..route(&database) })
                 .filter(|route| validate(route).is_ok())
                 .collect();
-            let passwords = BTreeMap::from([("pg-eu-1".to_owned(), password)]);
-            let files = render(&routes, &passwords, &Settings::default());
+            let login = PoolerLogin { name: "ahoi_pooler_1_a".into(), password };
+            let files = render(&routes, &[("pg-eu-1".to_owned(), login)].into(), &Settings::default());
             let text = |name| files.files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.clone()).unwrap();
             let found = sections(&text(DATABASES));
             prop_assert_eq!(found.len(), 1);

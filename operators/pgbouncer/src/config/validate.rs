@@ -3,7 +3,7 @@
 //! One entry that pgbouncer cannot read stops the reading of the whole file, so an entry is made of nothing but words
 //! that need no quoting, and anything else is refused here.
 
-use ahoi_api::{Passwords, Route};
+use ahoi_api::Route;
 
 use super::render::AUTH_PREFIX;
 
@@ -17,12 +17,6 @@ pub fn validate(route: &Route) -> Result<(), String> {
     check((1..=65535).contains(&route.port), "route.port must be 1 to 65535")?;
     check(is_word(&route.database), "route.database must be 1 to 63 lower-case letters, digits and '_'")?;
     check(is_word(&route.auth_database), "route.authDatabase must be 1 to 63 lower-case letters, digits and '_'")?;
-    // Nobody looks anything up where the verifiers are known.
-    let looks_up = route.passwords == Passwords::Lookup;
-    check(
-        !looks_up || is_word(&route.auth_login),
-        "route.authLogin must be 1 to 63 lower-case letters, digits and '_'",
-    )?;
     check(route.database != "pgbouncer", "the database name pgbouncer is that of its console")?;
     check(!route.database.starts_with(AUTH_PREFIX), "database names that begin with _auth_ are those of the fleet")?;
     check((1..=1000).contains(&route.pool_size), "route.poolSize must be 1 to 1000")?;
@@ -37,7 +31,8 @@ fn check(good: bool, problem: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(problem.to_owned()) }
 }
 
-fn is_word(text: &str) -> bool {
+/// A name of lower-case letters, digits and `_`.
+pub(super) fn is_word(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
@@ -85,7 +80,6 @@ mod tests {
             (Route { host: "pg user=postgres".into(), ..good.clone() }, "route.host"),
             (Route { host: "a:b".into(), ..good.clone() }, "route.host"),
             (Route { port: 0, ..good.clone() }, "route.port"),
-            (Route { auth_login: "a'b".into(), ..good.clone() }, "route.authLogin"),
             (Route { auth_database: "postgres\n".into(), ..good.clone() }, "route.authDatabase"),
             (Route { pool_size: 0, ..good.clone() }, "route.poolSize"),
             (Route { query_timeout_seconds: Some(0), ..good.clone() }, "route.queryTimeoutSeconds"),
@@ -104,10 +98,10 @@ mod tests {
     proptest! {
         /// Whatever is accepted consists of characters that pgbouncer reads literally.
         #[test]
-        fn accepted_text_needs_no_quoting(database in any::<String>(), host in any::<String>(), login in any::<String>()) {
-            let route = Route { database, host, auth_login: login, ..route("x") };
+        fn accepted_text_needs_no_quoting(database in any::<String>(), host in any::<String>()) {
+            let route = Route { database, host, ..route("x") };
             if validate(&route).is_ok() {
-                let text = format!("{}{}{}", route.database, route.host, route.auth_login);
+                let text = format!("{}{}", route.database, route.host);
                 prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:".contains(&b)));
             }
         }

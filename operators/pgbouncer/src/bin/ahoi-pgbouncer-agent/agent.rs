@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ahoi_api::{
     ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET, POOLER_CERTIFICATES_SECRET,
-    PgBouncer, ProcessStatus,
+    PgBouncer, PoolerLogin, ProcessStatus,
 };
 use ahoi_pgbouncer::certificates::{Material, Tls};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
@@ -286,12 +286,11 @@ impl Agent {
         if self.lost_at.is_some_and(|at| at.elapsed() > LATELY) {
             self.known.lost.clear();
         }
-        // A password that has gone from the Secret may have gone by mistake; the server would know.
+        // A login that has gone from the Secret may have gone by mistake; the server would know.
         let secret = self.secrets.get_in(&self.fleet.namespace, POOLER_AUTH_SECRET);
-        let passwords = secret.as_ref().and_then(|secret| secret.data.as_ref()).into_iter().flatten();
-        let passwords = passwords
-            .filter_map(|(server, password)| Some((server.clone(), String::from_utf8(password.0.clone()).ok()?)));
-        self.known.passwords.extend(passwords);
+        let entries = secret.as_ref().and_then(|secret| secret.data.as_ref()).into_iter().flatten();
+        let logins = entries.filter_map(|(server, entry)| Some((server.clone(), PoolerLogin::parse(&entry.0)?)));
+        self.known.poolers.extend(logins);
         self.known.verifiers.update(self.verifiers.all(), self.known.loaded.iter().flat_map(BTreeMap::values));
         pools
     }
@@ -307,14 +306,14 @@ impl Agent {
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, self.options.shard, &plan.routes, &self.pools.all());
-        let files = render(shares.routes.values(), &self.known.passwords, &settings);
+        let files = render(shares.routes.values(), &self.known.poolers, &settings);
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
 
         self.load(&files, edited, &settings.tls).await?;
-        self.tls = Some(settings.tls);
         let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
-        self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.passwords)).await;
+        self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.poolers, &settings.tls)).await;
+        self.tls = Some(settings.tls);
         let busy = self.set_states(&plan, pools).await?;
         self.serving.store(true, Ordering::Relaxed);
         self.metrics.routes.set(count(plan.routes.len()));

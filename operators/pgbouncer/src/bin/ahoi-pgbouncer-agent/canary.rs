@@ -4,11 +4,14 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use ahoi_api::SERVER_STARTED;
+use ahoi_api::{SERVER_STARTED, TlsMode};
 use ahoi_pgbouncer::hold::{Heard, Way};
+use ahoi_pgbouncer::trust;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Config, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
@@ -18,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 /// Between two attempts while it refuses the login.
 const REFUSED: Duration = Duration::from_secs(5);
+/// Between two attempts where there is no login, so that no connection stays open whose end would be the news.
+const ASKING: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
 enum Trouble {
@@ -42,7 +47,7 @@ pub async fn watch(way: Way, tell: impl Fn(Heard)) {
             }
             Err(Trouble::Refused) => {
                 tell(Heard::Answers { started: None });
-                REFUSED
+                if way.login.is_some() { REFUSED } else { ASKING }
             }
         };
         sleep(pause).await;
@@ -52,14 +57,25 @@ pub async fn watch(way: Way, tell: impl Fn(Heard)) {
 /// The life of one connection.
 async fn live(way: &Way, tell: &impl Fn(Heard)) -> Result<(), Trouble> {
     let mut config = Config::new();
-    config.host(&way.host).port(way.port).dbname(&way.database).user(&way.login);
-    way.password.iter().for_each(|password| _ = config.password(password));
-    config.application_name("ahoi-pgbouncer-agent");
+    config.host(&way.host).port(way.port).dbname(&way.database).application_name("ahoi-pgbouncer-agent");
+    match &way.login {
+        Some(login) => config.user(&login.name).password(&login.password),
+        None => config.user("ahoi_pooler"),
+    };
+    config.ssl_mode(match way.tls {
+        TlsMode::Disable => SslMode::Disable,
+        TlsMode::Prefer => SslMode::Prefer,
+        _ => SslMode::Require,
+    });
+    let trusted = trust::server(way.tls, way.authorities.as_deref()).map_err(|error| {
+        debug!(server = way.server, %error, "no connection");
+        Trouble::Refused
+    })?;
     // A machine that vanishes says no goodbye; the kernel notices within five seconds, at no cost to the server.
     config.keepalives(true).keepalives_idle(Duration::from_secs(2));
     config.keepalives_interval(Duration::from_secs(1)).keepalives_retries(3);
     let login = async {
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = config.connect(MakeRustlsConnect::new(trusted)).await?;
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let answer = client.simple_query(SERVER_STARTED).await?;
         let started = answer.iter().find_map(|message| match message {
@@ -82,19 +98,25 @@ async fn live(way: &Way, tell: &impl Fn(Heard)) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// What a failed login says about the server: whoever gives a reason is there.
+/// What a failed login says about the server: whoever gives a reason is there, and whoever shows a certificate is.
 fn judge(error: &tokio_postgres::Error) -> Trouble {
     let stopping = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
     let away = match error.code() {
         Some(code) => stopping.contains(code),
-        None => error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>()),
+        None => error.is_closed() || error.source().and_then(|source| source.downcast_ref()).is_some_and(is_silence),
     };
     if away { Trouble::Away } else { Trouble::Refused }
+}
+
+/// Whether nobody answered. What is wrong with an answer to a TLS handshake comes as an error of the transport, too.
+fn is_silence(error: &io::Error) -> bool {
+    !error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ahoi_api::PoolerLogin;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
@@ -105,8 +127,9 @@ mod tests {
             host: "127.0.0.1".into(),
             port,
             database: "postgres".into(),
-            login: "pooler".into(),
-            password: Some("x".into()),
+            login: Some(PoolerLogin { name: "pooler".into(), password: "x".into() }),
+            tls: TlsMode::Disable,
+            authorities: None,
         }
     }
 

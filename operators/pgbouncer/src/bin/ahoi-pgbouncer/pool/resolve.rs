@@ -18,8 +18,6 @@ pub struct Resolved {
     pub server: Arc<DatabaseServer>,
     /// The database's name on the server.
     pub database: String,
-    /// The login that looks up passwords on the server; empty where nothing is looked up.
-    pub auth_login: String,
     pub credentials: Credentials,
     /// The login that was given away before and is still open.
     pub former: Option<String>,
@@ -79,14 +77,13 @@ impl PoolController {
             Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist"))
         })?;
         check_tls(&server, &fleet)?;
-        let auth_login = server.status.as_ref().and_then(|status| status.pooler_login.clone());
-        let auth_login = auth_login.or_else(|| (passwords(&server) == Passwords::File).then(String::new));
-        let auth_login = auth_login.ok_or_else(|| {
-            Error::waiting(
+        let has_login = server.status.as_ref().is_some_and(|status| status.pooler_login.is_some());
+        if !has_login && passwords(&server) == Passwords::Lookup {
+            return Err(Error::waiting(
                 "DatabaseServerNotPrepared",
                 format!("the DatabaseServer {} has no login for the pooler yet", server.name_any()),
-            )
-        })?;
+            ));
+        }
         let direct = self.direct.get_in(&namespace, binding);
         let direct = direct.ok_or_else(|| {
             Error::waiting(
@@ -101,7 +98,7 @@ impl PoolController {
             self.shared.secrets.get_in(&fleet.namespace().unwrap_or_default(), POOLER_CERTIFICATES_SECRET);
         let certificates = Material::read(certificates.as_deref(), &fleet.name_any());
         let database = database_name.to_owned();
-        Ok(Resolved { fleet, server, database, auth_login, credentials, former, certificates })
+        Ok(Resolved { fleet, server, database, credentials, former, certificates })
     }
 }
 

@@ -64,7 +64,7 @@ fn server() -> DatabaseServer {
     .unwrap();
     let mut server = named(DatabaseServer::new("pg-1", spec), None, "pg-1");
     server.status =
-        Some(DatabaseServerStatus { pooler_login: Some("ahoi_pooler_1".into()), ..DatabaseServerStatus::default() });
+        Some(DatabaseServerStatus { pooler_login: Some("ahoi_pooler_1_a".into()), ..DatabaseServerStatus::default() });
     server
 }
 

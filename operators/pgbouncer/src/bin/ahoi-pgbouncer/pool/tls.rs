@@ -115,7 +115,6 @@ mod tests {
                 fleet: Arc::new(fleet),
                 server: Arc::new(server(json!({}))),
                 database: "d".into(),
-                auth_login: "l".into(),
                 credentials: Credentials { username: "u".into(), password: "p".into() },
                 certificates: Material { pair, client_authorities, server_authorities: None },
             };

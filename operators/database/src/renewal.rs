@@ -1,0 +1,134 @@
+//! When a login is replaced by the other one of its pair, and what the status says of it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use ahoi_api::{Credentials, CredentialsStatus};
+use ahoi_reconcile::Error;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// How long a former login is kept open at least: until every kubelet has brought the new Secret to those who read it from
+/// a file, and who may have no connection just now.
+pub const GRACE: Duration = Duration::from_secs(120);
+
+/// When credentials are to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Now,
+    In(Duration),
+    Never,
+}
+
+/// When the credentials of the object with this uid are to be replaced, at whose word ever.
+pub fn due(
+    wanted: Option<&Credentials>,
+    known: Option<&CredentialsStatus>,
+    uid: &str,
+    now: Timestamp,
+) -> Result<Due, Error> {
+    let (Some(wanted), Some(known)) = (wanted, known) else { return Ok(Due::Never) };
+    if wanted.rotation_trigger.is_some() && wanted.rotation_trigger != known.trigger {
+        return Ok(Due::Now);
+    }
+    let Some(interval) = &wanted.rotation_interval else { return Ok(Due::Never) };
+    let interval = interval.parse::<SignedDuration>().ok().and_then(|interval| Duration::try_from(interval).ok());
+    let interval = interval.filter(|interval| !interval.is_zero()).ok_or_else(|| {
+        let message = "the rotationInterval of the credentials is no duration such as 720h";
+        Error::terminal("InvalidRotationInterval", message)
+    })?;
+    let lifetime = interval.saturating_sub(staggered(uid, interval / 5));
+    let age = age(known, now);
+    Ok(if age >= lifetime { Due::Now } else { Due::In(lifetime - age) })
+}
+
+/// A part of `most` that is always the same for one object, and another for others.
+fn staggered(uid: &str, most: Duration) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    most.mul_f64(f64::from(u32::try_from(hasher.finish() % 1000).unwrap_or_default()) / 1000.0)
+}
+
+/// How long the login has been the one in use.
+pub fn age(credentials: &CredentialsStatus, now: Timestamp) -> Duration {
+    // A clock that went backwards makes nothing old.
+    Duration::try_from(now.duration_since(credentials.rotated_at.0)).unwrap_or_default()
+}
+
+/// What is said of credentials that were replaced `now`, as was wanted.
+pub fn begun(
+    wanted: Option<&Credentials>,
+    known: Option<&CredentialsStatus>,
+    former: Option<String>,
+    now: Timestamp,
+) -> CredentialsStatus {
+    let trigger = wanted.and_then(|wanted| wanted.rotation_trigger.clone());
+    CredentialsStatus {
+        rotated_at: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+        // One that is taken back and set again is not new.
+        trigger: trigger.or_else(|| known.and_then(|known| known.trigger.clone())),
+        previous_login: former,
+    }
+}
+
+/// What is said of credentials that are found to have been replaced: whoever did it died before saying so. A trigger is
+/// not honoured by this, for nobody knows whether it was this one. At worst there is one more change.
+pub fn found(known: Option<&CredentialsStatus>, former: Option<String>, now: Timestamp) -> CredentialsStatus {
+    begun(None, known, former, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-03-01T00:00:00Z".parse().unwrap()
+    }
+
+    fn interval(interval: &str) -> Credentials {
+        Credentials { rotation_interval: Some(interval.into()), ..Credentials::default() }
+    }
+
+    fn trigger(trigger: &str) -> Credentials {
+        Credentials { rotation_trigger: Some(trigger.into()), ..Credentials::default() }
+    }
+
+    fn since(at: &str) -> CredentialsStatus {
+        CredentialsStatus { rotated_at: Time(at.parse().unwrap()), trigger: Some("one".into()), previous_login: None }
+    }
+
+    fn due_with(wanted: &Credentials, known: &CredentialsStatus) -> Due {
+        due(Some(wanted), Some(known), "3f2504e0-4f89-41d3-9a0c-0305e82c3301", now()).unwrap()
+    }
+
+    #[test]
+    fn a_trigger_is_honoured_once() {
+        let known = since("2026-02-28T23:59:59Z");
+        assert_eq!(due_with(&trigger("one"), &known), Due::Never);
+        assert_eq!(due_with(&trigger("two"), &known), Due::Now);
+        assert_eq!(due_with(&Credentials::default(), &known), Due::Never, "taken back");
+        let rotated = begun(Some(&trigger("two")), Some(&known), Some("a".into()), now());
+        assert_eq!((rotated.trigger.as_deref(), rotated.previous_login.as_deref()), (Some("two"), Some("a")));
+        let kept = begun(Some(&Credentials::default()), Some(&known), None, now());
+        assert_eq!(kept.trigger.as_deref(), Some("one"));
+        assert_eq!(found(Some(&known), Some("a".into()), now()).trigger.as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn an_interval_ends_within_its_last_fifth() {
+        assert_eq!(due_with(&interval("100h"), &since("2026-02-24T19:59:59Z")), Due::Now, "100 h and 1 s");
+        let Due::In(rest) = due_with(&interval("100h"), &since("2026-02-28T23:00:00Z")) else {
+            panic!("due after an hour of a hundred")
+        };
+        let hours = rest.as_secs_f64() / 3600.0;
+        assert!((79.0..=99.0).contains(&hours), "{hours} h");
+        let others = ["a", "b", "c", "d"].map(|uid| staggered(uid, Duration::from_secs(20 * 3600)));
+        assert!(others.iter().all(|one| others.iter().filter(|other| *other == one).count() == 1), "{others:?}");
+        assert_eq!(
+            due_with(&interval("1h30m"), &since("2027-01-01T00:00:00Z")),
+            due_with(&interval("1h30m"), &since("2026-03-01T00:00:00Z")),
+            "the clock went back"
+        );
+        assert!(due(Some(&interval("h")), Some(&since("2026-02-28T23:00:00Z")), "", now()).is_err());
+    }
+}

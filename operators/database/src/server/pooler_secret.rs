@@ -1,0 +1,89 @@
+//! The Secret beside the agents with the pooler's login on each server.
+
+use std::collections::BTreeMap;
+
+use ahoi_api::{POOLER_AUTH_SECRET, PoolerLogin};
+use ahoi_reconcile::Error;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+
+use crate::context::Context;
+
+/// The login that the agents have for `server`, if it is one of its own.
+pub async fn given(context: &Context, server: &str, names: &[String; 2]) -> Result<Option<PoolerLogin>, Error> {
+    let find = |secret: &Secret| {
+        let login = PoolerLogin::parse(&secret.data.as_ref()?.get(server)?.0)?;
+        // A server of this name that was deleted had others.
+        names.contains(&login.name).then_some(login)
+    };
+    let platform = &context.platform;
+    let cached = context.caches.secrets.get_in(platform.namespace(), POOLER_AUTH_SECRET);
+    if let Some(login) = cached.as_deref().and_then(find) {
+        return Ok(Some(login));
+    }
+    // The cache may be behind our own write, and a second password would lock the agents out that have the first.
+    Ok(secrets(context).get_opt(POOLER_AUTH_SECRET).await?.as_ref().and_then(find))
+}
+
+/// Gives the agents this login for `server`.
+pub async fn give(context: &Context, server: &str, login: &PoolerLogin) -> Result<(), Error> {
+    let data = BTreeMap::from([(server.to_owned(), ByteString(login.entry()))]);
+    let (secrets, manager) = (secrets(context), Some(context.platform.name().to_owned()));
+    let params = PatchParams { field_manager: manager.clone(), ..PatchParams::default() };
+    let patch = Patch::Merge(serde_json::json!({"data": data}));
+    match secrets.patch(POOLER_AUTH_SECRET, &params, &patch).await {
+        Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+        outcome => return Ok(outcome.map(drop)?),
+    }
+    let metadata = ObjectMeta { name: Some(POOLER_AUTH_SECRET.to_owned()), ..ObjectMeta::default() };
+    let created = Secret { metadata, data: Some(data), ..Secret::default() };
+    secrets.create(&PostParams { field_manager: manager, ..PostParams::default() }, &created).await?;
+    Ok(())
+}
+
+fn secrets(context: &Context) -> Api<Secret> {
+    Api::namespaced(context.platform.client.clone(), context.platform.namespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_reconcile::testing::ApiServer;
+
+    use super::*;
+    use crate::context::tests::{context, secret};
+
+    const PATH: &str = "/api/v1/namespaces/ahoi-system/secrets";
+
+    fn names() -> [String; 2] {
+        ahoi_api::logins("ahoi_pooler_1")
+    }
+
+    fn login(name: &str, password: &str) -> PoolerLogin {
+        PoolerLogin { name: name.into(), password: password.into() }
+    }
+
+    #[tokio::test]
+    async fn what_was_given_is_found_before_the_cache_knows() {
+        let api = ApiServer::new();
+        let blind = context(&api, vec![], vec![], vec![]);
+        assert_eq!(given(&blind, "pg-1", &names()).await.unwrap(), None);
+        for (server, login) in [("pg-1", login("ahoi_pooler_1_a", "x")), ("pg-2", login("ahoi_pooler_1_b", "y"))] {
+            give(&blind, server, &login).await.unwrap();
+            assert_eq!(given(&blind, server, &names()).await.unwrap(), Some(login));
+        }
+        let patch = format!("PATCH {PATH}/{POOLER_AUTH_SECRET}");
+        assert_eq!(api.take_writes(), [patch.clone(), format!("POST {PATH}"), patch]);
+        assert_eq!(given(&blind, "pg-1", &ahoi_api::logins("ahoi_pooler_2")).await.unwrap(), None, "another's");
+    }
+
+    #[tokio::test]
+    async fn costs_no_request_at_rest() {
+        let api = ApiServer::new();
+        let known = secret(POOLER_AUTH_SECRET, &[("pg-1", "ahoi_pooler_1_a:known")]);
+        let context = context(&api, vec![], vec![], vec![known]);
+        assert_eq!(given(&context, "pg-1", &names()).await.unwrap(), Some(login("ahoi_pooler_1_a", "known")));
+        assert_eq!(api.take_requests(), []);
+    }
+}
