@@ -79,11 +79,16 @@ impl Cluster {
 
     /// The administrator of the demo's PostgreSQL, in `database`.
     pub async fn admin(&self, database: &str) -> Result<Client> {
+        self.administrator().await?.to_database(database).connect().await
+    }
+
+    /// The login of that administrator, for who connects often.
+    pub async fn administrator(&self) -> Result<Login> {
         let secrets: Api<Secret> = self.of(SUITE);
         let mut entries = entries(secrets.get("demo-postgres").await?)?;
-        entries.insert("database".into(), database.into());
+        entries.insert("database".into(), "postgres".into());
         entries.insert("port".into(), "5432".into());
-        Login { entries, address: self.address(SUITE, "demo-postgres").await? }.connect().await
+        Ok(Login { entries, address: self.address(SUITE, "demo-postgres").await? })
     }
 
     /// The address of a Service, whose name only pods can resolve.

@@ -9,6 +9,7 @@ mod recorded;
 mod report;
 mod results;
 mod scenarios;
+mod statements;
 mod stats;
 mod usage;
 mod watch;
@@ -25,7 +26,7 @@ use crate::machine::Machine;
 use crate::profile::Profile;
 use crate::recorded::Recorded;
 use crate::results::Run;
-use crate::scenarios::{changes, converge, floor, offboard, peers, rest, steady};
+use crate::scenarios::{changes, converge, databases, floor, large, offboard, peers, rest, steady};
 
 /// Measures the suite, and makes a report of what was measured.
 #[derive(Parser)]
@@ -63,6 +64,10 @@ enum Scenario {
     Changes,
     /// A restart of every controller, and idle time
     Rest,
+    /// Ten thousand customers without a database
+    Large,
+    /// Databases alone, and the same SQL by a bare client
+    Databases,
     /// Whole customers, with PostgreSQL
     Whole,
     /// The bare writes
@@ -114,6 +119,9 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
             offboard::run(bench, converge::WHOLE, &set, &customers).await?;
         }
     }
+    if wanted(Scenario::Databases) {
+        databases::run(bench).await?;
+    }
     if wanted(Scenario::Floor) || wanted(Scenario::Peers) {
         // From here on the customers are nobody's.
         bench.cluster.stop_all().await?;
@@ -123,6 +131,13 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
     }
     if wanted(Scenario::Peers) {
         peers::run(bench, &recorded).await?;
+    }
+    if wanted(Scenario::Large) && bench.profile.large.is_some() {
+        // Last, because those customers stay; and by processes that have seen no others.
+        bench.cluster.stop_all().await?;
+        rest::start(bench).await?;
+        bench.empty = bench.usage()?;
+        large::run(bench).await?;
     }
     Ok(std::mem::take(&mut bench.run))
 }

@@ -11,8 +11,13 @@ pub struct Profile {
     pub name: &'static str,
     /// Customers without a database that are made at once. The last ones stay for the scenarios about changes.
     pub fan_out: &'static [usize],
+    /// Customers without a database that stay: so many, then so many in all. What each costs must not depend on how many there
+    /// are.
+    pub large: Option<(usize, usize)>,
     /// Whole customers, with a database, a way through the fleet and a worker on a simulated node, that are made at once.
     pub whole: &'static [usize],
+    /// Databases without customers that are made at once.
+    pub databases: usize,
     /// Customers that the floor and the peers make; one of `fan_out`, so that there is something to compare.
     pub compare: usize,
     /// How many requests the floor has in flight; the best counts.
@@ -28,7 +33,9 @@ pub struct Profile {
 const SMOKE: Profile = Profile {
     name: "smoke",
     fan_out: &[10],
+    large: Some((10, 20)),
     whole: &[5],
+    databases: 10,
     compare: 10,
     floor: &[16],
     rate: 4,
@@ -39,7 +46,9 @@ const SMOKE: Profile = Profile {
 const QUICK: Profile = Profile {
     name: "quick",
     fan_out: &[100, 500],
+    large: None,
     whole: &[50],
+    databases: 100,
     compare: 100,
     floor: &[16, 32],
     rate: 12,
@@ -50,7 +59,9 @@ const QUICK: Profile = Profile {
 const FULL: Profile = Profile {
     name: "full",
     fan_out: &[100, 500, 2000, 1000],
+    large: Some((1000, 10_000)),
     whole: &[100, 500, 1000],
+    databases: 300,
     compare: 500,
     floor: &[8, 16, 32, 64],
     rate: 12,

@@ -74,8 +74,8 @@ async fn cancelled(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
 
 async fn all_run(cluster: &Cluster, login: &str) -> Result<()> {
     let admin = cluster.admin("postgres").await?;
-    let query = "SELECT count(*) FROM pg_stat_activity \
-         WHERE usename = $1 AND state = 'active' AND query LIKE 'SELECT pg_sleep%'";
+    // A statement that is being prepared is active, too, and cannot be cancelled a moment later.
+    let query = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event = 'PgSleep'";
     while admin.query_one(query, &[&login]).await?.get::<_, i64>(0) < i64::try_from(QUERIES)? {
         sleep(Duration::from_millis(100)).await;
     }

@@ -8,7 +8,20 @@ use crate::bench::{Bench, PATIENCE, names};
 
 /// Makes `n` customers named after `set` at once; their names.
 pub async fn run(bench: &mut Bench, kind: &str, set: &str, n: usize, spec: &Value) -> Result<Vec<String>> {
-    let scenario = format!("{n} customers at once, {kind}");
+    beside(bench, 0, kind, set, n, spec).await
+}
+
+/// The same beside customers that are there already.
+pub async fn beside(
+    bench: &mut Bench,
+    others: usize,
+    kind: &str,
+    set: &str,
+    n: usize,
+    spec: &Value,
+) -> Result<Vec<String>> {
+    let beside = if others > 0 { format!(" beside {others}") } else { String::new() };
+    let scenario = format!("{n} customers at once{beside}, {kind}");
     println!("{scenario}");
     let names = names(set, n);
     let mut ready = bench.watch_ready(set).await?;
@@ -29,11 +42,13 @@ pub async fn run(bench: &mut Bench, kind: &str, set: &str, n: usize, spec: &Valu
     }
     bench.requests(&scenario, &start.requests()?, n);
     bench.used(&scenario, &start, &now, n);
-    let grown = (now.memory(of_the_suite) - bench.empty.memory(of_the_suite)) / n as f64 / 1e3;
-    bench.run.value(&scenario, "memory of the suite beyond that without customers, per customer", "kB", grown);
+    let grown = (now.memory(of_the_suite) - bench.empty.memory(of_the_suite)) / (others + n) as f64 / 1e3;
+    bench.run.value(&scenario, MEMORY, "kB", grown);
     Ok(names)
 }
 
+/// A row of the report.
+pub const MEMORY: &str = "memory of the suite beyond that without customers, per customer";
 /// The kind of customers without a database.
 pub const FAN_OUT: &str = "fan-out only";
 /// The kind of customers with everything.

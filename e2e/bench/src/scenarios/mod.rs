@@ -2,7 +2,9 @@
 
 pub mod changes;
 pub mod converge;
+pub mod databases;
 pub mod floor;
+pub mod large;
 pub mod offboard;
 pub mod peers;
 pub mod rest;

@@ -36,23 +36,29 @@ pub async fn idle(bench: &mut Bench, n: usize) -> Result<()> {
 pub async fn restart(bench: &mut Bench, n: usize) -> Result<()> {
     let scenario = format!("every controller restarted with {n} customers");
     println!("{scenario}");
-    let start = bench.start()?;
+    let begun = bench.start()?;
     bench.cluster.stop_all().await?;
     let stopped = bench.start()?;
-    bench.cluster.start_all().await?;
-    for controller in CONTROLLERS {
-        led_again(bench, controller).await?;
-    }
+    start(bench).await?;
     bench.run.value(&scenario, "until every controller leads again", "s", stopped.at.elapsed().as_secs_f64());
     // The passes that follow the take-over: one over every customer in each controller.
     tokio::time::sleep(bench.profile.idle.max(Duration::from_secs(20))).await;
     let now = bench.usage()?;
-    let requests = start.requests()?;
+    let requests = begun.requests()?;
     none(bench, &scenario, "writes", &requests, Request::is_write);
     // What belongs to no customer is read at a start.
     let reads = requests.iter().filter(|request| request.is_single_read()).count();
     bench.run.value(&scenario, "reads of single objects", "requests", reads as f64);
     bench.used(&scenario, &stopped, &now, n);
+    Ok(())
+}
+
+/// Starts every controller and waits until each leads.
+pub async fn start(bench: &Bench) -> Result<()> {
+    bench.cluster.start_all().await?;
+    for controller in CONTROLLERS {
+        led_again(bench, controller).await?;
+    }
     Ok(())
 }
 

@@ -1,0 +1,189 @@
+//! Databases alone: as fast as their controller makes them, and as fast as a bare client sends the same SQL.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use ahoi_api::Database;
+use ahoi_e2e::SUITE;
+use ahoi_reconcile::is_ready;
+use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, PostParams};
+use serde_json::json;
+
+use super::latencies;
+use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
+use crate::statements::{self, PREFIX, Statement};
+use crate::watch::{Change, Seen};
+
+const NAMESPACE: &str = "ahoi-bench-databases";
+/// Long enough to be found again in every text, and nowhere else.
+const RECORDED: &str = "bench-recorded-database";
+/// How many databases the bare client makes at once; the best counts.
+const SIDE_BY_SIDE: [usize; 4] = [2, 3, 4, 8];
+
+/// The SQL of one database, and the names that are in it.
+struct Recorded {
+    statements: Vec<Statement>,
+    database: String,
+    uid: String,
+}
+
+/// Makes the profile's number of databases either way.
+pub async fn run(bench: &mut Bench) -> Result<()> {
+    let n = bench.profile.databases;
+    let scenario = format!("{n} databases at once");
+    println!("{scenario}");
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    bench.cluster.apply(&namespace.to_string()).await?;
+    let recorded = record(bench).await?;
+
+    let names = names("database", n);
+    let mut seen = watch(bench).await?;
+    let start = bench.start()?;
+    let sent = make(bench, &names).await?;
+    let ready = seen.all(n, "databases Ready", PATIENCE).await?;
+    let ours = n as f64 / last(start.at, &ready)?;
+    bench.run.value(&scenario, "rate", "databases/s", ours);
+    bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
+    let writes = start.requests()?.iter().filter(|request| request.is_write()).count();
+    bench.run.value(&scenario, "writes per database", "requests", writes as f64 / n as f64);
+    remove(bench, &names).await?;
+
+    // It would take the databases of the bare client for such as have lost their objects.
+    bench.cluster.stop_all().await?;
+    bench.run.value(&scenario, "statements per database", "", recorded.statements.len() as f64);
+    let mut best: f64 = 0.0;
+    for side_by_side in SIDE_BY_SIDE {
+        let begun = Instant::now();
+        let made = replay(bench, &recorded, n, side_by_side).await?;
+        let rate = n as f64 / begun.elapsed().as_secs_f64();
+        best = best.max(rate);
+        drop_all(bench, &made).await?;
+        bench.run.value(&scenario, &format!("rate of a bare client, {side_by_side} at once"), "databases/s", rate);
+    }
+    bench.run.value(&scenario, "rate of the suite as a share of the best bare client", "", ours / best);
+    super::rest::start(bench).await?;
+    let namespaces: Api<Namespace> = bench.cluster.all();
+    bench.cluster.delete(&namespaces, NAMESPACE, PATIENCE).await
+}
+
+fn last(start: Instant, ended: &BTreeMap<String, Instant>) -> Result<f64> {
+    Ok(ended.values().max().context("nobody")?.saturating_duration_since(start).as_secs_f64())
+}
+
+async fn watch(bench: &Bench) -> Result<Seen> {
+    let ready = |change: Change<'_, Database>| match change {
+        Change::Is(database) if is_ready(database) => Some(database.name_any()),
+        _ => None,
+    };
+    Seen::by(bench.cluster.of::<Database>(NAMESPACE), ready).await
+}
+
+async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instant>> {
+    let api = bench.cluster.of::<Database>(NAMESPACE);
+    let sent = names.iter().map(|name| {
+        let (api, name) = (api.clone(), name.clone());
+        async move {
+            let spec = serde_json::from_value(json!({"storage": "1gb", "deletionPolicy": "Delete"}))?;
+            let sent = Instant::now();
+            api.create(&PostParams::default(), &Database::new(&name, spec)).await?;
+            anyhow::Ok((name, sent))
+        }
+    });
+    stream::iter(sent).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+async fn remove(bench: &Bench, names: &[String]) -> Result<()> {
+    let wanted: BTreeSet<String> = names.iter().cloned().collect();
+    let gone = move |change: Change<'_, Database>| match change {
+        Change::Gone(database) => Some(database.name_any()).filter(|name| wanted.contains(name)),
+        Change::Is(_) => None,
+    };
+    let api = bench.cluster.of::<Database>(NAMESPACE);
+    let mut gone = Seen::by(api.clone(), gone).await?;
+    let delete = names.iter().map(|name| {
+        let (api, name) = (api.clone(), name.clone());
+        async move { api.delete(&name, &DeleteParams::default()).await.map(drop) }
+    });
+    stream::iter(delete).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    gone.all(names.len(), "databases gone", PATIENCE).await.map(drop)
+}
+
+/// Makes one while PostgreSQL logs what it is sent.
+async fn record(bench: &Bench) -> Result<Recorded> {
+    let admin = bench.cluster.admin("postgres").await?;
+    admin.batch_execute(&format!("ALTER SYSTEM SET log_line_prefix = '{PREFIX}'")).await?;
+    admin.batch_execute("ALTER SYSTEM SET log_statement = 'all'").await?;
+    admin.batch_execute("SELECT pg_reload_conf()").await?;
+    let since = Timestamp::now();
+    let mut seen = watch(bench).await?;
+    make(bench, &[RECORDED.to_owned()]).await?;
+    seen.all(1, "the recorded database Ready", 120).await?;
+    let object = bench.cluster.of::<Database>(NAMESPACE).get(RECORDED).await?;
+    admin.batch_execute("ALTER SYSTEM RESET log_statement").await?;
+    admin.batch_execute("ALTER SYSTEM RESET log_line_prefix").await?;
+    admin.batch_execute("SELECT pg_reload_conf()").await?;
+    let since = format!("--since-time={since}");
+    let logs = ["logs", "--namespace", SUITE, "statefulset/demo-postgres", &since];
+    let log = bench.cluster.kubectl(&logs, "").await?;
+    let database = object.status.as_ref().and_then(|status| status.database_name.clone()).context("no name")?;
+    let statements = statements::read(&log, "ahoi-database");
+    let creates = |statement: &Statement| statement.sql.starts_with("CREATE DATABASE");
+    ensure!(
+        statements.iter().filter(|statement| creates(statement)).count() == 1,
+        "the log has not one CREATE DATABASE"
+    );
+    remove(bench, &[RECORDED.to_owned()]).await?;
+    Ok(Recorded { statements, database, uid: object.uid().unwrap_or_default() })
+}
+
+/// Sends the SQL of `n` databases, that of one after the other; their names.
+async fn replay(bench: &Bench, recorded: &Recorded, n: usize, side_by_side: usize) -> Result<Vec<String>> {
+    let login = &bench.cluster.administrator().await?;
+    let workers = (0..side_by_side).map(|worker| async move {
+        let admin = login.connect().await?;
+        let mut made = Vec::new();
+        for number in (worker..n).step_by(side_by_side) {
+            let database = format!("c_{:012x}", 0xbe9c_0000_0000_u64 + number as u64);
+            let fill = |text: &str| {
+                let text = text.replace(&recorded.database, &database).replace(RECORDED, &database);
+                text.replace(&recorded.uid, &format!("bench-{number}"))
+            };
+            let mut inside = None;
+            for statement in &recorded.statements {
+                let sql = fill(&statement.sql);
+                let client = if statement.database == recorded.database {
+                    if inside.is_none() {
+                        inside = Some(login.clone().to_database(&database).connect().await?);
+                    }
+                    inside.as_ref().unwrap_or(&admin)
+                } else {
+                    &admin
+                };
+                client.simple_query(&sql).await.with_context(|| format!("the recorded {sql}"))?;
+            }
+            made.push(database);
+        }
+        anyhow::Ok(made)
+    });
+    Ok(futures::future::try_join_all(workers).await?.concat())
+}
+
+async fn drop_all(bench: &Bench, databases: &[String]) -> Result<()> {
+    let admin = bench.cluster.admin("postgres").await?;
+    for database in databases {
+        admin.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await?;
+        admin.execute("DELETE FROM ahoi.databases WHERE database = $1", &[database]).await?;
+        let roles = admin
+            .query("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname, $1)", &[&format!("{database}_")])
+            .await?;
+        for role in roles {
+            admin.batch_execute(&format!("DROP ROLE {}", role.get::<_, String>(0))).await?;
+        }
+    }
+    Ok(())
+}
