@@ -350,12 +350,14 @@ struct Failures {
     told: Vec<(Duration, String)>,
 }
 
-/// How pgbouncer, and PostgreSQL through it, say that the connection ended which had just been given the query; the last is
-/// said to a client whose password was being looked up.
-const CUT_OFF: [&str; 4] = [
+/// How pgbouncer, and PostgreSQL through it, say that the connection ended which had just been given the query. The last two
+/// are said where pgbouncer was using it on behalf of the client: to set the client's parameters (whatever PostgreSQL says
+/// then is told as `invalid server parameter`: handle_server_work in pgbouncer's server.c), and to look its password up.
+const CUT_OFF: [&str; 5] = [
     "server conn crashed?",
     "server closed the connection unexpectedly",
     "terminating connection",
+    "invalid server parameter",
     "bouncer config error",
 ];
 

@@ -9,6 +9,8 @@ use ahoi_e2e::ledger::Ledger;
 use anyhow::{Context as _, Result, ensure};
 use futures::future::{join_all, try_join_all};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, duplex};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, NoTls};
@@ -55,21 +57,40 @@ async fn cancelled(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     running.context("not all queries run within 10 s")??;
 
     let started = Instant::now();
-    try_join_all(tokens.iter().step_by(2).map(|token| token.cancel_query(NoTls))).await.context("a cancel request")?;
+    // One after the other: of those that come to one process for the same other one while it connects to it, pgbouncer
+    // passes one on and the rest only when one more comes (per_loop_maint in its janitor.c passes over peers).
+    for token in tokens.iter().step_by(2) {
+        cancel(token, way.address()).await.context("a cancel request")?;
+    }
     let asked = started.elapsed();
     ensure!(asked.as_secs_f64() < LONG / 2.0, "the cancel requests took {asked:?}: nothing is proved");
+    let mut went_on = Vec::new();
     for (number, answer) in queries.await?.into_iter().enumerate() {
         match answer {
-            Ok(_) => ensure!(number % 2 == 1, "query {number} was not cancelled"),
+            Ok(_) if number % 2 == 0 => went_on.push(number),
+            Ok(_) => {}
             Err(error) => {
                 ensure!(error.code() == Some(&SqlState::QUERY_CANCELED), "query {number} failed otherwise: {error:?}");
                 ensure!(number % 2 == 0, "query {number} was cancelled, and nobody had asked for it");
             }
         }
     }
+    ensure!(went_on.is_empty(), "of the queries 0, 2, 4, … these were not cancelled: {went_on:?}");
     let fleet = cluster.of::<PgBouncer>(SUITE).get("global").await?;
     println!("cancel: {} of {QUERIES} queries in {} processes, in {asked:.1?}", QUERIES / 2, fleet.spec.replicas);
     ledger.progress(Duration::from_secs(30)).await
+}
+
+/// Asks as libpq does, which waits until the connection is closed. pgbouncer passes a request on by a connection that it may
+/// have to make first, and forgets the request when whoever asked has gone meanwhile; tokio-postgres does not wait.
+async fn cancel(token: &CancelToken, address: &str) -> Result<()> {
+    let (asking, mut request) = duplex(64);
+    token.cancel_query_raw(asking, NoTls).await?;
+    let mut stream = TcpStream::connect((address, 6432)).await?;
+    tokio::io::copy(&mut request, &mut stream).await?;
+    let closed = timeout(Duration::from_secs_f64(LONG / 2.0), stream.read_u8()).await;
+    ensure!(matches!(closed, Ok(Err(_))), "a cancel request was answered, or not at all");
+    Ok(())
 }
 
 async fn all_run(cluster: &Cluster, login: &str) -> Result<()> {
