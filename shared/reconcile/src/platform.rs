@@ -23,6 +23,10 @@ use crate::shards::Shards;
 /// The group of the suite's kinds, and the prefix of its annotations and finalizers.
 pub const GROUP: &str = "internal.example.com";
 
+/// How many objects come with one answer to a list. A page is in memory as a whole, as text and as objects, with much that
+/// is not kept.
+const PAGE: u32 = 100;
+
 /// What every controller of a process shares. Cheap to clone.
 #[derive(Clone)]
 pub struct Platform {
@@ -44,6 +48,8 @@ struct Shared {
     process: Process,
     events: EventRecorder,
     metrics: Metrics,
+    /// Cancelled when this process begins to work: a standby watches nothing.
+    begun: CancellationToken,
     shutdown: CancellationToken,
     caches: Mutex<Vec<Gate>>,
     conditions: Mutex<Vec<Gate>>,
@@ -70,6 +76,7 @@ impl Platform {
             process,
             events: EventRecorder::new(client.clone(), reporter),
             metrics: Metrics::new(requests),
+            begun: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             caches: Mutex::default(),
             conditions: Mutex::default(),
@@ -131,7 +138,8 @@ impl Platform {
         register(&mut self.metrics().registry.lock());
     }
 
-    /// Starts to watch the objects of one kind and keeps them in memory.
+    /// Watches the objects of one kind and keeps them in memory, from when this process begins to work: what each standby
+    /// watches costs the API server as much as what is watched by whoever works, and memory, too.
     ///
     /// Use `PartialObjectMeta<K>` where the metadata is enough. Where the CRD is not there yet the cache keeps trying.
     pub fn cache<K: Object>(&self, api: Api<K>, config: watcher::Config) -> Cache<K> {
@@ -150,8 +158,13 @@ impl Platform {
 
     fn start<K: Object>(&self, api: Api<K>, config: watcher::Config, trim: Trim<K>) -> Cache<K> {
         let cache = Cache::new(trim);
+        let config = config.page_size(PAGE);
         self.await_sync(&cache);
-        self.spawn(format!("the watch of {}", K::plural(&())), cache.clone().watch(api, config));
+        let (begun, watch) = (self.shared.begun.clone(), cache.clone().watch(api, config));
+        self.spawn(format!("the watch of {}", K::plural(&())), async move {
+            begun.cancelled().await;
+            watch.await;
+        });
         cache
     }
 
@@ -190,6 +203,11 @@ impl Platform {
             // Nobody listens any more when the process is about to end anyway.
             let _ = shared.failures.send(name);
         });
+    }
+
+    /// This process is not, or no longer, a standby.
+    pub(crate) fn begin(&self) {
+        self.shared.begun.cancel();
     }
 
     pub(crate) fn objects<K: Object>(&self) -> Objects<K> {

@@ -25,6 +25,11 @@ use crate::platform::{Platform, Process};
 use crate::shards::coordinator::{Coordinator, Mood};
 use crate::shards::{self, Fence, Shards};
 
+/// A list of all objects of a kind is much larger than what is kept of it; the allocator of the C library would keep what it
+/// took.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The bound of each call to the API server (of a watch: until it begins).
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -82,8 +87,8 @@ struct NoArgs {}
 /// Returns after SIGTERM or SIGINT, once the passes that were running are done and the lease is given back.
 /// Any other end is an error: a lost lease (whoever has it now must not find us still writing), or a task that stopped.
 ///
-/// `setup` is called before the lease is held, so that a standby's caches are warm when its turn comes. It makes caches
-/// and controllers and must not write; what writes in the background is a [`Runnable::task`].
+/// `setup` is called before the lease is held. It makes caches, which stay empty until it is, and controllers, and must
+/// not write; what writes in the background is a [`Runnable::task`].
 pub async fn run<F, Fut>(name: &'static str, setup: F) -> anyhow::Result<()>
 where
     F: FnOnce(Platform) -> Fut,
@@ -189,6 +194,7 @@ async fn work(
     controllers: Vec<Runnable>,
     mut failed: mpsc::UnboundedReceiver<String>,
 ) -> anyhow::Result<()> {
+    platform.begin();
     stages.enter(Stage::Leading);
     if platform.shards().count() == 1 {
         platform.metrics().leader.set(1);
