@@ -26,8 +26,8 @@ pub mod finalizers {
     pub const CONNECTION_POOL: &str = "internal.example.com/connection-pool";
 }
 
-/// The Secret beside the agents with the [`PoolerLogin`] of each DatabaseServer: one key a server, the server's name.
-/// Written by the database controller, read by the agents, in the suite's own namespace.
+/// The Secret beside the agents with the [`PoolerLogin`](crate::PoolerLogin) of each DatabaseServer: one key a server, the
+/// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
 pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
 
 /// The two logins that take turns, of a database or of the pooler on a server: each is in use until credentials are
