@@ -25,11 +25,6 @@ use crate::platform::{Platform, Process};
 use crate::shards::coordinator::{Coordinator, Mood};
 use crate::shards::{self, Fence, Shards};
 
-/// A list of all objects of a kind is much larger than what is kept of it; the allocator of the C library would keep what it
-/// took.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The bound of each call to the API server (of a watch: until it begins).
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
