@@ -1,6 +1,7 @@
 //! What every scenario stands on: the cluster, what has been found so far, and customers by the hundred.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::profile::Profile;
@@ -117,21 +119,23 @@ impl Bench {
         Seen::by(self.cluster.customers(), notable).await
     }
 
-    /// Deletes the customers `names` and waits until they are gone; when each was.
-    pub async fn remove(&self, names: &[String]) -> Result<BTreeMap<String, Instant>> {
-        let wanted: std::collections::BTreeSet<String> = names.iter().cloned().collect();
-        let gone = move |change: Change<'_, Customer>| match change {
-            Change::Gone(customer) => Some(customer.name_any()).filter(|name| wanted.contains(name)),
+    /// Deletes the objects `names` and waits until they are gone; when each was.
+    pub async fn remove<K>(&self, objects: Api<K>, names: &[String]) -> Result<BTreeMap<String, Instant>>
+    where
+        K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
+    {
+        let wanted: BTreeSet<String> = names.iter().cloned().collect();
+        let gone = move |change: Change<'_, K>| match change {
+            Change::Gone(object) => Some(object.name_any()).filter(|name| wanted.contains(name)),
             Change::Is(_) => None,
         };
-        let mut gone = Seen::by(self.cluster.customers(), gone).await?;
-        let customers = self.cluster.customers();
+        let mut gone = Seen::by(objects.clone(), gone).await?;
         let delete = |name: &String| {
-            let (customers, name) = (customers.clone(), name.clone());
-            async move { customers.delete(&name, &DeleteParams::default()).await.map(drop) }
+            let (objects, name) = (objects.clone(), name.clone());
+            async move { objects.delete(&name, &DeleteParams::default()).await.map(drop) }
         };
         stream::iter(names.iter().map(delete)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        gone.all(names.len(), "customers gone", PATIENCE).await
+        gone.all(names.len(), "objects gone", PATIENCE).await
     }
 
     /// Waits until no service account of `namespace` has written for `seconds`: silence is the condition, so time is what

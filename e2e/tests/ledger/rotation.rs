@@ -98,7 +98,7 @@ async fn by_age(cluster: &Cluster, customer: &str) -> Result<serde_json::Value> 
     Ok(json!({"rotationInterval": "1h"}))
 }
 
-/// So do the poolers' own, by which passwords are looked up for every client that logs in.
+/// The poolers' own login is replaced, too, by which passwords are looked up for every client that logs in.
 #[tokio::test]
 async fn the_poolers_login_is_replaced() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;

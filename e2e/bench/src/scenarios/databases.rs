@@ -1,6 +1,6 @@
 //! Databases alone: as fast as their controller makes them, and as fast as a bare client sends the same SQL.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ahoi_api::Database;
@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, PostParams};
 use serde_json::json;
 
 use super::latencies;
@@ -51,7 +51,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
     let writes = start.requests()?.iter().filter(|request| request.is_write()).count();
     bench.run.value(&scenario, "writes per database", "requests", writes as f64 / n as f64);
-    remove(bench, &names).await?;
+    bench.remove(bench.cluster.of::<Database>(NAMESPACE), &names).await?;
 
     // It would take the databases of the bare client for such as have lost their objects.
     bench.cluster.stop_all().await?;
@@ -97,22 +97,6 @@ async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instan
     stream::iter(sent).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-async fn remove(bench: &Bench, names: &[String]) -> Result<()> {
-    let wanted: BTreeSet<String> = names.iter().cloned().collect();
-    let gone = move |change: Change<'_, Database>| match change {
-        Change::Gone(database) => Some(database.name_any()).filter(|name| wanted.contains(name)),
-        Change::Is(_) => None,
-    };
-    let api = bench.cluster.of::<Database>(NAMESPACE);
-    let mut gone = Seen::by(api.clone(), gone).await?;
-    let delete = names.iter().map(|name| {
-        let (api, name) = (api.clone(), name.clone());
-        async move { api.delete(&name, &DeleteParams::default()).await.map(drop) }
-    });
-    stream::iter(delete).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    gone.all(names.len(), "databases gone", PATIENCE).await.map(drop)
-}
-
 /// Makes one while PostgreSQL logs what it is sent.
 async fn record(bench: &Bench) -> Result<Recorded> {
     let admin = bench.cluster.admin("postgres").await?;
@@ -137,7 +121,7 @@ async fn record(bench: &Bench) -> Result<Recorded> {
         statements.iter().filter(|statement| creates(statement)).count() == 1,
         "the log has not one CREATE DATABASE"
     );
-    remove(bench, &[RECORDED.to_owned()]).await?;
+    bench.remove(bench.cluster.of::<Database>(NAMESPACE), &[RECORDED.to_owned()]).await?;
     Ok(Recorded { statements, database, uid: object.uid().unwrap_or_default() })
 }
 

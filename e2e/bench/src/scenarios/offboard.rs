@@ -15,7 +15,7 @@ pub async fn run(bench: &mut Bench, kind: &str, set: &str, customers: &[String])
     println!("{scenario}");
     let mut emptied = namespaces_gone(bench, set).await?;
     let start = bench.start()?;
-    let gone = bench.remove(customers).await?;
+    let gone = bench.remove(bench.cluster.customers(), customers).await?;
     let last = gone.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
     let emptied = emptied.all(n, "namespaces gone", PATIENCE).await?;
     let all = emptied.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();

@@ -234,6 +234,7 @@ impl ServerPool {
     pub async fn lets_in(&self, database: &str, login: &Login) -> Option<bool> {
         match connect(&self.options_of(database, login)).await? {
             Ok(connection) => {
+                // It is closed either way.
                 let _ = connection.close().await;
                 Some(true)
             }
@@ -275,6 +276,7 @@ impl ServerPool {
         let outcome = connect(&self.options_of(database, login)).await.ok_or(Failure::Unreachable)?;
         let mut connection = self.judge(outcome)?;
         let answered = connection.execute("SELECT 1").await;
+        // It is closed either way.
         let _ = connection.close().await;
         self.judge(answered.map(|_| ()))
     }
