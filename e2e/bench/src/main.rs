@@ -1,6 +1,7 @@
 //! `ahoi-bench`: measures the suite on the cluster of KUBECONFIG, and makes a report of what it measured. `e2e/bench/run` starts
 //! the cluster and calls this.
 
+mod accounts;
 mod bench;
 mod clear;
 mod machine;

@@ -92,7 +92,8 @@ impl CustomerController {
     /// Starts the caches; what comes back is to be run.
     #[must_use]
     pub fn start(platform: &Platform) -> Runnable {
-        let customers: Cache<Customer> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
+        let customers: Cache<Customer> =
+            platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default());
         let plans: Cache<Plan> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
         let children = Children {
             namespaces: owned(platform),
@@ -136,7 +137,7 @@ impl Children {
 }
 
 fn owned<C: Conditioned>(platform: &Platform) -> Owned<C> {
-    Owned::new(platform, &platform.cache(Api::all(platform.client.clone()), watcher::Config::default()))
+    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default()))
 }
 
 /// The customer's child of kind `C`; a customer has at most one of each.
@@ -146,12 +147,10 @@ pub fn only_child<C: Conditioned>(children: &Owned<C>, customer: &Customer) -> O
 
 /// The customers that a change of the Plan `plan` reaches.
 fn customers_on(customers: &Cache<Customer>, plan: &str) -> Vec<ObjectRef<Customer>> {
-    customers
-        .all()
-        .iter()
-        .filter(|customer| customer.spec.plan.as_deref().unwrap_or(DEFAULT_PLAN) == plan)
-        .map(|customer| ObjectRef::from_obj(&**customer))
-        .collect()
+    customers.select(|customer| {
+        let on_plan = customer.spec.plan.as_deref().unwrap_or(DEFAULT_PLAN) == plan;
+        on_plan.then(|| ObjectRef::from_obj(customer))
+    })
 }
 
 /// The status as it was, and that nobody acts on the spec.

@@ -13,7 +13,6 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use serde::Serialize;
 use serde_json::json;
 
 use crate::desired::{BINDINGS, GUARD_RAIL_LABEL, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
@@ -88,10 +87,10 @@ impl NamespaceController {
     /// Starts the caches and hands the controller to whoever runs it.
     pub fn start(platform: &Platform, options: NamespaceOptions) -> Runnable {
         let all = watcher::Config::default;
-        let owners = platform.cache(Api::<CustomerNamespace>::all(platform.client.clone()), all());
+        let owners = platform.cache_packed(Api::<CustomerNamespace>::all(platform.client.clone()), all());
         // All of them: one that is not ours is to be seen before anything is written.
-        let namespaces = platform.cache(Api::<Namespace>::all(platform.client.clone()), all());
-        let accounts = platform.cache(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
+        let namespaces = platform.cache_packed(Api::<Namespace>::all(platform.client.clone()), all());
+        let accounts = platform.cache_packed(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
         let controller = Self {
             platform: platform.clone(),
             database_ports: options.database_ports,
@@ -125,8 +124,9 @@ impl NamespaceController {
         let name = namespace_of(&owner.name_any());
         let Some(live) = self.namespaces.cache().get(&name) else { return Ok(()) };
         let living = |uid: &str| {
-            let mut owners = self.owners.all().into_iter();
-            owners.find(|other| other.metadata.uid.as_deref() == Some(uid)).map(|other| other.name_any())
+            let named =
+                |other: &CustomerNamespace| (other.metadata.uid.as_deref() == Some(uid)).then(|| other.name_any());
+            self.owners.select(named).into_iter().next()
         };
         match claim(owner, &live, living) {
             Claim::Ours | Claim::Orphan if live.metadata.deletion_timestamp.is_some() => Err(Error::waiting(
@@ -170,7 +170,7 @@ impl NamespaceController {
 
     /// Makes the guard rails of one kind exactly these. `Owned` repairs what was changed or removed and lets stand what
     /// was added, since API servers add defaults; what `added` tells about is made anew.
-    async fn converge<K: Object + Serialize>(
+    async fn converge<K: Object>(
         &self,
         owned: &Owned<K>,
         owner: &CustomerNamespace,
@@ -200,9 +200,9 @@ impl NamespaceController {
 }
 
 /// Guard rails of one kind. They are linked by a label, so that they stay with a namespace that stays.
-fn guarded<K: Object + Serialize>(platform: &Platform) -> Owned<K> {
+fn guarded<K: Object>(platform: &Platform) -> Owned<K> {
     let ours = watcher::Config::default().labels(GUARD_RAIL_LABEL);
-    Owned::new(platform, &platform.cache(Api::all(platform.client.clone()), ours)).linked_by(GUARD_RAIL_LABEL)
+    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), ours)).linked_by(GUARD_RAIL_LABEL)
 }
 
 /// Everything is applied; what is left to say is whether the namespace takes objects.

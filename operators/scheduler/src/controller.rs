@@ -11,7 +11,6 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, ResourceExt};
-use serde::Serialize;
 
 use crate::desired::{budget, cron_job, workers, workers_name};
 use crate::migration::{Migration, is_kept, migration};
@@ -53,7 +52,8 @@ impl Reconciler for SchedulerController {
 impl SchedulerController {
     /// Starts the caches and hands the controller to whoever runs it.
     pub fn start(platform: &Platform) -> Runnable {
-        let schedulers = platform.cache(Api::<Scheduler>::all(platform.client.clone()), watcher::Config::default());
+        let schedulers =
+            platform.cache_packed(Api::<Scheduler>::all(platform.client.clone()), watcher::Config::default());
         let controller = Self {
             // The Jobs that CronJobs make are many, and their CronJob says what there is to know.
             migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration")),
@@ -113,12 +113,12 @@ impl SchedulerController {
     }
 }
 
-fn children<K: Object + Serialize>(platform: &Platform, labels: &str) -> Owned<K> {
+fn children<K: Object>(platform: &Platform, labels: &str) -> Owned<K> {
     let config = watcher::Config::default().labels(labels);
-    Owned::new(platform, &platform.cache(Api::all(platform.client.clone()), config))
+    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), config))
 }
 
 /// The child of this name, if it is the Scheduler's.
-fn child<K: Object + Serialize>(owned: &Owned<K>, scheduler: &Scheduler, name: &str) -> Option<Arc<K>> {
+fn child<K: Object>(owned: &Owned<K>, scheduler: &Scheduler, name: &str) -> Option<Arc<K>> {
     owned.children(scheduler).into_iter().find(|child| child.name_any() == name)
 }

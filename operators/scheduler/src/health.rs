@@ -28,6 +28,10 @@ fn wanted(deployment: &Deployment) -> i32 {
 pub fn workers(deployment: &Deployment) -> Workers {
     let wanted = wanted(deployment);
     let status = deployment.status.clone().unwrap_or_default();
+    // As it was made, it never wanted any: nothing runs, and nothing is going to.
+    if wanted == 0 && deployment.metadata.generation == Some(1) && status.replicas.unwrap_or(0) == 0 {
+        return Workers::Ready;
+    }
     if status.observed_generation < deployment.metadata.generation {
         return Workers::Rolling("the change is on its way".into());
     }

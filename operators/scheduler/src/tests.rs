@@ -243,6 +243,12 @@ mod healths {
         let mut unseen = deployment([4, 4, 4], None);
         unseen.metadata.generation = Some(3);
         assert!(matches!(health::workers(&unseen), Workers::Rolling(_)));
+        let mut none = Deployment::default();
+        none.metadata.generation = Some(1);
+        none.spec.get_or_insert_default().replicas = Some(0);
+        assert_eq!(health::workers(&none), Workers::Ready, "there never were any");
+        none.metadata.generation = Some(2);
+        assert!(matches!(health::workers(&none), Workers::Rolling(_)), "there may have been some");
         assert_eq!(health::available(&deployment([5, 5, 5], None)), 4, "5/4 would alarm people");
     }
 
@@ -376,10 +382,27 @@ mod paces {
     }
 
     #[test]
-    fn a_change_of_the_spec_is_told_at_once() {
-        let (scheduler, mut status) = step(1, 2);
-        status.observed_generation = Some(4);
-        assert_eq!(Pace::new(HOLD).keep(&scheduler, status.clone(), substance, Instant::now()).status, status);
+    fn a_new_generation_is_told_when_it_is_done_or_due() {
+        let (pace, start) = (Pace::new(HOLD), Instant::now());
+        let keep = |now, when| {
+            let (mut scheduler, mut status) = step(4, now);
+            scheduler.metadata.generation = Some(4);
+            status.observed_generation = Some(4);
+            let kept = pace.keep(&scheduler, status.clone(), substance, when).status;
+            if kept == status {
+                "told"
+            } else {
+                assert_eq!(Some(kept), scheduler.status);
+                "held"
+            }
+        };
+        assert_eq!(keep(1, start), "held", "who compares generations knows that there is nothing to know yet");
+        assert_eq!(keep(2, start + HOLD), "told");
+        assert_eq!(keep(2, start + HOLD), "held");
+        assert_eq!(keep(4, start + HOLD), "told", "it is done");
+        let (scheduler, status) = step(4, 3);
+        let kept = pace.keep(&scheduler, status.clone(), substance, start).status;
+        assert_eq!(kept, status, "no longer ready, and nobody could know");
     }
 
     #[test]

@@ -109,6 +109,12 @@ pub fn is_ready<K: Conditioned>(object: &K) -> bool {
         && find_observed(K::conditions(status), READY, meta.generation).is_some_and(|ready| ready.status == "True")
 }
 
+/// Whether a status says neither that all is done nor that somebody has to act.
+pub(crate) fn is_underway<K: Conditioned>(status: &K::Status) -> bool {
+    let holds = |type_| find(K::conditions(status), type_).is_some_and(|condition| condition.status == "True");
+    !holds(READY) && !holds(STALLED)
+}
+
 /// Why [`is_ready`] is false, for the waiting object's own message: "Database big-client: creating the roles".
 pub fn not_ready_message<K: Conditioned>(object: &K) -> String {
     let meta = object.meta();

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
-use serde::Serialize;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
@@ -74,7 +73,7 @@ impl<K: Object> Controller<K> {
     }
 
     /// Wakes the owner of a child that has changed, by others' hands: the pass that wrote a child has seen the answer.
-    pub fn owns<C: Object + Serialize>(self, owned: &Owned<C>) -> Self {
+    pub fn owns<C: Object>(self, owned: &Owned<C>) -> Self {
         let (queue, ownership) = (self.queue.clone(), owned.ownership().clone());
         owned.cache().listen(move |change| {
             // That it is gone is news to a pass of ours, too: the one that deleted it went by what was there before.

@@ -28,7 +28,7 @@ pub(crate) struct Desired<K> {
     pub(crate) hash: Hash,
 }
 
-impl<K: Object + Serialize> Desired<K> {
+impl<K: Object> Desired<K> {
     /// Stamps a desired object that already says who owns it.
     pub(crate) fn new(mut object: K) -> Result<Self, Error> {
         let hash = hash(&to_json(&object)?);

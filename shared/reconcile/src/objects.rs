@@ -88,7 +88,7 @@ impl<K: Object> Objects<K> {
     }
 }
 
-impl<K: Object + Serialize> Objects<K> {
+impl<K: Object> Objects<K> {
     pub(crate) async fn create(&self, object: &K) -> Result<K, Error> {
         self.send(Self::at(&Key::of(object)).create(&self.posting(), to_bytes(object)?)).await
     }

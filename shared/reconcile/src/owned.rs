@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use kube::Resource;
-use serde::Serialize;
 use tracing::info;
 
 use crate::cache::{Cache, Hash, Key, controller_of};
@@ -39,7 +38,7 @@ impl<K> Clone for Owned<K> {
     }
 }
 
-impl<K: Object + Serialize> Owned<K> {
+impl<K: Object> Owned<K> {
     /// Children found in `cache`, which must see (by its scope and selectors) all that is going to be
     /// written, and must not trim what is compared.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
@@ -69,9 +68,7 @@ impl<K: Object + Serialize> Owned<K> {
                 owner.meta().uid.as_deref().map(|uid| self.cache.owned_by(uid)).unwrap_or_default()
             }
             Ownership::Label { .. } => {
-                let mut all = self.cache.all();
-                all.retain(|child| self.is_owned(owner, child));
-                all
+                self.cache.select(|child| self.is_owned(owner, child).then(|| Arc::new(child.clone())))
             }
         }
     }

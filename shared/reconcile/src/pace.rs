@@ -5,6 +5,9 @@
 //! changes of substance; a change of mere detail is told when it is as old as the pace says, together with whatever has
 //! changed since. So a status is never wrong in substance, in detail it is at most so much behind, and many
 //! steps cost few writes.
+//!
+//! That a new generation is on its way is such a detail: whoever compares `observedGeneration` knows as much. Most
+//! objects are ready before it is due, and are written once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -46,7 +49,11 @@ impl Pace {
             object.status().map(K::conditions).unwrap_or_default(),
             K::conditions_mut(&mut status),
         );
-        let told = object.status().filter(|told| **told != status && substance(told) == substance(&status));
+        let bears_waiting = |told: &K::Status| {
+            substance(told) == substance(&status)
+                || (K::observed_generation(told) != object.meta().generation && conditions::is_underway::<K>(&status))
+        };
+        let told = object.status().filter(|told| **told != status && bears_waiting(told));
         let Some(told) = told else {
             held.remove(&uid);
             return Progress::new(status);

@@ -99,8 +99,12 @@ impl<R: Reconciler> Full<R> {
         Ok(())
     }
 
-    /// Writes the status if it differs from the one the object has, and tells of a change in readiness.
+    /// Writes the status if it differs from the one the object has, and tells of a change in readiness. One that is handed
+    /// back as it was found says nothing about the generation, either.
     async fn write_status(&self, object: &R::Kind, mut status: StatusOf<R>) -> Result<(), Error> {
+        if object.status() == Some(&status) {
+            return Ok(());
+        }
         *R::Kind::observed_generation_mut(&mut status) = object.meta().generation;
         let old = object.status().map(R::Kind::conditions).unwrap_or_default();
         conditions::keep_history(old, R::Kind::conditions_mut(&mut status));

@@ -58,12 +58,13 @@ impl Queue {
 
     /// A shard has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
     pub(crate) fn gained<K: Object>(&self, shard: u32, cache: &Cache<K>) {
-        for object in cache.all() {
-            let key = Key::of(&*object);
-            if self.shard_of(&key) == shard {
-                self.failures.forget(object.meta().uid.as_deref().unwrap_or_default());
-                self.give(key, Turn::routine(Instant::now()));
-            }
+        let ours = |object: &K| {
+            let key = Key::of(object);
+            (self.shard_of(&key) == shard).then(|| (key, object.meta().uid.clone().unwrap_or_default()))
+        };
+        for (key, uid) in cache.select(ours) {
+            self.failures.forget(&uid);
+            self.give(key, Turn::routine(Instant::now()));
         }
     }
 
@@ -125,9 +126,12 @@ impl Queue {
     /// Has everybody looked at.
     pub(crate) fn start<K: Object>(&self, cache: &Cache<K>) {
         self.started.store(true, Ordering::SeqCst);
-        for object in cache.all() {
-            self.is_news(&*object);
-            self.give(Key::of(&*object), Turn::routine(Instant::now()));
+        let seen = |object: &K| {
+            self.is_news(object);
+            Some(Key::of(object))
+        };
+        for key in cache.select(seen) {
+            self.give(key, Turn::routine(Instant::now()));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::requeue;
 
 /// A kind known at compile time; every type of k8s-openapi and every derived custom resource is one.
 pub trait Object:
-    Resource<DynamicType = (), Scope: 'static> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+    Resource<DynamicType = (), Scope: 'static> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
 {
     /// Whether objects of this kind live outside of namespaces.
     fn cluster_scoped() -> bool {
@@ -23,13 +23,20 @@ pub trait Object:
 }
 
 impl<K> Object for K where
-    K: Resource<DynamicType = (), Scope: 'static> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+    K: Resource<DynamicType = (), Scope: 'static>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
 {
 }
 
 /// A kind whose status carries conditions and an observed generation: all the crate needs to know
 /// to settle the outcome of a pass by itself.
-pub trait Conditioned: Object + Serialize {
+pub trait Conditioned: Object {
     /// The `status` of the kind.
     type Status: Default + Clone + PartialEq + Debug + Serialize + Send + Sync;
 
@@ -110,7 +117,7 @@ pub trait Reconciler: Send + Sync + 'static {
 /// The outcome of a good pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress<S> {
-    /// The status the object should have.
+    /// The status the object should have; as it was found, if there is nothing to say about this generation yet.
     pub status: S,
     /// When to look again although nothing happened. `None`: in 40 to 60 minutes.
     pub requeue: Option<Duration>,

@@ -13,7 +13,6 @@ use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -98,7 +97,7 @@ impl ApiServer {
     }
 
     /// Puts an object there as if somebody had created it; the answer is how it looks now.
-    pub fn put<K: Object + Serialize>(&self, object: &K) -> K {
+    pub fn put<K: Object>(&self, object: &K) -> K {
         let mut state = self.0.lock();
         let path = path_of(object);
         let existed = state.objects.remove(&path);
@@ -111,12 +110,12 @@ impl ApiServer {
     }
 
     /// The object as it is now.
-    pub fn get<K: Object + Serialize>(&self, object: &K) -> Option<K> {
+    pub fn get<K: Object>(&self, object: &K) -> Option<K> {
         self.0.lock().objects.get(&path_of(object)).cloned().map(decode)
     }
 
     /// Removes an object as if somebody had deleted it.
-    pub fn remove<K: Object + Serialize>(&self, object: &K) {
+    pub fn remove<K: Object>(&self, object: &K) {
         self.0.lock().objects.remove(&path_of(object));
     }
 
@@ -267,7 +266,7 @@ impl State {
 
 /// A cache that is complete and has these objects.
 pub fn cache<K: Object>(objects: impl IntoIterator<Item = K>) -> Cache<K> {
-    let cache = Cache::new(Box::new(|_| ()));
+    let cache = Cache::new(Box::new(|_| ()), false);
     cache.observe(Event::Init);
     objects.into_iter().for_each(|object| cache.observe(Event::InitApply(object)));
     cache.observe(Event::InitDone);

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::converge::FAN_OUT;
 use super::{convergence, latencies, of_the_control_plane};
+use crate::accounts;
 use crate::bench::{Bench, names};
 use crate::recorded::{How, Recorded, Step};
 use crate::usage::sum;
@@ -25,11 +26,12 @@ pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
     let scenario = format!("the floor: the writes of {n} customers, {FAN_OUT}, by a bare client");
     println!("{scenario}");
     bench.run.value(&scenario, "writes per customer", "requests", recorded.steps.len() as f64);
+    let client = accounts::client(bench, "floor").await?;
     let mut best: Option<(f64, Vec<(f64, f64)>)> = None;
     for &at_once in bench.profile.floor {
         let set = format!("floor{at_once}");
         let start = bench.start()?;
-        let made = make(&bench.cluster.client, recorded, &set, n, at_once).await?;
+        let made = make(&client, recorded, &set, n, at_once).await?;
         let ended: BTreeMap<String, Instant> = made.iter().map(|(name, _, end)| (name.clone(), *end)).collect();
         let begun: BTreeMap<String, Instant> = made.iter().map(|(name, begun, _)| (name.clone(), *begun)).collect();
         let last = ended.values().max().context("nobody")?.duration_since(start.at).as_secs_f64();

@@ -18,13 +18,12 @@ use tokio::process::{Child, Command};
 use super::converge::FAN_OUT;
 use super::floor::PLOT;
 use super::{QUIET, convergence, latencies, of_the_control_plane};
+use crate::accounts::{self, NAMESPACE};
 use crate::bench::{AT_ONCE, Bench, PATIENCE, ahoi_api_version, names};
 use crate::recorded::{NAME, Recorded};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
-/// The namespace of the peers' service accounts.
-const NAMESPACE: &str = "ahoi-bench-peers";
 /// Seconds after a restart in which a peer looks at everything again.
 const AFTER_RESTART: u64 = 20;
 
@@ -64,7 +63,6 @@ impl Peer {
 /// Everybody, one after the other.
 pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
     let children = recorded.children()?;
-    bench.cluster.apply(&accounts()).await?;
     let folder = std::env::current_dir()?.join(".bench").join(format!("peers-{}", bench.name));
     fs::create_dir_all(&folder)?;
     let outcome = everybody(bench, &children, &folder).await;
@@ -104,7 +102,7 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &std::path::Path) -> Re
     let n = bench.profile.compare;
     let scenario = format!("{}: {n} customers at once, {FAN_OUT}", peer.name);
     println!("{scenario}");
-    let kubeconfig = kubeconfig(bench, peer.program, folder).await?;
+    let kubeconfig = accounts::kubeconfig_file(bench, peer.program, folder).await?;
     let log = folder.join(format!("{}.log", peer.set));
     let mut process = peer.start(bench, &kubeconfig, &log).await?;
     if peer.program == "kro" {
@@ -246,32 +244,6 @@ fn graph(children: &[Value]) -> Value {
             "resources": resources.collect::<Vec<_>>(),
         },
     })
-}
-
-/// A kubeconfig with which a peer is a service account: its requests are in the audit log, and no limit of an
-/// administrator's is missing.
-async fn kubeconfig(bench: &Bench, account: &str, folder: &std::path::Path) -> Result<PathBuf> {
-    let create = ["create", "token", account, "--namespace", NAMESPACE, "--duration", "24h"];
-    let token = bench.cluster.kubectl(&create, "").await?;
-    let config = bench.cluster.kubectl(&["config", "view", "--raw", "--minify", "-o", "json"], "").await?;
-    let mut config: Value = serde_json::from_str(&config)?;
-    config["users"][0]["user"] = json!({"token": token.trim()});
-    let file = folder.join(format!("{account}.kubeconfig"));
-    fs::write(&file, config.to_string())?;
-    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    Ok(file)
-}
-
-fn accounts() -> String {
-    let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})];
-    for program in ["parent", "kro"] {
-        let account = json!({"kind": "ServiceAccount", "name": program, "namespace": NAMESPACE});
-        objects.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": program, "namespace": NAMESPACE}}));
-        objects.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": format!("ahoi-bench-{program}")}, "subjects": [account],
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}}));
-    }
-    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
 }
 
 const TENANTS: &str = r#"

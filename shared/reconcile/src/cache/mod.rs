@@ -1,5 +1,6 @@
 //! Caches: objects of one kind in memory, fed by a watch, and by our own writes until the watch has caught up.
 
+mod body;
 mod view;
 
 use std::fmt;
@@ -49,9 +50,13 @@ impl<K> fmt::Debug for Cache<K> {
 }
 
 impl<K: Object> Cache<K> {
-    pub(crate) fn new(trim: Trim<K>) -> Self {
-        let inner =
-            Inner { view: RwLock::default(), listeners: RwLock::default(), synced: watch::Sender::new(false), trim };
+    pub(crate) fn new(trim: Trim<K>, packed: bool) -> Self {
+        let inner = Inner {
+            view: RwLock::new(view::View::new(packed)),
+            listeners: RwLock::default(),
+            synced: watch::Sender::new(false),
+            trim,
+        };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -67,7 +72,14 @@ impl<K: Object> Cache<K> {
 
     /// Every object, in no order.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.inner.view.read().all()
+        self.inner.view.read().all().collect()
+    }
+
+    /// What `look` makes of the objects it wants something of, one after the other: of a large cache that is kept small
+    /// ([`Platform::cache_packed`](crate::Platform::cache_packed)) not all should be read at once. `look` must not use this
+    /// cache.
+    pub fn select<T>(&self, mut look: impl FnMut(&K) -> Option<T>) -> Vec<T> {
+        self.inner.view.read().all().filter_map(|object| look(&object)).collect()
     }
 
     /// The objects whose controller owner has this uid, by an index.

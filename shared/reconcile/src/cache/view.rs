@@ -13,6 +13,7 @@ use std::sync::Arc;
 use kube::Resource;
 use kube::runtime::watcher::Event;
 
+use super::body::Body;
 use crate::reconciler::Object;
 
 /// An object's place: namespace (empty for cluster-scoped kinds) and name.
@@ -47,6 +48,8 @@ pub(crate) struct Change<K> {
 }
 
 pub(crate) struct View<K> {
+    /// Whether objects are kept as text, see [`Body`].
+    packed: bool,
     slots: HashMap<Key, Slot<K>>,
     /// Keys by the uid of the controller owner.
     owned: HashMap<String, HashSet<Key>>,
@@ -76,14 +79,21 @@ struct Slot<K> {
 }
 
 enum State<K> {
-    Here(Arc<K>),
+    Here(Body<K>),
     /// We deleted it; the watch may still talk about it.
     Gone(Option<String>),
 }
 
 impl<K> Default for View<K> {
     fn default() -> Self {
+        View::new(false)
+    }
+}
+
+impl<K> View<K> {
+    pub(crate) fn new(packed: bool) -> Self {
         View {
+            packed,
             slots: HashMap::new(),
             owned: HashMap::new(),
             listing: None,
@@ -96,11 +106,11 @@ impl<K> Default for View<K> {
 
 impl<K: Object> View<K> {
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.slots.get(key).and_then(Slot::object).cloned()
+        self.slots.get(key).and_then(Slot::object)
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<K>> {
-        self.slots.values().filter_map(Slot::object).cloned().collect()
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<K>> {
+        self.slots.values().filter_map(Slot::object)
     }
 
     pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
@@ -158,7 +168,7 @@ impl<K: Object> View<K> {
         }
         let unconfirmed = Some(self.lists);
         self.ahead.insert(version, key.clone());
-        self.put(key, Slot { state: State::Here(object.clone()), version, unconfirmed, agreed: None });
+        self.put(key, &object, Slot { state: self.here(&object), version, unconfirmed, agreed: None });
         object
     }
 
@@ -172,7 +182,8 @@ impl<K: Object> View<K> {
         {
             let version = slot.version.max(version(object));
             let unconfirmed = Some(self.lists);
-            self.put(key, Slot { state: State::Gone(uid), version, unconfirmed, agreed: None });
+            self.remove(&key);
+            self.slots.insert(key, Slot { state: State::Gone(uid), version, unconfirmed, agreed: None });
         }
     }
 
@@ -205,13 +216,13 @@ impl<K: Object> View<K> {
                 }
             }
             // Known already: confirmed now if it was our write, and no news at all if it was not.
-            if version == slot.version && version != 0 && slot.object().is_some() {
+            if version == slot.version && version != 0 && slot.is_here() {
                 slot.unconfirmed.take()?;
-                return slot.object().map(|object| Change { object: object.clone(), gone: false, echo: true });
+                return Some(Change { object: Arc::new(object), gone: false, echo: true });
             }
         }
         let object = Arc::new(object);
-        self.put(key, Slot { state: State::Here(object.clone()), version, unconfirmed: None, agreed: None });
+        self.put(key, &object, Slot { state: self.here(&object), version, unconfirmed: None, agreed: None });
         Some(Change { object, gone: false, echo: false })
     }
 
@@ -219,11 +230,11 @@ impl<K: Object> View<K> {
         let key = Key::of(&object);
         let slot = self.slots.get(&key)?;
         let (uid, ours) = match &slot.state {
-            State::Here(known) => (&known.meta().uid, false),
-            State::Gone(uid) => (uid, true),
+            State::Here(known) => (known.open().meta().uid.clone(), false),
+            State::Gone(uid) => (uid.clone(), true),
         };
         // The end of a predecessor of what we have created in its place.
-        if slot.unconfirmed.is_some() && *uid != object.meta().uid && version(&object) <= slot.version {
+        if slot.unconfirmed.is_some() && uid != object.meta().uid && version(&object) <= slot.version {
             return None;
         }
         self.remove(&key);
@@ -253,8 +264,7 @@ impl<K: Object> View<K> {
             && *entry.key() <= self.delivered
         {
             let (version, key) = entry.remove_entry();
-            let passed =
-                |slot: &Slot<K>| slot.unconfirmed.is_some() && slot.version == version && slot.object().is_some();
+            let passed = |slot: &Slot<K>| slot.unconfirmed.is_some() && slot.version == version && slot.is_here();
             if self.slots.get(&key).is_some_and(passed) {
                 let object = self.remove(&key);
                 changes.extend(object.map(|object| Change { object, gone: true, echo: false }));
@@ -263,23 +273,25 @@ impl<K: Object> View<K> {
         changes
     }
 
-    fn put(&mut self, key: Key, mut slot: Slot<K>) {
-        if let Some(old) = self.slots.get_mut(&key)
-            && let (Some(before), Some(now)) = (old.object(), slot.object())
-            && differ_in_status_only(&**before, &**now)
+    fn here(&self, object: &Arc<K>) -> State<K> {
+        State::Here(if self.packed { Body::pack(object) } else { Body::Open(object.clone()) })
+    }
+
+    fn put(&mut self, key: Key, object: &K, mut slot: Slot<K>) {
+        let agreed = self.slots.get_mut(&key).and_then(|old| old.agreed.take());
+        if let Some(before) = self.remove(&key)
+            && differ_in_status_only(&*before, object)
         {
-            slot.agreed = old.agreed.take();
+            slot.agreed = agreed;
         }
-        self.remove(&key);
-        if let Some(uid) = slot.object().and_then(|object| controller_of(&**object)) {
+        if let Some(uid) = controller_of(object) {
             self.owned.entry(uid.to_owned()).or_default().insert(key.clone());
         }
         self.slots.insert(key, slot);
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
-        let slot = self.slots.remove(key)?;
-        let object = slot.object()?.clone();
+        let object = self.slots.remove(key)?.object()?;
         if let Some(uid) = controller_of(&*object)
             && let Some(keys) = self.owned.get_mut(uid)
         {
@@ -292,12 +304,16 @@ impl<K: Object> View<K> {
     }
 }
 
-impl<K> Slot<K> {
-    fn object(&self) -> Option<&Arc<K>> {
+impl<K: Object> Slot<K> {
+    fn object(&self) -> Option<Arc<K>> {
         match &self.state {
-            State::Here(object) => Some(object),
+            State::Here(body) => Some(body.open()),
             State::Gone(_) => None,
         }
+    }
+
+    fn is_here(&self) -> bool {
+        matches!(self.state, State::Here(_))
     }
 }
 

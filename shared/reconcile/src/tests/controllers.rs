@@ -272,7 +272,7 @@ async fn a_panic_or_a_hang_fails_one_pass_and_is_retried() {
 #[tokio::test(start_paused = true)]
 async fn nothing_runs_before_every_cache_of_the_process_is_complete() {
     let harbour = Harbour::new(&["a"]);
-    let late: Cache<ConfigMap> = Cache::new(Box::new(|_| ()));
+    let late: Cache<ConfigMap> = Cache::new(Box::new(|_| ()), false);
     harbour.platform.await_sync(&late);
     harbour.run(harbour.controller());
     assert!(harbour.passes().await.is_empty());

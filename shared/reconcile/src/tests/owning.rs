@@ -220,7 +220,7 @@ async fn pruning_takes_only_our_own_and_only_what_is_not_wanted() {
 async fn nothing_is_pruned_from_an_incomplete_list() {
     let server = ApiServer::new();
     let ship = ship(&server, "a");
-    let cache: Cache<ConfigMap> = Cache::new(Box::new(|_| ()));
+    let cache: Cache<ConfigMap> = Cache::new(Box::new(|_| ()), false);
     let owned = Owned::new(&server.platform(), &cache);
     let error = owned.prune(&ship, |_| false).await.unwrap_err();
     assert_eq!(error.class(), Class::Waiting);

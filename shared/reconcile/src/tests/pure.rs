@@ -217,7 +217,7 @@ fn a_child_is_ready_only_for_the_spec_it_has_now() {
 
 #[test]
 fn a_cache_drops_what_nobody_reads_from_writes_as_from_watches() {
-    let cache: Cache<Secret> = Cache::new(Box::new(|secret: &mut Secret| secret.data = None));
+    let cache: Cache<Secret> = Cache::new(Box::new(|secret: &mut Secret| secret.data = None), false);
     let mut secret = Secret { data: Some([("password".to_owned(), Default::default())].into()), ..Secret::default() };
     secret.metadata.name = Some("a".into());
     secret.metadata.resource_version = Some("5".into());
@@ -233,7 +233,7 @@ fn a_cache_drops_what_nobody_reads_from_writes_as_from_watches() {
 #[tokio::test]
 async fn a_standby_is_ready_and_a_leader_when_it_has_seen_everything() {
     let platform = ApiServer::new().platform();
-    let cache: Cache<ConfigMap> = Cache::new(Box::new(|_| ()));
+    let cache: Cache<ConfigMap> = Cache::new(Box::new(|_| ()), false);
     platform.await_sync(&cache);
     let stages = Stages::default();
     let ask = |path: &'static str| {

@@ -21,7 +21,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
 use serde_json::json;
 use tracing::info;
 
@@ -164,7 +163,7 @@ impl FleetController {
 
 fn owned<K>(platform: &Platform) -> Owned<K>
 where
-    K: Object + Serialize + Resource<Scope = NamespaceResourceScope>,
+    K: Object + Resource<Scope = NamespaceResourceScope>,
 {
     let cache: Cache<K> =
         platform.cache(Api::all(platform.client.clone()), watcher::Config::default().labels(FLEET_LABEL));
