@@ -45,12 +45,12 @@ const SMOKE: Profile = Profile {
 
 const QUICK: Profile = Profile {
     name: "quick",
-    fan_out: &[100, 500],
+    fan_out: &[500],
     large: None,
     whole: &[50],
     databases: 100,
-    compare: 100,
-    floor: &[16, 32],
+    compare: 500,
+    floor: &[32],
     rate: 12,
     steady: Duration::from_secs(30),
     idle: Duration::from_secs(30),

@@ -1,6 +1,7 @@
 //! Malformed and hostile objects: refused at admission by the name of the field, or Stalled with a reason. None of it
 //! needs a controller to be refused.
 
+use ahoi_api::finalizers;
 use ahoi_e2e::Cluster;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -128,6 +129,36 @@ async fn hostile_customers_are_refused_by_the_name_of_the_field() -> Result<()> 
     println!("{} hostile objects refused", table.len() - wrong.len());
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+/// What nobody has looked at is not taken for complete, and cannot vanish unseen; no controller is needed for either.
+#[tokio::test]
+async fn customers_are_born_pending_and_with_their_finalizer() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "hostile-born";
+    let mut object = customer(name, json!({"features": {"database": {"enabled": false}}}));
+    let born = async |object: &Value| -> Result<Value> {
+        let create = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
+        Ok(serde_json::from_str(&cluster.kubectl(&create, &object.to_string()).await?)?)
+    };
+    let alone = born(&object).await?;
+    ensure!(alone["metadata"]["finalizers"] == json!([finalizers::CUSTOMER]), "{alone:#}");
+    let ready = &alone["status"]["conditions"][0];
+    ensure!(ready["type"] == "Ready" && ready["status"] == "Unknown", "{alone:#}");
+    object["metadata"]["finalizers"] = json!(["example.com/theirs"]);
+    let both = born(&object).await?;
+    ensure!(both["metadata"]["finalizers"] == json!(["example.com/theirs", finalizers::CUSTOMER]), "{both:#}");
+
+    // Who applies a manifest without finalizers does not own this one, and so does not take it away.
+    object["metadata"] = json!({"name": name});
+    for text in ["created", "applied again"] {
+        object["spec"]["displayName"] = json!(text);
+        let apply = ["apply", "--server-side", "-o", "json", "-f", "-"];
+        let applied: Value = serde_json::from_str(&cluster.kubectl(&apply, &object.to_string()).await?)?;
+        ensure!(applied["metadata"]["finalizers"] == json!([finalizers::CUSTOMER]), "{text}: {applied:#}");
+    }
+    cluster.ready(name).await?;
+    cluster.delete_customer(name).await
 }
 
 #[tokio::test]

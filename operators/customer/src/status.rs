@@ -12,8 +12,9 @@ use crate::resolve::Wanted;
 /// Type of the condition of a Customer that is not acted on.
 pub const PAUSED: &str = "Paused";
 
-/// How long a step on the way to Ready may wait to be told together with the next: children report one after the other.
-pub const HOLD: Duration = Duration::from_secs(1);
+/// How long a step on the way to Ready may wait to be told together with the next: children report one after the other, and
+/// nearly all have by then.
+pub const HOLD: Duration = Duration::from_secs(5);
 
 /// What is told at once: a new generation, whether the customer is ready, and that somebody has to act.
 pub fn substance(status: &CustomerStatus) -> (Option<i64>, Option<String>, Option<String>) {
