@@ -9,13 +9,15 @@ use ahoi_api::{
 };
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 use ahoi_reconcile::{
-    Cache, Conditioned, Controller, Error, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable, watcher,
+    Cache, Conditioned, Controller, Error, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable, Waker,
+    watcher,
 };
 use kube::{Api, ResourceExt};
 
 use crate::features::{
-    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, SchedulerFeature, converge, not_built,
+    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, converge, not_built,
 };
+use crate::intake::{Intake, PATIENCE};
 use crate::offboard::offboard;
 use crate::resolve::{DEFAULT_PLAN, resolve};
 use crate::status::{HOLD, PAUSED, status, substance};
@@ -28,6 +30,8 @@ pub struct CustomerController {
     platform: Platform,
     plans: Cache<Plan>,
     children: Children,
+    intake: Intake,
+    waker: Waker<Customer>,
     pace: Pace,
 }
 
@@ -52,6 +56,9 @@ impl Reconciler for CustomerController {
         let wanted = resolve(customer, plan.as_deref(), self.platform.namespace())?;
 
         let mut chain = self.children.of(customer);
+        if chain.namespace.is_none() && !self.intake.admits(customer, Instant::now()) {
+            return Ok(Progress::new(customer.status.clone().unwrap_or_default()).requeue_in(PATIENCE));
+        }
         let (child, namespace) =
             converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain).await?;
         chain.namespace = child;
@@ -70,6 +77,12 @@ impl Reconciler for CustomerController {
             not_built("webhooks", "WebhooksReady", wanted.webhooks),
             not_built("previews", "PreviewsReady", wanted.previews),
         ];
+        let is_made = |feature: &Report| feature.reference.is_some() || feature.state != FeatureState::Progressing;
+        if features.iter().all(is_made)
+            && let Some(next) = self.intake.done(customer)
+        {
+            self.waker.wake(&next);
+        }
         let status = status(customer, &wanted, &namespace, &features);
         let progress = self.pace.keep(customer, status, substance, Instant::now());
         // What is in a feature's way may belong to nobody who would wake us when it goes; looking costs no request.
@@ -102,13 +115,22 @@ impl CustomerController {
             schedulers: owned(platform),
         };
         let on_plan = customers.clone();
-        Controller::new(platform, &customers)
+        let controller = Controller::new(platform, &customers);
+        let waker = controller.waker();
+        controller
             .owns(&children.namespaces)
             .owns(&children.databases)
             .owns(&children.connection_pools)
             .owns(&children.schedulers)
             .watches(&plans, move |plan: &Plan| customers_on(&on_plan, &plan.name_any()))
-            .run(Self { platform: platform.clone(), plans, children, pace: Pace::new(HOLD) })
+            .run(Self {
+                platform: platform.clone(),
+                plans,
+                children,
+                intake: Intake::default(),
+                waker,
+                pace: Pace::new(HOLD),
+            })
     }
 
     /// The Plan the Customer names; the one named `default` where it names none and there is one.

@@ -41,7 +41,7 @@ impl<K: Object> Objects<K> {
     }
 
     fn at(key: &Key) -> Request {
-        let namespace = Some(key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+        let namespace = Some(&*key.namespace).filter(|namespace| !namespace.is_empty());
         Request::new(K::url_path(&(), namespace))
     }
 

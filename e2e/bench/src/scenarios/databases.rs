@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use ahoi_api::Database;
+use ahoi_api::{Database, finalizers};
 use ahoi_e2e::SUITE;
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
@@ -14,9 +14,10 @@ use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 use serde_json::json;
 
-use super::latencies;
+use super::{latencies, of_the_control_plane, of_the_suite};
 use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
 use crate::statements::{self, PREFIX, Statement};
+use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
 const NAMESPACE: &str = "ahoi-bench-databases";
@@ -51,6 +52,10 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
     let writes = start.requests()?.iter().filter(|request| request.is_write()).count();
     bench.run.value(&scenario, "writes per database", "requests", writes as f64 / n as f64);
+    let cpu = start.cpu(&bench.usage()?);
+    let each = |counts: fn(&str) -> bool| sum(&cpu, counts) * 1000.0 / n as f64;
+    bench.run.value(&scenario, "CPU of the suite per database", "ms", each(of_the_suite));
+    bench.run.value(&scenario, "CPU of API server and etcd per database", "ms", each(of_the_control_plane));
     bench.remove(bench.cluster.of::<Database>(NAMESPACE), &names).await?;
 
     // It would take the databases of the bare client for such as have lost their objects.
@@ -89,8 +94,11 @@ async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instan
         let (api, name) = (api.clone(), name.clone());
         async move {
             let spec = serde_json::from_value(json!({"storage": "1gb", "deletionPolicy": "Delete"}))?;
+            let mut database = Database::new(&name, spec);
+            // As the Customer's controller makes them.
+            database.finalizers_mut().push(finalizers::DATABASE.into());
             let sent = Instant::now();
-            api.create(&PostParams::default(), &Database::new(&name, spec)).await?;
+            api.create(&PostParams::default(), &database).await?;
             anyhow::Ok((name, sent))
         }
     });

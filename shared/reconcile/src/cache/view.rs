@@ -16,16 +16,16 @@ use kube::runtime::watcher::Event;
 use super::body::Body;
 use crate::reconciler::Object;
 
-/// An object's place: namespace (empty for cluster-scoped kinds) and name.
+/// An object's place: namespace (empty for cluster-scoped kinds) and name. Caches and queues have many of the same one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl Key {
     pub(crate) fn new(namespace: Option<&str>, name: &str) -> Self {
-        Key { namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() }
+        Key { namespace: namespace.unwrap_or_default().into(), name: name.into() }
     }
 
     pub(crate) fn of<K: Resource>(object: &K) -> Self {
