@@ -11,11 +11,16 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     let Some(first) = runs.first() else { return text };
     let command =
         if first.profile == "full" { "make bench".to_owned() } else { format!("e2e/bench/run {}", first.profile) };
-    let several = if runs.len() == 1 {
-        "One run".to_owned()
-    } else {
-        format!("Median of {} runs (smallest – largest)", runs.len())
+    let scenarios = in_order(runs.iter().flat_map(|run| &run.values).map(|value| value.scenario.as_str()));
+    let times = |scenario: &str| runs.iter().filter(|run| run.values.iter().any(|v| v.scenario == scenario)).count();
+    let (least, most) = (scenarios.iter().map(|s| times(s)).min(), scenarios.iter().map(|s| times(s)).max());
+    let (least, most) = (least.unwrap_or_default(), most.unwrap_or_default());
+    let several = match (least, most) {
+        (_, 0 | 1) => "One run of each scenario".to_owned(),
+        (least, most) if least == most => format!("Median of {most} runs (smallest – largest)"),
+        (least, most) => format!("Median of {least} to {most} runs of a scenario (smallest – largest)"),
     };
+    let versions = in_order(runs.iter().flat_map(|run| &run.machine.versions).map(String::as_str));
     let machine = &first.machine;
     let loads: Vec<&str> = runs.iter().map(|run| run.machine.load.as_str()).collect();
     // Writing into a String cannot fail.
@@ -31,13 +36,14 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         machine.memory,
         machine.kernel,
         loads.join(", "),
-        machine.versions.join(", "),
+        versions.join(", "),
     );
     for (name, file) in plots {
         let _ = write!(text, "\n![{name}]({file})\n");
     }
-    for scenario in in_order(runs.iter().flat_map(|run| &run.values).map(|value| value.scenario.as_str())) {
-        let _ = write!(text, "\n## {}\n\n| | |\n|---|---|\n", capital(scenario));
+    for scenario in scenarios {
+        let of = if least < most { format!("Runs: {}.\n\n", times(scenario)) } else { String::new() };
+        let _ = write!(text, "\n## {}\n\n{of}| | |\n|---|---|\n", capital(scenario));
         let of: Vec<&Value> = runs.iter().flat_map(|run| &run.values).filter(|v| v.scenario == scenario).collect();
         for what in in_order(of.iter().map(|value| value.what.as_str())) {
             let same: Vec<&&Value> = of.iter().filter(|value| value.what == what).collect();
