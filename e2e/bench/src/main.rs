@@ -59,6 +59,8 @@ enum Command {
 enum Scenario {
     /// Customers without a database, at once
     FanOut,
+    /// More of them than in the others, at once
+    Burst,
     /// Customers without a database, one after the other
     Steady,
     /// Toggles, a Plan change, repairs
@@ -110,8 +112,15 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
 
     bench.make_plan().await?;
     let recorded = Recorded::take(bench).await?;
+    if wanted(Scenario::Burst) {
+        let burst = converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
+        // Customers stay where nothing comes after them: their end takes longer than their beginning.
+        if only != [Scenario::Burst] {
+            bench.remove(bench.cluster.customers(), &burst).await?;
+        }
+    }
     if [Scenario::FanOut, Scenario::Steady, Scenario::Changes, Scenario::Rest].into_iter().any(wanted) {
-        without_database(bench, wanted).await?;
+        without_database(bench, wanted, only == [Scenario::Steady]).await?;
     }
     if wanted(Scenario::Whole) {
         for &n in bench.profile.whole {
@@ -143,8 +152,9 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
     Ok(std::mem::take(&mut bench.run))
 }
 
-/// Everything about customers without a database. Those that were made last stay for the scenarios about changes.
-async fn without_database(bench: &mut Bench, wanted: impl Fn(Scenario) -> bool) -> Result<()> {
+/// Everything about customers without a database. Those that were made last stay for the scenarios about changes; if these
+/// scenarios are the `last`, so do those that came steadily.
+async fn without_database(bench: &mut Bench, wanted: impl Fn(Scenario) -> bool, last: bool) -> Result<()> {
     let sizes = bench.profile.fan_out;
     let sizes = if wanted(Scenario::FanOut) { sizes } else { &sizes[sizes.len() - 1..] };
     let mut standing = Vec::new();
@@ -158,6 +168,9 @@ async fn without_database(bench: &mut Bench, wanted: impl Fn(Scenario) -> bool) 
     }
     if wanted(Scenario::Steady) {
         let customers = steady::run(bench).await?;
+        if last {
+            return Ok(());
+        }
         offboard::run(bench, "that had come steadily", "steady", &customers).await?;
     }
     if wanted(Scenario::Changes) {

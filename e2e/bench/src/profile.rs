@@ -11,6 +11,8 @@ pub struct Profile {
     pub name: &'static str,
     /// Customers without a database that are made at once. The last ones stay for the scenarios about changes.
     pub fan_out: &'static [usize],
+    /// Customers without a database that are made at once, and more than any of these.
+    pub burst: usize,
     /// Customers without a database that stay: so many, then so many in all. What each costs must not depend on how many there
     /// are.
     pub large: Option<(usize, usize)>,
@@ -33,6 +35,7 @@ pub struct Profile {
 const SMOKE: Profile = Profile {
     name: "smoke",
     fan_out: &[10],
+    burst: 20,
     large: Some((10, 20)),
     whole: &[5],
     databases: 10,
@@ -46,6 +49,7 @@ const SMOKE: Profile = Profile {
 const QUICK: Profile = Profile {
     name: "quick",
     fan_out: &[200],
+    burst: 400,
     large: None,
     whole: &[50],
     databases: 100,
@@ -58,7 +62,8 @@ const QUICK: Profile = Profile {
 
 const FULL: Profile = Profile {
     name: "full",
-    fan_out: &[100, 500, 2000, 1000],
+    fan_out: &[100, 500, 1000],
+    burst: 2000,
     large: Some((1000, 10_000)),
     whole: &[100, 500],
     databases: 300,

@@ -14,7 +14,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
 /// Most write requests from apply to Ready for the talk's customer.
-const BUDGET: usize = 34;
+const BUDGET: usize = 27;
 const CUSTOMERS: usize = 50;
 const MANIFEST: &str = include_str!("../../../manifests/demo/customer/customer.yaml");
 
