@@ -41,7 +41,8 @@ impl Intake {
         state.begun.retain(|_, since| now.duration_since(*since) < PATIENCE);
         if state.begun.len() < AT_ONCE || state.begun.contains_key(&uid) {
             state.known.remove(&uid);
-            state.begun.insert(uid, now);
+            // One whose making fails again and again is not begun anew each time.
+            state.begun.entry(uid).or_insert(now);
             return true;
         }
         if state.known.insert(uid.clone()) {
@@ -100,6 +101,8 @@ mod tests {
         let intake = full(now);
         assert!(!intake.admits(&customer(100), now + PATIENCE / 2));
         assert!(!intake.admits(&customer(101), now + PATIENCE / 2));
+        let again = (0..AT_ONCE).all(|number| intake.admits(&customer(number), now + PATIENCE / 2));
+        assert!(again, "they try again, and are as late as before");
         assert!(intake.admits(&customer(100), now + PATIENCE));
         assert_eq!(intake.done(&customer(100)).map(|next| next.name), Some("c101".into()), "c100 waits no longer");
     }

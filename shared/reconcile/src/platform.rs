@@ -146,8 +146,8 @@ impl Platform {
         self.start(api, config, Box::new(|_| ()), false)
     }
 
-    /// The same, kept in a tenth of the memory, for kinds of which a customer has one or two and a pass reads those: each read
-    /// costs some 20 microseconds, so [`Cache::all`] is not for such.
+    /// The same, kept as text in much less memory, for kinds of which a customer has one or two and a pass reads those.
+    /// Each read parses the text, so [`Cache::all`] is not for such.
     pub fn cache_packed<K: Object>(&self, api: Api<K>, config: watcher::Config) -> Cache<K> {
         self.start(api, config, Box::new(|_| ()), true)
     }

@@ -6,9 +6,9 @@ use crate::reconciler::Object;
 
 /// An object, ready to be read or as text.
 ///
-/// The types of Kubernetes have hundreds of fields of which an object sets ten, and a tree node for each map of labels: in
-/// memory a Deployment takes ten times what its text does. Reading a text takes some 20 microseconds, which nobody notices who
-/// looks at a few objects a pass.
+/// The types of Kubernetes have hundreds of fields of which an object sets ten, and a tree node for each map of labels. With 500
+/// customers the suite had 109 kB for each while objects were kept ready, and 48 kB with texts. Reading one takes longer, which
+/// nobody notices who looks at a few objects a pass.
 pub(super) enum Body<K> {
     Open(Arc<K>),
     Packed(Box<[u8]>),
