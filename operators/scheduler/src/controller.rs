@@ -33,7 +33,7 @@ impl Reconciler for SchedulerController {
         let migration = self.migrate(scheduler).await?;
         let hold = migration.holds();
 
-        let live = child(&self.workers, scheduler, &workers_name(scheduler));
+        let live = self.workers.child(scheduler, &workers_name(scheduler));
         let workers = match workers(scheduler, live.as_deref(), hold) {
             Some(workers) => Some(self.workers.apply(scheduler, workers).await?),
             None => live,
@@ -90,7 +90,7 @@ impl SchedulerController {
     async fn schedule(&self, scheduler: &Scheduler, hold: bool) -> Result<(Vec<Arc<CronJob>>, Vec<String>), Error> {
         let (mut jobs, mut refused) = (Vec::new(), Vec::new());
         for template in &scheduler.spec.jobs {
-            let live = child(&self.jobs, scheduler, &template.name);
+            let live = self.jobs.child(scheduler, &template.name);
             let Some(job) = cron_job(scheduler, template, live.as_deref(), hold) else {
                 jobs.extend(live);
                 continue;
@@ -116,9 +116,4 @@ impl SchedulerController {
 fn children<K: Object>(platform: &Platform, labels: &str) -> Owned<K> {
     let config = watcher::Config::default().labels(labels);
     Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), config))
-}
-
-/// The child of this name, if it is the Scheduler's.
-fn child<K: Object>(owned: &Owned<K>, scheduler: &Scheduler, name: &str) -> Option<Arc<K>> {
-    owned.children(scheduler).into_iter().find(|child| child.name_any() == name)
 }

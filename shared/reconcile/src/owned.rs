@@ -73,6 +73,12 @@ impl<K: Object> Owned<K> {
         }
     }
 
+    /// The owner's child of this name, in the owner's own namespace. Of a packed cache nothing else is read.
+    pub fn child<O: Object>(&self, owner: &O, name: &str) -> Option<Arc<K>> {
+        let child = self.cache.lookup(&Key::new(owner.meta().namespace.as_deref(), name))?;
+        self.is_owned(owner, &child).then_some(child)
+    }
+
     /// Makes the child what is desired, by the fewest requests that do: none if it is so already.
     ///
     /// The answer is the child as it is now, with the status its own controller gave it. A child of the same name

@@ -102,7 +102,7 @@ impl<R: Reconciler> Full<R> {
     /// Writes the status if it differs from the one the object has, and tells of a change in readiness. One that is handed
     /// back as it was found says nothing about the generation, either.
     async fn write_status(&self, object: &R::Kind, mut status: StatusOf<R>) -> Result<(), Error> {
-        if object.status().cloned().unwrap_or_default() == status {
+        if *object.status().unwrap_or(&StatusOf::<R>::default()) == status {
             return Ok(());
         }
         *R::Kind::observed_generation_mut(&mut status) = object.meta().generation;

@@ -1,7 +1,5 @@
 //! The numbers as Markdown.
 
-use std::fmt::Write as _;
-
 use crate::results::{Run, Value, number};
 use crate::stats::{median, spread};
 
@@ -23,9 +21,7 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     let versions = in_order(runs.iter().flat_map(|run| &run.machine.versions).map(String::as_str));
     let machine = &first.machine;
     let loads: Vec<&str> = runs.iter().map(|run| run.machine.load.as_str()).collect();
-    // Writing into a String cannot fail.
-    let _ = write!(
-        text,
+    text += &format!(
         "Made by `{command}`, which anybody can run again. {several}, every run on a fresh cluster: API server, etcd, controllers, \
          PostgreSQL and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
          - Machine: {} cores ({}), {} GiB of memory, {}\n\
@@ -39,11 +35,11 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         versions.join(", "),
     );
     for (name, file) in plots {
-        let _ = write!(text, "\n![{name}]({file})\n");
+        text += &format!("\n![{name}]({file})\n");
     }
     for scenario in scenarios {
-        let of = if least < most { format!("Runs: {}.\n\n", times(scenario)) } else { String::new() };
-        let _ = write!(text, "\n## {}\n\n{of}| | |\n|---|---|\n", capital(scenario));
+        let runs_of_it = if least < most { format!("Runs: {}.\n\n", times(scenario)) } else { String::new() };
+        text += &format!("\n## {}\n\n{runs_of_it}| | |\n|---|---|\n", capital(scenario));
         let of: Vec<&Value> = runs.iter().flat_map(|run| &run.values).filter(|v| v.scenario == scenario).collect();
         for what in in_order(of.iter().map(|value| value.what.as_str())) {
             let same: Vec<&&Value> = of.iter().filter(|value| value.what == what).collect();
@@ -52,14 +48,14 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
             let (low, high) = spread(&values);
             let range = if low < high { format!(" ({} – {})", number(low), number(high)) } else { String::new() };
             let figure = format!("{} {unit}{range}", number(median(&values)));
-            let _ = writeln!(text, "| {what} | {} |", figure.trim().replace("  ", " "));
+            text += &format!("| {what} | {} |\n", figure.trim().replace("  ", " "));
         }
     }
     let violations: Vec<&String> = runs.iter().flat_map(|run| &run.violations).collect();
     if !violations.is_empty() {
-        let _ = write!(text, "\n## What must be and was not\n\n");
+        text += "\n## What must be and was not\n\n";
         for violation in violations {
-            let _ = writeln!(text, "- {violation}");
+            text += &format!("- {violation}\n");
         }
     }
     text

@@ -84,12 +84,6 @@ enum State<K> {
     Gone(Option<String>),
 }
 
-impl<K> Default for View<K> {
-    fn default() -> Self {
-        View::new(false)
-    }
-}
-
 impl<K> View<K> {
     pub(crate) fn new(packed: bool) -> Self {
         View {

@@ -206,6 +206,12 @@ struct World {
     unclear: usize,
 }
 
+impl Default for View<ConfigMap> {
+    fn default() -> Self {
+        View::new(false)
+    }
+}
+
 impl World {
     fn change(&mut self, key: usize) -> ConfigMap {
         self.clock += 1;
