@@ -277,3 +277,15 @@ async fn an_owner_in_a_namespace_has_no_children_elsewhere() {
     let error = owned.apply(&owner, named(ConfigMap::default(), "elsewhere", "x")).await.unwrap_err();
     assert_eq!(error.class(), Class::Structural);
 }
+
+#[tokio::test]
+async fn a_child_is_found_by_its_name_if_it_is_the_owners() {
+    let server = ApiServer::new();
+    let owner = server.put(&named(ConfigMap::default(), "port", "owner"));
+    let other = server.put(&named(ConfigMap::default(), "port", "other"));
+    let owned = owned(&server, []);
+    owned.apply(&owner, cargo([("rum", "12")])).await.unwrap();
+    assert_eq!(owned.child(&owner, "cargo").map(|child| child.name_any()), Some("cargo".into()));
+    assert!(owned.child(&other, "cargo").is_none(), "it has another owner");
+    assert!(owned.child(&owner, "ballast").is_none());
+}
