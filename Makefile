@@ -38,6 +38,8 @@ test: ## everything CI checks, end-to-end tests included
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --locked
 	.ci/licences
 	.ci/rename
+	@$(cluster)/build-tools >/dev/null
+	.ci/overlay
 	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e)
 	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run
 	@traces=$$($(cluster)/traces test); [ -z "$$traces" ] || { echo "left behind:"; echo "$$traces"; exit 1; } >&2
