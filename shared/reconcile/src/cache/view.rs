@@ -8,6 +8,7 @@
 //! kind (KEP-5504).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use kube::Resource;
@@ -52,7 +53,7 @@ pub(crate) struct View<K> {
     packed: bool,
     slots: HashMap<Key, Slot<K>>,
     /// Keys by the uid of the controller owner.
-    owned: HashMap<String, HashSet<Key>>,
+    owned: HashMap<Arc<str>, HashSet<Key>>,
     /// The list that is being received.
     listing: Option<Listing>,
     /// How many lists have begun.
@@ -72,6 +73,10 @@ struct Listing {
 struct Slot<K> {
     state: State<K>,
     version: u64,
+    /// The uid of the controller owner, if the object is here and has one.
+    owner: Option<Arc<str>>,
+    /// See [`substance`]: whether a newer version differs in more than its status is told without reading a text.
+    substance: Option<u64>,
     /// For what we wrote and the watch has not confirmed: how many lists had begun then.
     unconfirmed: Option<u64>,
     /// The desired state that this version was found, or made, to satisfy.
@@ -162,7 +167,7 @@ impl<K: Object> View<K> {
         }
         let unconfirmed = Some(self.lists);
         self.ahead.insert(version, key.clone());
-        self.put(key, &object, Slot { state: self.here(&object), version, unconfirmed, agreed: None });
+        self.put(key, &object, version, unconfirmed);
         object
     }
 
@@ -176,8 +181,10 @@ impl<K: Object> View<K> {
         {
             let version = slot.version.max(version(object));
             let unconfirmed = Some(self.lists);
-            self.remove(&key);
-            self.slots.insert(key, Slot { state: State::Gone(uid), version, unconfirmed, agreed: None });
+            self.unlink(&key);
+            let gone =
+                Slot { state: State::Gone(uid), version, owner: None, substance: None, unconfirmed, agreed: None };
+            self.slots.insert(key, gone);
         }
     }
 
@@ -216,7 +223,7 @@ impl<K: Object> View<K> {
             }
         }
         let object = Arc::new(object);
-        self.put(key, &object, Slot { state: self.here(&object), version, unconfirmed: None, agreed: None });
+        self.put(key, &object, version, None);
         Some(Change { object, gone: false, echo: false })
     }
 
@@ -231,7 +238,7 @@ impl<K: Object> View<K> {
         if slot.unconfirmed.is_some() && uid != object.meta().uid && version(&object) <= slot.version {
             return None;
         }
-        self.remove(&key);
+        self.unlink(&key);
         Some(Change { object: Arc::new(object), gone: true, echo: ours })
     }
 
@@ -267,26 +274,28 @@ impl<K: Object> View<K> {
         changes
     }
 
-    fn here(&self, object: &Arc<K>) -> State<K> {
-        State::Here(if self.packed { Body::pack(object) } else { Body::Open(object.clone()) })
-    }
-
-    fn put(&mut self, key: Key, object: &K, mut slot: Slot<K>) {
-        let agreed = self.slots.get_mut(&key).and_then(|old| old.agreed.take());
-        if let Some(before) = self.remove(&key)
-            && differ_in_status_only(&*before, object)
-        {
-            slot.agreed = agreed;
-        }
-        if let Some(uid) = controller_of(object) {
-            self.owned.entry(uid.to_owned()).or_default().insert(key.clone());
-        }
-        self.slots.insert(key, slot);
+    fn put(&mut self, key: Key, object: &Arc<K>, version: u64, unconfirmed: Option<u64>) {
+        let substance = substance(&**object);
+        let agreed = self.unlink(&key).filter(|before| substance.is_some() && before.substance == substance);
+        let agreed = agreed.and_then(|before| before.agreed);
+        let owner = controller_of(&**object).map(|uid| {
+            let known = self.owned.get_key_value(uid).map(|(uid, _)| uid.clone());
+            let uid = known.unwrap_or_else(|| uid.into());
+            self.owned.entry(uid.clone()).or_default().insert(key.clone());
+            uid
+        });
+        let state = State::Here(if self.packed { Body::pack(object) } else { Body::Open(object.clone()) });
+        self.slots.insert(key, Slot { state, version, owner, substance, unconfirmed, agreed });
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
-        let object = self.slots.remove(key)?.object()?;
-        if let Some(uid) = controller_of(&*object)
+        self.unlink(key)?.object()
+    }
+
+    /// Takes the slot out, and out of the index.
+    fn unlink(&mut self, key: &Key) -> Option<Slot<K>> {
+        let slot = self.slots.remove(key)?;
+        if let Some(uid) = &slot.owner
             && let Some(keys) = self.owned.get_mut(uid)
         {
             keys.remove(key);
@@ -294,7 +303,7 @@ impl<K: Object> View<K> {
                 self.owned.remove(uid);
             }
         }
-        Some(object)
+        Some(slot)
     }
 }
 
@@ -317,14 +326,14 @@ pub(crate) fn controller_of<K: Resource>(object: &K) -> Option<&str> {
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
-/// As far as can be told without looking into the objects; kinds that count no generations may differ in anything.
-fn differ_in_status_only<K: Resource>(before: &K, now: &K) -> bool {
-    let (before, now) = (before.meta(), now.meta());
-    before.uid == now.uid
-        && now.generation.is_some()
-        && before.generation == now.generation
-        && before.labels == now.labels
-        && before.annotations == now.annotations
+/// A hash of everything but the status, as far as it can be told without looking into the object. None of a kind that counts
+/// no generations: such may differ in anything.
+fn substance<K: Resource>(object: &K) -> Option<u64> {
+    let meta = object.meta();
+    let generation = meta.generation?;
+    let mut hasher = DefaultHasher::new();
+    (generation, &meta.uid, &meta.labels, &meta.annotations).hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 fn version<K: Resource>(object: &K) -> u64 {
