@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
@@ -60,11 +61,26 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts every controller with two replicas each.
+    /// Starts every controller with two replicas each, and waits until one of them leads.
     pub async fn start_all(&self) -> Result<()> {
         for controller in CONTROLLERS {
             self.scale(controller, 2).await?;
         }
+        for controller in CONTROLLERS {
+            self.led_again(controller).await?;
+        }
         Ok(())
+    }
+
+    /// Waits until one of the new pods of the controller holds its Lease.
+    async fn led_again(&self, controller: &str) -> Result<()> {
+        let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
+        let pods = self.of::<Pod>(SUITE).list(&selector).await?;
+        let names: Vec<String> = pods.iter().map(|pod| pod.name_any()).collect();
+        let held = |lease: Option<&Lease>| {
+            let holder = lease.and_then(|lease| lease.spec.as_ref()?.holder_identity.as_ref());
+            holder.is_some_and(|holder| names.contains(holder))
+        };
+        self.until(&self.of::<Lease>(SUITE), controller, "held by a new pod", 120, held).await.map(drop)
     }
 }

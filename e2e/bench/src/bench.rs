@@ -42,6 +42,10 @@ pub struct Bench {
     pub run: Run,
     /// What the processes had used before there was any customer.
     pub empty: Usage,
+    /// Whether the suite's controllers run.
+    pub suite_runs: bool,
+    /// Whether this scenario is the last one: nobody minds what it leaves, the cluster goes.
+    pub last: bool,
 }
 
 /// Where a span of time began: what was asked and used after it can be counted.
@@ -78,6 +82,34 @@ impl Bench {
     /// What the processes of the cluster have used.
     pub fn usage(&self) -> Result<Usage> {
         Usage::now(&self.name)
+    }
+
+    /// Has the suite's controllers run, by processes that have seen no customer if they did not.
+    pub async fn with_suite(&mut self) -> Result<()> {
+        if !self.suite_runs {
+            self.cluster.start_all().await?;
+            self.empty = self.usage()?;
+            self.suite_runs = true;
+        }
+        Ok(())
+    }
+
+    /// Stops the suite's controllers: what is made next is nobody's.
+    pub async fn without_suite(&mut self) -> Result<()> {
+        if self.suite_runs {
+            self.cluster.stop_all().await?;
+            self.suite_runs = false;
+        }
+        Ok(())
+    }
+
+    /// Has the customers of `set` gone, unless nothing comes after them.
+    pub async fn leave(&mut self, set: &str) -> Result<()> {
+        if self.last {
+            return Ok(());
+        }
+        self.without_suite().await?;
+        self.clear(set).await
     }
 
     /// Makes the Plan of the benchmark: the demo's, with a job that never runs.

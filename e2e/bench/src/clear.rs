@@ -1,59 +1,99 @@
-//! Takes away what was made without the suite, and what therefore no controller would take away.
+//! Takes away what was made and is of no more interest, faster than Kubernetes would: its namespace controller asks some sixty
+//! times for each namespace, whatever lies in it. Nothing of the suite may run, it would make its part again.
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, ListParams};
-use kube::{Client, ResourceExt as _};
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::Value;
 
-use crate::bench::{AT_ONCE, Bench, PATIENCE};
-use crate::scenarios::offboard::namespaces_gone;
+use crate::bench::{AT_ONCE, Bench};
 use crate::scenarios::peers::leftovers;
 
 impl Bench {
-    /// Deletes everything of `set` and waits until its namespaces are gone: the next one is to find an empty cluster.
+    /// Deletes everything of `set`: the next one is to find an empty cluster.
     pub async fn clear(&self, set: &str) -> Result<()> {
-        let mut gone = namespaces_gone(self, set).await?;
+        let client = &self.cluster.client;
         let prefix = format!("{set}-");
+        let mut paths = Vec::new();
         for collection in leftovers() {
             // A kind may not be there at all.
-            let Ok(list) =
-                self.cluster.client.request::<Value>(http::Request::get(&collection).body(Vec::new())?).await
-            else {
+            let Ok(list) = client.request::<Value>(http::Request::get(&collection).body(Vec::new())?).await else {
                 continue;
             };
             let items = list["items"].as_array().cloned().unwrap_or_default();
             let names = items.iter().filter_map(|item| item["metadata"]["name"].as_str());
-            let paths: Vec<String> =
-                names.filter(|name| name.starts_with(&prefix)).map(|name| format!("{collection}/{name}")).collect();
-            let removed = paths.iter().map(|path| remove(&self.cluster.client, path));
-            stream::iter(removed).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            paths.extend(names.filter(|name| name.starts_with(&prefix)).map(|name| format!("{collection}/{name}")));
         }
-        let namespaces: Api<Namespace> = self.cluster.all();
+        let removed = paths.iter().map(|path| remove(client, path));
+        stream::iter(removed).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+
         let prefix = ahoi_api::namespace_of(&prefix);
-        let all = namespaces.list_metadata(&ListParams::default()).await?;
+        let all = self.cluster.all::<Namespace>().list_metadata(&ListParams::default()).await?;
         let theirs: Vec<String> = all.iter().map(|n| n.name_any()).filter(|name| name.starts_with(&prefix)).collect();
-        let deleted = theirs.iter().map(|name| {
-            let (namespaces, name) = (namespaces.clone(), name.clone());
-            async move { namespaces.delete(&name, &DeleteParams::default()).await.map(drop) }
-        });
-        stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        gone.all(theirs.len(), "namespaces gone", PATIENCE).await.map(drop)
+        let ended = theirs.iter().map(|name| end(client, name));
+        stream::iter(ended).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        empty(client, &prefix).await
     }
+}
+
+/// Deletes a namespace at once. What lies in it stays, and is nobody's.
+async fn end(client: &Client, name: &str) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut namespace = namespaces.get(name).await?;
+    namespace.spec.get_or_insert_default().finalizers = None;
+    let path = format!("/api/v1/namespaces/{name}");
+    let finalized = http::Request::put(format!("{path}/finalize")).header("content-type", "application/json");
+    client.request::<Value>(finalized.body(serde_json::to_vec(&namespace)?)?).await?;
+    // The first only says that it is to go.
+    for _ in 0..2 {
+        unless_gone(client.request::<Value>(http::Request::delete(&path).body(Vec::new())?).await)?;
+    }
+    Ok(())
+}
+
+/// Deletes everything that lies in namespaces whose names begin with `prefix`.
+async fn empty(client: &Client, prefix: &str) -> Result<()> {
+    let discovery = Discovery::new(client.clone()).run().await?;
+    for (resource, can) in discovery.groups().flat_map(|group| group.recommended_resources()) {
+        let lists = can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE);
+        if can.scope != Scope::Namespaced || !lists {
+            continue;
+        }
+        let all =
+            Api::<DynamicObject>::all_with(client.clone(), &resource).list_metadata(&ListParams::default()).await?;
+        let theirs = all.iter().filter(|object| object.namespace().is_some_and(|n| n.starts_with(prefix)));
+        let paths: Vec<String> = theirs
+            .map(|object| {
+                let collection = DynamicObject::url_path(&resource, object.namespace().as_deref());
+                format!("{collection}/{}", object.name_any())
+            })
+            .collect();
+        let removed = paths.iter().map(|path| remove(client, path));
+        stream::iter(removed).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    }
+    Ok(())
 }
 
 /// Deletes one object without waiting for whoever has a finalizer on it.
 async fn remove(client: &Client, path: &str) -> Result<()> {
+    let delete = || http::Request::delete(path).body(Vec::new());
+    match client.request::<Value>(delete()?).await {
+        // It is there still, for whoever has a finalizer on it.
+        Ok(object) if !object["metadata"]["finalizers"].is_null() => {}
+        answer => return unless_gone(answer),
+    }
     let without = http::Request::patch(path).header("content-type", "application/merge-patch+json");
     let without = without.body(br#"{"metadata":{"finalizers":null}}"#.to_vec())?;
-    let delete = http::Request::delete(path).body(Vec::new())?;
-    for request in [without, delete] {
-        match client.request_text(request).await {
-            // Whoever owned it was quicker.
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            answer => drop(answer?),
-        }
+    unless_gone(client.request::<Value>(without).await)
+}
+
+/// Whoever else was quicker has done it, too.
+fn unless_gone<T>(answer: kube::Result<T>) -> Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        answer => Ok(answer.map(drop)?),
     }
-    Ok(())
 }

@@ -27,7 +27,7 @@ use crate::machine::Machine;
 use crate::profile::Profile;
 use crate::recorded::Recorded;
 use crate::results::Run;
-use crate::scenarios::{changes, converge, databases, floor, large, offboard, peers, rest, steady};
+use crate::scenarios::{changes, converge, databases, floor, large, offboard, peers, steady};
 
 /// Measures the suite, and makes a report of what was measured.
 #[derive(Parser)]
@@ -54,29 +54,27 @@ enum Command {
     },
 }
 
-/// What can be measured.
+/// What can be measured, in the order in which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
-    /// Customers without a database, at once
+    /// Customers without a database, at once; then they leave
     FanOut,
-    /// More of them than in the others, at once
-    Burst,
-    /// Customers without a database, one after the other
-    Steady,
-    /// Toggles, a Plan change, repairs
-    Changes,
-    /// A restart of every controller, and idle time
-    Rest,
-    /// Ten thousand customers without a database
-    Large,
-    /// Databases alone, and the same SQL by a bare client
-    Databases,
-    /// Whole customers, with PostgreSQL
-    Whole,
     /// The bare writes
     Floor,
     /// A parent on controller-runtime, and kro
     Peers,
+    /// Toggles, a Plan change, repairs, a restart of every controller, idle time
+    Changes,
+    /// Customers without a database, one after the other
+    Steady,
+    /// More of them than in the others, at once
+    Burst,
+    /// Whole customers, with PostgreSQL
+    Whole,
+    /// Databases alone, and the same SQL by a bare client
+    Databases,
+    /// Ten thousand customers without a database
+    Large,
 }
 
 #[tokio::main]
@@ -99,7 +97,6 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
-    let wanted = |scenario| only.is_empty() || only.contains(&scenario);
     let cluster = Cluster::connect().await?;
     let name = std::env::var("CLUSTER").context("CLUSTER is not set: run e2e/bench/run")?;
     let peers = PathBuf::from(std::env::var_os("PEERS").context("PEERS is not set: run e2e/bench/run")?);
@@ -107,80 +104,50 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
     let machine = Machine::this(&kubernetes, &fs::read_to_string(peers.join("versions"))?);
     let run = Run { profile: profile.name.into(), machine, ..Run::default() };
     let empty = usage::Usage::now(&name)?;
-    let mut bench = Bench { cluster, name, peers, profile, run, empty };
+    let mut bench = Bench { cluster, name, peers, profile, run, empty, suite_runs: true, last: false };
     let bench = &mut bench;
 
     bench.make_plan().await?;
     let recorded = Recorded::take(bench).await?;
-    if wanted(Scenario::Burst) {
-        let burst = converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
-        // Customers stay where nothing comes after them: their end takes longer than their beginning.
-        if only != [Scenario::Burst] {
-            bench.remove(bench.cluster.customers(), &burst).await?;
+    let wanted = Scenario::value_variants().iter().filter(|scenario| only.is_empty() || only.contains(scenario));
+    let mut wanted = wanted.peekable();
+    while let Some(scenario) = wanted.next() {
+        bench.last = wanted.peek().is_none();
+        match scenario {
+            Scenario::FanOut => fan_out(bench).await?,
+            Scenario::Floor => floor::run(bench, &recorded).await?,
+            Scenario::Peers => peers::run(bench, &recorded).await?,
+            Scenario::Changes => changes::run(bench).await?,
+            Scenario::Steady => steady::run(bench).await?,
+            Scenario::Burst => {
+                bench.with_suite().await?;
+                converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
+                bench.leave("burst").await?;
+            }
+            Scenario::Whole => whole(bench).await?,
+            Scenario::Databases => databases::run(bench).await?,
+            Scenario::Large => large::run(bench).await?,
         }
-    }
-    if [Scenario::FanOut, Scenario::Steady, Scenario::Changes, Scenario::Rest].into_iter().any(wanted) {
-        without_database(bench, wanted, only == [Scenario::Steady]).await?;
-    }
-    if wanted(Scenario::Whole) {
-        for &n in bench.profile.whole {
-            let set = format!("whole{n}");
-            let customers = converge::run(bench, converge::WHOLE, &set, n, &whole_spec()).await?;
-            offboard::run(bench, converge::WHOLE, &set, &customers).await?;
-        }
-    }
-    if wanted(Scenario::Databases) {
-        databases::run(bench).await?;
-    }
-    if wanted(Scenario::Floor) || wanted(Scenario::Peers) {
-        // From here on the customers are nobody's.
-        bench.cluster.stop_all().await?;
-    }
-    if wanted(Scenario::Floor) {
-        floor::run(bench, &recorded).await?;
-    }
-    if wanted(Scenario::Peers) {
-        peers::run(bench, &recorded).await?;
-    }
-    if wanted(Scenario::Large) && bench.profile.large.is_some() {
-        // Last, because those customers stay; and by processes that have seen no others.
-        bench.cluster.stop_all().await?;
-        rest::start(bench).await?;
-        bench.empty = bench.usage()?;
-        large::run(bench).await?;
     }
     Ok(std::mem::take(&mut bench.run))
 }
 
-/// Everything about customers without a database. Those that were made last stay for the scenarios about changes; if these
-/// scenarios are the `last`, so do those that came steadily.
-async fn without_database(bench: &mut Bench, wanted: impl Fn(Scenario) -> bool, last: bool) -> Result<()> {
-    let sizes = bench.profile.fan_out;
-    let sizes = if wanted(Scenario::FanOut) { sizes } else { &sizes[sizes.len() - 1..] };
-    let mut standing = Vec::new();
-    let mut set = String::new();
-    for (number, n) in sizes.iter().enumerate() {
-        if number > 0 {
-            offboard::run(bench, converge::FAN_OUT, &set, &standing).await?;
-        }
-        set = format!("fan{n}");
-        standing = converge::run(bench, converge::FAN_OUT, &set, *n, &fan_out_spec()).await?;
+async fn fan_out(bench: &mut Bench) -> Result<()> {
+    bench.with_suite().await?;
+    for &n in bench.profile.fan_out {
+        let set = format!("fan{n}");
+        let customers = converge::run(bench, converge::FAN_OUT, &set, n, &fan_out_spec()).await?;
+        offboard::run(bench, converge::FAN_OUT, &set, &customers).await?;
     }
-    if wanted(Scenario::Steady) {
-        let customers = steady::run(bench).await?;
-        if last {
-            return Ok(());
-        }
-        offboard::run(bench, "that had come steadily", "steady", &customers).await?;
+    Ok(())
+}
+
+async fn whole(bench: &mut Bench) -> Result<()> {
+    bench.with_suite().await?;
+    for &n in bench.profile.whole {
+        let set = format!("whole{n}");
+        let customers = converge::run(bench, converge::WHOLE, &set, n, &whole_spec()).await?;
+        offboard::run(bench, converge::WHOLE, &set, &customers).await?;
     }
-    if wanted(Scenario::Changes) {
-        changes::toggle(bench, &standing).await?;
-        changes::plan(bench, &standing).await?;
-        changes::repair(bench, &standing).await?;
-    }
-    if wanted(Scenario::Rest) {
-        rest::restart(bench, standing.len()).await?;
-        rest::idle(bench, standing.len()).await?;
-    }
-    offboard::run(bench, converge::FAN_OUT, &set, &standing).await
+    Ok(())
 }

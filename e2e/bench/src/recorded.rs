@@ -75,11 +75,25 @@ impl Recorded {
         Ok(recorded)
     }
 
-    /// The objects as a program makes them that is no part of the suite: without the customer itself, without statuses, and
-    /// without the marks that mean something to the suite's controllers only.
+    /// The objects as a program makes them that is no part of the suite: without the customer itself, and without the marks
+    /// that mean something to the suite's controllers only. Those of the suite's kinds have the status they end with.
     pub fn children(&self) -> Result<Vec<Value>> {
         let objects = self.steps.iter().skip(1).filter(|step| step.how != How::Status);
-        objects.map(|step| Ok(without_marks(serde_json::from_str(&step.body)?))).collect()
+        objects
+            .map(|step| {
+                let mut object = without_marks(serde_json::from_str(&step.body)?);
+                if let Some(told) = self.status_of(step, &object) {
+                    object["status"] = serde_json::from_str::<Value>(&told.body)?["status"].take();
+                }
+                Ok(object)
+            })
+            .collect()
+    }
+
+    fn status_of(&self, made: &Step, object: &Value) -> Option<&Step> {
+        let collection = made.path.split('?').next()?;
+        let path = format!("{collection}/{}/status?", object["metadata"]["name"].as_str()?);
+        self.steps.iter().find(|step| step.how == How::Status && step.path.starts_with(&path))
     }
 }
 

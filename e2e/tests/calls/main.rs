@@ -6,7 +6,6 @@ use std::time::Duration;
 use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer, ProcessStatus, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::audit::{Audit, Request, table};
-use ahoi_e2e::controllers::CONTROLLERS;
 use ahoi_reconcile::is_ready;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -179,9 +178,6 @@ async fn restart(cluster: &Cluster) -> Result<()> {
     let mark = Audit::mark()?;
     cluster.stop_all().await?;
     cluster.start_all().await?;
-    for controller in CONTROLLERS {
-        led_again(cluster, controller).await?;
-    }
     // The passes that follow the take-over: two sweeps of the database controller fit in.
     tokio::time::sleep(Duration::from_secs(60)).await;
     let writes = writes(mark.since()?);
@@ -192,21 +188,6 @@ async fn restart(cluster: &Cluster) -> Result<()> {
     );
     ensure!(writes.is_empty(), "{} writes at a restart", writes.len());
     Ok(())
-}
-
-/// Waits until one of the new pods of the controller holds its Lease.
-async fn led_again(cluster: &Cluster, controller: &str) -> Result<()> {
-    use k8s_openapi::api::coordination::v1::Lease;
-    use k8s_openapi::api::core::v1::Pod;
-    use kube::ResourceExt;
-    let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
-    let pods = cluster.of::<Pod>(ahoi_e2e::SUITE).list(&selector).await?;
-    let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
-    let held = |lease: Option<&Lease>| {
-        let holder = lease.and_then(|l| l.spec.as_ref()?.holder_identity.as_ref());
-        holder.is_some_and(|holder| names.contains(holder))
-    };
-    cluster.until(&cluster.of::<Lease>(ahoi_e2e::SUITE), controller, "held by a new pod", 60, held).await.map(drop)
 }
 
 /// Two minutes in which nothing happens cost nothing.

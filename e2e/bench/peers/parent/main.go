@@ -31,7 +31,8 @@ var tenantKind = schema.GroupVersionKind{Group: "bench.internal.example.com", Ve
 
 type reconciler struct {
 	client.Client
-	// The children of a tenant in order, as JSON with @NAME@ for the tenant's name.
+	// The children of a tenant in order, as JSON with @NAME@ for the tenant's name. One that is a custom resource has the status
+	// that it is to end with.
 	children []string
 }
 
@@ -61,15 +62,23 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		}); err != nil {
 			return ctrl.Result{}, err
 		}
+		if custom, ok := want.(*unstructured.Unstructured); ok {
+			if err := r.tell(ctx, have.(*unstructured.Unstructured), custom.Object["status"]); err != nil {
+				return ctrl.Result{}, err
+			}
+		}
 	}
-	if ready, _, _ := unstructured.NestedBool(tenant.Object, "status", "ready"); ready {
-		return ctrl.Result{}, nil
+	return ctrl.Result{}, r.tell(ctx, tenant, map[string]any{"ready": true})
+}
+
+// tell writes the status of an object if it is another.
+func (r *reconciler) tell(ctx context.Context, object *unstructured.Unstructured, status any) error {
+	if status == nil || reflect.DeepEqual(object.Object["status"], status) {
+		return nil
 	}
-	before := tenant.DeepCopy()
-	if err := unstructured.SetNestedField(tenant.Object, true, "status", "ready"); err != nil {
-		return ctrl.Result{}, err
-	}
-	return ctrl.Result{}, r.Status().Patch(ctx, tenant, client.MergeFrom(before))
+	before := object.DeepCopy()
+	object.Object["status"] = status
+	return r.Status().Patch(ctx, object, client.MergeFrom(before))
 }
 
 // decode makes a typed object of what is Kubernetes' own, and an unstructured one of the rest.

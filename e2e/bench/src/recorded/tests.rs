@@ -42,6 +42,18 @@ fn children_are_free_of_the_suite() {
 }
 
 #[test]
+fn children_of_the_suites_kinds_have_the_status_they_end_with() {
+    let of = |resource: &str| format!("/apis/{}/{resource}", ahoi_api_version());
+    let (customer, child) = (object("Customer", "uid-of-customer", json!({})), json!({"status": {"ready": RECORDED}}));
+    let objects = vec![
+        (How::Create, of("customers"), customer),
+        (How::Create, of("customernamespaces"), object("CustomerNamespace", "uid-of-child", child)),
+    ];
+    let children = steps(objects, &BTreeSet::from(["customernamespaces".into()])).children().unwrap();
+    assert_eq!(children.iter().map(|child| &child["status"]).collect::<Vec<_>>(), [&json!({"ready": NAME})]);
+}
+
+#[test]
 fn places_in_the_order_of_the_first_object() {
     let request = |verb: &str, group: &str, resource: &str, namespace: &str| Request {
         verb: verb.into(),

@@ -20,18 +20,18 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     };
     let versions = in_order(runs.iter().flat_map(|run| &run.machine.versions).map(String::as_str));
     let machine = &first.machine;
-    let loads: Vec<&str> = runs.iter().map(|run| run.machine.load.as_str()).collect();
+    let loads: Vec<f64> = runs.iter().filter_map(|run| run.machine.load.parse().ok()).collect();
+    let (calm, busy) = spread(&loads);
     text += &format!(
-        "Made by `{command}`, which anybody can run again. {several}, every run on a fresh cluster: API server, etcd, controllers, \
+        "Made by `{command}`, which anybody can run again. {several}, on fresh clusters: API server, etcd, controllers, \
          PostgreSQL and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
          - Machine: {} cores ({}), {} GiB of memory, {}\n\
-         - Load in the minute before each run: {}\n\
+         - Load in the minute before a cluster was measured: {calm:.2} – {busy:.2}\n\
          - Versions: {}\n",
         machine.cores,
         machine.processor,
         machine.memory,
         machine.kernel,
-        loads.join(", "),
         versions.join(", "),
     );
     for (name, file) in plots {

@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::steady::paced;
-use super::{QUIET, latencies};
-use crate::bench::{AT_ONCE, Bench, PATIENCE, PLAN};
+use super::{QUIET, converge, latencies, rest};
+use crate::bench::{AT_ONCE, Bench, PATIENCE, PLAN, fan_out_spec};
 use crate::stats::{median, millis, quantile};
 use crate::watch::{Change, Seen};
 
@@ -29,8 +29,21 @@ fn customer_of<K: kube::Resource>(object: &K) -> Option<String> {
     object.labels().get(ahoi_api::CUSTOMER_LABEL).cloned()
 }
 
+/// Makes the profile's number of customers, and does to them whatever may be done; then leaves them in peace.
+pub async fn run(bench: &mut Bench) -> Result<()> {
+    bench.with_suite().await?;
+    let (set, n) = ("standing", bench.profile.standing);
+    let customers = converge::run(bench, converge::FAN_OUT, set, n, &fan_out_spec()).await?;
+    toggle(bench, &customers).await?;
+    plan(bench, &customers).await?;
+    repair(bench, &customers).await?;
+    rest::restart(bench, n).await?;
+    rest::idle(bench, n).await?;
+    bench.leave(set).await
+}
+
 /// Suspends every one of `customers`, at the profile's rate: how long until the child says so, and the end of the chain.
-pub async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
+async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let n = customers.len();
     let scenario = format!("one toggle on each of {n} customers");
     println!("{scenario}");
@@ -83,7 +96,7 @@ pub async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
 }
 
 /// Changes the Plan of all `customers`: how long until the quota of each namespace says so.
-pub async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
+async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let n = customers.len();
     let scenario = format!("a Plan change that reaches {n} customers");
     println!("{scenario}");
@@ -112,7 +125,7 @@ pub async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
 }
 
 /// Deletes or alters a child of one customer in a hundred: how long until it is as it was.
-pub async fn repair(bench: &mut Bench, customers: &[String]) -> Result<()> {
+async fn repair(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let hurt: Vec<String> = customers.iter().step_by(100).cloned().collect();
     let scenario =
         format!("a policy deleted, a quota and a scheduler altered by hand for 1 % of {} customers", customers.len());

@@ -35,6 +35,7 @@ struct Recorded {
 
 /// Makes the profile's number of databases either way.
 pub async fn run(bench: &mut Bench) -> Result<()> {
+    bench.with_suite().await?;
     let n = bench.profile.databases;
     let scenario = format!("{n} databases at once");
     println!("{scenario}");
@@ -59,7 +60,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     bench.remove(bench.cluster.of::<Database>(NAMESPACE), &names).await?;
 
     // It would take the databases of the bare client for such as have lost their objects.
-    bench.cluster.stop_all().await?;
+    bench.without_suite().await?;
     bench.run.value(&scenario, "statements per database", "", recorded.statements.len() as f64);
     let mut best: f64 = 0.0;
     for side_by_side in SIDE_BY_SIDE {
@@ -71,7 +72,6 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         bench.run.value(&scenario, &format!("rate of a bare client, {side_by_side} at once"), "databases/s", rate);
     }
     bench.run.value(&scenario, "rate of the suite as a share of the best bare client", "", ours / best);
-    super::rest::start(bench).await?;
     let namespaces: Api<Namespace> = bench.cluster.all();
     bench.cluster.delete(&namespaces, NAMESPACE, PATIENCE).await
 }

@@ -19,9 +19,10 @@ use crate::usage::sum;
 /// The plot that compares everybody.
 pub const PLOT: &str = "the same fan-out";
 
-/// Makes the profile's number of customers with each number of requests in flight; the best is the floor. The suite must not
-/// run: it would find these customers its own.
+/// Makes the profile's number of customers with each number of requests in flight; the best is the floor.
 pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
+    // It would find these customers its own.
+    bench.without_suite().await?;
     let n = bench.profile.compare;
     let scenario = format!("the floor: the writes of {n} customers, {FAN_OUT}, by a bare client");
     println!("{scenario}");

@@ -10,9 +10,10 @@ use crate::bench::{Bench, fan_out_spec};
 const EACH: [&str; 4] =
     ["writes per customer", "reads of single objects per customer", "CPU of the suite per customer", MEMORY];
 
-/// Makes some, looks what they cost, makes the rest, and looks again. They stay: the run ends with them.
+/// Makes some, looks what they cost, makes the rest, and looks again.
 pub async fn run(bench: &mut Bench) -> Result<()> {
     let Some((some, all)) = bench.profile.large else { return Ok(()) };
+    bench.with_suite().await?;
     let rest_of_them = all - some;
     let empty = control_plane(bench).await?;
     converge::run(bench, FAN_OUT, "some", some, &fan_out_spec()).await?;

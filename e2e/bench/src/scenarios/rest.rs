@@ -2,14 +2,8 @@
 
 use std::time::Duration;
 
-use ahoi_e2e::SUITE;
 use ahoi_e2e::audit::{Request, table};
-use ahoi_e2e::controllers::CONTROLLERS;
 use anyhow::Result;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::ListParams;
 
 use super::of_the_suite;
 use crate::bench::Bench;
@@ -39,10 +33,10 @@ pub async fn restart(bench: &mut Bench, n: usize) -> Result<()> {
     let begun = bench.start()?;
     bench.cluster.stop_all().await?;
     let stopped = bench.start()?;
-    start(bench).await?;
+    bench.cluster.start_all().await?;
     bench.run.value(&scenario, "until every controller leads again", "s", stopped.at.elapsed().as_secs_f64());
     // The passes that follow the take-over: one over every customer in each controller.
-    tokio::time::sleep(bench.profile.idle.max(Duration::from_secs(20))).await;
+    tokio::time::sleep((bench.profile.idle / 2).max(Duration::from_secs(20))).await;
     let now = bench.usage()?;
     let requests = begun.requests()?;
     none(bench, &scenario, "writes", &requests, Request::is_write);
@@ -51,28 +45,6 @@ pub async fn restart(bench: &mut Bench, n: usize) -> Result<()> {
     bench.run.value(&scenario, "reads of single objects", "requests", reads as f64);
     bench.used(&scenario, &stopped, &now, n);
     Ok(())
-}
-
-/// Starts every controller and waits until each leads.
-pub async fn start(bench: &Bench) -> Result<()> {
-    bench.cluster.start_all().await?;
-    for controller in CONTROLLERS {
-        led_again(bench, controller).await?;
-    }
-    Ok(())
-}
-
-/// Waits until one of the new pods of the controller holds its Lease.
-async fn led_again(bench: &Bench, controller: &str) -> Result<()> {
-    let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
-    let pods = bench.cluster.of::<Pod>(SUITE).list(&selector).await?;
-    let names: Vec<String> = pods.iter().map(|pod| pod.name_any()).collect();
-    let held = |lease: Option<&Lease>| {
-        let holder = lease.and_then(|lease| lease.spec.as_ref()?.holder_identity.as_ref());
-        holder.is_some_and(|holder| names.contains(holder))
-    };
-    let leases = bench.cluster.of::<Lease>(SUITE);
-    bench.cluster.until(&leases, controller, "held by a new pod", 120, held).await.map(drop)
 }
 
 /// Keeps how many requests there are of a kind of which there must be none, and prints those that there are.

@@ -12,8 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{QUIET, latencies};
 use crate::bench::{Bench, PATIENCE, fan_out_spec, names};
 
-/// Makes customers at the profile's rate; their names.
-pub async fn run(bench: &mut Bench) -> Result<Vec<String>> {
+/// Makes customers at the profile's rate.
+pub async fn run(bench: &mut Bench) -> Result<()> {
+    bench.with_suite().await?;
     let (rate, span) = (bench.profile.rate, bench.profile.steady);
     let scenario = format!("{rate} customers a second for {} s", span.as_secs());
     println!("{scenario}");
@@ -33,7 +34,7 @@ pub async fn run(bench: &mut Bench) -> Result<Vec<String>> {
     bench.quiet(ahoi_e2e::SUITE, QUIET).await?;
     bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
     bench.requests(&scenario, &start.requests()?, names.len());
-    Ok(names)
+    bench.leave("steady").await
 }
 
 /// Does something with each of `names`, so many a second whether those before have ended or not. When each was begun.
