@@ -16,6 +16,14 @@ impl Bench {
     /// Deletes everything of `set`: the next one is to find an empty cluster.
     pub async fn clear(&self, set: &str) -> Result<()> {
         let client = &self.cluster.client;
+        let prefix = ahoi_api::namespace_of(&format!("{set}-"));
+        let all = self.cluster.all::<Namespace>().list_metadata(&ListParams::default()).await?;
+        let theirs: Vec<String> = all.iter().map(|n| n.name_any()).filter(|name| name.starts_with(&prefix)).collect();
+        let ended = theirs.iter().map(|name| end(client, name));
+        stream::iter(ended).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        empty(client, &prefix).await?;
+
+        // What owns all that goes last: garbage collection would take it for a reason to begin.
         let prefix = format!("{set}-");
         let mut paths = Vec::new();
         for collection in leftovers() {
@@ -28,14 +36,7 @@ impl Bench {
             paths.extend(names.filter(|name| name.starts_with(&prefix)).map(|name| format!("{collection}/{name}")));
         }
         let removed = paths.iter().map(|path| remove(client, path));
-        stream::iter(removed).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-
-        let prefix = ahoi_api::namespace_of(&prefix);
-        let all = self.cluster.all::<Namespace>().list_metadata(&ListParams::default()).await?;
-        let theirs: Vec<String> = all.iter().map(|n| n.name_any()).filter(|name| name.starts_with(&prefix)).collect();
-        let ended = theirs.iter().map(|name| end(client, name));
-        stream::iter(ended).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        empty(client, &prefix).await
+        stream::iter(removed).buffer_unordered(AT_ONCE).try_collect().await
     }
 }
 
@@ -44,6 +45,8 @@ async fn end(client: &Client, name: &str) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let mut namespace = namespaces.get(name).await?;
     namespace.spec.get_or_insert_default().finalizers = None;
+    // Whoever else changes it has no say in this.
+    namespace.metadata.resource_version = None;
     let path = format!("/api/v1/namespaces/{name}");
     let finalized = http::Request::put(format!("{path}/finalize")).header("content-type", "application/json");
     client.request::<Value>(finalized.body(serde_json::to_vec(&namespace)?)?).await?;

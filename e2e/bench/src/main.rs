@@ -4,6 +4,7 @@
 mod accounts;
 mod bench;
 mod clear;
+mod cores;
 mod machine;
 mod profile;
 mod recorded;

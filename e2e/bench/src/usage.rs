@@ -65,6 +65,11 @@ impl Usage {
         self.0.iter().filter(|(program, _)| counts(program)).flat_map(|(_, p)| p.values()).map(|p| p.memory).sum()
     }
 
+    /// Every process, with its program.
+    pub fn processes(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.iter().flat_map(|(program, processes)| processes.keys().map(move |pid| (program.as_str(), *pid)))
+    }
+
     /// The programs.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

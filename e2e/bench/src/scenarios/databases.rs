@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::{latencies, of_the_control_plane, of_the_suite};
 use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
+use crate::cores;
 use crate::statements::{self, PREFIX, Statement};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
@@ -33,47 +34,58 @@ struct Recorded {
     uid: String,
 }
 
-/// Makes the profile's number of databases either way.
+/// Makes the profile's number of databases either way: with all cores for everybody, as in the other scenarios, and with a core
+/// that is PostgreSQL's alone, as the server has a machine of its own where there are many customers.
 pub async fn run(bench: &mut Bench) -> Result<()> {
     bench.with_suite().await?;
-    let n = bench.profile.databases;
-    let scenario = format!("{n} databases at once");
-    println!("{scenario}");
+    let scenario = format!("{} databases at once", bench.profile.databases);
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     bench.cluster.apply(&namespace.to_string()).await?;
     let recorded = record(bench).await?;
+    either_way(bench, &scenario, &recorded).await?;
 
+    bench.with_suite().await?;
+    if cores::postgres_apart(&bench.usage()?)? {
+        either_way(bench, &format!("{scenario}, PostgreSQL on a core of its own"), &recorded).await?;
+        cores::together(&bench.usage()?)?;
+    }
+    let namespaces: Api<Namespace> = bench.cluster.all();
+    bench.cluster.delete(&namespaces, NAMESPACE, PATIENCE).await
+}
+
+async fn either_way(bench: &mut Bench, scenario: &str, recorded: &Recorded) -> Result<()> {
+    println!("{scenario}");
+    let n = bench.profile.databases;
     let names = names("database", n);
     let mut seen = watch(bench).await?;
     let start = bench.start()?;
     let sent = make(bench, &names).await?;
     let ready = seen.all(n, "databases Ready", PATIENCE).await?;
     let ours = n as f64 / last(start.at, &ready)?;
-    bench.run.value(&scenario, "rate", "databases/s", ours);
-    bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
+    bench.run.value(scenario, "rate", "databases/s", ours);
+    bench.latency(scenario, "created → Ready", latencies(&sent, &ready));
     let writes = start.requests()?.iter().filter(|request| request.is_write()).count();
-    bench.run.value(&scenario, "writes per database", "requests", writes as f64 / n as f64);
+    bench.run.value(scenario, "writes per database", "requests", writes as f64 / n as f64);
     let cpu = start.cpu(&bench.usage()?);
     let each = |counts: fn(&str) -> bool| sum(&cpu, counts) * 1000.0 / n as f64;
-    bench.run.value(&scenario, "CPU of the suite per database", "ms", each(of_the_suite));
-    bench.run.value(&scenario, "CPU of API server and etcd per database", "ms", each(of_the_control_plane));
+    bench.run.value(scenario, "CPU of the suite per database", "ms", each(of_the_suite));
+    bench.run.value(scenario, "CPU of API server and etcd per database", "ms", each(of_the_control_plane));
     bench.remove(bench.cluster.of::<Database>(NAMESPACE), &names).await?;
 
     // It would take the databases of the bare client for such as have lost their objects.
     bench.without_suite().await?;
-    bench.run.value(&scenario, "statements per database", "", recorded.statements.len() as f64);
+    bench.run.value(scenario, "statements per database", "", recorded.statements.len() as f64);
     let mut best: f64 = 0.0;
     for side_by_side in SIDE_BY_SIDE {
         let begun = Instant::now();
-        let made = replay(bench, &recorded, n, side_by_side).await?;
+        let made = replay(bench, recorded, n, side_by_side).await?;
         let rate = n as f64 / begun.elapsed().as_secs_f64();
         best = best.max(rate);
         drop_all(bench, &made).await?;
-        bench.run.value(&scenario, &format!("rate of a bare client, {side_by_side} at once"), "databases/s", rate);
+        bench.run.value(scenario, &format!("rate of a bare client, {side_by_side} at once"), "databases/s", rate);
     }
-    bench.run.value(&scenario, "rate of the suite as a share of the best bare client", "", ours / best);
-    let namespaces: Api<Namespace> = bench.cluster.all();
-    bench.cluster.delete(&namespaces, NAMESPACE, PATIENCE).await
+    bench.run.value(scenario, "rate of the suite as a share of the best bare client", "", ours / best);
+    Ok(())
 }
 
 fn last(start: Instant, ended: &BTreeMap<String, Instant>) -> Result<f64> {
