@@ -75,7 +75,7 @@ impl<R: Reconciler> Full<R> {
         finalizers.push(finalizer.to_owned());
         let object = self.objects.set_finalizers(&*object, &finalizers).await?;
         // This pass goes on with the answer; no need to wake for it.
-        self.queue.is_news(&object);
+        self.queue.see(&object);
         Ok(self.cache.written(object))
     }
 

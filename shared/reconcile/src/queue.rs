@@ -112,28 +112,45 @@ impl Queue {
             self.seen.lock().remove(&key);
             self.failures.forget(change.object.meta().uid.as_deref().unwrap_or_default());
             self.waiting.lock().forget(&key);
-        } else if self.is_news(&*change.object) {
-            self.wake(key);
+        } else {
+            match self.see(&*change.object) {
+                Sight::Same => {}
+                Sight::New => self.wake(key),
+                Sight::Changed => self.give(key, Turn::change(Instant::now())),
+            }
         }
     }
 
     /// Whether anything has changed but the status; remembers what it has seen.
-    pub(crate) fn is_news<K: Object>(&self, object: &K) -> bool {
+    pub(crate) fn see<K: Object>(&self, object: &K) -> Sight {
         let hash = waking_hash(object);
-        self.seen.lock().insert(Key::of(object), hash) != Some(hash)
+        match self.seen.lock().insert(Key::of(object), hash) {
+            None => Sight::New,
+            Some(before) if before == hash => Sight::Same,
+            Some(_) => Sight::Changed,
+        }
     }
 
     /// Has everybody looked at.
     pub(crate) fn start<K: Object>(&self, cache: &Cache<K>) {
         self.started.store(true, Ordering::SeqCst);
         let seen = |object: &K| {
-            self.is_news(object);
+            self.see(object);
             Some(Key::of(object))
         };
         for key in cache.select(seen) {
             self.give(key, Turn::routine(Instant::now()));
         }
     }
+}
+
+/// What an object of the controller's own kind is to who has seen it before, or has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    New,
+    Changed,
+    /// Its status may be another.
+    Same,
 }
 
 /// Everything but the status, as far as it can be told without looking into the object. Our own notes do not count.

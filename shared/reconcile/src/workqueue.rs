@@ -30,7 +30,13 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Something has happened to the object, or to what it depends on.
+    /// Somebody has changed what is wanted of the object, and may be waiting.
+    pub(crate) fn change(now: Instant) -> Self {
+        Turn { due: now, rank: now }
+    }
+
+    /// Something has happened to what belongs to the object, or to what it depends on; or it is new, and what it depends on may
+    /// be as new and on its way to us.
     pub(crate) fn news(now: Instant) -> Self {
         let due = now + DEBOUNCE;
         Turn { due, rank: due }

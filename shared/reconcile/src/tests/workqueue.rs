@@ -1,10 +1,15 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use crate::cache::Key;
+use super::{Ship, ship};
+use crate::cache::{Change, Key};
+use crate::queue::Queue;
+use crate::shards::Shards;
+use crate::testing::{self, ApiServer};
 use crate::workqueue::{Turn, Workqueue};
 
 fn key(number: usize) -> Key {
@@ -49,6 +54,31 @@ fn news_overtakes_routine_for_a_while() {
 }
 
 #[test]
+fn who_changes_an_object_does_not_wait_for_the_news_about_its_children() {
+    let (mut queue, start) = (Workqueue::default(), Instant::now());
+    queue.wake(key(1), Turn::news(start));
+    queue.wake(key(2), Turn::news(start));
+    queue.wake(key(2), Turn::change(start));
+    assert_eq!([(); 2].map(|()| queue.take(start)), [Some(key(2)), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
+    let (server, queue) = (ApiServer::new(), Queue::new(&Shards::undivided()));
+    queue.start::<Ship>(&testing::cache([]));
+    let mut ship = ship(&server, "a");
+    let until_its_turn = async |ship: &Ship| {
+        let woken = Instant::now();
+        queue.primary(&Change { object: Arc::new(ship.clone()), gone: false, echo: false });
+        queue.done(queue.next().await, None);
+        woken.elapsed()
+    };
+    assert!(until_its_turn(&ship).await >= Duration::from_millis(50));
+    ship.metadata.generation = Some(2);
+    assert_eq!(until_its_turn(&ship).await, Duration::ZERO);
+}
+
+#[test]
 fn what_is_gone_has_no_turn() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     queue.wake(key(1), Turn::routine(start));
@@ -59,6 +89,7 @@ fn what_is_gone_has_no_turn() {
 #[derive(Clone, Debug)]
 enum Step {
     News(usize),
+    Change(usize),
     Routine(usize, u64),
     Take,
     Done(usize, Option<u64>),
@@ -69,6 +100,7 @@ fn step() -> impl Strategy<Value = Step> {
     let (object, millis) = (0..6_usize, 0..20_000_u64);
     prop_oneof![
         object.clone().prop_map(Step::News),
+        object.clone().prop_map(Step::Change),
         (object.clone(), millis.clone()).prop_map(|(object, delay)| Step::Routine(object, delay)),
         Just(Step::Take),
         (object, prop::option::of(millis.clone())).prop_map(|(object, delay)| Step::Done(object, delay)),
@@ -94,6 +126,10 @@ proptest! {
                 Step::News(object) => {
                     queue.wake(key(object), Turn::news(at(now)));
                     earlier(&mut model, object, now + 50, now + 50);
+                }
+                Step::Change(object) => {
+                    queue.wake(key(object), Turn::change(at(now)));
+                    earlier(&mut model, object, now, now);
                 }
                 Step::Routine(object, delay) => {
                     queue.wake(key(object), Turn::routine(at(now + delay)));
