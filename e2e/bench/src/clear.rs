@@ -5,12 +5,12 @@ use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, ListParams};
+use kube::core::PartialObjectMeta;
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::Value;
 
 use crate::bench::{AT_ONCE, Bench};
-use crate::scenarios::peers::leftovers;
 
 impl Bench {
     /// Deletes everything of `set`: the next one is to find an empty cluster.
@@ -21,22 +21,10 @@ impl Bench {
         let theirs: Vec<String> = all.iter().map(|n| n.name_any()).filter(|name| name.starts_with(&prefix)).collect();
         let ended = theirs.iter().map(|name| end(client, name));
         stream::iter(ended).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        empty(client, &prefix).await?;
-
+        remove_all(client, &Scope::Namespaced, |object| object.namespace().is_some_and(|n| n.starts_with(&prefix)))
+            .await?;
         // What owns all that goes last: garbage collection would take it for a reason to begin.
-        let prefix = format!("{set}-");
-        let mut paths = Vec::new();
-        for collection in leftovers() {
-            // A kind may not be there at all.
-            let Ok(list) = client.request::<Value>(http::Request::get(&collection).body(Vec::new())?).await else {
-                continue;
-            };
-            let items = list["items"].as_array().cloned().unwrap_or_default();
-            let names = items.iter().filter_map(|item| item["metadata"]["name"].as_str());
-            paths.extend(names.filter(|name| name.starts_with(&prefix)).map(|name| format!("{collection}/{name}")));
-        }
-        let removed = paths.iter().map(|path| remove(client, path));
-        stream::iter(removed).buffer_unordered(AT_ONCE).try_collect().await
+        remove_all(client, &Scope::Cluster, |object| object.name_any().starts_with(&format!("{set}-"))).await
     }
 }
 
@@ -57,18 +45,24 @@ async fn end(client: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes everything that lies in namespaces whose names begin with `prefix`.
-async fn empty(client: &Client, prefix: &str) -> Result<()> {
+/// Deletes every object of any kind that `counts` names.
+async fn remove_all(
+    client: &Client,
+    scope: &Scope,
+    counts: impl Fn(&PartialObjectMeta<DynamicObject>) -> bool,
+) -> Result<()> {
     let discovery = Discovery::new(client.clone()).run().await?;
     for (resource, can) in discovery.groups().flat_map(|group| group.recommended_resources()) {
-        let lists = can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE);
-        if can.scope != Scope::Namespaced || !lists {
+        let listed = can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE);
+        if can.scope != *scope || !listed {
             continue;
         }
-        let all =
-            Api::<DynamicObject>::all_with(client.clone(), &resource).list_metadata(&ListParams::default()).await?;
-        let theirs = all.iter().filter(|object| object.namespace().is_some_and(|n| n.starts_with(prefix)));
-        let paths: Vec<String> = theirs
+        let objects = Api::<DynamicObject>::all_with(client.clone(), &resource);
+        let paths: Vec<String> = objects
+            .list_metadata(&ListParams::default())
+            .await?
+            .iter()
+            .filter(|object| counts(object))
             .map(|object| {
                 let collection = DynamicObject::url_path(&resource, object.namespace().as_deref());
                 format!("{collection}/{}", object.name_any())

@@ -19,7 +19,7 @@ use super::converge::FAN_OUT;
 use super::floor::PLOT;
 use super::{QUIET, convergence, latencies, of_the_control_plane};
 use crate::accounts::{self, NAMESPACE};
-use crate::bench::{AT_ONCE, Bench, PATIENCE, ahoi_api_version, names};
+use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
 use crate::recorded::{NAME, Recorded};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
@@ -270,17 +270,6 @@ spec:
             spec: {type: object, properties: {plan: {type: string}}}
             status: {type: object, properties: {ready: {type: boolean}}}
 "#;
-
-/// Kinds of which a set may have left cluster-scoped objects, and how they are asked for.
-pub fn leftovers() -> [String; 4] {
-    let ahoi = ahoi_api_version();
-    [
-        format!("/apis/{ahoi}/customers"),
-        format!("/apis/{ahoi}/customernamespaces"),
-        "/apis/bench.internal.example.com/v1/tenants".into(),
-        "/apis/kro.run/v1alpha1/benchtenants".into(),
-    ]
-}
 
 #[cfg(test)]
 mod tests {
