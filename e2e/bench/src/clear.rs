@@ -21,12 +21,17 @@ impl Bench {
         let theirs: Vec<String> = all.iter().map(|n| n.name_any()).filter(|name| name.starts_with(&prefix)).collect();
         let ended = theirs.iter().map(|name| end(client, name));
         stream::iter(ended).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        remove_all(client, &Scope::Namespaced, |object| object.namespace().is_some_and(|n| n.starts_with(&prefix)))
-            .await?;
+        let kinds = Discovery::new(client.clone()).run().await?;
+        let within = |object: &Found| object.namespace().is_some_and(|namespace| namespace.starts_with(&prefix));
+        remove_all(client, &kinds, &Scope::Namespaced, within).await?;
         // What owns all that goes last: garbage collection would take it for a reason to begin.
-        remove_all(client, &Scope::Cluster, |object| object.name_any().starts_with(&format!("{set}-"))).await
+        let prefix = format!("{set}-");
+        remove_all(client, &kinds, &Scope::Cluster, |object| object.name_any().starts_with(&prefix)).await
     }
 }
+
+/// An object of any kind.
+type Found = PartialObjectMeta<DynamicObject>;
 
 /// Deletes a namespace at once. What lies in it stays, and is nobody's.
 async fn end(client: &Client, name: &str) -> Result<()> {
@@ -46,13 +51,8 @@ async fn end(client: &Client, name: &str) -> Result<()> {
 }
 
 /// Deletes every object of any kind that `counts` names.
-async fn remove_all(
-    client: &Client,
-    scope: &Scope,
-    counts: impl Fn(&PartialObjectMeta<DynamicObject>) -> bool,
-) -> Result<()> {
-    let discovery = Discovery::new(client.clone()).run().await?;
-    for (resource, can) in discovery.groups().flat_map(|group| group.recommended_resources()) {
+async fn remove_all(client: &Client, kinds: &Discovery, scope: &Scope, counts: impl Fn(&Found) -> bool) -> Result<()> {
+    for (resource, can) in kinds.groups().flat_map(|group| group.recommended_resources()) {
         let listed = can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE);
         if can.scope != *scope || !listed {
             continue;

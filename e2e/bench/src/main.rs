@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use ahoi_e2e::Cluster;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
+use serde_json::Value;
 
 use crate::bench::{Bench, fan_out_spec, whole_spec};
 use crate::machine::Machine;
@@ -115,7 +116,9 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
     while let Some(scenario) = wanted.next() {
         bench.last = wanted.peek().is_none();
         match scenario {
-            Scenario::FanOut => fan_out(bench).await?,
+            Scenario::FanOut => {
+                come_and_go(bench, converge::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await?;
+            }
             Scenario::Floor => floor::run(bench, &recorded).await?,
             Scenario::Peers => peers::run(bench, &recorded).await?,
             Scenario::Changes => changes::run(bench).await?,
@@ -125,7 +128,9 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
                 converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
                 bench.leave("burst").await?;
             }
-            Scenario::Whole => whole(bench).await?,
+            Scenario::Whole => {
+                come_and_go(bench, converge::WHOLE, "whole", bench.profile.whole, &whole_spec()).await?;
+            }
             Scenario::Databases => databases::run(bench).await?,
             Scenario::Large => large::run(bench).await?,
         }
@@ -133,22 +138,13 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
     Ok(std::mem::take(&mut bench.run))
 }
 
-async fn fan_out(bench: &mut Bench) -> Result<()> {
+/// Customers of each of `sizes`, all at once; each time they leave at once.
+async fn come_and_go(bench: &mut Bench, kind: &str, set: &str, sizes: &[usize], spec: &Value) -> Result<()> {
     bench.with_suite().await?;
-    for &n in bench.profile.fan_out {
-        let set = format!("fan{n}");
-        let customers = converge::run(bench, converge::FAN_OUT, &set, n, &fan_out_spec()).await?;
-        offboard::run(bench, converge::FAN_OUT, &set, &customers).await?;
-    }
-    Ok(())
-}
-
-async fn whole(bench: &mut Bench) -> Result<()> {
-    bench.with_suite().await?;
-    for &n in bench.profile.whole {
-        let set = format!("whole{n}");
-        let customers = converge::run(bench, converge::WHOLE, &set, n, &whole_spec()).await?;
-        offboard::run(bench, converge::WHOLE, &set, &customers).await?;
+    for &n in sizes {
+        let set = format!("{set}{n}");
+        let customers = converge::run(bench, kind, &set, n, spec).await?;
+        offboard::run(bench, kind, &set, &customers).await?;
     }
     Ok(())
 }

@@ -35,7 +35,8 @@ pub async fn restart(bench: &mut Bench, n: usize) -> Result<()> {
     let stopped = bench.start()?;
     bench.cluster.start_all().await?;
     bench.run.value(&scenario, "until every controller leads again", "s", stopped.at.elapsed().as_secs_f64());
-    // The passes that follow the take-over: one over every customer in each controller.
+    // The passes that follow the take-over: one over every customer in each controller. That they write nothing is what is
+    // looked for, so time is what must pass.
     tokio::time::sleep((bench.profile.idle / 2).max(Duration::from_secs(20))).await;
     let now = bench.usage()?;
     let requests = begun.requests()?;
