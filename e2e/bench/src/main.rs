@@ -29,7 +29,7 @@ use crate::machine::Machine;
 use crate::profile::Profile;
 use crate::recorded::Recorded;
 use crate::results::Run;
-use crate::scenarios::{changes, converge, databases, floor, large, offboard, peers, steady};
+use crate::scenarios::{changes, compare, converge, databases, large, offboard, steady};
 
 /// Measures the suite, and makes a report of what was measured.
 #[derive(Parser)]
@@ -61,10 +61,8 @@ enum Command {
 enum Scenario {
     /// Customers without a database, at once; then they leave
     FanOut,
-    /// The bare writes
-    Floor,
-    /// A parent on controller-runtime, and kro
-    Peers,
+    /// The suite, the bare writes and a parent on controller-runtime in turns; then kro
+    Compare,
     /// Toggles, a Plan change, repairs, a restart of every controller, idle time
     Changes,
     /// Customers without a database, one after the other
@@ -83,9 +81,23 @@ enum Scenario {
 async fn main() -> Result<()> {
     match Command::parse() {
         Command::Measure { profile, only, into } => {
-            let run = measure(Profile::named(&profile)?, &only).await?;
-            fs::write(&into, serde_json::to_string_pretty(&run)?).with_context(|| into.display().to_string())?;
-            ensure!(run.violations.is_empty(), "what must be is not:\n  {}", run.violations.join("\n  "));
+            let (mut bench, recorded) = begin(Profile::named(&profile)?).await?;
+            let wanted =
+                Scenario::value_variants().iter().filter(|scenario| only.is_empty() || only.contains(scenario));
+            let mut wanted = wanted.peekable();
+            while let Some(scenario) = wanted.next() {
+                bench.last = wanted.peek().is_none();
+                let outcome = measure(&mut bench, *scenario, &recorded).await;
+                if let Err(error) = &outcome {
+                    bench.run.violations.push(format!("{scenario:?} did not come to its end: {error:#}"));
+                }
+                // What was found is worth keeping, whatever comes after it.
+                let found = serde_json::to_string_pretty(&bench.run)?;
+                fs::write(&into, found).with_context(|| into.display().to_string())?;
+                outcome?;
+            }
+            let violations = &bench.run.violations;
+            ensure!(violations.is_empty(), "what must be is not:\n  {}", violations.join("\n  "));
             Ok(())
         }
         Command::Report { into, runs } => {
@@ -98,7 +110,8 @@ async fn main() -> Result<()> {
     }
 }
 
-async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
+/// Gets to know the cluster of KUBECONFIG and what a customer is made of.
+async fn begin(profile: Profile) -> Result<(Bench, Recorded)> {
     let cluster = Cluster::connect().await?;
     let name = std::env::var("CLUSTER").context("CLUSTER is not set: run e2e/bench/run")?;
     let peers = PathBuf::from(std::env::var_os("PEERS").context("PEERS is not set: run e2e/bench/run")?);
@@ -106,36 +119,27 @@ async fn measure(profile: Profile, only: &[Scenario]) -> Result<Run> {
     let machine = Machine::this(&kubernetes, &fs::read_to_string(peers.join("versions"))?);
     let run = Run { profile: profile.name.into(), machine, ..Run::default() };
     let empty = usage::Usage::now(&name)?;
-    let mut bench = Bench { cluster, name, peers, profile, run, empty, suite_runs: true, last: false };
-    let bench = &mut bench;
-
+    let bench = Bench { cluster, name, peers, profile, run, empty, suite_runs: true, last: false };
     bench.make_plan().await?;
-    let recorded = Recorded::take(bench).await?;
-    let wanted = Scenario::value_variants().iter().filter(|scenario| only.is_empty() || only.contains(scenario));
-    let mut wanted = wanted.peekable();
-    while let Some(scenario) = wanted.next() {
-        bench.last = wanted.peek().is_none();
-        match scenario {
-            Scenario::FanOut => {
-                come_and_go(bench, converge::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await?;
-            }
-            Scenario::Floor => floor::run(bench, &recorded).await?,
-            Scenario::Peers => peers::run(bench, &recorded).await?,
-            Scenario::Changes => changes::run(bench).await?,
-            Scenario::Steady => steady::run(bench).await?,
-            Scenario::Burst => {
-                bench.with_suite().await?;
-                converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
-                bench.leave("burst").await?;
-            }
-            Scenario::Whole => {
-                come_and_go(bench, converge::WHOLE, "whole", bench.profile.whole, &whole_spec()).await?;
-            }
-            Scenario::Databases => databases::run(bench).await?,
-            Scenario::Large => large::run(bench).await?,
+    let recorded = Recorded::take(&bench).await?;
+    Ok((bench, recorded))
+}
+
+async fn measure(bench: &mut Bench, scenario: Scenario, recorded: &Recorded) -> Result<()> {
+    match scenario {
+        Scenario::FanOut => come_and_go(bench, converge::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await,
+        Scenario::Compare => compare::run(bench, recorded).await,
+        Scenario::Changes => changes::run(bench).await,
+        Scenario::Steady => steady::run(bench).await,
+        Scenario::Burst => {
+            bench.with_suite().await?;
+            converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
+            bench.leave("burst").await
         }
+        Scenario::Whole => come_and_go(bench, converge::WHOLE, "whole", bench.profile.whole, &whole_spec()).await,
+        Scenario::Databases => databases::run(bench).await,
+        Scenario::Large => large::run(bench).await,
     }
-    Ok(std::mem::take(&mut bench.run))
 }
 
 /// Customers of each of `sizes`, all at once; each time they leave at once.

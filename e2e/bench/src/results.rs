@@ -58,9 +58,9 @@ impl Run {
         }
     }
 
-    /// The number of a scenario that was kept before.
+    /// The number of a scenario that was kept last.
     pub fn find(&self, scenario: &str, what: &str) -> Option<f64> {
-        self.values.iter().find(|v| v.scenario == scenario && v.what == what).map(|v| v.value)
+        self.values.iter().rfind(|v| v.scenario == scenario && v.what == what).map(|v| v.value)
     }
 
     /// Keeps a curve.
@@ -99,6 +99,6 @@ mod tests {
         assert!(run.violations.is_empty());
         run.zero("at rest", "writes", "requests", 2);
         assert_eq!(run.violations, ["at rest: 2 requests (writes), and none is allowed"]);
-        assert_eq!(run.find("at rest", "writes"), Some(0.0));
+        assert_eq!(run.find("at rest", "writes"), Some(2.0));
     }
 }

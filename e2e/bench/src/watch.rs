@@ -73,6 +73,15 @@ impl Seen {
         Ok(seen)
     }
 
+    /// Waits until `name` has been seen.
+    pub async fn one(&self, name: &str, seconds: u64) -> Result<()> {
+        let mut times = self.times.clone();
+        let seen = times.wait_for(|times| times.contains_key(name));
+        let seen = tokio::time::timeout(Duration::from_secs(seconds), seen).await;
+        seen.with_context(|| format!("{name} was not seen within {seconds} s"))?.context("the watch ended")?;
+        Ok(())
+    }
+
     /// Waits until `n` names have been seen; when each was.
     pub async fn all(&mut self, n: usize, what: &str, seconds: u64) -> Result<BTreeMap<String, Instant>> {
         let complete = self.times.wait_for(|times| times.len() >= n);

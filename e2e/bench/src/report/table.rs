@@ -10,21 +10,26 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     let command =
         if first.profile == "full" { "make bench".to_owned() } else { format!("e2e/bench/run {}", first.profile) };
     let scenarios = in_order(runs.iter().flat_map(|run| &run.values).map(|value| value.scenario.as_str()));
-    let times = |scenario: &str| runs.iter().filter(|run| run.values.iter().any(|v| v.scenario == scenario)).count();
-    let (least, most) = (scenarios.iter().map(|s| times(s)).min(), scenarios.iter().map(|s| times(s)).max());
+    // A run may measure something more than once, in turns with what it is compared with.
+    let times = |scenario: &str| {
+        let of = || runs.iter().flat_map(|run| &run.values).filter(|value| value.scenario == scenario);
+        in_order(of().map(|v| v.what.as_str())).iter().map(|what| of().filter(|v| v.what == *what).count()).max()
+    };
+    let (least, most) =
+        (scenarios.iter().filter_map(|s| times(s)).min(), scenarios.iter().filter_map(|s| times(s)).max());
     let (least, most) = (least.unwrap_or_default(), most.unwrap_or_default());
     let several = match (least, most) {
-        (_, 0 | 1) => "One run of each scenario".to_owned(),
-        (least, most) if least == most => format!("Median of {most} runs (smallest – largest)"),
-        (least, most) => format!("Median of {least} to {most} runs of a scenario (smallest – largest)"),
+        (_, 0 | 1) => "measured once".to_owned(),
+        (least, most) if least == most => format!("measured {most} times: medians (smallest – largest)"),
+        (least, most) => format!("measured {least} to {most} times: medians (smallest – largest)"),
     };
     let versions = in_order(runs.iter().flat_map(|run| &run.machine.versions).map(String::as_str));
     let machine = &first.machine;
     let loads: Vec<f64> = runs.iter().filter_map(|run| run.machine.load.parse().ok()).collect();
     let (calm, busy) = spread(&loads);
     text += &format!(
-        "Made by `{command}`, which anybody can run again. {several}, on fresh clusters: API server, etcd, controllers, \
-         PostgreSQL and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
+        "Made by `{command}`, which anybody can run again. Each scenario was {several}. API server, etcd, controllers, PostgreSQL \
+         and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
          - Machine: {} cores ({}), {} GiB of memory, {}\n\
          - Load in the minute before a cluster was measured: {calm:.2} – {busy:.2}\n\
          - Versions: {}\n",
@@ -38,8 +43,12 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         text += &format!("\n![{name}]({file})\n");
     }
     for scenario in scenarios {
-        let runs_of_it = if least < most { format!("Runs: {}.\n\n", times(scenario)) } else { String::new() };
-        text += &format!("\n## {}\n\n{runs_of_it}| | |\n|---|---|\n", capital(scenario));
+        let measured = match times(scenario) {
+            _ if least == most => String::new(),
+            Some(1) => "Measured once.\n\n".to_owned(),
+            several => format!("Measured {} times.\n\n", several.unwrap_or_default()),
+        };
+        text += &format!("\n## {}\n\n{measured}| | |\n|---|---|\n", capital(scenario));
         let of: Vec<&Value> = runs.iter().flat_map(|run| &run.values).filter(|v| v.scenario == scenario).collect();
         for what in in_order(of.iter().map(|value| value.what.as_str())) {
             let same: Vec<&&Value> = of.iter().filter(|value| value.what == what).collect();

@@ -1,28 +1,32 @@
 //! The floor: exactly the writes that customers need, sent by a client that does nothing else. Those of one customer go one
 //! after the other, so a few customers alone do not fill the API server: the floor means something for many.
+//!
+//! Nobody may call a Scheduler Ready before Kubernetes has looked at its Deployment, so the floor waits for that as well. What
+//! the writes cost without it is measured beside.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::Client;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{Client, ResourceExt as _};
 use serde::Deserialize;
 
 use super::converge::FAN_OUT;
 use super::{convergence, latencies, of_the_control_plane};
 use crate::accounts;
-use crate::bench::{Bench, names};
+use crate::bench::{Bench, PATIENCE, names};
 use crate::recorded::{How, Recorded, Step};
 use crate::usage::sum;
+use crate::watch::{Change, Seen};
 
 /// The plot that compares everybody.
 pub const PLOT: &str = "the same fan-out";
 
-/// Makes the profile's number of customers with each number of requests in flight; the best is the floor.
-pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
-    // It would find these customers its own.
-    bench.without_suite().await?;
+/// Makes the profile's number of customers with each number of requests in flight; the best is the floor, and `ours` the rate
+/// of the suite to compare with it.
+pub async fn run(bench: &mut Bench, recorded: &Recorded, ours: f64) -> Result<()> {
     let n = bench.profile.compare;
     let scenario = format!("the floor: the writes of {n} customers, {FAN_OUT}, by a bare client");
     println!("{scenario}");
@@ -30,30 +34,61 @@ pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
     let client = accounts::client(bench, "floor").await?;
     let mut best: Option<(f64, Vec<(f64, f64)>)> = None;
     for &at_once in bench.profile.floor {
-        let set = format!("floor{at_once}");
-        let start = bench.start()?;
-        let made = make(&client, recorded, &set, n, at_once).await?;
-        let ended: BTreeMap<String, Instant> = made.iter().map(|(name, _, end)| (name.clone(), *end)).collect();
-        let begun: BTreeMap<String, Instant> = made.iter().map(|(name, begun, _)| (name.clone(), *begun)).collect();
-        let last = ended.values().max().context("nobody")?.duration_since(start.at).as_secs_f64();
-        let cpu = sum(&start.cpu(&bench.usage()?), of_the_control_plane) * 1000.0 / n as f64;
-        let rate = n as f64 / last;
-        bench.run.value(&scenario, &format!("rate, {at_once} in flight"), "customers/s", rate);
-        bench.run.value(&scenario, &format!("CPU of API server and etcd per customer, {at_once} in flight"), "ms", cpu);
-        if best.as_ref().is_none_or(|(fastest, _)| rate > *fastest) {
-            best = Some((rate, convergence(start.at, &ended)));
+        let made = measure(bench, &client, recorded, &scenario, at_once, true).await?;
+        if best.as_ref().is_none_or(|(fastest, _)| made.0 > *fastest) {
+            best = Some(made);
         }
-        bench.latency(&scenario, &format!("first write → last write, {at_once} in flight"), latencies(&begun, &ended));
-        bench.clear(&set).await?;
     }
     let (rate, points) = best.context("the profile has no floor")?;
     bench.run.value(&scenario, "rate, the best", "customers/s", rate);
     bench.run.curve(PLOT, "floor", points);
-    let ours = bench.run.find(&format!("{n} customers at once, {FAN_OUT}"), "rate");
-    if let Some(ours) = ours {
-        bench.run.value(&scenario, "rate of the suite as a share of the floor", "", ours / rate);
+    bench.run.value(&scenario, "rate of the suite as a share of the floor", "", ours / rate);
+    if let Some(&at_once) = bench.profile.floor.first() {
+        let (rate, _) = measure(bench, &client, recorded, &scenario, at_once, false).await?;
+        bench.run.value(&scenario, "rate of the suite as a share of writes that await nothing", "", ours / rate);
     }
     Ok(())
+}
+
+/// Makes them once; how many a second, and the curve of it.
+async fn measure(
+    bench: &mut Bench,
+    client: &Client,
+    recorded: &Recorded,
+    scenario: &str,
+    at_once: usize,
+    awaiting: bool,
+) -> Result<(f64, Vec<(f64, f64)>)> {
+    let n = bench.profile.compare;
+    let way = format!("{at_once} in flight{}", if awaiting { "" } else { ", awaiting nothing" });
+    let set = format!("floor{at_once}{}", if awaiting { "" } else { "bare" });
+    let looked_at = if awaiting { Some(deployments_looked_at(bench, &set).await?) } else { None };
+    let start = bench.start()?;
+    let made = make(client, recorded, &set, n, at_once, looked_at.as_ref()).await?;
+    let cpu = sum(&start.cpu(&bench.usage()?), of_the_control_plane) * 1000.0 / n as f64;
+    let begun: BTreeMap<String, Instant> = made.iter().map(|(name, begun, _)| (name.clone(), *begun)).collect();
+    let ended: BTreeMap<String, Instant> = made.into_iter().map(|(name, _, end)| (name, end)).collect();
+    let last = ended.values().max().context("nobody")?.duration_since(start.at).as_secs_f64();
+    let rate = n as f64 / last;
+    bench.run.value(scenario, &format!("rate, {way}"), "customers/s", rate);
+    bench.run.value(scenario, &format!("CPU of API server and etcd per customer, {way}"), "ms", cpu);
+    bench.latency(scenario, &format!("first write → last write, {way}"), latencies(&begun, &ended));
+    bench.clear(&set).await?;
+    Ok((rate, convergence(start.at, &ended)))
+}
+
+/// Watches for the Deployments of `set` that Kubernetes has looked at, by namespace: each customer has one at most.
+async fn deployments_looked_at(bench: &Bench, set: &str) -> Result<Seen> {
+    let prefix = ahoi_api::namespace_of(&format!("{set}-"));
+    let notable = move |change: Change<'_, Deployment>| match change {
+        Change::Is(deployment) => {
+            let seen = deployment.status.as_ref().and_then(|status| status.observed_generation);
+            let theirs = deployment.namespace().filter(|namespace| namespace.starts_with(&prefix));
+            theirs.filter(|_| seen >= deployment.metadata.generation)
+        }
+        Change::Gone(_) => None,
+    };
+    Seen::by(bench.cluster.all::<Deployment>(), notable).await
 }
 
 /// Makes `n` customers; when each was begun and ended.
@@ -63,11 +98,16 @@ async fn make(
     set: &str,
     n: usize,
     at_once: usize,
+    looked_at: Option<&Seen>,
 ) -> Result<Vec<(String, Instant, Instant)>> {
+    let looked_at = looked_at.filter(|_| recorded.steps.iter().any(|step| step.path.contains("/deployments?")));
     let customers = names(set, n).into_iter().map(|name| async move {
         let begun = Instant::now();
         let mut uids: BTreeMap<usize, String> = BTreeMap::new();
         for (number, step) in recorded.steps.iter().enumerate() {
+            if let (How::Status, Some(deployments)) = (step.how, looked_at) {
+                deployments.one(&ahoi_api::namespace_of(&name), PATIENCE).await?;
+            }
             if let Some(uid) =
                 send(client, step, &name, &uids).await.with_context(|| format!("{} for {name}", step.path))?
             {

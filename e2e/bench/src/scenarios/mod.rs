@@ -1,6 +1,7 @@
 //! What is measured, each scenario in a file of its own.
 
 pub mod changes;
+pub mod compare;
 pub mod converge;
 pub mod databases;
 pub mod floor;

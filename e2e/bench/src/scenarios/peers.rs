@@ -1,9 +1,9 @@
-//! Others that do the same fan-out, on the same cluster, right after the suite: a parent on controller-runtime
-//! (peers/parent) and kro, as it comes and with its limits raised.
+//! Others that do the same fan-out, on the same cluster: a parent on controller-runtime (peers/parent) and kro, as it comes and
+//! with its limits raised.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -60,37 +60,57 @@ impl Peer {
     }
 }
 
-/// Everybody, one after the other.
-pub async fn run(bench: &mut Bench, recorded: &Recorded) -> Result<()> {
-    // It would find their objects its own.
-    bench.without_suite().await?;
-    let children = recorded.children()?;
-    let folder = std::env::current_dir()?.join(".bench").join(format!("peers-{}", bench.name));
-    fs::create_dir_all(&folder)?;
-    let outcome = everybody(bench, &children, &folder).await;
-    if outcome.is_ok() {
-        fs::remove_dir_all(&folder)?;
-    } else {
-        eprintln!("    the logs of the peers are in {}", folder.display());
-    }
-    outcome
+/// What they make, and where their logs are.
+pub struct Peers {
+    children: Vec<Value>,
+    folder: PathBuf,
 }
 
-async fn everybody(bench: &mut Bench, children: &[Value], folder: &std::path::Path) -> Result<()> {
-    let file = folder.join("children.json");
-    fs::write(&file, children.iter().map(|child| format!("{child}\n")).collect::<String>())?;
-    bench.cluster.apply(TENANTS).await?;
-    established(bench, "tenants.bench.internal.example.com").await?;
-    measure(bench, &parent(&file), folder).await?;
-
-    let crds = fs::read_to_string(bench.peers.join("kro-crds.yaml"))?;
-    bench.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &crds).await?;
-    established(bench, "resourcegraphdefinitions.kro.run").await?;
-    bench.cluster.apply(&graph(children).to_string()).await?;
-    for peer in [kro("kro, as it comes", "kro", &[]), kro("kro, its limits raised", "krotuned", RAISED)] {
-        measure(bench, &peer, folder).await?;
+impl Peers {
+    /// Writes down what is to be made.
+    pub fn prepare(bench: &Bench, recorded: &Recorded) -> Result<Peers> {
+        let peers = Peers {
+            children: recorded.children()?,
+            folder: std::env::current_dir()?.join(".bench").join(format!("peers-{}", bench.name)),
+        };
+        fs::create_dir_all(&peers.folder)?;
+        let children = peers.children.iter().map(|child| format!("{child}\n"));
+        fs::write(peers.children_file(), children.collect::<String>())?;
+        Ok(peers)
     }
-    Ok(())
+
+    /// The parent on controller-runtime; `ours` is the rate of the suite to compare with it.
+    pub async fn parent(&self, bench: &mut Bench, ours: f64) -> Result<()> {
+        bench.cluster.apply(TENANTS).await?;
+        established(bench, "tenants.bench.internal.example.com").await?;
+        self.measure(bench, &parent(&self.children_file()), ours).await
+    }
+
+    /// Kro, as it comes and with its limits raised.
+    pub async fn kro(&self, bench: &mut Bench, ours: f64) -> Result<()> {
+        let definitions = fs::read_to_string(bench.peers.join("kro-crds.yaml"))?;
+        bench.cluster.kubectl(&["apply", "--server-side", "-f", "-"], &definitions).await?;
+        established(bench, "resourcegraphdefinitions.kro.run").await?;
+        bench.cluster.apply(&graph(&self.children).to_string()).await?;
+        for peer in [kro("kro, as it comes", "kro", &[]), kro("kro, its limits raised", "krotuned", RAISED)] {
+            self.measure(bench, &peer, ours).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what was written down, and the logs with it.
+    pub fn remove(self) -> Result<()> {
+        Ok(fs::remove_dir_all(&self.folder)?)
+    }
+
+    fn children_file(&self) -> PathBuf {
+        self.folder.join("children.json")
+    }
+
+    async fn measure(&self, bench: &mut Bench, peer: &Peer, ours: f64) -> Result<()> {
+        let measured = measure(bench, peer, &self.folder, ours).await;
+        measured.with_context(|| format!("{}: its log is in {}", peer.name, self.folder.display()))
+    }
 }
 
 async fn established(bench: &Bench, definition: &str) -> Result<()> {
@@ -100,7 +120,7 @@ async fn established(bench: &Bench, definition: &str) -> Result<()> {
 }
 
 /// Lets a peer make the profile's number of customers, and then start anew.
-async fn measure(bench: &mut Bench, peer: &Peer, folder: &std::path::Path) -> Result<()> {
+async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Result<()> {
     let n = bench.profile.compare;
     let scenario = format!("{}: {n} customers at once, {FAN_OUT}", peer.name);
     println!("{scenario}");
@@ -148,9 +168,7 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &std::path::Path) -> Re
     let memory = now.memory(|program| program == peer.program);
     bench.run.value(&scenario, "memory", "MB", memory / 1e6);
     bench.run.value(&scenario, "memory beyond that without customers, per customer", "kB", each(memory - empty) / 1e3);
-    if let Some(ours) = bench.run.find(&format!("{n} customers at once, {FAN_OUT}"), "rate") {
-        bench.run.value(&scenario, "rate of the suite as a multiple of this", "×", ours * last / n as f64);
-    }
+    bench.run.value(&scenario, "rate of the suite as a multiple of this", "×", ours * last / n as f64);
 
     process.kill().await?;
     let restart = bench.start()?;
@@ -188,7 +206,7 @@ async fn make(bench: &Bench, peer: &Peer, names: &[String]) -> Result<BTreeMap<S
     sent.buffer_unordered(AT_ONCE).try_collect().await
 }
 
-fn parent(children: &std::path::Path) -> Peer {
+fn parent(children: &Path) -> Peer {
     Peer {
         name: "a parent on controller-runtime",
         program: "parent",
