@@ -12,6 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Client, ResourceExt as _};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::converge::FAN_OUT;
 use super::{convergence, latencies, of_the_control_plane};
@@ -91,7 +92,7 @@ async fn deployments_looked_at(bench: &Bench, set: &str) -> Result<Seen> {
     Seen::by(bench.cluster.all::<Deployment>(), notable).await
 }
 
-/// Makes `n` customers; when each was begun and ended.
+/// Makes `n` customers; when each was begun and ended. While one waits for its Deployment, the next one begins.
 async fn make(
     client: &Client,
     recorded: &Recorded,
@@ -100,23 +101,44 @@ async fn make(
     at_once: usize,
     looked_at: Option<&Seen>,
 ) -> Result<Vec<(String, Instant, Instant)>> {
-    let looked_at = looked_at.filter(|_| recorded.steps.iter().any(|step| step.path.contains("/deployments?")));
+    let (objects, statuses): (Vec<_>, Vec<_>) =
+        recorded.steps.iter().enumerate().partition(|(_, step)| step.how != How::Status);
+    let looked_at = looked_at.filter(|_| objects.iter().any(|(_, step)| step.path.contains("/deployments?")));
+    let slots = Semaphore::new(at_once);
+    let (objects, statuses, slots) = (&objects, &statuses, &slots);
     let customers = names(set, n).into_iter().map(|name| async move {
         let begun = Instant::now();
-        let mut uids: BTreeMap<usize, String> = BTreeMap::new();
-        for (number, step) in recorded.steps.iter().enumerate() {
-            if let (How::Status, Some(deployments)) = (step.how, looked_at) {
-                deployments.one(&ahoi_api::namespace_of(&name), PATIENCE).await?;
-            }
-            if let Some(uid) =
-                send(client, step, &name, &uids).await.with_context(|| format!("{} for {name}", step.path))?
-            {
-                uids.insert(number, uid);
-            }
+        let mut uids = BTreeMap::new();
+        send_all(client, slots, objects, &name, &mut uids).await?;
+        anyhow::Ok((name, begun, uids))
+    });
+    let made = stream::iter(customers).buffer_unordered(at_once);
+    let told = made.map_ok(|(name, begun, mut uids)| async move {
+        if let Some(deployments) = looked_at {
+            deployments.one(&ahoi_api::namespace_of(&name), PATIENCE).await?;
         }
+        send_all(client, slots, statuses, &name, &mut uids).await?;
         anyhow::Ok((name, begun, Instant::now()))
     });
-    stream::iter(customers).buffer_unordered(at_once).try_collect().await
+    told.try_buffer_unordered(n).try_collect().await
+}
+
+/// Sends the writes of one customer, one after the other, and keeps the uids that others need.
+async fn send_all(
+    client: &Client,
+    slots: &Semaphore,
+    steps: &[(usize, &Step)],
+    name: &str,
+    uids: &mut BTreeMap<usize, String>,
+) -> Result<()> {
+    for (number, step) in steps {
+        let _slot = slots.acquire().await?;
+        let sent = send(client, step, name, uids).await;
+        if let Some(uid) = sent.with_context(|| format!("{} for {name}", step.path))? {
+            uids.insert(*number, uid);
+        }
+    }
+    Ok(())
 }
 
 /// Sends one write; the uid of what it made, if anybody needs it.
