@@ -1,6 +1,6 @@
 // Parent does with controller-runtime what the suite does for a customer without a database: one object is fanned out to the
 // same children. It is written as such controllers usually are, and tuned: no limit of the client's own, many workers, typed
-// caches, and nothing is written that is the same already.
+// caches, and nothing is written that is the same already. Nothing is called ready before Kubernetes has looked at the Deployment.
 package main
 
 import (
@@ -50,6 +50,8 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if tenant.GetDeletionTimestamp() != nil {
 		return ctrl.Result{}, nil
 	}
+	observed := true
+	var customs, wanted []*unstructured.Unstructured
 	for _, template := range r.children {
 		want, err := decode(strings.ReplaceAll(template, "@NAME@", tenant.GetName()))
 		if err != nil {
@@ -62,10 +64,20 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		}); err != nil {
 			return ctrl.Result{}, err
 		}
-		if custom, ok := want.(*unstructured.Unstructured); ok {
-			if err := r.tell(ctx, have.(*unstructured.Unstructured), custom.Object["status"]); err != nil {
-				return ctrl.Result{}, err
-			}
+		switch have := have.(type) {
+		case *appsv1.Deployment:
+			observed = observed && have.Status.ObservedGeneration >= have.Generation
+		case *unstructured.Unstructured:
+			customs, wanted = append(customs, have), append(wanted, want.(*unstructured.Unstructured))
+		}
+	}
+	// Its event brings the tenant back.
+	if !observed {
+		return ctrl.Result{}, nil
+	}
+	for i, custom := range customs {
+		if err := r.tell(ctx, custom, wanted[i].Object["status"]); err != nil {
+			return ctrl.Result{}, err
 		}
 	}
 	return ctrl.Result{}, r.tell(ctx, tenant, map[string]any{"ready": true})
