@@ -1,5 +1,6 @@
 //! The report: README.md with every number, results.json with every run, an SVG for every plot.
 
+mod summary;
 mod svg;
 mod table;
 

@@ -39,6 +39,7 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         machine.kernel,
         versions.join(", "),
     );
+    text += &super::summary::markdown(runs);
     for (name, file) in plots {
         text += &format!("\n![{name}]({file})\n");
     }
@@ -54,10 +55,7 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
             let same: Vec<&&Value> = of.iter().filter(|value| value.what == what).collect();
             let values: Vec<f64> = same.iter().map(|value| value.value).collect();
             let unit = same.first().map_or("", |value| value.unit.as_str());
-            let (low, high) = spread(&values);
-            let range = if low < high { format!(" ({} – {})", number(low), number(high)) } else { String::new() };
-            let figure = format!("{} {unit}{range}", number(median(&values)));
-            text += &format!("| {what} | {} |\n", figure.trim().replace("  ", " "));
+            text += &format!("| {what} | {} |\n", figure(&values, unit));
         }
     }
     let violations: Vec<&String> = runs.iter().flat_map(|run| &run.violations).collect();
@@ -68,6 +66,13 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         }
     }
     text
+}
+
+/// The middle of `values`, and the smallest and the largest if they differ.
+pub fn figure(values: &[f64], unit: &str) -> String {
+    let (low, high) = spread(values);
+    let range = if low < high { format!(" ({} – {})", number(low), number(high)) } else { String::new() };
+    format!("{} {unit}{range}", number(median(values))).trim().replace("  ", " ")
 }
 
 fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {

@@ -1,0 +1,161 @@
+//! What was promised, and what was found: the beginning of the report.
+
+use super::table::figure;
+use crate::results::Run;
+use crate::scenarios::converge::MEMORY;
+use crate::stats::median;
+
+/// A figure that was promised.
+struct Bar {
+    promise: &'static str,
+    found: Found,
+    limit: Limit,
+}
+
+/// Where it is found.
+enum Found {
+    /// In this row of the scenarios that begin and end so.
+    Row { begin: &'static str, end: &'static str, what: &'static str },
+    /// As the quotient of two rows, of the suite and of a peer whose name begins so: the rest of the name of the peer's scenario
+    /// is that of the suite's.
+    Quotient { ours: &'static str, peer: &'static str, theirs: &'static str },
+}
+
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+const PARENT: &str = "a parent on controller-runtime";
+const KRO: &str = "kro, its limits raised";
+
+fn bars() -> Vec<Bar> {
+    use Limit::{AtLeast, AtMost};
+    let row = |promise, begin, end, what, limit| Bar { promise, found: Found::Row { begin, end, what }, limit };
+    let beside = |promise, peer, ours, theirs| Bar {
+        promise,
+        found: Found::Quotient { ours, peer, theirs },
+        limit: AtMost(1.0),
+    };
+    let (writes, memory) = ("writes per customer", "memory beyond that without customers, per customer");
+    let share = "rate of the suite as a share of the best bare client";
+    let multiple = "rate of the suite as a multiple of this";
+    vec![
+        row(
+            "customers a second ÷ the floor's",
+            "the floor",
+            "",
+            "rate of the suite as a share of the floor",
+            AtLeast(0.85),
+        ),
+        row(
+            "… ÷ those of a bare client that awaits nothing",
+            "the floor",
+            "",
+            "rate of the suite as a share of writes that await nothing",
+            AtLeast(0.85),
+        ),
+        row("… ÷ those of a parent on controller-runtime", PARENT, "", multiple, AtLeast(1.0)),
+        row("… ÷ those of kro with its limits raised", KRO, "", multiple, AtLeast(1.0)),
+        beside("writes of a customer ÷ the parent's", PARENT, writes, writes),
+        beside("… ÷ kro's", KRO, writes, writes),
+        beside("memory of a customer ÷ the parent's", PARENT, MEMORY, memory),
+        beside("… ÷ kro's", KRO, MEMORY, memory),
+        row(
+            "toggle → child applied ÷ one apply, p99",
+            "one toggle on each",
+            "",
+            "toggle → child applied, p99, as a multiple of one apply's p99",
+            AtMost(8.0),
+        ),
+        row("writes at a restart of every controller", "every controller restarted", "", "writes", AtMost(0.0)),
+        row("writes at rest", "", "idle seconds with 10000 customers", "writes", AtMost(0.0)),
+        row(
+            "memory of all controllers for each of 10,000 customers",
+            "9000 customers at once beside",
+            "",
+            MEMORY,
+            AtMost(40.0),
+        ),
+        row("one of 10,000 ÷ one of 1,000: writes", "each of 10000", "", writes, AtMost(1.1)),
+        row("… memory", "each of 10000", "", MEMORY, AtMost(1.1)),
+        row("… CPU of the suite", "each of 10000", "", "CPU of the suite per customer", AtMost(1.1)),
+        row(
+            "databases a second ÷ those of the same SQL by a bare client",
+            "300 databases",
+            "at once",
+            share,
+            AtLeast(0.85),
+        ),
+        row("… PostgreSQL on a core of its own", "300 databases", "of its own", share, AtLeast(0.85)),
+    ]
+}
+
+/// The bars of which these runs have a figure.
+pub fn markdown(runs: &[Run]) -> String {
+    let lines: Vec<String> = bars().iter().filter_map(|bar| line(bar, runs)).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("\n## In short\n\n| | bar | found | |\n|---|---|---|---|\n{}", lines.concat())
+}
+
+fn line(bar: &Bar, runs: &[Run]) -> Option<String> {
+    let (values, unit) = bar.found.values(runs)?;
+    let middle = median(&values);
+    let (bound, met) = match bar.limit {
+        Limit::AtLeast(least) => (format!("≥ {least}"), middle >= least),
+        Limit::AtMost(0.0) => ("0".to_owned(), middle <= 0.0),
+        Limit::AtMost(most) => (format!("≤ {most}"), middle <= most),
+    };
+    let met = if met { "met" } else { "**missed**" };
+    Some(format!("| {} | {bound} | {} | {met} |\n", bar.promise, figure(&values, &unit)))
+}
+
+impl Found {
+    fn values(&self, runs: &[Run]) -> Option<(Vec<f64>, String)> {
+        let all = || runs.iter().flat_map(|run| &run.values);
+        let (values, unit) = match self {
+            Found::Row { begin, end, what } => {
+                let is = |scenario: &str| scenario.starts_with(begin) && scenario.ends_with(end);
+                let found: Vec<_> = all().filter(|value| is(&value.scenario) && value.what == *what).collect();
+                (found.iter().map(|value| value.value).collect::<Vec<f64>>(), found.first()?.unit.clone())
+            }
+            Found::Quotient { ours, peer, theirs } => {
+                let theirs: Vec<_> =
+                    all().filter(|value| value.scenario.starts_with(peer) && value.what == *theirs).collect();
+                let (_, scenario) = theirs.first()?.scenario.split_once(": ")?;
+                let ours = all().filter(|value| value.scenario == scenario && value.what == *ours);
+                let ours = median(&ours.map(|value| value.value).collect::<Vec<_>>());
+                (theirs.iter().map(|value| ours / value.value).collect(), String::new())
+            }
+        };
+        Some((values, unit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bar_is_in_the_published_results() {
+        let published = include_str!("../../../../docs/benchmarks/results.json");
+        let runs: Vec<Run> = serde_json::from_str(published).unwrap();
+        for bar in bars() {
+            assert!(line(&bar, &runs).is_some(), "{}", bar.promise);
+        }
+    }
+
+    #[test]
+    fn met_and_missed() {
+        let mut run = Run::default();
+        run.value("the floor: of all", "rate of the suite as a share of the floor", "", 0.8);
+        run.value("10 at once", "writes per customer", "requests", 14.0);
+        run.value("a parent on controller-runtime: 10 at once", "writes per customer", "requests", 16.0);
+        let expected = "\n## In short\n\n| | bar | found | |\n|---|---|---|---|\n\
+            | customers a second ÷ the floor's | ≥ 0.85 | 0.800 | **missed** |\n\
+            | writes of a customer ÷ the parent's | ≤ 1 | 0.875 | met |\n";
+        assert_eq!(markdown(&[run]), expected);
+    }
+}
