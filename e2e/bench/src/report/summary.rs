@@ -2,7 +2,7 @@
 
 use super::table::figure;
 use crate::results::Run;
-use crate::scenarios::converge::MEMORY;
+use crate::scenarios::{changes, converge, databases, floor, peers};
 use crate::stats::median;
 
 /// A figure that was promised.
@@ -26,9 +26,6 @@ enum Limit {
     AtMost(f64),
 }
 
-const PARENT: &str = "a parent on controller-runtime";
-const KRO: &str = "kro, its limits raised";
-
 fn bars() -> Vec<Bar> {
     use Limit::{AtLeast, AtMost};
     let row = |promise, begin, end, what, limit| Bar { promise, found: Found::Row { begin, end, what }, limit };
@@ -37,57 +34,37 @@ fn bars() -> Vec<Bar> {
         found: Found::Quotient { ours, peer, theirs },
         limit: AtMost(1.0),
     };
-    let (writes, memory) = ("writes per customer", "memory beyond that without customers, per customer");
-    let share = "rate of the suite as a share of the best bare client";
-    let multiple = "rate of the suite as a multiple of this";
+    let (writes, parent, kro) = ("writes per customer", peers::PARENT, peers::KRO_RAISED);
     vec![
-        row(
-            "customers a second ÷ the floor's",
-            "the floor",
-            "",
-            "rate of the suite as a share of the floor",
-            AtLeast(0.85),
-        ),
-        row(
-            "… ÷ those of a bare client that awaits nothing",
-            "the floor",
-            "",
-            "rate of the suite as a share of writes that await nothing",
-            AtLeast(0.85),
-        ),
-        row("… ÷ those of a parent on controller-runtime", PARENT, "", multiple, AtLeast(1.0)),
-        row("… ÷ those of kro with its limits raised", KRO, "", multiple, AtLeast(1.0)),
-        beside("writes of a customer ÷ the parent's", PARENT, writes, writes),
-        beside("… ÷ kro's", KRO, writes, writes),
-        beside("memory of a customer ÷ the parent's", PARENT, MEMORY, memory),
-        beside("… ÷ kro's", KRO, MEMORY, memory),
-        row(
-            "toggle → child applied ÷ one apply, p99",
-            "one toggle on each",
-            "",
-            "toggle → child applied, p99, as a multiple of one apply's p99",
-            AtMost(8.0),
-        ),
+        row("customers a second ÷ the floor's", "the floor", "", floor::SHARE, AtLeast(0.85)),
+        row("… ÷ those of a bare client that awaits nothing", "the floor", "", floor::SHARE_OF_BARE, AtLeast(0.85)),
+        row("… ÷ those of a parent on controller-runtime", parent, "", peers::MULTIPLE, AtLeast(1.0)),
+        row("… ÷ those of kro with its limits raised", kro, "", peers::MULTIPLE, AtLeast(1.0)),
+        beside("writes of a customer ÷ the parent's", parent, writes, writes),
+        beside("… ÷ kro's", kro, writes, writes),
+        beside("memory of a customer ÷ the parent's", parent, converge::MEMORY, peers::MEMORY),
+        beside("… ÷ kro's", kro, converge::MEMORY, peers::MEMORY),
+        row("toggle → child applied ÷ one apply, p99", "one toggle on each", "", changes::TOGGLE_MULTIPLE, AtMost(8.0)),
         row("writes at a restart of every controller", "every controller restarted", "", "writes", AtMost(0.0)),
         row("writes at rest", "", "idle seconds with 10000 customers", "writes", AtMost(0.0)),
         row(
             "memory of all controllers for each of 10,000 customers",
             "9000 customers at once beside",
             "",
-            MEMORY,
+            converge::MEMORY,
             AtMost(40.0),
         ),
         row("one of 10,000 ÷ one of 1,000: writes", "each of 10000", "", writes, AtMost(1.1)),
-        row("… memory", "each of 10000", "", MEMORY, AtMost(1.1)),
+        row("… memory", "each of 10000", "", converge::MEMORY, AtMost(1.1)),
         row("… CPU of the suite", "each of 10000", "", "CPU of the suite per customer", AtMost(1.1)),
         row(
             "databases a second ÷ those of the same SQL by a bare client",
             "300 databases",
             "at once",
-            share,
+            databases::SHARE,
             AtLeast(0.85),
         ),
-        row("… PostgreSQL on a core of its own", "300 databases", "of its own", share, AtLeast(0.85)),
+        row("… PostgreSQL on a core of its own", "300 databases", "of its own", databases::SHARE, AtLeast(0.85)),
     ]
 }
 

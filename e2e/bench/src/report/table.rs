@@ -13,10 +13,13 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     // A run may measure something more than once, in turns with what it is compared with.
     let times = |scenario: &str| {
         let of = || runs.iter().flat_map(|run| &run.values).filter(|value| value.scenario == scenario);
-        in_order(of().map(|v| v.what.as_str())).iter().map(|what| of().filter(|v| v.what == *what).count()).max()
+        in_order(of().map(|v| v.what.as_str()))
+            .iter()
+            .map(|what| of().filter(|v| v.what == *what).count())
+            .max()
+            .unwrap_or_default()
     };
-    let (least, most) =
-        (scenarios.iter().filter_map(|s| times(s)).min(), scenarios.iter().filter_map(|s| times(s)).max());
+    let (least, most) = (scenarios.iter().map(|s| times(s)).min(), scenarios.iter().map(|s| times(s)).max());
     let (least, most) = (least.unwrap_or_default(), most.unwrap_or_default());
     let several = match (least, most) {
         (_, 0 | 1) => "measured once".to_owned(),
@@ -46,8 +49,8 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
     for scenario in scenarios {
         let measured = match times(scenario) {
             _ if least == most => String::new(),
-            Some(1) => "Measured once.\n\n".to_owned(),
-            several => format!("Measured {} times.\n\n", several.unwrap_or_default()),
+            1 => "Measured once.\n\n".to_owned(),
+            several => format!("Measured {several} times.\n\n"),
         };
         text += &format!("\n## {}\n\n{measured}| | |\n|---|---|\n", capital(scenario));
         let of: Vec<&Value> = runs.iter().flat_map(|run| &run.values).filter(|v| v.scenario == scenario).collect();

@@ -21,6 +21,8 @@ use crate::bench::{AT_ONCE, Bench, PATIENCE, PLAN, fan_out_spec};
 use crate::stats::{median, millis, quantile};
 use crate::watch::{Change, Seen};
 
+/// A row of the report.
+pub const TOGGLE_MULTIPLE: &str = "toggle → child applied, p99, as a multiple of one apply's p99";
 /// The namespace of what the benchmark itself needs.
 const NAMESPACE: &str = "default";
 
@@ -90,7 +92,7 @@ async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
     bench.latency(&scenario, "one apply beside it", applied);
     bench.latency(&scenario, "toggle → child applied", times);
     bench.latency(&scenario, "toggle → end of the chain applied", latencies(&toggled, &ends));
-    bench.run.value(&scenario, "toggle → child applied, p99, as a multiple of one apply's p99", "×", tail / apply);
+    bench.run.value(&scenario, TOGGLE_MULTIPLE, "×", tail / apply);
     bench.requests(&scenario, &start.requests()?, n);
     Ok(())
 }

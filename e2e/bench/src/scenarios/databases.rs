@@ -22,6 +22,8 @@ use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
 const NAMESPACE: &str = "ahoi-bench-databases";
+/// A row of the report.
+pub const SHARE: &str = "rate of the suite as a share of the best bare client";
 /// Long enough to be found again in every text, and nowhere else.
 const RECORDED: &str = "bench-recorded-database";
 /// How many databases the bare client makes at once; the best counts.
@@ -84,7 +86,7 @@ async fn either_way(bench: &mut Bench, scenario: &str, recorded: &Recorded) -> R
         drop_all(bench, &made).await?;
         bench.run.value(scenario, &format!("rate of a bare client, {side_by_side} at once"), "databases/s", rate);
     }
-    bench.run.value(scenario, "rate of the suite as a share of the best bare client", "", ours / best);
+    bench.run.value(scenario, SHARE, "", ours / best);
     Ok(())
 }
 

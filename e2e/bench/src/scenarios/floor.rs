@@ -24,6 +24,10 @@ use crate::watch::{Change, Seen};
 
 /// The plot that compares everybody.
 pub const PLOT: &str = "the same fan-out";
+/// A row of the report.
+pub const SHARE: &str = "rate of the suite as a share of the floor";
+/// A row of the report.
+pub const SHARE_OF_BARE: &str = "rate of the suite as a share of writes that await nothing";
 
 /// Makes the profile's number of customers with each number of requests in flight; the best is the floor, and `ours` the rate
 /// of the suite to compare with it.
@@ -43,10 +47,10 @@ pub async fn run(bench: &mut Bench, recorded: &Recorded, ours: f64) -> Result<()
     let (rate, points) = best.context("the profile has no floor")?;
     bench.run.value(&scenario, "rate, the best", "customers/s", rate);
     bench.run.curve(PLOT, "floor", points);
-    bench.run.value(&scenario, "rate of the suite as a share of the floor", "", ours / rate);
-    if let Some(&at_once) = bench.profile.floor.first() {
+    bench.run.value(&scenario, SHARE, "", ours / rate);
+    if let Some(&at_once) = bench.profile.floor.last() {
         let (rate, _) = measure(bench, &client, recorded, &scenario, at_once, false).await?;
-        bench.run.value(&scenario, "rate of the suite as a share of writes that await nothing", "", ours / rate);
+        bench.run.value(&scenario, SHARE_OF_BARE, "", ours / rate);
     }
     Ok(())
 }
