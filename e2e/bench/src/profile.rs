@@ -26,6 +26,8 @@ pub struct Profile {
     pub compare: usize,
     /// How often the suite, the floor and the parent take turns.
     pub rounds: usize,
+    /// Whether of the peers is measured what takes minutes, too: kro as it comes, and what each does at a restart.
+    pub thorough: bool,
     /// How many requests the floor has in flight; the best counts.
     pub floor: &'static [usize],
     /// Customers a second in the steady scenario, and changes a second in the one with toggles.
@@ -46,6 +48,7 @@ const SMOKE: Profile = Profile {
     databases: 10,
     compare: 10,
     rounds: 1,
+    thorough: true,
     floor: &[16],
     rate: 4,
     steady: Duration::from_secs(5),
@@ -55,17 +58,18 @@ const SMOKE: Profile = Profile {
 const QUICK: Profile = Profile {
     name: "quick",
     fan_out: &[200],
-    standing: 100,
+    standing: 50,
     burst: 400,
     large: None,
     whole: &[50],
     databases: 100,
-    compare: 200,
+    compare: 100,
     rounds: 1,
+    thorough: false,
     floor: &[32],
     rate: 12,
     steady: Duration::from_secs(30),
-    idle: Duration::from_secs(30),
+    idle: Duration::from_secs(10),
 };
 
 const FULL: Profile = Profile {
@@ -78,6 +82,7 @@ const FULL: Profile = Profile {
     databases: 300,
     compare: 500,
     rounds: 4,
+    thorough: true,
     floor: &[32, 64],
     rate: 12,
     steady: Duration::from_secs(300),

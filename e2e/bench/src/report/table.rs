@@ -26,12 +26,16 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         (least, most) if least == most => format!("measured {most} times: medians (smallest – largest)"),
         (least, most) => format!("measured {least} to {most} times: medians (smallest – largest)"),
     };
-    let versions = in_order(runs.iter().flat_map(|run| &run.machine.versions).map(String::as_str));
+    let ours = |version: &&str| version.starts_with("Ahoi ");
+    let commits = in_order(versions(runs).filter(ours));
+    let several_commits = commits.len() > 1;
+    let others = in_order(versions(runs).filter(|version| !several_commits || !ours(version)));
     let machine = &first.machine;
     let loads: Vec<f64> = runs.iter().filter_map(|run| run.machine.load.parse().ok()).collect();
     let (calm, busy) = spread(&loads);
+    let together = if several_commits { ", and put together from runs of several commits, named below" } else { "" };
     text += &format!(
-        "Made by `{command}`, which anybody can run again. Each scenario was {several}. API server, etcd, controllers, PostgreSQL \
+        "Made by `{command}`, which anybody can run again{together}. Each scenario was {several}. API server, etcd, controllers, PostgreSQL \
          and whatever is measured with share one machine, so absolute figures belong to it. Compare the ratios.\n\n\
          - Machine: {} cores ({}), {} GiB of memory, {}\n\
          - Load in the minute before a cluster was measured: {calm:.2} – {busy:.2}\n\
@@ -40,17 +44,20 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         machine.processor,
         machine.memory,
         machine.kernel,
-        versions.join(", "),
+        others.join(", "),
     );
     text += &super::summary::markdown(runs);
     for (name, file) in plots {
         text += &format!("\n![{name}]({file})\n");
     }
     for scenario in scenarios {
+        let of_it = runs.iter().filter(|run| run.values.iter().any(|value| value.scenario == scenario));
+        let by = in_order(versions(of_it).filter(ours)).join(", ");
+        let by = if several_commits { format!(", {by}") } else { String::new() };
         let measured = match times(scenario) {
-            _ if least == most => String::new(),
-            1 => "Measured once.\n\n".to_owned(),
-            several => format!("Measured {several} times.\n\n"),
+            _ if least == most && !several_commits => String::new(),
+            1 => format!("Measured once{by}.\n\n"),
+            several => format!("Measured {several} times{by}.\n\n"),
         };
         text += &format!("\n## {}\n\n{measured}| | |\n|---|---|\n", capital(scenario));
         let of: Vec<&Value> = runs.iter().flat_map(|run| &run.values).filter(|v| v.scenario == scenario).collect();
@@ -69,6 +76,11 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         }
     }
     text
+}
+
+/// What was measured with, some of it named more than once.
+fn versions<'a>(runs: impl IntoIterator<Item = &'a Run>) -> impl Iterator<Item = &'a str> {
+    runs.into_iter().flat_map(|run| &run.machine.versions).map(String::as_str)
 }
 
 /// The middle of `values`, and the smallest and the largest if they differ.
