@@ -10,11 +10,12 @@ use std::sync::Arc;
 use ahoi_api::{ClientTlsMode, FleetTls, TlsMode};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 
@@ -63,6 +64,13 @@ impl Material {
             client_authorities: entry(AUTHORITIES),
             server_authorities: entry(SERVERS),
         }
+    }
+
+    /// Whether clients that connect to `host` can verify the fleet.
+    #[must_use]
+    pub fn is_verifiable_at(&self, host: &str) -> bool {
+        let verified = self.pair.as_ref().filter(|_| self.client_authorities.is_some());
+        verified.is_some_and(|pair| is_for(&pair.certificate, host))
     }
 
     /// Its entries in that Secret.
@@ -129,11 +137,11 @@ impl Tls {
     }
 }
 
-/// A certificate from its Secret, if clients that connect to `host` and trust its authorities will accept it.
+/// A certificate from its Secret, if clients that connect to one of `hosts` and trust its authorities will accept it.
 ///
 /// # Errors
 /// What is wrong with it, as the rest of a sentence. No time is said, so that it is always the same text.
-pub fn pair(secret: &Secret, host: &str) -> Result<Pair, String> {
+pub fn pair(secret: &Secret, hosts: &[String]) -> Result<Pair, String> {
     let entry = |key: &str| text(secret, key).ok_or_else(|| format!("has no {key}"));
     let pair = Pair { certificate: entry(CERTIFICATE)?, key: entry(KEY)? };
     let provider = Arc::new(ring::default_provider());
@@ -146,9 +154,18 @@ pub fn pair(secret: &Secret, host: &str) -> Result<Pair, String> {
     certified.keys_match().map_err(|_| format!("has a {KEY} that does not belong to its {CERTIFICATE}"))?;
     if let Some(pem) = text(secret, AUTHORITIES) {
         let roots = authorities(&pem).ok_or_else(|| format!("has no certificates (PEM) in {AUTHORITIES}"))?;
-        verify(&certified.cert, roots, provider, host)?;
+        let host = hosts.iter().find(|host| is_for(&pair.certificate, host)).or(hosts.first());
+        verify(&certified.cert, roots, provider, host.map(String::as_str).unwrap_or_default())?;
     }
     Ok(pair)
+}
+
+/// Whether a certificate (PEM, the first of its chain) is for the name.
+#[must_use]
+pub fn is_for(certificate: &str, host: &str) -> bool {
+    let own = chain(certificate).and_then(|chain| chain.into_iter().next());
+    let (Some(own), Ok(name)) = (own, ServerName::try_from(host)) else { return false };
+    ParsedCertificate::try_from(&own).is_ok_and(|own| verify_server_name(&own, &name).is_ok())
 }
 
 /// The certificates (PEM) that something can be verified by; none if one of them is not, or there are none.

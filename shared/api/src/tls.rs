@@ -82,8 +82,9 @@ pub struct ClientTls {
     #[serde(default)]
     pub mode: ClientTlsMode,
     /// The Secret of the type kubernetes.io/tls in the fleet's namespace: `tls.crt` and `tls.key` of a certificate for the
-    /// fleet's address (status.host), and `ca.crt`, which clients get in their binding Secrets to verify it by. As
-    /// cert-manager writes it. What is replaced in it is loaded without a restart.
+    /// fleet's address (status.host) and, where there are several shards, that of each (status.shards, host); and `ca.crt`,
+    /// which clients get in their binding Secrets to verify it by. As cert-manager writes it. What is replaced in it is loaded
+    /// without a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalRef>,
 }

@@ -9,29 +9,44 @@ const EXPIRED: &str = include_str!("testdata/expired.crt");
 const ELSEWHERE: &str = include_str!("testdata/elsewhere.crt");
 const AUTHORITY: &str = include_str!("testdata/authority.crt");
 const ANOTHER_AUTHORITY: &str = include_str!("testdata/another-authority.crt");
-const HOST: &str = "global.ahoi-system.svc";
 
 fn secret(entries: &[(&str, &str)]) -> Secret {
     let data = entries.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
     Secret { data: Some(data.collect()), ..Secret::default() }
 }
 
+fn hosts() -> [String; 2] {
+    ["global.ahoi-system.svc".into(), "global-s1.ahoi-system.svc".into()]
+}
+
 fn problem(certificate: &str, key: &str, authorities: &str) -> String {
-    pair(&secret(&[(CERTIFICATE, certificate), (KEY, key), (AUTHORITIES, authorities)]), HOST).unwrap_err()
+    pair(&secret(&[(CERTIFICATE, certificate), (KEY, key), (AUTHORITIES, authorities)]), &hosts()).unwrap_err()
 }
 
 #[test]
 fn a_pair_that_clients_accept() {
     let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
-    assert_eq!(pair(&secret(&entries), HOST).unwrap().certificate, GOOD);
-    assert!(pair(&secret(&entries[..2]), HOST).is_ok(), "without authorities there is nothing to verify it by");
+    assert_eq!(pair(&secret(&entries), &hosts()).unwrap().certificate, GOOD);
+    assert!(pair(&secret(&entries[..2]), &hosts()).is_ok(), "without authorities there is nothing to verify it by");
     let both = format!("{ANOTHER_AUTHORITY}{AUTHORITY}");
-    assert!(pair(&secret(&[entries[0], entries[1], (AUTHORITIES, &both)]), HOST).is_ok());
+    assert!(pair(&secret(&[entries[0], entries[1], (AUTHORITIES, &both)]), &hosts()).is_ok());
+}
+
+#[test]
+fn the_hosts_that_clients_can_verify() {
+    let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
+    let [first, second] = hosts();
+    assert!(pair(&secret(&entries), &[second.clone(), first.clone()]).is_ok(), "one of them is enough");
+    let pair = Some(Pair { certificate: GOOD.into(), key: KEY_OF_GOOD.into() });
+    let material = Material { pair, client_authorities: Some(AUTHORITY.into()), server_authorities: None };
+    assert!(material.is_verifiable_at(&first) && !material.is_verifiable_at(&second));
+    assert!(!Material { client_authorities: None, ..material }.is_verifiable_at(&first), "by nothing");
+    assert!(!is_for("nonsense", &first) && !is_for(GOOD, "no name"));
 }
 
 #[test]
 fn what_is_wrong_with_a_pair_is_said() {
-    assert_eq!(pair(&secret(&[(CERTIFICATE, GOOD)]), HOST).unwrap_err(), "has no tls.key");
+    assert_eq!(pair(&secret(&[(CERTIFICATE, GOOD)]), &hosts()).unwrap_err(), "has no tls.key");
     assert_eq!(problem("nonsense", KEY_OF_GOOD, AUTHORITY), "has no certificate (PEM) in tls.crt");
     let cut = &GOOD[..GOOD.len() / 2];
     assert_eq!(problem(cut, KEY_OF_GOOD, AUTHORITY), "has no certificate (PEM) in tls.crt");

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ahoi_api::{ClientTlsMode, DatabaseServer, POOLER_CERTIFICATES_SECRET, PgBouncer};
+use ahoi_api::{ClientTls, ClientTlsMode, DatabaseServer, POOLER_CERTIFICATES_SECRET, PgBouncer};
 use ahoi_pgbouncer::certificates::{self, AUTHORITIES, Material};
 use ahoi_pgbouncer::fleet;
 use ahoi_reconcile::{Error, ObjectRef, Platform, Verdict};
@@ -16,13 +16,18 @@ use tracing::info;
 
 use crate::shared::Shared;
 
-/// Gives the agents of `fleet` what is good; the answer is what is not.
-pub async fn converge(platform: &Platform, shared: &Shared, fleet: &PgBouncer) -> Result<Option<Verdict>, Error> {
+/// Gives the agents of `fleet`, of which so many shards run, what is good; the answer is what is not.
+pub async fn converge(
+    platform: &Platform,
+    shared: &Shared,
+    fleet: &PgBouncer,
+    shards: i32,
+) -> Result<Option<Verdict>, Error> {
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
     let present = shared.secrets.get_in(&namespace, POOLER_CERTIFICATES_SECRET);
     let before = Material::read(present.as_deref(), &name);
     let find = |name: &str| shared.secrets.get_in(&namespace, name);
-    let (material, problems) = desired(fleet, &shared.servers.all(), find, &before);
+    let (material, problems) = desired(fleet, shards, &shared.servers.all(), find, &before);
     let fleets = shared.fleets.all();
     let exists = |name: &str| {
         fleets.iter().any(|fleet| fleet.name_any() == name && fleet.namespace().as_deref() == Some(&namespace))
@@ -38,19 +43,26 @@ pub async fn converge(platform: &Platform, shared: &Shared, fleet: &PgBouncer) -
 /// What the agents are to have, and what is wrong with what they were to have; pure.
 fn desired(
     fleet: &PgBouncer,
+    shards: i32,
     servers: &[Arc<DatabaseServer>],
     find: impl Fn(&str) -> Option<Arc<Secret>>,
     before: &Material,
 ) -> (Material, Vec<String>) {
     let (mut material, mut problems) = (Material::default(), Vec::new());
-    let host = fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
+    let hosts = hosts(fleet, shards);
     let client = &fleet.spec.tls.client;
     if let (Some(reference), true) = (&client.secret_ref, client.mode != ClientTlsMode::Disable) {
         let found = find(&reference.name).ok_or_else(|| "does not exist".to_owned());
-        match found.and_then(|secret| Ok((certificates::pair(&secret, &host)?, secret))) {
-            Ok((pair, secret)) => {
-                material.pair = Some(pair);
-                material.client_authorities = certificates::text(&secret, AUTHORITIES);
+        match found.and_then(|secret| shown(&secret, &hosts, before)) {
+            Ok(shown) => {
+                material = shown;
+                problems.extend(unverifiable(&material, &hosts, client).map(|hosts| {
+                    format!(
+                        "the Secret {}, which spec.tls.client.secretRef names, has a certificate that is not for {hosts}; \
+                         until it is, clients there are told to use TLS and to verify nothing",
+                        reference.name
+                    )
+                }));
             }
             Err(problem) => {
                 let meanwhile = match before.pair {
@@ -76,6 +88,31 @@ fn desired(
         }
     }
     (material, problems)
+}
+
+/// By which clients connect, each to the shard that its pool is in.
+fn hosts(fleet: &PgBouncer, shards: i32) -> Vec<String> {
+    let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+    (0..shards).map(|shard| fleet::host(&namespace, &fleet::shard(&name, shard))).collect()
+}
+
+/// What clients are shown, and verify it by. Who can verify it now must be able to afterwards, too.
+fn shown(secret: &Secret, hosts: &[String], before: &Material) -> Result<Material, String> {
+    let pair = Some(certificates::pair(secret, hosts)?);
+    let shown = Material { pair, client_authorities: certificates::text(secret, AUTHORITIES), ..Material::default() };
+    let lost = hosts.iter().find(|host| before.is_verifiable_at(host) && !shown.is_verifiable_at(host));
+    match lost.filter(|_| shown.client_authorities.is_some()) {
+        Some(host) => Err(format!("has a certificate that is not for {host}, by which clients connect")),
+        None => Ok(shown),
+    }
+}
+
+/// The hosts of those who are to verify the fleet and cannot, such as those of shards that the certificate was not made for.
+fn unverifiable(shown: &Material, hosts: &[String], client: &ClientTls) -> Option<String> {
+    let verified = client.mode == ClientTlsMode::Require && shown.client_authorities.is_some();
+    let hosts: Vec<&str> =
+        hosts.iter().map(String::as_str).filter(|host| verified && !shown.is_verifiable_at(host)).collect();
+    (!hosts.is_empty()).then(|| hosts.join(", "))
 }
 
 /// Those of all servers, each once: pgbouncer has one file for all.
@@ -175,6 +212,8 @@ mod tests {
 
     const AUTHORITY: &str = include_str!("../../../certificates/testdata/authority.crt");
     const GOOD: &str = include_str!("../../../certificates/testdata/good.crt");
+    const BOTH: &str = include_str!("../../../certificates/testdata/both-shards.crt");
+    const AUTHORITY_OF_BOTH: &str = include_str!("../../../certificates/testdata/both-shards-authority.crt");
     const KEY_OF_GOOD: &str = include_str!("../../../certificates/testdata/good.key");
     const ANOTHER_KEY: &str = include_str!("../../../certificates/testdata/another.key");
 
@@ -200,21 +239,40 @@ mod tests {
     fn a_broken_pair_is_said_and_the_one_before_is_kept() {
         let fleet = fleet(serde_json::json!({"client": {"mode": "Require", "secretRef": {"name": "tls"}}}));
         let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
-        let (good, problems) = desired(&fleet, &[], |_| secret(&entries), &Material::default());
+        let (good, problems) = desired(&fleet, 1, &[], |_| secret(&entries), &Material::default());
         assert!(problems.is_empty() && good.pair.is_some() && good.client_authorities.as_deref() == Some(AUTHORITY));
         let broken = [(CERTIFICATE, GOOD), (KEY, ANOTHER_KEY)];
-        let (kept, problems) = desired(&fleet, &[], |_| secret(&broken), &good);
+        let (kept, problems) = desired(&fleet, 1, &[], |_| secret(&broken), &good);
         assert_eq!(kept, good);
         insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a tls.key that does not belong to its tls.crt; the certificate it had before is served until it is replaced");
-        let (none, problems) = desired(&fleet, &[], |_| None, &Material::default());
+        let (none, problems) = desired(&fleet, 1, &[], |_| None, &Material::default());
         assert_eq!(none, Material::default());
         insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, does not exist; pgbouncer offers no TLS to clients until it is there");
     }
 
     #[test]
+    fn a_certificate_that_is_not_for_every_shard_is_said_and_takes_nothing_from_anybody() {
+        let fleet = fleet(serde_json::json!({"client": {"mode": "Require", "secretRef": {"name": "tls"}}}));
+        let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
+        let (one, problems) = desired(&fleet, 2, &[], |_| secret(&entries), &Material::default());
+        assert!(one.is_verifiable_at("global.ahoi-system.svc") && !one.is_verifiable_at("global-s1.ahoi-system.svc"));
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a certificate that is not for global-s1.ahoi-system.svc; until it is, clients there are told to use TLS and to verify nothing");
+        assert_eq!(desired(&fleet, 2, &[], |_| secret(&entries), &one), (one.clone(), problems), "it stays so");
+
+        // Both shards are verified, and then there is a certificate for one of them.
+        let entries = [(CERTIFICATE, BOTH), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY_OF_BOTH)];
+        let (both, problems) = desired(&fleet, 2, &[], |_| secret(&entries), &one);
+        assert!(problems.is_empty() && both.is_verifiable_at("global-s1.ahoi-system.svc"));
+        let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
+        let (kept, problems) = desired(&fleet, 2, &[], |_| secret(&entries), &both);
+        assert_eq!(kept, both);
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a certificate that is not for global-s1.ahoi-system.svc, by which clients connect; the certificate it had before is served until it is replaced");
+    }
+
+    #[test]
     fn a_fleet_without_tls_has_nothing() {
         let before = Material { server_authorities: Some(AUTHORITY.into()), ..Material::default() };
-        let (material, problems) = desired(&fleet(serde_json::json!({})), &[server("pg-1", "a")], |_| None, &before);
+        let (material, problems) = desired(&fleet(serde_json::json!({})), 1, &[server("pg-1", "a")], |_| None, &before);
         assert_eq!((material, problems), (Material::default(), vec![]));
     }
 
@@ -224,11 +282,11 @@ mod tests {
         let servers = [server("pg-1", "a"), server("pg-2", "a"), server("pg-3", "b")];
         let other = include_str!("../../../certificates/testdata/another-authority.crt");
         let find = |name: &str| secret(&[(AUTHORITIES, if name == "a" { AUTHORITY } else { other })]);
-        let (all, problems) = desired(&fleet, &servers, find, &Material::default());
+        let (all, problems) = desired(&fleet, 1, &servers, find, &Material::default());
         assert_eq!(problems, Vec::<String>::new());
         let pem = all.server_authorities.clone().unwrap();
         assert_eq!(certificates::chain(&pem).unwrap().len(), 2);
-        let (kept, problems) = desired(&fleet, &servers, |name| if name == "a" { find(name) } else { None }, &all);
+        let (kept, problems) = desired(&fleet, 1, &servers, |name| if name == "a" { find(name) } else { None }, &all);
         assert_eq!(kept, all, "nothing that runs loses its trust");
         insta::assert_snapshot!(problems.join("\n"), @"the Secret b, which spec.tls.caSecretRef of the DatabaseServer pg-3 names, has no certificates (PEM) in ca.crt; the authorities of before are trusted until it has");
     }

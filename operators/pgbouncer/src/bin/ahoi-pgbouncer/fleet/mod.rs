@@ -80,9 +80,9 @@ impl Reconciler for FleetController {
 
     async fn reconcile(&self, fleet: &PgBouncer) -> Result<Progress<PgBouncerStatus>, Error> {
         let image = self.validate(fleet)?;
-        let trouble = certificates::converge(&self.platform, &self.shared, fleet).await?;
         let pools = self.shared.pools_of(fleet);
         let running = placement::running(&fleet.spec, &pools);
+        let trouble = certificates::converge(&self.platform, &self.shared, fleet, running).await?;
         for shard in 0..running {
             let service_account = &self.options.agent_service_account;
             let mut stateful_set = desired::stateful_set(fleet, shard, image, service_account);

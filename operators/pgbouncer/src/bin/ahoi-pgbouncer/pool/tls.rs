@@ -41,14 +41,17 @@ pub fn secured(mut secret: Secret, resolved: &Resolved) -> Secret {
     if mode == ClientTlsMode::Disable || certificates.pair.is_none() {
         return secret;
     }
-    let authorities = certificates.client_authorities.as_ref().filter(|_| mode == ClientTlsMode::Require);
+    let data = secret.data.get_or_insert_default();
+    let host = data.get("host").map(|host| String::from_utf8_lossy(&host.0)).unwrap_or_default();
+    let verifies = mode == ClientTlsMode::Require && certificates.is_verifiable_at(&host);
+    let authorities = certificates.client_authorities.as_ref().filter(|_| verifies);
     let sslmode = match (mode, authorities) {
         (ClientTlsMode::Require, Some(_)) => "verify-full",
-        // A name that ends with .svc is in no certificate that everybody trusts.
+        // A name that ends with .svc is in no certificate that everybody trusts; and the fleet says of which shards its
+        // certificate is not for.
         (ClientTlsMode::Require, None) => "require",
         _ => "prefer",
     };
-    let data = secret.data.get_or_insert_default();
     data.insert("sslmode".to_owned(), ByteString(sslmode.as_bytes().to_vec()));
     if let Some(authorities) = authorities {
         data.insert(AUTHORITIES.to_owned(), ByteString(authorities.as_bytes().to_vec()));
@@ -69,6 +72,8 @@ mod tests {
 
     use super::*;
     use crate::pool::resolve::Credentials;
+
+    const GOOD: &str = include_str!("../../../certificates/testdata/good.crt");
 
     fn server(tls: serde_json::Value) -> DatabaseServer {
         let spec = json!({"host": "pg", "adminSecretRef": {"namespace": "ahoi-system", "name": "pg-1"}, "tls": tls});
@@ -106,9 +111,9 @@ mod tests {
 
     #[test]
     fn what_clients_are_told() {
-        let told = |mode: &str, pair: bool, authorities: bool| {
+        let told_at = |host: &str, mode: &str, pair: bool, authorities: bool| {
             let fleet = fleet(json!({"client": {"mode": mode, "secretRef": {"name": "tls"}}}));
-            let pair = pair.then(|| Pair { certificate: "C".into(), key: "K".into() });
+            let pair = pair.then(|| Pair { certificate: GOOD.into(), key: "K".into() });
             let client_authorities = authorities.then(|| "PEM".to_owned());
             let resolved = Resolved {
                 former: None,
@@ -118,11 +123,19 @@ mod tests {
                 credentials: Credentials { username: "u".into(), password: "p".into() },
                 certificates: Material { pair, client_authorities, server_authorities: None },
             };
-            let data = [("uri".to_owned(), ByteString(b"postgresql://h/d".to_vec()))];
-            let secret = secured(Secret { data: Some(data.into()), ..Secret::default() }, &resolved);
+            let data = [("host", host), ("uri", "postgresql://h/d")];
+            let data = data.map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())));
+            let mut secret = secured(Secret { data: Some(data.into()), ..Secret::default() }, &resolved);
+            secret.data.get_or_insert_default().remove("host");
             let text = |(name, value): (&String, &ByteString)| format!("{name}={}", String::from_utf8_lossy(&value.0));
             secret.data.unwrap().iter().map(text).collect::<Vec<_>>().join(" ")
         };
+        let told = |mode, pair, authorities| told_at("global.ahoi-system.svc", mode, pair, authorities);
+        assert_eq!(
+            told_at("global-s1.ahoi-system.svc", "Require", true, true),
+            "sslmode=require uri=postgresql://h/d?sslmode=require",
+            "nobody is told to verify what cannot be"
+        );
         assert_eq!(
             told("Require", true, true),
             "ca.crt=PEM sslmode=verify-full uri=postgresql://h/d?sslmode=verify-full"
