@@ -62,7 +62,10 @@ impl Caches {
             databases: platform.cache(Api::all(client()), everything()),
             fleets: platform.cache(Api::all(client()), everything()),
             pools: platform.cache(Api::all(client()), everything()),
-            bindings: Owned::new(platform, &platform.cache(Api::all(client()), bindings)),
+            bindings: Owned::new(
+                platform,
+                &platform.cache_trimmed(Api::all(client()), bindings, drop_what_is_no_binding),
+            ),
             secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
         }
     }
@@ -117,6 +120,17 @@ impl Caches {
             });
             affected.iter().map(|database| ObjectRef::from_obj(&**database)).collect()
         }
+    }
+}
+
+/// More than a binding Secret ever has, its authorities included.
+const BINDING_BYTES: usize = 256 * 1024;
+
+/// Who may make Secrets can label any of them so, and all of them are in memory.
+fn drop_what_is_no_binding(secret: &mut Secret) {
+    let bytes: usize = secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum();
+    if bytes > BINDING_BYTES || secret.type_.as_deref() != Some(ahoi_api::BINDING_SECRET_TYPE) {
+        secret.data = None;
     }
 }
 
@@ -305,9 +319,26 @@ pub mod tests {
         changed(&context.caches.secrets, admin("new"));
         let (_, new) = context.usable("pg-1").unwrap();
         assert!(!Arc::ptr_eq(&old, &new));
+        assert!(Arc::ptr_eq(&old.memory, &new.memory), "what was seen on the server is still true");
+        let mut moved = ready(server("pg-1"));
+        moved.spec.host = "elsewhere.example.com".into();
+        changed(&context.caches.servers, moved);
+        assert!(!Arc::ptr_eq(&new.memory, &context.usable("pg-1").unwrap().1.memory), "it is another server");
         let woken = context.caches.servers_of_secret()(&admin("new"));
         assert_eq!(woken.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["pg-1"]);
         assert!(context.caches.servers_of_secret()(&secret("other", &[])).is_empty());
+    }
+
+    #[test]
+    fn secrets_that_are_no_bindings_take_no_room() {
+        let binding = |type_: &str, bytes: usize| {
+            let mut secret = secret("acme-database", &[("password", &"x".repeat(bytes))]);
+            secret.type_ = Some(type_.to_owned());
+            drop_what_is_no_binding(&mut secret);
+            secret.data.is_some()
+        };
+        assert!(binding(ahoi_api::BINDING_SECRET_TYPE, 1000));
+        assert!(!binding(ahoi_api::BINDING_SECRET_TYPE, 1_000_000) && !binding("Opaque", 1000));
     }
 
     #[test]

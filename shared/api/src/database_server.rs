@@ -32,7 +32,8 @@ pub struct DatabaseServerSpec {
     /// Host name or address of the server, as pods reach it.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"))]
     pub host: String,
-    /// Port of the server.
+    /// Port of the server. Another than 5432 has to be in `DATABASE_PORTS` of ahoi-namespace, too, where applications connect to
+    /// the server directly.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
@@ -121,6 +122,10 @@ pub struct DatabaseServerStatus {
     /// Databases of customers on this server, retained ones included. Refreshed by the sweep, not with every database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub databases: Option<i64>,
+    /// Of these, those that are kept for a Database that is gone: a Database of the same namespace and name finds its data
+    /// here again. While the server is away, and this is not zero, new Databases wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained: Option<i64>,
     /// Storage promised to customers here, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated_bytes: Option<i64>,

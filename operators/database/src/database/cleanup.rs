@@ -15,13 +15,15 @@ use super::names::Names;
 use super::observe;
 use super::plan::{self, Refusal};
 use super::step::Step;
-use crate::context::Context;
+use crate::context::{Context, is_usable};
 use crate::server::ServerPool;
 use crate::verifiers;
 
-/// How long a deletion waits for a server that cannot be used; less than the pause after the first attempt, so that the
-/// second is the last.
+/// How long a deletion that keeps the data waits for a server that cannot be used: what it would close there, the next sweep
+/// that reaches the server closes.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one waits that is to drop the data or put it aside: nobody else will do that.
+const LONG_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Closes, puts aside or drops the database, as its policy says.
 pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
@@ -37,7 +39,10 @@ async fn leave(context: &Context, database: &Database, server: String, names: &N
         return Ok(());
     };
     match on_server(context, database, &server, names).await {
-        Err(Error::Waiting { .. } | Error::Structural { .. }) if age(database) >= PATIENCE => {
+        // A connection that broke is tried again: only who has said so itself is away.
+        Err(Error::Waiting { .. } | Error::Structural { .. })
+            if !is_usable(&server) && age(database) >= patience(database.spec.deletion_policy) =>
+        {
             // The next sweep that reaches the server finds a database without an object and closes its login.
             let note = format!(
                 "DatabaseServer {} could not be used: database {} and its roles {} and {} are left there as they are",
@@ -127,8 +132,16 @@ fn deleted_at(database: &Database) -> Timestamp {
     database.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0)
 }
 
+/// None where this machine's clock is behind the API server's.
 fn age(database: &Database) -> Duration {
-    Timestamp::now().duration_since(deleted_at(database)).unsigned_abs()
+    Timestamp::now().duration_since(deleted_at(database)).try_into().unwrap_or_default()
+}
+
+fn patience(policy: DeletionPolicy) -> Duration {
+    match policy {
+        DeletionPolicy::Retain => PATIENCE,
+        DeletionPolicy::Archive | DeletionPolicy::Delete => LONG_PATIENCE,
+    }
 }
 
 /// Says what was left: at the server, too, since nothing can be said in a namespace that is going.
@@ -142,19 +155,19 @@ fn left(context: &Context, database: &Database, server: Option<&DatabaseServer>,
 
 #[cfg(test)]
 mod tests {
-    use ahoi_reconcile::testing::ApiServer;
+    use ahoi_reconcile::testing::{ApiServer, ready};
 
     use super::*;
-    use crate::context::tests::{context, server};
+    use crate::context::tests::{context, secret, server};
 
-    fn database(status: &str, deleted_ago: Duration) -> Database {
+    fn database(status: &str, policy: &str, deleted_ago: Duration) -> Database {
         let deleted = Timestamp::now() - deleted_ago;
         serde_saphyr::from_str(&format!(
             "
             apiVersion: internal.example.com/v1
             kind: Database
             metadata: {{name: acme, namespace: customer-acme, uid: u, deletionTimestamp: \"{deleted}\"}}
-            spec: {{storage: 1gb, deletionPolicy: Delete}}
+            spec: {{storage: 1gb, deletionPolicy: {policy}}}
             status: {status}
             "
         ))
@@ -166,21 +179,37 @@ mod tests {
     #[tokio::test]
     async fn what_was_never_made_is_gone_at_once() {
         let context = context(&ApiServer::new(), vec![], vec![], vec![]);
-        assert!(cleanup(&context, &database("{}", Duration::ZERO)).await.is_ok());
+        assert!(cleanup(&context, &database("{}", "Delete", Duration::ZERO)).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_server_that_is_gone_holds_nobody_back() {
         let context = context(&ApiServer::new(), vec![], vec![], vec![]);
-        assert!(cleanup(&context, &database(PLACED, Duration::ZERO)).await.is_ok());
+        assert!(cleanup(&context, &database(PLACED, "Delete", Duration::ZERO)).await.is_ok());
     }
 
     /// Here for want of its admin Secret.
     #[tokio::test]
     async fn a_server_that_cannot_be_used_is_waited_for_and_then_left() {
         let context = context(&ApiServer::new(), vec![server("pg-1")], vec![], vec![]);
-        let waiting = cleanup(&context, &database(PLACED, Duration::ZERO)).await;
-        assert!(matches!(waiting, Err(Error::Waiting { .. })), "{waiting:?}");
-        assert!(cleanup(&context, &database(PLACED, Duration::from_secs(30))).await.is_ok());
+        let waits = async |policy: &str, seconds: u64| {
+            let outcome = cleanup(&context, &database(PLACED, policy, Duration::from_secs(seconds))).await;
+            assert!(matches!(outcome, Ok(()) | Err(Error::Waiting { .. })), "{outcome:?}");
+            outcome.is_err()
+        };
+        assert!(waits("Retain", 0).await && !waits("Retain", 30).await);
+        assert!(waits("Delete", 0).await && waits("Delete", 1800).await && !waits("Delete", 4000).await);
+        assert!(waits("Archive", 1800).await && !waits("Archive", 4000).await);
+    }
+
+    /// Ready by its status, and nobody answers: it may only be starting again.
+    #[tokio::test]
+    async fn one_connection_that_broke_is_no_reason_to_leave() {
+        let admin = secret("admin", &[("username", "postgres"), ("password", "x")]);
+        let mut here = ready(server("pg-1"));
+        (here.spec.host, here.spec.port) = ("127.0.0.1".to_owned(), 1);
+        let context = context(&ApiServer::new(), vec![here], vec![], vec![admin]);
+        let outcome = cleanup(&context, &database(PLACED, "Retain", Duration::from_secs(30))).await;
+        assert!(matches!(outcome, Err(Error::Waiting { .. })), "{outcome:?}");
     }
 }

@@ -44,7 +44,7 @@ use crate::quota::{self, Level};
 use crate::renewal::Due;
 use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{SERVER_UNREACHABLE, ServerPool, unreachable};
+use crate::server::{ServerPool, is_about_the_server, unreachable};
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -60,7 +60,7 @@ impl Reconciler for Databases {
     async fn reconcile(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
         match self.pass(database).await {
             // The server says so itself, once. A thousand databases would each write it, and again when it is back.
-            Err(error) if error.reason() == SERVER_UNREACHABLE && is_ready(database) => {
+            Err(error) if is_about_the_server(error.reason()) && is_ready(database) => {
                 Ok(Progress::new(database.status.clone().unwrap_or_default()).requeue_in(LATER))
             }
             outcome => outcome,
@@ -180,8 +180,8 @@ impl Databases {
         context.platform.write_status(&context.caches.databases, database, &status).await
     }
 
-    /// What an object of the same name left behind. A server that is known to be away is passed over, unless it is known to
-    /// have it: new customers must not wait for the repair of a server they have nothing to do with.
+    /// What an object of the same name left behind. A server that cannot be asked is passed over, unless it may have it: new
+    /// customers must not wait for the repair of a server they have nothing to do with.
     async fn retained(&self, database: &Database) -> Result<Option<(String, Names)>, Error> {
         let context = &self.0;
         let identity = Identity::of(database, &context.cluster);
@@ -190,15 +190,14 @@ impl Databases {
         let selector = &database.spec.server_selector;
         let is_meant = |server: &DatabaseServer| placement::is_meant(server.spec.placement, server.labels(), selector);
         servers.sort_by_key(|server| (!is_meant(server), server.name_any()));
-        let ask = async |server: &DatabaseServer| {
-            let Ok(pool) = context.pool(server) else { return Ok(None) };
-            if is_usable(server) {
+        let ask = async |server: &DatabaseServer| match context.pool(server) {
+            Ok(pool) if is_usable(server) => {
                 let found = observe::retained(&pool, &identity.cluster, &identity.object).await;
                 let found = found.map_err(|failure| failure.into_error(&pool.name))?;
-                return Ok(found.map(|names| (pool.name.clone(), names)));
+                Ok(found.map(|names| (pool.name.clone(), names)))
             }
-            let has_it = pool.memory.lock().unclaimed.contains(&identity.object);
-            if has_it { Err(unreachable(&pool.name)) } else { Ok(None) }
+            pool if may_keep(server, pool.as_ref().ok(), &identity.object) => Err(unreachable(&server.name_any())),
+            _ => Ok(None),
         };
         let answers = futures::future::try_join_all(servers.iter().map(|server| ask(server))).await?;
         Ok(answers.into_iter().flatten().next())
@@ -260,6 +259,17 @@ impl Databases {
     }
 }
 
+/// Whether a server that cannot be asked may keep what an object left: as the last sweep saw it, or, where this process has
+/// made none, if it keeps anything at all.
+fn may_keep(server: &DatabaseServer, pool: Option<&Arc<ServerPool>>, object: &str) -> bool {
+    let swept = pool.and_then(|pool| {
+        let memory = pool.memory.lock();
+        memory.is_swept.then(|| memory.unclaimed.contains(object))
+    });
+    let keeps_something = || server.status.as_ref().and_then(|status| status.retained).is_some_and(|kept| kept > 0);
+    swept.unwrap_or_else(keeps_something)
+}
+
 fn storage(database: &Database) -> Result<i64, Error> {
     let bytes = database.spec.storage.bytes();
     bytes.map_err(|error| Error::terminal("InvalidStorage", format!("spec.storage: {error}")))
@@ -319,6 +329,41 @@ mod tests {
 
         settled.metadata.generation = Some(2);
         let error = databases.reconcile(&settled).await.unwrap_err();
-        assert_eq!(error.reason(), SERVER_UNREACHABLE);
+        assert_eq!(error.reason(), unreachable("pg-1").reason());
+    }
+
+    /// What another object of this name left may be on it: an empty database elsewhere would hide that.
+    #[tokio::test]
+    async fn a_new_database_waits_for_a_server_that_may_keep_what_was_its_own() {
+        let admin = || secret("admin", &[("username", "postgres"), ("password", "x")]);
+        let waits = async |server: DatabaseServer, secrets, sweep: Option<&[&str]>| {
+            let databases = Databases(Arc::new(context(&ApiServer::new(), vec![server.clone()], vec![], secrets)));
+            let database: Database = serde_saphyr::from_str(
+                "
+                apiVersion: internal.example.com/v1
+                kind: Database
+                metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
+                spec: {storage: 1gb}
+                ",
+            )
+            .unwrap();
+            if let Some(unclaimed) = sweep {
+                let pool = databases.0.pool(&server).unwrap();
+                let objects = unclaimed.iter().map(|name| databases.0.cluster.object("customer-acme", name));
+                let mut memory = pool.memory.lock();
+                (memory.is_swept, memory.unclaimed) = (true, objects.collect());
+            }
+            databases.reconcile(&database).await.unwrap_err().reason() == unreachable("pg-1").reason()
+        };
+        let keeps = |retained| {
+            let mut away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
+            away.status.get_or_insert_default().retained = retained;
+            away
+        };
+        assert!(waits(keeps(Some(1)), vec![admin()], None).await, "nobody knows what it keeps");
+        assert!(waits(ready(keeps(Some(1))), vec![], None).await, "there is no login to ask it with");
+        assert!(waits(keeps(Some(1)), vec![admin()], Some(&["acme"])).await);
+        assert!(!waits(keeps(Some(1)), vec![admin()], Some(&["other"])).await, "it is known to keep another's");
+        assert!(!waits(keeps(Some(0)), vec![admin()], None).await && !waits(keeps(None), vec![admin()], None).await);
     }
 }

@@ -67,7 +67,8 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     }
     let before = match claim {
         Claim::Foreign(why) => return Err(not_ours(names, why)),
-        Claim::Stamped(stamp) | Claim::Retained(stamp) => stamp,
+        Claim::Stamped(stamp) => stamp,
+        Claim::Retained(stamp) => plan.adopt(desired, stamp),
         claim => plan.create(desired, &claim),
     };
     plan.keep_out(names);
@@ -200,6 +201,15 @@ impl Plan {
             self.push(Step::CreateDatabase { database, limit: desired.connection_limit });
         }
         let stamp = desired.identity.stamp(State::Active);
+        self.stamp(&desired.names, &desired.identity, stamp.clone());
+        stamp
+    }
+
+    /// What another object left becomes this one's before anything of it is opened: whoever deletes this one halfway closes,
+    /// puts aside or drops what it has opened.
+    fn adopt(&mut self, desired: &Desired, left: Stamp) -> Stamp {
+        let mine = desired.identity.stamp(State::Active);
+        let stamp = Stamp { extensions: left.extensions, frozen: left.frozen, ..mine };
         self.stamp(&desired.names, &desired.identity, stamp.clone());
         stamp
     }

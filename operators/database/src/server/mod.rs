@@ -23,7 +23,7 @@ use rand::Rng;
 use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
-pub use self::pool::{Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, unreachable};
+pub use self::pool::{Failure, Login, Pools, ServerPool, is_about_the_server, unreachable};
 use self::pooler::Pooler;
 use self::sweep::{Orphan, Wanted};
 pub use self::tls::{CA, authorities};
@@ -37,6 +37,9 @@ use crate::verifiers;
 pub const UNREACHABLE: &str = "Unreachable";
 /// How often a server that cannot be reached is tried.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often one is tried that refuses us: nothing tells when somebody has put it right.
+const RETRY_REFUSED: Duration = Duration::from_secs(15);
 
 /// How often a server is looked at while a maintenance goes on.
 const CLOSELY: Duration = Duration::from_secs(1);
@@ -60,6 +63,7 @@ impl Reconciler for Servers {
             match outcome {
                 // Whatever is waited for here, it is the server.
                 Err(Error::Waiting { .. }) => cannot_reach(server),
+                Err(Error::Structural { reason, message }) => refuses(server, reason, message),
                 outcome => outcome?,
             }
         };
@@ -129,6 +133,7 @@ impl Servers {
 
         status.version = Some(facts.version_text.clone());
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
+        status.retained = i64::try_from(pool.memory.lock().unclaimed.len()).ok();
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
         status.max_connections = Some(facts.connections());
         status.passwords = Some(passwords);
@@ -249,7 +254,14 @@ impl Servers {
         for Orphan { names, stamp } in found.close {
             let about = database::owner_of(pool, &names).await?;
             let identity = Identity::stamped(&stamp, about);
-            database::close(pool, &names, &identity).await?;
+            match database::close(pool, &names, &identity).await {
+                // Of one database this says something, of the server nothing.
+                Err(Error::Structural { message, .. }) => {
+                    warn!(server = pool.name, database = names.database, "not closed: {message}");
+                    continue;
+                }
+                outcome => outcome?,
+            }
             verifiers::forget(context, &names).await?;
             let note = format!(
                 "database {} has lost its Database {}/{}: its login is closed and its data kept",
@@ -276,6 +288,12 @@ fn storage_of(database: &Database) -> i64 {
     database.spec.storage.bytes().unwrap_or_default()
 }
 
+fn refuses(server: &DatabaseServer, reason: String, message: String) -> Progress<DatabaseServerStatus> {
+    let mut status = server.status.clone().unwrap_or_default();
+    conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::stalled(reason, message));
+    Progress::new(status).requeue_in(RETRY_REFUSED)
+}
+
 fn cannot_reach(server: &DatabaseServer) -> Progress<DatabaseServerStatus> {
     let mut status = server.status.clone().unwrap_or_default();
     let spec = &server.spec;
@@ -285,4 +303,28 @@ fn cannot_reach(server: &DatabaseServer) -> Progress<DatabaseServerStatus> {
     );
     conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::stalled(UNREACHABLE, message));
     Progress::new(status).requeue_in(RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_reconcile::testing::ApiServer;
+
+    use super::*;
+    use crate::context::tests::{context, server};
+
+    /// Nobody tells when a password or a certificate fits again, and everything on the server waits for it.
+    #[tokio::test]
+    async fn a_server_that_refuses_us_is_tried_again_soon_and_its_maintenance_ends() {
+        let mut refusing = server("pg-1");
+        let withdrawn =
+            r#"{"request": "now", "state": "Pausing", "until": "2026-01-01T00:00:00Z", "serverStarted": "then"}"#;
+        let status = refusing.status.get_or_insert_default();
+        status.maintenance = Some(serde_json::from_str(withdrawn).unwrap());
+        let servers = Servers(Arc::new(context(&ApiServer::new(), vec![refusing.clone()], vec![], vec![])));
+        let progress = servers.reconcile(&refusing).await.unwrap();
+        let stalled = conditions::find(&progress.status.conditions, conditions::STALLED).unwrap();
+        assert_eq!((stalled.reason.as_str(), progress.requeue), ("SecretMissing", Some(RETRY_REFUSED)));
+        let told = progress.status.maintenance;
+        assert!(told.is_none_or(|maintenance| !maintenance.state.is_underway()));
+    }
 }

@@ -58,11 +58,12 @@ impl Pools {
         if let Some(pool) = pools.get(&name).filter(|pool| pool.fingerprint == fingerprint) {
             return pool.clone();
         }
-        let pool = Arc::new(ServerPool::new(server, login, ca, fingerprint));
-        if let Some(old) = pools.insert(name, pool.clone()) {
-            // Waits for the passes that still use it.
-            tokio::spawn(async move { old.pool.close().await });
-        }
+        // What was seen on a server is true of it by whatever login.
+        let place = place(server);
+        let memory = pools.get(&name).filter(|old| old.place == place).map(|old| old.memory.clone());
+        let pool = Arc::new(ServerPool::new(server, login, ca, (place, fingerprint), memory.unwrap_or_default()));
+        // The one before ends with the last pass that uses it.
+        pools.insert(name, pool.clone());
         pool
     }
 
@@ -80,6 +81,13 @@ fn fingerprint(server: &DatabaseServer, login: &Login, ca: Option<&str>) -> u64 
     hasher.finish()
 }
 
+/// Where a server is; another place is another server.
+fn place(server: &DatabaseServer) -> Place {
+    (server.uid(), server.spec.host.clone(), server.spec.port)
+}
+
+type Place = (Option<String>, String, i32);
+
 /// The connections to one server.
 pub struct ServerPool {
     /// Name of the DatabaseServer.
@@ -89,9 +97,10 @@ pub struct ServerPool {
     /// Taken for each CREATE and DROP DATABASE.
     pub changes: Semaphore,
     /// What the sweeps remember.
-    pub memory: Mutex<Memory>,
+    pub memory: Arc<Mutex<Memory>>,
     pool: PgPool,
     options: PgConnectOptions,
+    place: Place,
     fingerprint: u64,
     answered: Mutex<Option<Instant>>,
     /// Whether the admin role may not read verifiers; as last found.
@@ -143,6 +152,13 @@ impl Failure {
 /// The reason a Database gives that waits for a server which cannot be reached.
 pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
 
+/// Whether an error of a Database is one that its DatabaseServer has, and tells.
+pub fn is_about_the_server(reason: &str) -> bool {
+    let reasons =
+        [SERVER_UNREACHABLE, "ServerNotReady", "LoginRefused", "NotTrusted", "SecretMissing", "SecretIncomplete"];
+    reasons.contains(&reason)
+}
+
 /// What a Database says while its server cannot be reached, however that was found.
 pub fn unreachable(server: &str) -> Error {
     Error::waiting(SERVER_UNREACHABLE, format!("DatabaseServer {server} cannot be reached"))
@@ -154,7 +170,13 @@ async fn connect(options: &PgConnectOptions) -> Option<Result<PgConnection, sqlx
 }
 
 impl ServerPool {
-    fn new(server: &DatabaseServer, login: &Login, ca: Option<&str>, fingerprint: u64) -> Self {
+    fn new(
+        server: &DatabaseServer,
+        login: &Login,
+        ca: Option<&str>,
+        (place, fingerprint): (Place, u64),
+        memory: Arc<Mutex<Memory>>,
+    ) -> Self {
         let spec = &server.spec;
         let options = PgConnectOptions::new_without_pgpass()
             .host(&spec.host)
@@ -182,9 +204,10 @@ impl ServerPool {
             name: server.name_any(),
             authorities: ca.map(str::to_owned),
             changes: Semaphore::new(MAX_CHANGES),
-            memory: Mutex::default(),
+            memory,
             pool,
             options,
+            place,
             fingerprint,
             answered: Mutex::default(),
             hides_passwords: AtomicBool::new(found == Some(Passwords::File)),
@@ -208,9 +231,11 @@ impl ServerPool {
         self.judge(sqlx::query_scalar(sql).bind(login).fetch_one(&self.pool).await)
     }
 
-    /// How many bytes each of these databases takes.
+    /// How many bytes each of these databases takes; those that are being dropped are left out.
     pub async fn sizes(&self, databases: &[String]) -> Result<Vec<(String, i64)>, Failure> {
-        let sql = "SELECT datname::text, pg_database_size(oid) FROM pg_database WHERE datname = ANY($1)";
+        // Of one whose files have gone meanwhile PostgreSQL says NULL.
+        let sql = "SELECT name, size FROM (SELECT datname::text AS name, pg_database_size(oid) AS size FROM pg_database \
+                   WHERE datname = ANY($1) AND datconnlimit <> -2) AS sized WHERE size IS NOT NULL";
         self.judge(sqlx::query_as(sql).bind(databases).fetch_all(&self.pool).await)
     }
 
@@ -307,6 +332,10 @@ impl ServerPool {
                     code if code.starts_with("08") => Failure::Unreachable,
                     _ => Failure::Refused { code, message },
                 }
+            }
+            // It answered, and not what was expected.
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
+                Failure::Refused { code: String::new(), message: error.to_string() }
             }
             sqlx::Error::PoolTimedOut if self.answered.lock().is_some_and(|at| at.elapsed() < RECENTLY) => {
                 Failure::Busy

@@ -13,9 +13,12 @@ use crate::quota::{self, Level};
 /// Sweeps until every database has been measured: it costs about a millisecond each.
 const SLICES: u64 = 10;
 
-/// What is remembered from one sweep to the next. Losing it costs a sweep.
+/// What is remembered from one sweep to the next. Losing it costs a sweep; until then the server's status tells how much it
+/// keeps for objects that are gone.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// Whether there has been a sweep.
+    pub is_swept: bool,
     /// Counts the sweeps.
     pub round: u64,
     /// The last measured sizes, by database.
@@ -107,6 +110,7 @@ pub fn orphans(observed: &Observed, cluster: &str, uids: &HashSet<String>, memor
     };
     let unclaimed = stamped().filter(|(_, stamp)| stamp.state != State::Archived && !uids.contains(&stamp.uid));
     memory.unclaimed = unclaimed.map(|(_, stamp)| stamp.object).collect();
+    memory.is_swept = true;
     let active: Vec<_> = stamped().filter(|(name, stamp)| stamp.state == State::Active && is_database(name)).collect();
     let orphans: Vec<_> = active
         .iter()

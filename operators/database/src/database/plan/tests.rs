@@ -220,7 +220,7 @@ fn retained_and_found_again() {
 
     let heir = Desired { identity: identity(OTHER, "acme"), ..desired() };
     let steps = open(&heir, &closed).unwrap();
-    assert_eq!(topics(&steps), ["login", "stamp"]);
+    assert_eq!(topics(&steps), ["stamp", "login"]);
     assert_eq!(open(&heir, &after(closed, &steps)).unwrap(), []);
 }
 
@@ -244,6 +244,28 @@ fn what_another_object_retained_survives_its_heir() {
     assert_eq!(delete(&names, &heir, &closed).unwrap(), []);
     assert_eq!(archive(&names, &heir, &closed, "zz_x".into()).unwrap(), []);
     assert_eq!(retain(&names, &heir, &closed).unwrap(), []);
+}
+
+/// An heir that dies while it takes over, and is deleted then: nothing that it has opened stays open.
+#[test]
+fn an_heir_that_is_deleted_halfway_leaves_no_login() {
+    let names = desired().names;
+    let observed = provisioned(170_006);
+    let closed = after(observed.clone(), &retain(&names, &desired().identity, &observed).unwrap());
+    let heir = Desired { identity: identity(OTHER, "acme"), extensions: ["hstore".to_owned()].into(), ..desired() };
+    let steps = open(&heir, &closed).unwrap();
+    for died_after in 0..=steps.len() {
+        let left = after(closed.clone(), &steps[..died_after]);
+        let closings = [
+            delete(&names, &heir.identity, &left).unwrap(),
+            archive(&names, &heir.identity, &left, "zz_x".into()).unwrap(),
+            retain(&names, &heir.identity, &left).unwrap(),
+        ];
+        for closing in closings {
+            let end = after(left.clone(), &closing);
+            assert!(end.roles.get(&names.login).is_none_or(|role| !role.login), "after {died_after}: {closing:?}");
+        }
+    }
 }
 
 #[test]
