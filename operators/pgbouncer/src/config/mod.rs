@@ -11,7 +11,7 @@ mod verifiers;
 
 pub use budget::{Budget, Shares, share};
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};
-pub use plan::{Implausible, KEPT, Known, Plan, plan};
+pub use plan::{Implausible, KEPT, Known, Plan, is_login, plan};
 pub use render::{AUTH_FILE, DATABASES, Files, INI, LOGINS, PEERS, Poolers, Settings, auth_alias, render};
 pub use validate::validate;
 pub use verifiers::Verifiers;

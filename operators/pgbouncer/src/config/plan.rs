@@ -142,7 +142,8 @@ fn reachable<'a>(route: &'a Route, known: &'a Known, logins: &mut BTreeMap<&'a s
 }
 
 /// What needs no quoting among the routes, and fits on one line of pgbouncer's auth_file and into its buffer.
-fn is_login(login: &PoolerLogin) -> bool {
+#[must_use]
+pub fn is_login(login: &PoolerLogin) -> bool {
     let password = &login.password;
     is_word(&login.name) && (1..=1024).contains(&password.len()) && !password.chars().any(char::is_control)
 }

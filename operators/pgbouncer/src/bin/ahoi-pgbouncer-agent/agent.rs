@@ -12,7 +12,7 @@ use ahoi_api::{
     PgBouncer, PoolerLogin, ProcessStatus,
 };
 use ahoi_pgbouncer::certificates::{Material, Tls};
-use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, plan, render};
+use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, is_login, plan, render};
 use ahoi_pgbouncer::console::{Console, Database, Load};
 use ahoi_pgbouncer::hold;
 use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
@@ -223,7 +223,8 @@ impl Agent {
             grace: seconds(5),
             limit: seconds(self.options.drain),
         };
-        drain(&mut self.process, self.console.take(), plan).await;
+        let console = self.open_console().await;
+        drain(&mut self.process, console, plan).await;
     }
 
     /// Lets more changes come, and other processes go first.
@@ -260,7 +261,7 @@ impl Agent {
                 Duration::from_millis(100) * (1 << self.failures)
             }
         };
-        self.mind_health();
+        self.mind_health().await;
         self.status.pod = self.platform.instance().to_owned();
         self.status.uid.clone_from(&self.options.pod_uid);
         if let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) {
@@ -290,7 +291,8 @@ impl Agent {
         let secret = self.secrets.get_in(&self.fleet.namespace, POOLER_AUTH_SECRET);
         let entries = secret.as_ref().and_then(|secret| secret.data.as_ref()).into_iter().flatten();
         let logins = entries.filter_map(|(server, entry)| Some((server.clone(), PoolerLogin::parse(&entry.0)?)));
-        self.known.poolers.extend(logins);
+        // One that cannot be used does not take the place of one that can.
+        self.known.poolers.extend(logins.filter(|(_, login)| is_login(login)));
         self.known.verifiers.update(self.verifiers.all(), self.known.loaded.iter().flat_map(BTreeMap::values));
         pools
     }
@@ -405,8 +407,9 @@ impl Agent {
 
     async fn set_states(&mut self, plan: &Plan, pools: &[Pool]) -> Result<Vec<String>> {
         let console = self.console().await?;
-        let databases = std::mem::take(&mut self.databases);
         let held = self.holds.databases();
+        // What was said of them stays: of a database that is not there nobody has transactions, and who is held only now has.
+        let databases = self.databases.clone();
         let busy = states::apply(&console, &plan.routes, pools, &held, databases, &mut self.draining).await?;
         if !held.is_empty() {
             // Transactions have ended since.
@@ -444,6 +447,14 @@ impl Agent {
         }
     }
 
+    /// The console as it is now, whatever became of the last turn; none where nobody answers.
+    async fn open_console(&mut self) -> Option<Console> {
+        match self.console.take() {
+            Some(console) => Some(console),
+            None => Console::connect(&self.options.directory, self.options.port).await.ok(),
+        }
+    }
+
     /// Somebody waits for the transactions of a server to end.
     fn is_pausing(&self) -> bool {
         self.status.held.iter().any(|held| held.state == HoldState::Pausing)
@@ -456,8 +467,15 @@ impl Agent {
         self.serving.store(false, Ordering::Relaxed);
     }
 
-    /// A process that does not answer serves nobody.
-    fn mind_health(&mut self) {
+    /// A process that does not answer serves nobody. One that could not be given its files for another reason goes on.
+    async fn mind_health(&mut self) {
+        if self.answered.elapsed() > HUNG / 2
+            && let Some(console) = self.open_console().await
+            && console.marker().await.is_ok()
+        {
+            self.answered = Instant::now();
+            self.console = Some(console);
+        }
         if self.answered.elapsed() > HUNG {
             warn!("pgbouncer has not answered for long; ending it");
             self.process.kill();

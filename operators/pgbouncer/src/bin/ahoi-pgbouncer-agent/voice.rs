@@ -1,5 +1,7 @@
 //! Saying in the PgBouncer's status what is true of this process.
 
+use std::time::Duration;
+
 use ahoi_api::{NamespacedRef, PgBouncer, ProcessStatus};
 use ahoi_pgbouncer::fleet::field_manager;
 use ahoi_pgbouncer::pool::Pool;
@@ -8,7 +10,11 @@ use ahoi_reconcile::Platform;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource};
 use serde_json::json;
+use tokio::time::timeout;
 use tracing::warn;
+
+/// Longest wait for a word to be taken: meanwhile nobody looks after pgbouncer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Writes this process's entry of the status, and remembers it.
 pub struct Voice {
@@ -34,9 +40,10 @@ impl Voice {
         if !worth_saying(last, status, awaited) {
             return;
         }
-        match self.write(status, fleet).await {
-            Ok(version) => self.said = Some((version, status.clone())),
-            Err(error) => warn!(%error, "the status of the PgBouncer could not be written"),
+        match timeout(PATIENCE, self.write(status, fleet)).await {
+            Ok(Ok(version)) => self.said = Some((version, status.clone())),
+            Ok(Err(error)) => warn!(%error, "the status of the PgBouncer could not be written"),
+            Err(_) => warn!("the status of the PgBouncer could not be written: no answer in time"),
         }
     }
 
