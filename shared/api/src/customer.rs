@@ -50,7 +50,7 @@ pub struct CustomerSpec {
     /// What becomes of the customer's data when the Customer is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// While true, deleting the Customer is refused.
+    /// While true, deleting the Customer is refused, where `manifests/policies` is installed.
     #[serde(default)]
     pub deletion_protection: bool,
     /// Groups of people who may look into the customer's namespace or work in it.
@@ -106,7 +106,7 @@ pub struct CustomerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub features: Vec<FeatureStatus>,
-    /// Ready, NamespaceReady, one condition for each enabled feature, and Reconciling or Stalled while they hold.
+    /// Ready, NamespaceReady, one condition for each enabled feature, and Reconciling, Stalled or Paused while they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -89,7 +89,8 @@ pub enum PodSecurity {
 /// NetworkPolicy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NetworkIsolation {
-    /// Nothing but traffic within the namespace, DNS, PostgreSQL and pgbouncer.
+    /// Nothing but traffic within the namespace, DNS, and TCP to the ports of PostgreSQL and pgbouncer at any address (5432 and
+    /// 6432, or what `DATABASE_PORTS` of ahoi-namespace says).
     #[default]
     Isolated,
     /// No policy.

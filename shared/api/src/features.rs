@@ -40,11 +40,12 @@ pub struct Features {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseFeature {
-    /// Whether the customer has a database. Unset follows the Plan. Turning it off keeps the data; turning it on again
-    /// finds it.
+    /// Whether the customer has a database. Unset follows the Plan, and where that is silent, there is none. Turning it off
+    /// keeps the data; turning it on again finds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// How much the database may hold, as people write it: 256gb, 256Gi, 1.5tb. It can grow, never shrink.
+    /// How much the database may hold, as people write it: 256gb, 256Gi, 1.5tb. It can grow, never shrink. Default
+    /// 10Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new(POSITIVE).message("storage must be more than 0"),
@@ -55,11 +56,12 @@ pub struct DatabaseFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 16))]
     pub server_selector: Option<BTreeMap<String, String>>,
-    /// Connections the database accepts at once, those of the pool included.
+    /// Connections the database accepts at once, those of the pool included. Default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub connection_limit: Option<i32>,
-    /// PostgreSQL parameters set for the customer's login in this database, such as statement_timeout.
+    /// PostgreSQL parameters set for the customer's login in this database, such as statement_timeout. Those of the Plan and
+    /// those of the Customer are joined by name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     pub parameters: Option<BTreeMap<String, String>>,
@@ -83,21 +85,22 @@ pub struct ConnectionPoolFeature {
     /// How server connections are shared. Default Transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_mode: Option<PoolMode>,
-    /// Server connections for this customer in each pgbouncer process.
+    /// Server connections for this customer in each pgbouncer process. Default: the fleet's defaultPoolSize.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub pool_size: Option<i32>,
-    /// Client connections for this customer in each pgbouncer process.
+    /// Client connections for this customer in each pgbouncer process. Default: as the fleet says, a fifth of what a process
+    /// accepts where it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000))]
     pub max_client_connections: Option<i32>,
-    /// Seconds after which pgbouncer ends a client whose query runs on, or whose transaction waits for its next query; it
-    /// cannot lift that itself. Default: as the fleet says.
+    /// Seconds after which pgbouncer ends a client whose query runs on, or whose transaction waits for its next query; the
+    /// client cannot lift that. Default: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub query_timeout_seconds: Option<i32>,
-    /// Seconds after which pgbouncer ends a client that leaves a transaction open and asks nothing; it cannot lift that
-    /// itself. Default: as the fleet says.
+    /// Seconds after which pgbouncer ends a client that leaves a transaction open and asks nothing; the client cannot
+    /// lift that. Default: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub idle_transaction_timeout_seconds: Option<i32>,
@@ -110,10 +113,10 @@ pub struct ConnectionPoolFeature {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SchedulerFeature {
-    /// Whether the customer has workers and jobs. Unset follows the Plan.
+    /// Whether the customer has workers and jobs. Unset follows the Plan, and where that is silent, there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// How many workers run. 0 keeps the jobs and runs no worker.
+    /// How many workers run. 0 keeps the jobs and runs no worker. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub workers: Option<i32>,
@@ -125,7 +128,8 @@ pub struct SchedulerFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub command: Option<Vec<String>>,
-    /// Environment of workers and jobs, beside the database's binding.
+    /// Environment of workers and jobs, beside the database's binding. Those of the Plan and those of the Customer are joined by
+    /// name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub env: Option<Vec<EnvVar>>,

@@ -1,4 +1,4 @@
-//! Every kind of the Ahoi suite: its spec, its status, its validation and the names of its conditions.
+//! Every kind of the Ahoi suite: its spec, its status and its validation.
 //!
 //! A platform team writes [`Customer`], [`Plan`], [`DatabaseServer`] and [`PgBouncer`]; the controllers write the rest.
 //! The documentation of the fields is what `kubectl explain` prints, and the validation rules are evaluated by the API

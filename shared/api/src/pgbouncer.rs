@@ -315,7 +315,7 @@ pub struct ConnectionPoolStatus {
     /// The former login that no process of the fleet uses any more; the Database's controller may close it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_login: Option<String>,
-    /// Ready (every process of the fleet has proved the route), and Reconciling or Stalled while they hold.
+    /// Ready (every serving process of the pool's shard has proved the route), and Reconciling or Stalled while they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -21,7 +21,7 @@ use crate::{Features, Guardrails, Size};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PlanSpec {
-    /// The default of every feature; a Customer overrides field by field.
+    /// The default of every feature; a Customer overrides field by field. Jobs, env and parameters are joined by name.
     #[serde(default)]
     pub features: Features,
     /// The guard rails of the customers' namespaces.
@@ -37,18 +37,19 @@ pub struct PlanSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanLimits {
-    /// Most workers.
+    /// Most workers. Unset: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_workers: Option<i32>,
-    /// Most storage.
+    /// Most storage. Unset: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_storage: Option<Size>,
-    /// Most server connections in each pgbouncer process.
+    /// Most server connections in each pgbouncer process that a Customer or this Plan may ask for; the default of the fleet is
+    /// not looked at. Unset: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_pool_size: Option<i32>,
-    /// Most jobs.
+    /// Most jobs. Unset: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 50))]
     pub max_jobs: Option<i32>,
