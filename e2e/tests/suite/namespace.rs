@@ -58,6 +58,7 @@ async fn guard_rails_stand_and_are_repaired() -> Result<()> {
         })
     };
     cluster.until(&namespaces, namespace, "restricted again", 30, enforced).await?;
+    policies_are_found_and_hold_nobody_up(&cluster, name, namespace).await?;
     // What others add stays.
     let added = json!({"metadata": {"labels": {"cost-centre": "4711"}}});
     namespaces.patch(namespace, &PatchParams::default(), &Patch::Merge(&added)).await?;
@@ -87,6 +88,33 @@ where
     api.delete(&name, &DeleteParams::default()).await?;
     let back = |o: Option<&K>| o.is_some_and(|o| o.uid() != uid && spec(o) == before);
     cluster.until(&api, &name, "made again after its deletion", 30, back).await.map(drop)
+}
+
+/// Without the label by which it is found a policy is put right by its name. While a finalizer holds one, a group that leaves
+/// loses its rights all the same.
+async fn policies_are_found_and_hold_nobody_up(cluster: &Cluster, name: &str, namespace: &str) -> Result<()> {
+    let policies = cluster.of::<NetworkPolicy>(namespace);
+    let before = policies.get("default-deny").await?;
+    let as_before = |p: &NetworkPolicy| p.spec == before.spec && p.labels() == before.labels();
+    let open = json!({
+        "metadata": {"labels": {"internal.example.com/guard-rail-of": null}},
+        "spec": {"ingress": [{}]},
+    });
+    policies.patch("default-deny", &PatchParams::default(), &Patch::Merge(&open)).await?;
+    let closed = |p: Option<&NetworkPolicy>| p.is_some_and(|p| p.uid() == before.uid() && as_before(p));
+    cluster.until(&policies, "default-deny", "labelled and closed again, and never away", 30, closed).await?;
+
+    let held = json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    policies.patch("default-deny", &PatchParams::default(), &Patch::Merge(&held)).await?;
+    policies.delete("default-deny", &DeleteParams::default()).await?;
+    cluster.patch_spec(&cluster.customers(), name, json!({"groups": [{"group": "auditors"}]})).await?;
+    cluster.until_gone(&cluster.of::<RoleBinding>(namespace), "customer-edit", 30).await?;
+    let still = policies.get("default-deny").await?;
+    ensure!(still.metadata.deletion_timestamp.is_some(), "the policy was not held: the test proves nothing");
+    let released = json!({"metadata": {"finalizers": null}});
+    policies.patch("default-deny", &PatchParams::default(), &Patch::Merge(&released)).await?;
+    let again = |p: Option<&NetworkPolicy>| p.is_some_and(|p| p.uid() != before.uid() && as_before(p));
+    cluster.until(&policies, "default-deny", "made again when it was gone", 30, again).await.map(drop)
 }
 
 async fn pods_must_be_restricted(cluster: &Cluster, namespace: &str) -> Result<()> {

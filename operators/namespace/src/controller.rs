@@ -47,17 +47,18 @@ impl Reconciler for NamespaceController {
     async fn reconcile(&self, owner: &CustomerNamespace) -> Result<Progress<CustomerNamespaceStatus>, Error> {
         self.check(owner)?;
         let namespace = self.namespaces.apply(owner, namespace(owner)).await?;
-        self.close_default_account(&namespace.name_any()).await?;
 
+        // What takes rights away comes first, and nothing that fails keeps the rest from being put right: a tenant can see
+        // to it that one of them fails.
         let rails = guard_rails(owner, &self.database_ports);
-        // A scope makes a quota count fewer pods, and another rule makes a policy let more through.
-        let widened =
-            |live: &ResourceQuota| live.spec.as_ref().is_some_and(|s| s.scopes.is_some() || s.scope_selector.is_some());
-        self.converge(&self.quotas, owner, QUOTAS, rails.quota, |live, _| widened(live)).await?;
-        self.converge(&self.limits, owner, LIMITS, rails.limits, |_, _| false).await?;
-        self.converge(&self.policies, owner, POLICIES, rails.policies, |live, desired| live.spec != desired.spec)
-            .await?;
-        self.converge(&self.bindings, owner, BINDINGS, rails.bindings, |_, _| false).await?;
+        let outcomes = [
+            self.converge(&self.bindings, owner, BINDINGS, rails.bindings).await,
+            self.close_default_account(&namespace.name_any()).await,
+            self.converge(&self.policies, owner, POLICIES, rails.policies).await,
+            self.converge(&self.quotas, owner, QUOTAS, rails.quota).await,
+            self.converge(&self.limits, owner, LIMITS, rails.limits).await,
+        ];
+        first_error(outcomes)?;
 
         Ok(Progress::new(status(owner, &namespace)))
     }
@@ -86,30 +87,19 @@ impl Reconciler for NamespaceController {
 impl NamespaceController {
     /// Starts the caches and hands the controller to whoever runs it.
     pub fn start(platform: &Platform, options: NamespaceOptions) -> Runnable {
-        let all = watcher::Config::default;
-        let owners = platform.cache_packed(Api::<CustomerNamespace>::all(platform.client.clone()), all());
-        // All of them: one that is not ours is to be seen before anything is written.
-        let namespaces = platform.cache_packed(Api::<Namespace>::all(platform.client.clone()), all());
-        let accounts = platform.cache_packed(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
-        let controller = Self {
-            platform: platform.clone(),
-            database_ports: options.database_ports,
-            owners,
-            namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
-            accounts,
-            quotas: guarded(platform),
-            limits: guarded(platform),
-            policies: guarded(platform),
-            bindings: guarded(platform),
-        };
+        let controller = Self::new(platform, options);
         Controller::new(platform, &controller.owners)
             .owns(&controller.namespaces)
             .owns(&controller.quotas)
             .owns(&controller.limits)
             .owns(&controller.policies)
             .owns(&controller.bindings)
+            .watches(controller.quotas.cache(), mislabelled)
+            .watches(controller.limits.cache(), mislabelled)
+            .watches(controller.policies.cache(), mislabelled)
+            .watches(controller.bindings.cache(), mislabelled)
             // A namespace that stands in the way carries no label, and its going away is good news.
-            .watches(&namespaces, |namespace| {
+            .watches(controller.namespaces.cache(), |namespace: &Namespace| {
                 let unmarked = !namespace.labels().contains_key(CUSTOMER_LABEL);
                 customer_of(&namespace.name_any()).filter(|_| unmarked).map(ObjectRef::new)
             })
@@ -117,6 +107,27 @@ impl NamespaceController {
                 account.metadata.namespace.as_deref().and_then(customer_of).map(ObjectRef::new)
             })
             .run(controller)
+    }
+
+    fn new(platform: &Platform, options: NamespaceOptions) -> Self {
+        let all = watcher::Config::default;
+        let owners = platform.cache_packed(Api::<CustomerNamespace>::all(platform.client.clone()), all());
+        // All of them: one that is not ours is to be seen before anything is written.
+        let namespaces = platform.cache_packed(Api::<Namespace>::all(platform.client.clone()), all());
+        let accounts = platform.cache_packed(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
+        Self {
+            platform: platform.clone(),
+            database_ports: options.database_ports,
+            owners,
+            namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
+            accounts,
+            quotas: guarded::<ResourceQuota>(platform).made_anew_if(|live, _| is_scoped(live)),
+            limits: guarded(platform),
+            // Another rule lets more through.
+            policies: guarded::<NetworkPolicy>(platform).refusing(|live, desired| live.spec != desired.spec),
+            // The role of a binding cannot be changed.
+            bindings: guarded::<RoleBinding>(platform).made_anew_if(|live, desired| live.role_ref != desired.role_ref),
+        }
     }
 
     /// Refuses a namespace that is somebody else's, and waits for one that is on its way out.
@@ -168,41 +179,59 @@ impl NamespaceController {
         Ok(())
     }
 
-    /// Makes the guard rails of one kind exactly these. `Owned` repairs what was changed or removed and lets stand what
-    /// was added, since API servers add defaults; what `added` tells about is made anew.
+    /// Makes the guard rails of one kind exactly these. One that fails does not keep the others from being put right.
     async fn converge<K: Object>(
         &self,
         owned: &Owned<K>,
         owner: &CustomerNamespace,
         names: &[&str],
         desired: impl IntoIterator<Item = K>,
-        added: impl Fn(&K, &K) -> bool,
     ) -> Result<(), Error> {
-        let mut unwanted = names.to_vec();
+        let desired: Vec<K> = desired.into_iter().collect();
+        let mut outcomes = Vec::new();
+        for name in names {
+            if desired.iter().all(|rail| rail.name_any() != *name) {
+                outcomes.push(self.remove(owned, owner, name).await);
+            }
+        }
         for rail in desired {
-            unwanted.retain(|name| *name != rail.name_any());
-            let live = owned.apply(owner, rail.clone()).await?;
-            if added(&live, &rail) {
-                owned.delete(&live).await?;
-                owned.apply(owner, rail).await?;
-            }
+            outcomes.push(owned.apply(owner, rail).await.map(drop));
         }
-        for name in unwanted {
-            if let Some(rail) = owned.cache().get_in(&namespace_of(&owner.name_any()), name)
-                && rail.labels().get(GUARD_RAIL_LABEL) == owner.metadata.name.as_ref()
-                && rail.meta().deletion_timestamp.is_none()
-            {
-                owned.delete(&rail).await?;
-            }
+        first_error(outcomes)
+    }
+
+    /// Removes a guard rail that is no longer wanted, whatever has become of the value of its label.
+    async fn remove<K: Object>(&self, owned: &Owned<K>, owner: &CustomerNamespace, name: &str) -> Result<(), Error> {
+        match owned.cache().get_in(&namespace_of(&owner.name_any()), name) {
+            Some(rail) if rail.meta().deletion_timestamp.is_none() => owned.delete(&rail).await,
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// Guard rails of one kind. They are linked by a label, so that they stay with a namespace that stays.
+/// Guard rails of one kind. They are linked by a label, so that they stay with a namespace that stays. Tenants may change
+/// some of them, and so their labels: the names are ours in a namespace that is ours.
 fn guarded<K: Object>(platform: &Platform) -> Owned<K> {
     let ours = watcher::Config::default().labels(GUARD_RAIL_LABEL);
-    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), ours)).linked_by(GUARD_RAIL_LABEL)
+    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), ours))
+        .linked_by(GUARD_RAIL_LABEL)
+        .taking_over()
+}
+
+/// Whose namespace a guard rail is in, if its label says something else: they are not told by the label.
+fn mislabelled<K: Object>(rail: &K) -> Option<ObjectRef<CustomerNamespace>> {
+    let customer = customer_of(rail.meta().namespace.as_deref()?)?;
+    let labelled = rail.labels().get(GUARD_RAIL_LABEL).is_some_and(|label| label == customer);
+    (!labelled).then(|| ObjectRef::new(customer))
+}
+
+/// A quota with a scope counts fewer pods, and scopes cannot be changed.
+fn is_scoped(quota: &ResourceQuota) -> bool {
+    quota.spec.as_ref().is_some_and(|spec| spec.scopes.is_some() || spec.scope_selector.is_some())
+}
+
+fn first_error(outcomes: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    outcomes.into_iter().collect()
 }
 
 /// Everything is applied; what is left to say is whether the namespace takes objects.
@@ -218,3 +247,6 @@ fn status(owner: &CustomerNamespace, namespace: &Namespace) -> CustomerNamespace
     settle(&mut status.conditions, owner.metadata.generation, verdict);
     status
 }
+
+#[cfg(test)]
+mod tests;

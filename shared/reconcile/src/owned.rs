@@ -30,11 +30,24 @@ pub struct Owned<K> {
     cache: Cache<K>,
     objects: Objects<K>,
     ownership: Ownership,
+    /// See [`Owned::taking_over`].
+    takes_over: bool,
+    /// See [`Owned::refusing`].
+    refuses: fn(&K, &K) -> bool,
+    /// See [`Owned::made_anew_if`].
+    made_anew: fn(&K, &K) -> bool,
 }
 
 impl<K> Clone for Owned<K> {
     fn clone(&self) -> Self {
-        Owned { cache: self.cache.clone(), objects: self.objects.clone(), ownership: self.ownership.clone() }
+        Owned {
+            cache: self.cache.clone(),
+            objects: self.objects.clone(),
+            ownership: self.ownership.clone(),
+            takes_over: self.takes_over,
+            refuses: self.refuses,
+            made_anew: self.made_anew,
+        }
     }
 }
 
@@ -42,12 +55,41 @@ impl<K: Object> Owned<K> {
     /// Children found in `cache`, which must see (by its scope and selectors) all that is going to be
     /// written, and must not trim what is compared.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
-        Owned { cache: cache.clone(), objects: platform.objects(), ownership: Ownership::Controller }
+        Owned {
+            cache: cache.clone(),
+            objects: platform.objects(),
+            ownership: Ownership::Controller,
+            takes_over: false,
+            refuses: |_, _| false,
+            made_anew: |_, _| false,
+        }
     }
 
     /// Links children to their owner by a label with the owner's name instead of an owner reference.
     pub fn linked_by(mut self, label: impl Into<String>) -> Self {
         self.ownership = Ownership::Label { key: label.into() };
+        self
+    }
+
+    /// For children whose names are nobody else's in the place where they are, and which guard something: whoever may change
+    /// one could otherwise get rid of it by its label. One that is not linked to its owner is taken over unless something
+    /// else controls it, and one that a finalizer keeps from going is repaired for as long as it is there.
+    pub fn taking_over(mut self) -> Self {
+        self.takes_over = true;
+        self
+    }
+
+    /// What others add to a child stands, since API servers add defaults, unless `refuses` says of the live child and the
+    /// desired one that it must not: then it is replaced.
+    pub fn refusing(mut self, refuses: fn(&K, &K) -> bool) -> Self {
+        self.refuses = refuses;
+        self
+    }
+
+    /// Where `made_anew` says so of the live child and the desired one, the child is deleted and created: the API does not
+    /// let it be changed into what is desired, as the role of a RoleBinding.
+    pub fn made_anew_if(mut self, made_anew: fn(&K, &K) -> bool) -> Self {
+        self.made_anew = made_anew;
         self
     }
 
@@ -82,8 +124,8 @@ impl<K: Object> Owned<K> {
     /// Makes the child what is desired, by the fewest requests that do: none if it is so already.
     ///
     /// The answer is the child as it is now, with the status its own controller gave it. A child of the same name
-    /// that is not the owner's is refused as `NameConflict`; it is never taken over silently. What others put on our
-    /// child (labels, annotations, finalizers, defaults) stays.
+    /// that is not the owner's is refused as `NameConflict`; it is never taken over silently (but see
+    /// [`taking_over`](Owned::taking_over)). What others put on our child (labels, annotations, finalizers, defaults) stays.
     pub async fn apply<O: Object>(&self, owner: &O, mut desired: K) -> Result<Arc<K>, Error> {
         self.claim(owner, &mut desired)?;
         let desired = Desired::new(desired)?;
@@ -97,27 +139,53 @@ impl<K: Object> Owned<K> {
                 Ok(created) => return Ok(self.agreed(created, &desired.hash)),
                 // Newer than our cache, or outside of its selectors.
                 Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => {
-                    self.cache.written(self.objects.get(&key).await?)
+                    self.found(owner, self.objects.get(&key).await?)
                 }
                 Err(error) => return Err(for_create(error, &key)),
             },
         };
         self.check(owner, &live)?;
-        self.update(desired, live).await
+        let anew = !self.cache.agrees(&*live, &desired.hash) && (self.made_anew)(&live, &desired.object);
+        if live.meta().deletion_timestamp.is_none() {
+            return if anew { self.make_anew(desired, &live).await } else { self.update(desired, live).await };
+        }
+        // As long as a finalizer keeps it, it does what it does.
+        if self.takes_over && !anew {
+            self.update(desired, live.clone()).await?;
+        }
+        Err(being_deleted(&*live))
+    }
+
+    /// What there is under a name where the cache has nothing. What is not the owner's may be outside of the cache's
+    /// selectors, and is not remembered: no watch would tell that it has changed or is gone.
+    fn found<O: Object>(&self, owner: &O, live: K) -> Arc<K> {
+        if self.is_owned(owner, &live) { self.cache.written(live) } else { Arc::new(live) }
     }
 
     async fn update(&self, desired: Desired<K>, live: Arc<K>) -> Result<Arc<K>, Error> {
+        // Also where the answer to our write was not what we had asked for, or a webhook that has a say in it would have us
+        // write again in each pass.
         if self.cache.agrees(&*live, &desired.hash) {
             return Ok(live);
         }
         let hash = desired.hash.clone();
-        let Some(difference) = desired.difference(&live)? else {
+        let refused = (self.refuses)(&live, &desired.object).then(|| "what others have added".to_owned());
+        let Some(difference) = desired.difference(&live)?.or(refused) else {
             self.cache.agree(&*live, &hash);
             return Ok(live);
         };
         info!(kind = %K::kind(&()), name = %name_of(&*live), %difference, "updating");
         let replaced = self.objects.replace(&desired.over(&live)).await?;
         Ok(self.agreed(replaced, &hash))
+    }
+
+    async fn make_anew(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
+        info!(kind = %K::kind(&()), name = %name_of(live), "deleting it, to make it anew");
+        if let Deleted::Terminating(_) = self.objects.delete(live).await? {
+            return Err(being_deleted(live));
+        }
+        self.cache.deleted(live);
+        Ok(self.agreed(self.objects.create(&desired.object).await?, &desired.hash))
     }
 
     /// The API server's answer is what our wish comes to, even where it writes it in a way of its own that the comparison
@@ -192,19 +260,21 @@ impl<K: Object> Owned<K> {
     }
 
     fn check<O: Object>(&self, owner: &O, live: &K) -> Result<(), Error> {
+        if self.is_owned(owner, live) || (self.takes_over && controller_of(live).is_none()) {
+            return Ok(());
+        }
         let what = format!("{} {}", K::kind(&()), name_of(live));
-        if !self.is_owned(owner, live) {
-            let owner = format!("{} {}", O::kind(&()), name_of(owner));
-            return Err(Error::structural(
-                "NameConflict",
-                format!("{what} exists and does not belong to {owner}; it is left as it is"),
-            ));
-        }
-        if live.meta().deletion_timestamp.is_some() {
-            return Err(Error::waiting("WaitingForDeletion", format!("{what} is being deleted")));
-        }
-        Ok(())
+        let owner = format!("{} {}", O::kind(&()), name_of(owner));
+        Err(Error::structural(
+            "NameConflict",
+            format!("{what} exists and does not belong to {owner}; it is left as it is"),
+        ))
     }
+}
+
+fn being_deleted<K: Object>(child: &K) -> Error {
+    let what = format!("{} {}", K::kind(&()), name_of(child));
+    Error::waiting("WaitingForDeletion", format!("{what} is being deleted"))
 }
 
 /// A create is refused with 404 when the namespace is not there (yet): a wait, not a failure.

@@ -54,10 +54,12 @@ impl<R: Reconciler> Pass<R::Kind> for Full<R> {
         if error.class() == Class::Conflict || (error.class() == Class::Transient && !again) {
             return;
         }
-        // The finalizer may have been added since.
-        let Some(object) = self.cache.lookup(&Key::of(object)) else { return };
+        // The finalizer may have been added since, and a status written. Of another spec, or of another object of that name,
+        // this is not true, and it has its own turn.
+        let (uid, generation) = (&object.meta().uid, object.meta().generation);
+        let same = |now: &Arc<R::Kind>| now.meta().uid == *uid && now.meta().generation == generation;
+        let Some(object) = self.cache.lookup(&Key::of(object)).filter(same) else { return };
         let mut status = object.status().cloned().unwrap_or_default();
-        let generation = object.meta().generation;
         conditions::settle(R::Kind::conditions_mut(&mut status), generation, Verdict::from(error));
         if let Err(error) = self.write_status(&object, status).await {
             debug!(%error, "the status could not be written; the next pass will");

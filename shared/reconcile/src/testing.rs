@@ -278,6 +278,11 @@ pub fn changed<K: Object>(cache: &Cache<K>, object: K) {
     cache.observe(Event::Apply(object));
 }
 
+/// Has the cache see that the object is gone, or is not one of those any more that it looks at.
+pub fn gone<K: Object>(cache: &Cache<K>, object: K) {
+    cache.observe(Event::Delete(object));
+}
+
 /// The object as its controller leaves it when all is well with its current spec.
 pub fn ready<K: Conditioned>(object: K) -> K {
     settled(object, Verdict::ready("ready"))

@@ -11,7 +11,8 @@
 //!   wait until the last of these is gone, and the other way round.
 //!
 //! A replica that has been seen to renew nothing for 15 seconds is taken for dead, and its shards are free. It stops by itself
-//! 10 seconds after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and has to begin anew.
+//! 10 seconds after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and has to begin anew. A shard
+//! whose Lease somebody has deleted is free when that has been missing for 15 seconds, for the same reason.
 //! Membership only decides who takes how much; that nobody is at work in two places hangs on the Leases of the shards, each of
 //! them taken by a write that fails when the Lease has changed, and on the fence.
 
@@ -206,6 +207,14 @@ impl Coordinator {
         }
         let mut known: BTreeSet<String> = replicas.iter().map(|replica| self.replica_name(replica)).collect();
         known.insert(self.name.clone());
+        for shard in 0..self.shards.count() {
+            let (name, lease) = (self.shard_name(shard), view.shards.get(&shard));
+            // One that has never been there has no holder who would have to notice.
+            if lease.is_some() || self.sightings.has(&name) {
+                self.sightings.note(&name, lease, view.seen);
+                known.insert(name);
+            }
+        }
         self.sightings.retain(|name| known.contains(name));
     }
 
@@ -318,6 +327,11 @@ impl Coordinator {
     fn standing<'a>(&'a self, view: &'a View) -> Standing<'a> {
         let held: BTreeSet<u32> = self.shards.held().into_iter().chain(self.arriving.iter().copied()).collect();
         let alive = |who: &str| self.sightings.age(&self.replica_name(who), view.seen) < LEASE;
+        // Somebody has deleted its Lease, and whoever had it may not have noticed.
+        let deleted = |shard: u32| {
+            let missing = self.sightings.missing(&self.shard_name(shard), view.seen);
+            missing.is_some_and(|missing| missing < LEASE)
+        };
         let others = view.replicas.iter().filter(|(_, lease)| self.divides_as_we_do(lease));
         let others = others.map(|(who, _)| who.as_str()).filter(|who| *who != self.me && alive(who));
         let mut others: BTreeMap<&str, u32> = others.map(|who| (who, 0)).collect();
@@ -335,6 +349,7 @@ impl Coordinator {
                         *has += 1;
                     }
                 }
+                None if deleted(shard) => {}
                 _ => drop(free.insert(shard)),
             }
         }

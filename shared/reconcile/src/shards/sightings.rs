@@ -32,6 +32,16 @@ impl Sightings {
         self.0.get(name).map_or(Duration::ZERO, |known| now - known.since)
     }
 
+    /// Whether it was there before.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// How long it has been missing. `None`: it is there, or was never seen.
+    pub(crate) fn missing(&self, name: &str, now: Instant) -> Option<Duration> {
+        self.0.get(name).filter(|known| known.version.is_none()).map(|known| now - known.since)
+    }
+
     /// Forgets who is no more to be looked at.
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.0.retain(|name, _| keep(name));

@@ -1,4 +1,5 @@
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -123,6 +124,105 @@ async fn what_belongs_to_nobody_or_to_somebody_else_is_never_taken_over() {
     assert_eq!(error.class(), Class::Structural);
     let methods: Vec<_> = server.take_requests().into_iter().map(|request| request.method).collect();
     assert_eq!(methods, ["POST", "GET"]);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_looked_for_again_where_no_watch_tells_of_it() {
+    let server = ApiServer::new();
+    let (ship, owned) = (ship(&server, "a"), owned(&server, []));
+    let nobodys = server.put(&cargo([]));
+    refused(&owned, &ship, cargo([])).await;
+    server.remove(&nobodys);
+    owned.apply(&ship, cargo([])).await.unwrap();
+}
+
+const CARGO: &str = "/api/v1/namespaces/port/configmaps/cargo";
+const CARGOES: &str = "/api/v1/namespaces/port/configmaps";
+
+/// ConfigMaps that keep a ship within its bounds, found by a label that others can remove.
+fn guarding(server: &ApiServer) -> Owned<ConfigMap> {
+    owned(server, []).linked_by("example.com/ship").taking_over()
+}
+
+#[tokio::test]
+async fn what_guards_is_taken_over_unless_something_else_controls_it() {
+    let server = ApiServer::new();
+    let (ours, other) = (ship(&server, "a"), ship(&server, "b"));
+    let nobodys = server.put(&cargo([("rum", "0")]));
+    let guards = guarding(&server);
+    for _ in 0..2 {
+        let child = guards.apply(&ours, cargo([("rum", "12")])).await.unwrap();
+        assert_eq!((child.labels()["example.com/ship"].as_str(), child.uid()), ("a", nobodys.uid()));
+        assert_eq!(child.data, Some(map([("rum", "12")])));
+    }
+    assert_eq!(server.take_writes(), [format!("POST {CARGOES}"), format!("PUT {CARGO}")]);
+
+    server.remove(&nobodys);
+    let theirs = owned(&server, []).apply(&other, cargo([])).await.unwrap();
+    let error = refused(&guarding(&server), &ours, cargo([("rum", "12")])).await;
+    assert!(matches!(&error, Error::Structural { reason, .. } if reason == "NameConflict"), "{error:?}");
+    assert_eq!(server.get(&cargo([])), Some((*theirs).clone()));
+}
+
+#[tokio::test]
+async fn what_guards_is_kept_right_for_as_long_as_a_finalizer_keeps_it() {
+    let server = ApiServer::new();
+    let (ship, guards) = (ship(&server, "a"), guarding(&server));
+    let mut going = cargo([("rum", "0")]);
+    going.finalizers_mut().push("their/finalizer".into());
+    going.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+    server.put(&going);
+    for _ in 0..2 {
+        let error = refused(&guards, &ship, cargo([("rum", "12")])).await;
+        assert!(matches!(&error, Error::Waiting { reason, .. } if reason == "WaitingForDeletion"), "{error:?}");
+    }
+    assert_eq!(server.take_writes(), [format!("POST {CARGOES}"), format!("PUT {CARGO}")]);
+    let live = server.get(&cargo([])).unwrap();
+    assert_eq!(live.data, Some(map([("rum", "12")])));
+
+    server.remove(&live);
+    testing::gone(guards.cache(), live);
+    guards.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+}
+
+#[tokio::test]
+async fn additions_that_must_not_stand_are_written_over_and_once_only_if_they_come_back() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let owned = owned(&server, []).refusing(|live, desired| live.data != desired.data);
+    owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    let mut added = server.get(&cargo([])).unwrap();
+    added.data.as_mut().unwrap().insert("added".into(), "by somebody".into());
+    testing::changed(owned.cache(), server.put(&added));
+    server.take_requests();
+    owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    assert_eq!(server.take_writes(), [format!("PUT {CARGO}")]);
+    assert_eq!(server.get(&cargo([])).unwrap().data, Some(map([("rum", "12")])));
+
+    // A webhook adds it to whatever is written.
+    testing::changed(owned.cache(), server.put(&added));
+    added.metadata.resource_version = Some("1000".into());
+    server.answer_next("PUT", 200, serde_json::to_value(&added).unwrap());
+    for _ in 0..3 {
+        owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    }
+    assert_eq!(server.take_writes(), [format!("PUT {CARGO}")]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_is_made_anew() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let owned = owned(&server, []).made_anew_if(|live, desired| live.immutable != desired.immutable);
+    let child = owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    let sealed = server.put(&ConfigMap { immutable: Some(true), ..(*child).clone() });
+    testing::changed(owned.cache(), sealed);
+    server.take_requests();
+    for _ in 0..2 {
+        owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    }
+    assert_eq!(server.take_writes(), [format!("DELETE {CARGO}"), format!("POST {CARGOES}")]);
+    assert_ne!(server.get(&cargo([])).unwrap().uid(), child.uid());
 }
 
 #[tokio::test]

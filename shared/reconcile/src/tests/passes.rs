@@ -249,6 +249,30 @@ async fn a_status_never_reaches_an_object_that_was_created_again() {
 }
 
 #[tokio::test]
+async fn what_went_wrong_is_said_of_no_other_spec_and_no_other_object() {
+    let deck = deck();
+    deck.fails([Error::terminal("NoSuchSail", "spec.sails is negative")]);
+    let seen = deck.pass.cache.lookup(&Key::new(None, "a")).unwrap();
+    let error = deck.pass.pass(seen.clone()).await.unwrap_err();
+
+    // Mended while the pass was under way.
+    let mut mended = deck.ship();
+    mended.spec.sails = 4;
+    mended.metadata.generation = Some(2);
+    testing::changed(&deck.pass.cache, deck.server.put(&mended));
+    deck.pass.report(&seen, &error, false).await;
+    assert!(deck.server.take_writes().is_empty(), "generation 2 would be stalled by what was wrong with generation 1");
+
+    // Deleted and created again.
+    deck.server.remove(&mended);
+    let another = ship(&deck.server, "a");
+    assert_eq!(another.metadata.generation, seen.metadata.generation);
+    testing::changed(&deck.pass.cache, another);
+    deck.pass.report(&seen, &error, false).await;
+    assert!(deck.server.take_writes().is_empty());
+}
+
+#[tokio::test]
 async fn cleanup_keeps_the_finalizer_while_it_waits_and_drops_only_ours_when_done() {
     let server = ApiServer::new();
     let mut ship = ship(&server, "a");

@@ -317,6 +317,27 @@ async fn whose_lease_is_taken_by_hand_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shard_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_noticed() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let start = |name: &str| Replica::start(&server, &log, name, Shards::divided(3));
+    let a = start("a");
+    seconds(10).await;
+    let b = start("b");
+    seconds(30).await;
+    assert_eq!((a.held(), b.held()), (2, 1));
+    // It cannot look, and so it goes on until its fence falls.
+    a.cut.store(true, Ordering::Relaxed);
+    let shard = a.platform.shards().held()[0];
+    server.remove(&named(Lease::default(), "ahoi-system", &format!("test-{shard}-of-3")));
+    seconds(12).await;
+    assert_eq!(b.held(), 1, "too early");
+    seconds(30).await;
+    assert_eq!(b.held(), 3);
+    log.everybody_is_looked_at_by(&["b"]).await;
+    assert_eq!(log.clashes(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn few_requests_keep_what_is_settled() {
     let (server, log) = (ApiServer::new(), Log::default());
     let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Shards::divided(6)));
