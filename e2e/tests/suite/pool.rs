@@ -1,9 +1,13 @@
 //! A customer's place in the fleet: routable at once, changed without a failed query, removed in the safe order.
 
-use ahoi_api::{Customer, PgBouncer};
+use ahoi_api::{ConnectionPool, ConnectionPoolStatus, Customer, FormerState, PgBouncer, PgBouncerSpec, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::customers::READY;
+use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 /// Ready is said of a pool only when every process has proved it, and each process says what it has loaded.
@@ -98,4 +102,60 @@ async fn removal_waits_for_running_transactions() -> Result<()> {
     let gone = |c: Option<&Customer>| c.is_none();
     cluster.until(&customers, name, "gone", 120, gone).await?;
     Ok(())
+}
+
+/// The states of the places that a pool leaves.
+fn leaves(pool: Option<&ConnectionPool>) -> Option<Vec<FormerState>> {
+    let status: &ConnectionPoolStatus = pool?.status.as_ref()?;
+    Some(status.former_places.iter().map(|former| former.state).collect())
+}
+
+/// A customer goes to another fleet: whoever is connected finishes, whoever has the former Secret gets in for a while, and
+/// when the time for that is over the former fleet knows the customer no more.
+#[tokio::test]
+async fn a_move_to_another_fleet_ends_no_transaction() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let (name, other) = ("pool-moves", "elsewhere");
+    let fleets = cluster.of::<PgBouncer>(SUITE);
+    cluster.delete_customer(name).await?;
+    cluster.delete(&fleets, other, 60).await?;
+    let spec: PgBouncerSpec = serde_json::from_value(json!({"replicas": 1}))?;
+    fleets.create(&PostParams::default(), &PgBouncer::new(other, spec)).await?;
+    cluster.until(&fleets, other, "Ready", READY, |fleet: Option<&PgBouncer>| fleet.is_some_and(is_ready)).await?;
+    cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
+    cluster.ready(name).await?;
+    let before = cluster.pooled(name).await?;
+    let client = before.connect().await?;
+    client.batch_execute("BEGIN").await?;
+    let asked = "SELECT pg_current_xact_id()::text FROM pg_sleep(3)";
+    let transaction: String = client.query_one(asked, &[]).await?.get(0);
+
+    let there = json!({"pgBouncerRef": {"namespace": SUITE, "name": other}});
+    cluster.change(name, json!({"features": {"connectionPool": there}})).await?;
+    let after = cluster.pooled(name).await?;
+    ensure!(after.get("host") == format!("{other}.{SUITE}.svc"), "the Secret leads to {}", after.get("host"));
+    after.connect().await?.query_one("SELECT 1", &[]).await?;
+    let late = before.connect().await.context("an application that has not read the Secret again")?;
+    late.query_one("SELECT 1", &[]).await?;
+    drop(late);
+    let same: String = client.query_one(asked, &[]).await.context("a transaction that ran during the move")?.get(0);
+    ensure!(same == transaction, "another transaction: {same} instead of {transaction}");
+    client.batch_execute("COMMIT").await?;
+
+    // Some minutes later.
+    let pools = cluster.of::<ConnectionPool>(&namespace_of(name));
+    let left = |pool: Option<&ConnectionPool>| leaves(pool).is_some_and(|states| states == [FormerState::Left]);
+    let pool = cluster.until(&pools, name, "the Secret leads elsewhere", READY, left).await?;
+    let mut former = pool.and_then(|pool| pool.status).context("a pool without a status")?.former_places;
+    former[0].since = Time("2026-01-01T00:00:00Z".parse()?);
+    let past = Patch::Merge(json!({"status": {"formerPlaces": former}}));
+    pools.patch_status(name, &PatchParams::default(), &past).await?;
+    let look = Patch::Merge(json!({"metadata": {"annotations": {"example.com/look": "again"}}}));
+    pools.patch(name, &PatchParams::default(), &look).await?;
+    let gone = |pool: Option<&ConnectionPool>| leaves(pool).is_some_and(|states| states.is_empty());
+    cluster.until(&pools, name, "the former fleet is left", READY, gone).await?;
+    ensure!(before.connect().await.is_err(), "the former fleet still lets the customer in");
+    after.connect().await?.query_one("SELECT 1", &[]).await?;
+    cluster.delete_customer(name).await?;
+    cluster.delete(&fleets, other, 60).await
 }

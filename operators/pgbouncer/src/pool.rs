@@ -1,6 +1,6 @@
 //! What controller and agents must agree on about a pool: when somebody waits for its proof, and what proves it.
 
-use ahoi_api::{ConnectionPool, NamespacedRef, Place, ProcessStatus, Route};
+use ahoi_api::{ConnectionPool, FormerPlace, FormerState, NamespacedRef, Place, PoolState, ProcessStatus, Route};
 use kube::{Resource, ResourceExt};
 
 /// What an agent keeps of a ConnectionPool.
@@ -12,9 +12,9 @@ pub struct Pool {
     pub version: i64,
     /// When it was created, in seconds.
     pub created: i64,
-    /// It is in the shard.
+    /// It is in the shard, or leaves it and is not done with that.
     pub here: bool,
-    /// It is being deleted, or has gone to another shard or fleet.
+    /// It is being deleted, or has left for another fleet: nobody begins anything new here.
     pub leaving: bool,
     /// Its controller has seen the proof.
     pub ready: bool,
@@ -28,19 +28,28 @@ impl Pool {
     /// What an agent of this shard keeps of `object`.
     #[must_use]
     pub fn of(object: &ConnectionPool, fleet: &NamespacedRef, shard: i32) -> Pool {
-        let place = place(object);
-        let here = place.shard == shard && place.fleet == *fleet;
+        let is_this = |place: &Place| place.shard == shard && place.fleet == *fleet;
         let status = object.status.as_ref();
+        let settled = is_this(&place(object));
+        // One that has come back is in a place that it does not leave any more.
+        let former = former_places(object).iter().find(|former| !settled && is_this(&former.place));
+        let here = settled || former.is_some();
+        let drains = former.is_some_and(|former| former.state == FormerState::Draining);
+        let mut route = status.filter(|_| here).and_then(|status| status.route.clone());
+        if let Some(route) = route.as_mut().filter(|_| drains) {
+            // The other fleet serves it; here it ends as that of a pool that is being deleted.
+            route.state = PoolState::Disabled;
+        }
         Pool {
             key: key(object),
             version: version(object),
             created: object.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             here,
-            leaving: !here || object.meta().deletion_timestamp.is_some(),
+            leaving: !here || drains || object.meta().deletion_timestamp.is_some(),
             ready: status.is_some_and(|status| {
                 status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
             }),
-            route: status.filter(|_| here).and_then(|status| status.route.clone()),
+            route,
             unused: status.and_then(|status| status.unused_login.clone()),
         }
     }
@@ -74,6 +83,12 @@ pub fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
 pub fn place(pool: &ConnectionPool) -> Place {
     let given = pool.status.as_ref().and_then(|status| status.place.clone());
     given.unwrap_or_else(|| Place { fleet: pool.spec.pg_bouncer_ref.clone(), shard: 0 })
+}
+
+/// The places that a pool leaves, and where its clients may still be.
+#[must_use]
+pub fn former_places(pool: &ConnectionPool) -> &[FormerPlace] {
+    pool.status.as_ref().map(|status| status.former_places.as_slice()).unwrap_or_default()
 }
 
 /// The name of a pool in what agents report.
@@ -146,6 +161,15 @@ pub fn proof(key: &str, version: i64, processes: &[ProcessStatus], serving: &[Se
     if proved == serving.len() { Proof::Proved } else { Proof::Pending { proved, of: serving.len(), error } }
 }
 
+/// Why a serving process refuses the pool, whichever version of it that was said of: for who knows that its route is still
+/// the one of which they spoke.
+#[must_use]
+pub fn refusal<'a>(key: &str, processes: &'a [ProcessStatus], serving: &[Serving]) -> Option<&'a str> {
+    let serves = |process: &&ProcessStatus| serving.iter().any(|pod| pod.pod == process.pod && pod.uid == process.uid);
+    let mut refused = processes.iter().filter(serves).flat_map(|process| &process.refused);
+    refused.find(|refused| refused.pool == key).map(|refused| refused.reason.as_str())
+}
+
 /// Whether no process uses a retiring login, by what they say of this `version` of the pool; a process that drains has said
 /// it last. What has been concluded once (`known`) holds until a process has clients of it again.
 #[must_use]
@@ -165,6 +189,7 @@ pub fn unused(login: &str, known: bool, version: i64, processes: &[ProcessStatus
 mod tests {
     use super::*;
     use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, RefusedRoute};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn process(pod: &str, proved_version: i64) -> ProcessStatus {
         ProcessStatus { pod: pod.into(), uid: format!("uid-{pod}"), proved_version, ..ProcessStatus::default() }
@@ -220,7 +245,12 @@ mod tests {
         let mut picky = process("g-0", 9);
         picky.refused.push(RefusedRoute { pool: "a/b".into(), reason: "no".into() });
         assert_eq!(proof("a/b", 7, &[picky.clone()], &serving(&["g-0"])), Proof::Refused { reason: "no".into() });
-        assert_eq!(proof("a/b", 10, &[picky], &serving(&["g-0"])), pending, "it was another version that was refused");
+        let version_10 = proof("a/b", 10, std::slice::from_ref(&picky), &serving(&["g-0"]));
+        assert_eq!(version_10, pending, "it was another version that was refused");
+
+        let refusal = |key, pods: &[&str]| refusal(key, std::slice::from_ref(&picky), &serving(pods)).map(String::from);
+        assert_eq!(refusal("a/b", &["g-0"]).as_deref(), Some("no"), "whatever version");
+        assert_eq!((refusal("a/c", &["g-0"]), refusal("a/b", &["g-1"])), (None, None), "another pool, another process");
     }
 
     #[test]
@@ -246,5 +276,46 @@ mod tests {
         object.spec.pg_bouncer_ref = fleet("other");
         assert!(here(&object, "global", 1), "it is served until it has another place");
         assert!(!here(&object, "other", 0) && !here(&object, "other", 1));
+    }
+
+    #[test]
+    fn a_pool_that_moves_is_served_by_both_fleets_until_the_former_one_drains() {
+        let place = |name: &str, shard| Place {
+            fleet: NamespacedRef { namespace: "ahoi-system".into(), name: name.into() },
+            shard,
+        };
+        let spec = ConnectionPoolSpec {
+            database_ref: LocalRef { name: "a".into() },
+            pg_bouncer_ref: place("other", 0).fleet,
+            ..ConnectionPoolSpec::default()
+        };
+        let mut object = ConnectionPool::new("a", spec);
+        object.status = Some(ConnectionPoolStatus {
+            route: Some(Route::default()),
+            place: Some(place("other", 0)),
+            ..ConnectionPoolStatus::default()
+        });
+        let seen = |object: &ConnectionPool, name, shard| {
+            let pool = Pool::of(object, &place(name, 0).fleet, shard);
+            (pool.here, pool.leaving, pool.route.map(|route| route.state))
+        };
+        let (active, gone) = ((true, false, Some(PoolState::Active)), (false, true, None));
+        let former = |state| {
+            let since = Time("2026-01-01T00:00:00Z".parse().unwrap());
+            vec![FormerPlace { place: place("global", 1), state, since }]
+        };
+        for state in [FormerState::Serving, FormerState::Left, FormerState::Draining] {
+            object.status.as_mut().unwrap().former_places = former(state);
+            let drains = state == FormerState::Draining;
+            let there = if drains { (true, true, Some(PoolState::Disabled)) } else { active };
+            assert_eq!(seen(&object, "global", 1), there, "{state:?}");
+            assert_eq!((seen(&object, "other", 0), seen(&object, "global", 0)), (active, gone), "{state:?}");
+            let ready = Pool { ready: true, ..Pool::of(&object, &place("global", 1).fleet, 1) };
+            assert_eq!(ready.awaited(), drains, "the controller waits for the end of the drain");
+        }
+        object.status.as_mut().unwrap().place = Some(place("global", 1));
+        assert_eq!(seen(&object, "global", 1), active, "it has come back");
+        object.status.as_mut().unwrap().former_places.clear();
+        assert_eq!(seen(&object, "other", 0), gone);
     }
 }

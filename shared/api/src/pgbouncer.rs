@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -309,6 +309,10 @@ pub struct ConnectionPoolStatus {
     /// Which shard of which fleet serves it. Absent: the first shard of the fleet in the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+    /// Where it was before, and is served until its clients have left: those that connected before the Secret led to
+    /// another fleet, and those whose application has not read the Secret again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_places: Vec<FormerPlace>,
     /// The Secret to connect through the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
@@ -329,6 +333,29 @@ pub struct Place {
     pub fleet: NamespacedRef,
     /// The shard's number, counted from 0.
     pub shard: i32,
+}
+
+/// A place that a pool leaves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FormerPlace {
+    /// The shard that it was in.
+    pub place: Place,
+    /// Serving until the Secret leads to the new place, then Left for five minutes, then Draining.
+    pub state: FormerState,
+    /// Since when the state is this one.
+    pub since: Time,
+}
+
+/// How far a pool has left a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FormerState {
+    /// The pool's Secret leads to it: its clients are served as before.
+    Serving,
+    /// The Secret leads elsewhere: its clients are served as before for as long as applications may need to read that.
+    Left,
+    /// Transactions end, and nothing new begins.
+    Draining,
 }
 
 /// Where a pool leads: everything an agent needs to know about it.

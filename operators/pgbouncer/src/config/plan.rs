@@ -164,6 +164,7 @@ fn lost(plan: &Plan, pools: &[Pool], known: &Known) -> (BTreeSet<String>, usize)
 mod tests {
     use super::*;
     use crate::fixtures::{VERIFIER, file_route, pool, poolers, route};
+    use ahoi_api::PoolState;
     use proptest::prelude::*;
 
     fn known() -> Known {
@@ -317,6 +318,19 @@ mod tests {
         assert_eq!(plan(&pools, &known).unwrap().routes.len(), 50);
         known.left = pools[50..].iter().map(|pool| pool.key.clone()).collect();
         assert_eq!(plan(&pools[..50], &known).unwrap().routes.len(), 50);
+    }
+
+    #[test]
+    fn a_route_that_leaves_for_another_fleet_is_loaded_until_it_has_drained() {
+        let before = after(&[pool("a", 1)]);
+        let mut leaves = pool("a", 2);
+        leaves.leaving = true;
+        leaves.route = Some(Route { state: PoolState::Disabled, ..route("a") });
+        let drains = plan(std::slice::from_ref(&leaves), &before).unwrap();
+        assert_eq!(drains.routes["customer-a/main"].state, PoolState::Disabled);
+        let gone = Pool { here: false, route: None, ..leaves };
+        let after = plan(&[gone], &Known { loaded: Some(drains.routes), ..known() }).unwrap();
+        assert_eq!((after.routes.len(), after.lost.len(), after.kept), (0, 0, 0));
     }
 
     #[test]

@@ -46,8 +46,11 @@ fn budgets(
     pools: &[Arc<ConnectionPool>],
 ) -> BTreeMap<String, Budget> {
     let mut leading: BTreeMap<&str, i64> = BTreeMap::new();
-    for route in pools.iter().filter_map(|pool| pool.status.as_ref()?.route.as_ref()) {
-        *leading.entry(&route.server).or_default() += 1;
+    for status in pools.iter().filter_map(|pool| pool.status.as_ref()) {
+        let Some(route) = &status.route else { continue };
+        // One that moves has connections in each of its places.
+        let places = 1 + i64::try_from(status.former_places.len()).unwrap_or_default();
+        *leading.entry(&route.server).or_default() += places;
     }
     let percent = i64::from(fleet.spec.connection_budget.overcommit_percent);
     let processes = fleet::processes(fleet, shard);
@@ -63,8 +66,10 @@ fn budgets(
 mod tests {
     use super::*;
     use ahoi_api::{
-        ConnectionBudget, ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, NamespacedRef, PgBouncerSpec,
+        ConnectionBudget, ConnectionPoolSpec, ConnectionPoolStatus, FormerPlace, FormerState, LocalRef, NamespacedRef,
+        PgBouncerSpec, Place,
     };
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn pool(fleet: &str, server: Option<&str>) -> Arc<ConnectionPool> {
         let spec: ConnectionPoolSpec = serde_json::from_value(serde_json::json!({
@@ -90,5 +95,19 @@ mod tests {
         let budgets = budgets(&known, &PgBouncer::new("global", spec), 0, &pools);
         assert_eq!(budgets["pg-1"], Budget { connections: 135, routes: 2, processes: 3 });
         assert_eq!(budgets["pg-2"], Budget { connections: 75, routes: 0, processes: 3 });
+    }
+
+    #[test]
+    fn a_pool_that_moves_counts_in_each_of_its_places() {
+        let mut moves = ConnectionPool::clone(&pool("other", Some("pg-1")));
+        moves.status.as_mut().unwrap().former_places = vec![FormerPlace {
+            place: Place { fleet: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() }, shard: 0 },
+            state: FormerState::Left,
+            since: Time("2026-01-01T00:00:00Z".parse().unwrap()),
+        }];
+        let known = BTreeMap::from([("pg-1".to_owned(), 90)]);
+        let pools = [Arc::new(moves), pool("global", Some("pg-1"))];
+        let budgets = budgets(&known, &PgBouncer::new("global", PgBouncerSpec::default()), 0, &pools);
+        assert_eq!(budgets["pg-1"].routes, 3);
     }
 }

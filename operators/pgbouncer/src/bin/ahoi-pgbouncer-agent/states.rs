@@ -139,5 +139,10 @@ mod tests {
         assert_eq!(orders_for(PoolState::Paused, false, false, true), []);
         assert_eq!(orders_for(PoolState::Disabled, false, false, false), [disable(true)]);
         assert_eq!(orders_for(PoolState::Disabled, true, true, false), [pause(true)]);
+        assert_eq!(
+            orders_for(PoolState::Disabled, true, false, false),
+            [disable(true), pause(true)],
+            "it goes elsewhere"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ahoi_api::{ConnectionPool, NamespacedRef, PgBouncer, PgBouncerSpec, Place};
-use ahoi_pgbouncer::pool::place;
+use ahoi_pgbouncer::pool::{former_places, place};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 
@@ -20,7 +20,8 @@ pub type Pools = BTreeMap<i32, usize>;
 pub struct Placements(Mutex<HashMap<String, Place>>);
 
 impl Placements {
-    /// The pool's place: the one it has, or the shard with the fewest pools that has room. Shards that serve come first.
+    /// The pool's place: the one it has or has not left for good, or the shard with the fewest pools that has room. Shards
+    /// that serve come first.
     ///
     /// # Errors
     /// When every shard is full.
@@ -32,7 +33,8 @@ impl Placements {
         serves: impl Fn(i32) -> bool,
     ) -> Result<Place, Error> {
         let wanted = &pool.spec.pg_bouncer_ref;
-        if let Some(place) = given(pool).filter(|place| place.fleet == *wanted) {
+        let former = former_places(pool).iter().map(|former| former.place.clone());
+        if let Some(place) = given(pool).into_iter().chain(former).find(|place| place.fleet == *wanted) {
             return Ok(place);
         }
         let uid = pool.uid().unwrap_or_default();
@@ -45,7 +47,7 @@ impl Placements {
         Ok(place)
     }
 
-    /// How many pools each shard of the fleet has, those included that are on their way there.
+    /// How many pools each shard of the fleet has, those included that are on their way there or away from there.
     pub fn pools(&self, fleet: &PgBouncer, all: &[Arc<ConnectionPool>]) -> Pools {
         let fleet = NamespacedRef { namespace: fleet.namespace().unwrap_or_default(), name: fleet.name_any() };
         count(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), &fleet, all)
@@ -76,12 +78,13 @@ fn count(placed: &mut HashMap<String, Place>, fleet: &NamespacedRef, all: &[Arc<
     let mut pools = Pools::new();
     for pool in all {
         let given = given(pool);
-        let pool = pool.metadata.uid.as_deref().and_then(|uid| placed.remove_entry(uid));
-        let place = match pool {
+        let entry = pool.metadata.uid.as_deref().and_then(|uid| placed.remove_entry(uid));
+        let place = match entry {
             Some((uid, place)) if given.as_ref() != Some(&place) => Some(&*pending.entry(uid).or_insert(place)),
             _ => given.as_ref(),
         };
-        if let Some(place) = place.filter(|place| place.fleet == *fleet) {
+        let former = former_places(pool).iter().map(|former| &former.place);
+        for place in former.chain(place).filter(|place| place.fleet == *fleet) {
             *pools.entry(place.shard).or_default() += 1;
         }
     }
@@ -109,7 +112,8 @@ fn full(fleet: &PgBouncer) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, LocalRef, Route};
+    use ahoi_api::{ConnectionPoolSpec, ConnectionPoolStatus, FormerPlace, FormerState, LocalRef, Route};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use proptest::prelude::*;
 
     fn fleet(shards: i32, max_routes_per_shard: i32) -> PgBouncer {
@@ -203,6 +207,22 @@ mod tests {
         let all = vec![in_shard("b", 1), Arc::new(comes.clone())];
         let place = Placements::default().place(&comes, &fleet(2, 9), || all, |_| true).unwrap();
         assert_eq!(place, Place { fleet: reference("global"), shard: 0 });
+    }
+
+    #[test]
+    fn who_leaves_keeps_its_place_until_it_is_given_up_and_may_come_back_to_it() {
+        let mut leaves = settle(pool("a"), Some(Place { fleet: reference("other"), shard: 0 }));
+        leaves.status.as_mut().unwrap().former_places = vec![FormerPlace {
+            place: Place { fleet: reference("global"), shard: 1 },
+            state: FormerState::Left,
+            since: Time("2026-01-01T00:00:00Z".parse().unwrap()),
+        }];
+        let (placements, fleet) = (Placements::default(), fleet(2, 1));
+        let all = vec![in_shard("b", 0), Arc::new(leaves.clone())];
+        assert_eq!(placements.pools(&fleet, &all), [(0, 1), (1, 1)].into());
+        assert!(placements.place(&pool("new"), &fleet, || all.clone(), |_| true).is_err(), "both shards are full");
+        let back = placements.place(&leaves, &fleet, || panic!("nobody is counted"), |_| false).unwrap();
+        assert_eq!(back, Place { fleet: reference("global"), shard: 1 });
     }
 
     #[test]

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, ConnectionPoolStatus, PoolState};
-use ahoi_pgbouncer::pool::{Proof, place};
+use ahoi_pgbouncer::pool::{Proof, former_places, place};
 use ahoi_reconcile::{Error, EventType, Verdict, conditions};
 use tracing::warn;
 
 use super::PoolController;
 
 /// How long a pool waits for agents that do not answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +36,23 @@ fn step(status: Option<&ConnectionPoolStatus>, proof: &Proof) -> Step {
     }
 }
 
+/// What several shards prove together: all wait for one that is not done, and one without processes has nothing to say.
+fn together(proofs: impl Iterator<Item = Proof>) -> Proof {
+    let rank = |proof: &Proof| match proof {
+        Proof::Pending { .. } => 0,
+        Proof::Proved | Proof::Refused { .. } => 1,
+        Proof::NoProcesses => 2,
+    };
+    proofs.min_by_key(rank).unwrap_or(Proof::NoProcesses)
+}
+
 impl PoolController {
     pub(super) async fn clean_up(&self, pool: &ConnectionPool) -> Result<(), Error> {
-        let place = place(pool);
+        let mut places = vec![place(pool)];
+        places.extend(former_places(pool).iter().map(|former| former.place.clone()));
         // A fleet that is gone serves nobody.
-        let fleet = self.shared.fleets.get_in(&place.fleet.namespace, &place.fleet.name);
-        let Some(fleet) = fleet else { return Ok(()) };
-        let step = step(pool.status.as_ref(), &self.proof(pool, &fleet, &place));
+        let proof = together(places.iter().filter_map(|place| self.proof_at(pool, place)));
+        let step = step(pool.status.as_ref(), &proof);
         if step == Step::Done {
             return Ok(());
         }
@@ -108,5 +118,15 @@ mod tests {
         assert_eq!(step(Some(&status(Some(PoolState::Active))), &Proof::NoProcesses), Step::Done);
         let refused = Proof::Refused { reason: "no".into() };
         assert_eq!(step(Some(&status(Some(PoolState::Disabled))), &refused), Step::Remove);
+    }
+
+    #[test]
+    fn a_pool_that_moves_goes_when_it_has_gone_from_all_its_places() {
+        let pending = || Proof::Pending { proved: 1, of: 2, error: None };
+        let together = |proofs: &[Proof]| together(proofs.iter().cloned());
+        assert_eq!(together(&[Proof::Proved, pending()]), pending());
+        assert_eq!(together(&[Proof::NoProcesses, pending()]), pending());
+        assert_eq!(together(&[Proof::NoProcesses, Proof::Proved]), Proof::Proved);
+        assert_eq!(together(&[]), Proof::NoProcesses, "no fleet is left");
     }
 }

@@ -79,10 +79,18 @@ impl PoolController {
         let announced = route.retiring == retiring;
         route.retiring.clone_from(&retiring);
         let known = status.unused_login == retiring;
-        let processes = resolved.fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
-        let serving = self.shared.serving(&resolved.fleet, place.shard);
-        let is_unused = |login: &String| announced && unused(login, known, version(pool), processes, &serving);
+        // A fleet that the pool leaves may still have clients of it.
+        let places = || status.former_places.iter().map(|former| &former.place).chain([place]);
+        let is_unused =
+            |login: &String| announced && places().all(|place| self.is_unused_at(place, login, known, pool));
         status.unused_login = retiring.filter(is_unused);
+    }
+
+    fn is_unused_at(&self, place: &Place, login: &str, known: bool, pool: &ConnectionPool) -> bool {
+        // A fleet that is gone serves nobody.
+        let Some(fleet) = self.shared.fleets.get_in(&place.fleet.namespace, &place.fleet.name) else { return true };
+        let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
+        unused(login, known, version(pool), processes, &self.shared.serving(&fleet, place.shard))
     }
 
     /// Says what had been done to the Secret where nobody asked for it.

@@ -3,6 +3,7 @@
 mod cleanup;
 mod credentials;
 mod desired;
+mod former;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -13,17 +14,21 @@ use ahoi_api::{
     BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, PgBouncer, Place, PoolState, Route,
     finalizers,
 };
-use ahoi_pgbouncer::pool::{self as agents, Proof, key, proof, version};
-use ahoi_reconcile::conditions::{self, READY};
+use ahoi_pgbouncer::pool::{self as agents, Proof, key, proof, refusal, version};
+use ahoi_reconcile::conditions::{self, READY, STALLED};
 use ahoi_reconcile::{
     Cache, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, Verdict, watcher,
 };
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 
 use crate::shared::Shared;
 use desired::{secret, version_of};
 use wake::Wake;
+
+/// The reason of a pool whose route an agent does not load.
+const REFUSED: &str = "Refused";
 
 struct PoolController {
     platform: Platform,
@@ -85,6 +90,8 @@ impl Reconciler for PoolController {
         // fleet nobody moves.)
         let moves = present.as_ref().is_some_and(|present| !desired::same_host(present, &secret));
         let was_ready = conditions::find(&status.conditions, READY).is_some_and(|ready| ready.status == "True");
+        let was_refused =
+            conditions::find(&status.conditions, STALLED).is_some_and(|stalled| stalled.reason == REFUSED);
         // Which login retires changes nothing of where the route leads.
         let known = status.route.clone().map(|known| Route { retiring: None, ..known });
         let placed = agents::place(pool) == place;
@@ -96,31 +103,38 @@ impl Reconciler for PoolController {
             _ => Ok(()),
         };
 
-        let verdict = if !announced {
-            if !placed || status.route.is_none() {
-                status.place = Some(place.clone());
+        let now = Timestamp::now();
+        former::leave(&mut status, agents::place(pool), &place, now);
+        // Without it a pool would be wherever its spec says, before anybody serves it there.
+        status.place = Some(place.clone());
+        let verdict = if announced {
+            // Of a route that was proved or refused before, what a process says holds whatever version it has seen since.
+            let refusal = self.refusal(pool, &resolved.fleet, &place).filter(|_| was_ready || was_refused);
+            match refusal {
+                Some(reason) => refused(&reason),
+                // A process that starts proves everything before clients are sent to it.
+                None if was_ready => ready(pool, &place),
+                None => self.proved(pool, &resolved.fleet, &place),
             }
+        } else {
             status.route = Some(route);
             self.announcement(pool, &resolved.fleet, &place)
-        } else if was_ready {
-            // A process that starts proves everything before clients are sent to it.
-            ready(pool, &place)
-        } else {
-            self.proved(pool, &resolved.fleet, &place)
         };
 
         let mut given = present.clone();
-        if trial.is_ok() && (!moves || matches!(verdict, Verdict::Ready { .. })) {
+        let gives = trial.is_ok() && (!moves || matches!(verdict, Verdict::Ready { .. }));
+        if gives {
             self.tell_of_edits(pool, present.as_deref(), &secret);
             let binding = Binding { name: desired::secret_name(pool), version: version_of(&secret) };
             given = Some(self.pooled.apply(pool, secret).await?);
             status.binding = Some(binding);
         }
+        let leaving = self.go_on_leaving(pool, &mut status, gives || !moves, now);
         self.retire(pool, &resolved, &place, &mut status, given.as_deref());
         let failed = credentials::tell(&mut status.conditions, pool.metadata.generation, trial);
         conditions::settle(&mut status.conditions, pool.metadata.generation, verdict);
-        let progress = Progress::new(status);
-        Ok(if failed { progress.requeue_in(credentials::RETRY) } else { progress })
+        let again = failed.then_some(credentials::RETRY).into_iter().chain(leaving).min();
+        Ok(Progress { requeue: again, ..Progress::new(status) })
     }
 
     async fn cleanup(&self, pool: &ConnectionPool) -> Result<(), Error> {
@@ -145,9 +159,7 @@ impl PoolController {
     fn proved(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Verdict {
         match self.proof(pool, fleet, place) {
             Proof::Proved => ready(pool, place),
-            Proof::Refused { reason } => {
-                Verdict::stalled("Refused", format!("the fleet does not load this route: {reason}"))
-            }
+            Proof::Refused { reason } => refused(&reason),
             Proof::Pending { error: Some(error), .. } => Verdict::progressing("Routing", error),
             Proof::Pending { error: None, .. } => routing(pool, place),
             Proof::NoProcesses => no_processes(pool, place),
@@ -158,6 +170,22 @@ impl PoolController {
         let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
         proof(&key(pool), version(pool), processes, &self.shared.serving(fleet, place.shard))
     }
+
+    /// The same of any place of the pool; nothing if there is no such fleet.
+    fn proof_at(&self, pool: &ConnectionPool, place: &Place) -> Option<Proof> {
+        let fleet = self.shared.fleets.get_in(&place.fleet.namespace, &place.fleet.name)?;
+        Some(self.proof(pool, &fleet, place))
+    }
+
+    /// Why one of the processes that serve refuses the route.
+    fn refusal(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Option<String> {
+        let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
+        refusal(&key(pool), processes, &self.shared.serving(fleet, place.shard)).map(ToOwned::to_owned)
+    }
+}
+
+fn refused(reason: &str) -> Verdict {
+    Verdict::stalled(REFUSED, format!("the fleet does not load this route: {reason}"))
 }
 
 fn ready(pool: &ConnectionPool, place: &Place) -> Verdict {
