@@ -104,6 +104,21 @@ async fn deleted_data_is_gone_with_its_roles() -> Result<()> {
     Ok(())
 }
 
+/// The policy is about the data, not about the feature: what was turned off before goes, too.
+#[tokio::test]
+async fn data_of_a_feature_that_is_off_is_deleted_with_its_customer() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "db-off-delete";
+    let database = with_rows(&cluster, name, "Delete").await?.database_name.context("no database name")?;
+    cluster.change(name, json!({"features": {"database": {"enabled": false}}})).await?;
+    ensure!(exists(&cluster, &database).await?, "turning the feature off lost the database");
+    cluster.delete_customer(name).await?;
+    ensure!(!exists(&cluster, &database).await?, "Delete left the database of a feature that was off");
+    let roles = roles_like(&cluster, &database).await?;
+    ensure!(roles == 0, "Delete left {roles} roles");
+    Ok(())
+}
+
 #[tokio::test]
 async fn names_come_from_the_uid_and_the_database_is_stamped() -> Result<()> {
     let cluster = Cluster::connect().await?;

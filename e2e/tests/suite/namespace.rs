@@ -193,3 +193,18 @@ async fn a_protected_customer_stays() -> Result<()> {
     cluster.patch_spec(&cluster.customers(), name, json!({"deletionProtection": false})).await?;
     cluster.delete_customer(name).await
 }
+
+/// In the foreground Kubernetes would delete the children before they have been told what becomes of the data.
+#[tokio::test]
+async fn a_customer_is_not_deleted_in_the_foreground() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "ns-foreground";
+    cluster.create_customer_with(name, json!({})).await?;
+    let refused = cluster.customers().delete(name, &DeleteParams::foreground()).await;
+    let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
+    ensure!(message.contains(name) && message.contains("--cascade=background"), "not refused: {message:?}");
+    let there = |c: Option<&Customer>| c.is_some_and(|c| c.metadata.deletion_timestamp.is_none());
+    cluster.until(&cluster.customers(), name, "still there", 5, there).await?;
+    cluster.customers().delete(name, &DeleteParams::background()).await?;
+    cluster.until_gone(&cluster.customers(), name, 60).await
+}

@@ -207,6 +207,7 @@ async fn paused_leaves_everything_as_it_is() -> Result<()> {
     let paused = json!({"reconcilePolicy": "Paused", "features": {"scheduler": {"workers": 3}}});
     cluster.patch_spec(&cluster.customers(), name, paused).await?;
     cluster.condition(name, "Paused", "True", "ReconcilePolicy").await?;
+    cluster.condition(name, "Ready", "Unknown", "Paused").await?;
     let schedulers = cluster.of::<Scheduler>(&ahoi_api::namespace_of(name));
     ensure!(schedulers.get(name).await?.spec.workers == 1, "a paused customer was changed");
     // It is not removed either, whoever deletes it.

@@ -7,7 +7,6 @@ use ahoi_api::{
     ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState, Plan, ReconcilePolicy,
     Scheduler, finalizers,
 };
-use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 use ahoi_reconcile::{
     Cache, Conditioned, Controller, Error, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable, Waker,
     watcher,
@@ -18,9 +17,9 @@ use crate::features::{
     Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, converge, not_built,
 };
 use crate::intake::{Intake, PATIENCE};
-use crate::offboard::offboard;
-use crate::resolve::{DEFAULT_PLAN, resolve};
-use crate::status::{HOLD, PAUSED, status, substance};
+use crate::offboard::{Offboarding, offboard};
+use crate::resolve::{DEFAULT_PLAN, Wanted, resolve};
+use crate::status::{HOLD, paused, retaining, status, substance};
 
 /// How often a customer with a stalled feature is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -28,6 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Reconciles Customers.
 pub struct CustomerController {
     platform: Platform,
+    customers: Cache<Customer>,
     plans: Cache<Plan>,
     children: Children,
     intake: Intake,
@@ -59,6 +59,8 @@ impl Reconciler for CustomerController {
         if chain.namespace.is_none() && !self.intake.admits(customer, Instant::now()) {
             return Ok(Progress::new(customer.status.clone().unwrap_or_default()).requeue_in(PATIENCE));
         }
+        let noted = self.note_retained(customer, &wanted, &chain).await?;
+        let customer = noted.as_ref().unwrap_or(customer);
         let (child, namespace) =
             converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain).await?;
         chain.namespace = child;
@@ -97,7 +99,16 @@ impl Reconciler for CustomerController {
                 "spec.reconcilePolicy is Paused: set it to Normal to have the customer removed",
             ));
         }
-        offboard(&self.platform.client, &self.children, customer).await
+        // A Plan that is gone holds no deletion back.
+        let plan = self.plan_of(customer).unwrap_or_default();
+        offboard(&Offboarding {
+            platform: &self.platform,
+            customers: &self.customers,
+            children: &self.children,
+            plan: plan.as_deref(),
+            customer,
+        })
+        .await
     }
 }
 
@@ -125,6 +136,7 @@ impl CustomerController {
             .watches(&plans, move |plan: &Plan| customers_on(&on_plan, &plan.name_any()))
             .run(Self {
                 platform: platform.clone(),
+                customers,
                 plans,
                 children,
                 intake: Intake::default(),
@@ -133,16 +145,40 @@ impl CustomerController {
             })
     }
 
-    /// The Plan the Customer names; the one named `default` where it names none and there is one.
+    /// The Plan the Customer names; the one named `default` where it names none and there is one. That it was used and has
+    /// vanished is an error, or every feature that came from it would go, too.
     fn plan_of(&self, customer: &Customer) -> Result<Option<Arc<Plan>>, Error> {
-        let Some(name) = &customer.spec.plan else { return Ok(self.plans.get(DEFAULT_PLAN)) };
-        let plan = self.plans.get(name).ok_or_else(|| {
-            Error::structural(
-                "PlanNotFound",
-                format!("spec.plan names the Plan {name}, which does not exist: create it or name another"),
-            )
-        })?;
-        Ok(Some(plan))
+        let name = customer.spec.plan.as_deref();
+        let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
+        let why = match (self.plans.get(name.unwrap_or(DEFAULT_PLAN)), name) {
+            (Some(plan), _) => return Ok(Some(plan)),
+            (None, Some(name)) => {
+                format!("spec.plan names the Plan {name}, which does not exist: create it or name another")
+            }
+            (None, None) if used == Some(DEFAULT_PLAN) => format!(
+                "the Plan {DEFAULT_PLAN}, which the customer uses, does not exist any more: create it again (an empty \
+                 one gives the built-in defaults) or name another in spec.plan"
+            ),
+            (None, None) => return Ok(None),
+        };
+        Err(Error::structural("PlanNotFound", why))
+    }
+
+    /// Writes down that the data of a database that is to go stays, if nobody has yet. The answer is the customer with it.
+    async fn note_retained(
+        &self,
+        customer: &Customer,
+        wanted: &Wanted,
+        chain: &Chain,
+    ) -> Result<Option<Customer>, Error> {
+        let is_noted = customer.status.as_ref().is_some_and(|status| status.database_retained);
+        if is_noted || wanted.database.is_some() || chain.database.is_none() {
+            return Ok(None);
+        }
+        let status = retaining(customer);
+        // The spec in the answer may be newer than the one that this pass is about.
+        self.platform.write_status(&self.customers, customer, &status).await?;
+        Ok(Some(Customer { status: Some(status), ..customer.clone() }))
     }
 }
 
@@ -175,18 +211,6 @@ fn customers_on(customers: &Cache<Customer>, plan: &str) -> Vec<ObjectRef<Custom
     })
 }
 
-/// The status as it was, and that nobody acts on the spec.
-fn paused(customer: &Customer) -> CustomerStatus {
-    let mut status = customer.status.clone().unwrap_or_default();
-    let _ = conditions::set(
-        &mut status.conditions,
-        DesiredCondition::new(
-            PAUSED,
-            ConditionStatus::True,
-            "ReconcilePolicy",
-            "spec.reconcilePolicy is Paused: changes wait until it is Normal",
-        )
-        .observed_generation(customer.metadata.generation),
-    );
-    status
-}
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

@@ -73,10 +73,17 @@ fn field<F, T>(own: Option<&F>, planned: Option<&F>, get: impl Fn(&F) -> Option<
 }
 
 fn database(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) -> Option<DatabaseSpec> {
-    if !field(own, planned, |f| f.enabled).unwrap_or(false) {
-        return None;
-    }
-    Some(DatabaseSpec {
+    field(own, planned, |f| f.enabled).unwrap_or(false).then(|| database_spec(own, planned))
+}
+
+/// The database that the customer would have if the feature were on.
+pub fn database_if_on(customer: &Customer, plan: Option<&Plan>) -> DatabaseSpec {
+    let planned = plan.and_then(|plan| plan.spec.features.database.as_ref());
+    database_spec(customer.spec.features.database.as_ref(), planned)
+}
+
+fn database_spec(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) -> DatabaseSpec {
+    DatabaseSpec {
         storage: field(own, planned, |f| f.storage.clone()).unwrap_or_else(|| Size::from(DEFAULT_STORAGE)),
         server_selector: field(own, planned, |f| f.server_selector.clone()).unwrap_or_default(),
         connection_limit: field(own, planned, |f| f.connection_limit),
@@ -88,7 +95,7 @@ fn database(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) ->
         credentials: credentials(own, planned),
         // What a toggle or a lost parent removes must not destroy data: only offboarding writes the customer's policy.
         deletion_policy: ahoi_api::DeletionPolicy::Retain,
-    })
+    }
 }
 
 /// None where nobody says anything about them.

@@ -130,6 +130,15 @@ fn suspended_disables_the_route_and_the_workload() {
 }
 
 #[test]
+fn a_database_that_is_off_is_known_as_it_would_be() {
+    let plan = plan(json!({"features": {"database": {"enabled": true, "serverSelector": {"tier": "a"}}}}));
+    let features = |on: bool| json!({"features": {"database": {"enabled": on, "storage": "2gb"}}});
+    let on = resolved(features(true), Some(&plan)).database;
+    assert_eq!(Some(database_if_on(&customer(features(false)), Some(&plan))), on);
+    assert!(resolved(features(false), Some(&plan)).database.is_none());
+}
+
+#[test]
 fn only_offboarding_destroys_data() {
     let wanted = resolved(json!({"deletionPolicy": "Delete", "features": {"database": {"enabled": true}}}), None);
     assert_eq!(wanted.database.unwrap().deletion_policy, ahoi_api::DeletionPolicy::Retain);

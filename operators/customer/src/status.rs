@@ -6,7 +6,7 @@ use ahoi_api::{Customer, CustomerStatus, FeatureState, FeatureStatus, namespace_
 use ahoi_reconcile::Verdict;
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 
-use crate::features::Report;
+use crate::features::{DatabaseFeature, Feature, Report};
 use crate::resolve::Wanted;
 
 /// Type of the condition of a Customer that is not acted on.
@@ -20,6 +20,52 @@ pub const HOLD: Duration = Duration::from_secs(5);
 pub fn substance(status: &CustomerStatus) -> (Option<i64>, Option<String>, Option<String>) {
     let find = |type_| conditions::find(&status.conditions, type_);
     (status.observed_generation, find("Ready").map(|c| c.status.clone()), find("Stalled").map(|c| c.reason.clone()))
+}
+
+/// The status of a Customer whose spec nobody acts on: as it was. But Ready is said of a spec, and of one that has changed
+/// since nobody can say it.
+pub fn paused(customer: &Customer) -> CustomerStatus {
+    let generation = customer.metadata.generation;
+    let mut status = customer.status.clone().unwrap_or_default();
+    let is_current = conditions::find_observed(&status.conditions, conditions::READY, generation).is_some();
+    let mut put = |type_: &str, is: ConditionStatus, reason: &str, message: &str| {
+        let desired = DesiredCondition::new(type_, is, reason, message).observed_generation(generation);
+        let _ = conditions::set(&mut status.conditions, desired);
+    };
+    put(
+        PAUSED,
+        ConditionStatus::True,
+        "ReconcilePolicy",
+        "spec.reconcilePolicy is Paused: changes wait until it is Normal",
+    );
+    if !is_current {
+        let message = "spec.reconcilePolicy is Paused: what has changed in the spec waits until it is Normal";
+        put(conditions::READY, ConditionStatus::Unknown, PAUSED, message);
+        // They were said of the spec before, too, and are there only while they hold.
+        conditions::remove(&mut status.conditions, conditions::RECONCILING);
+        conditions::remove(&mut status.conditions, conditions::STALLED);
+    }
+    status
+}
+
+/// The status of a Customer whose database is about to go while the data stays. Written before it goes: what becomes of the
+/// data when the Customer is deleted goes by this, and by nothing that is in memory.
+pub fn retaining(customer: &Customer) -> CustomerStatus {
+    let generation = customer.metadata.generation;
+    let mut status = customer.status.clone().unwrap_or_default();
+    conditions::remove(&mut status.conditions, PAUSED);
+    let verdict = Verdict::progressing("Progressing", "database: it is being removed, and its data retained");
+    conditions::settle(&mut status.conditions, generation, verdict);
+    status.observed_generation = generation;
+    status.database_retained = true;
+    status
+}
+
+/// Whether there is data without a Database: from when the feature is turned off until a Database has it again, which one
+/// that is not Ready may not.
+fn database_retained(customer: &Customer, features: &[Report]) -> bool {
+    let has_it = |report: &Report| report.name == DatabaseFeature::NAME && report.state == FeatureState::Ready;
+    customer.status.as_ref().is_some_and(|status| status.database_retained) && !features.iter().any(has_it)
 }
 
 /// The status of a Customer whose namespace and features reported so.
@@ -53,6 +99,7 @@ pub fn status(customer: &Customer, wanted: &Wanted, namespace: &Report, features
         plan: wanted.plan.clone(),
         namespace: Some(namespace_of(&wanted.name)),
         summary: Some(format!("{ready}/{}", enabled.len())),
+        database_retained: database_retained(customer, features),
         storage_bytes: wanted.database.as_ref().and_then(|d| d.storage.bytes().ok()),
         features: features
             .iter()

@@ -9,13 +9,26 @@ fn report(name: &'static str, condition: &'static str, state: FeatureState, reas
     Report { name, condition, state, reason: reason.into(), message: format!("{name} says {reason}"), reference }
 }
 
-fn settle(namespace: FeatureState, database: FeatureState, webhooks: FeatureState) -> CustomerStatus {
+fn customer() -> Customer {
     let mut customer = Customer::new("acme", serde_json::from_value(json!({})).unwrap());
     customer.metadata.generation = Some(2);
-    let wanted = resolve(&customer, None, "ahoi-system").unwrap();
+    customer
+}
+
+fn settle(namespace: FeatureState, database: FeatureState, webhooks: FeatureState) -> CustomerStatus {
+    settle_for(&customer(), namespace, database, webhooks)
+}
+
+fn settle_for(
+    customer: &Customer,
+    namespace: FeatureState,
+    database: FeatureState,
+    webhooks: FeatureState,
+) -> CustomerStatus {
+    let wanted = resolve(customer, None, "ahoi-system").unwrap();
     let reason = |state| if state == FeatureState::Ready { "Ready" } else { "Because" };
     status(
-        &customer,
+        customer,
         &wanted,
         &report("namespace", "NamespaceReady", namespace, reason(namespace)),
         &[
@@ -57,4 +70,44 @@ fn what_needs_somebody_comes_before_what_needs_time() {
     let status = settle(FeatureState::Progressing, FeatureState::Ready, FeatureState::Disabled);
     assert!(conditions::find(&status.conditions, "Reconciling").is_some());
     assert!(conditions::find(&status.conditions, "Stalled").is_none());
+}
+
+#[test]
+fn data_is_retained_until_a_database_has_it_again() {
+    let (ready, disabled) = (FeatureState::Ready, FeatureState::Disabled);
+    let mut customer = customer();
+    assert!(!settle_for(&customer, ready, disabled, disabled).database_retained, "there never was a database");
+    customer.status = Some(retaining(&customer));
+    assert!(settle_for(&customer, ready, disabled, disabled).database_retained);
+    assert!(settle_for(&customer, ready, FeatureState::Progressing, disabled).database_retained, "not adopted yet");
+    assert!(!settle_for(&customer, ready, ready, disabled).database_retained);
+}
+
+#[test]
+fn a_change_that_waits_is_not_called_ready() {
+    let mut customer = customer();
+    customer.status = Some(settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled));
+    assert_eq!(ready(&paused(&customer)).0, "True", "nothing has changed since");
+
+    customer.metadata.generation = Some(3);
+    let status = paused(&customer);
+    let (is_ready, message) = ready(&status);
+    assert_eq!(is_ready, "Unknown");
+    assert!(message.contains("spec.reconcilePolicy") && message.contains("waits"), "{message}");
+    let said = conditions::find_observed(&status.conditions, "Ready", Some(3));
+    assert_eq!(said.map(|c| c.reason.as_str()), Some(PAUSED));
+    assert!(conditions::find(&status.conditions, PAUSED).is_some());
+    assert!(conditions::find(&status.conditions, "DatabaseReady").is_some(), "the rest stays as it was");
+
+    customer.status = Some(status.clone());
+    assert_eq!(paused(&customer), status, "it is said once");
+}
+
+#[test]
+fn what_was_in_the_way_before_a_pause_is_not_said_of_a_change() {
+    let mut customer = customer();
+    customer.status = Some(settle(FeatureState::Ready, FeatureState::Stalled, FeatureState::Disabled));
+    assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_some());
+    customer.metadata.generation = Some(3);
+    assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_none());
 }

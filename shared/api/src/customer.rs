@@ -102,6 +102,9 @@ pub struct CustomerStatus {
     /// The database's storage in bytes, whatever unit the spec has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_bytes: Option<i64>,
+    /// Whether data of the feature database, since it was turned off, is retained on its server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub database_retained: bool,
     /// Every feature and how it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

@@ -3,7 +3,7 @@
 use ahoi_api::{ConnectionPool, finalizers};
 use ahoi_reconcile::{Error, is_ready};
 
-use super::{Chain, Desired, Feature, child_meta, namespace_ready, wait_for_namespace};
+use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
 
 pub struct ConnectionPoolFeature;
@@ -21,7 +21,7 @@ impl Feature for ConnectionPoolFeature {
                 Desired::Off
             });
         };
-        if !namespace_ready(chain) {
+        if awaits_namespace(chain.connection_pool.as_ref(), chain) {
             return Ok(wait_for_namespace());
         }
         // A pool that exists is kept up to date whatever the database is doing: only a new one waits for it.

@@ -1,9 +1,9 @@
 //! The feature `database`.
 
-use ahoi_api::{Database, finalizers};
+use ahoi_api::{Database, DatabaseSpec, finalizers};
 use ahoi_reconcile::Error;
 
-use super::{Chain, Desired, Feature, child_meta, namespace_ready, wait_for_namespace};
+use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::{Wanted, bytes};
 
 pub struct DatabaseFeature;
@@ -22,7 +22,7 @@ impl Feature for DatabaseFeature {
                 Desired::Off
             });
         };
-        if !namespace_ready(chain) {
+        if awaits_namespace(chain.database.as_ref(), chain) {
             return Ok(wait_for_namespace());
         }
         if let Some(existing) = &chain.database
@@ -37,8 +37,13 @@ impl Feature for DatabaseFeature {
                 ),
             });
         }
-        let mut child = Database::new(&wanted.name, spec.clone());
-        child.metadata = child_meta(&wanted.name, Some(finalizers::DATABASE));
-        Ok(Desired::Child(Box::new(child)))
+        Ok(Desired::Child(Box::new(database_child(&wanted.name, spec.clone()))))
     }
+}
+
+/// The customer's Database.
+pub fn database_child(customer: &str, spec: DatabaseSpec) -> Database {
+    let mut child = Database::new(customer, spec);
+    child.metadata = child_meta(customer, Some(finalizers::DATABASE));
+    child
 }

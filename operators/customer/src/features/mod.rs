@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 pub use connection_pool::ConnectionPoolFeature;
-pub use database::DatabaseFeature;
+pub use database::{DatabaseFeature, database_child};
 pub use namespace::NamespaceFeature;
 pub use scheduler::SchedulerFeature;
 
@@ -190,9 +190,10 @@ fn child_meta(customer: &str, finalizer: Option<&str>) -> ObjectMeta {
     }
 }
 
-/// Whether the customer's namespace can take objects.
-fn namespace_ready(chain: &Chain) -> bool {
-    chain.namespace.as_deref().is_some_and(is_ready)
+/// Whether a feature has to wait for the namespace. Only one whose child is yet to be made has: what is there is kept up to
+/// date, or a customer that is suspended would go on for as long as its namespace is in trouble.
+fn awaits_namespace<C>(child: Option<&Arc<C>>, chain: &Chain) -> bool {
+    child.is_none() && !chain.namespace.as_deref().is_some_and(is_ready)
 }
 
 /// What a feature says while the namespace is not there.

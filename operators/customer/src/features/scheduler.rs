@@ -1,9 +1,9 @@
 //! The feature `scheduler`.
 
-use ahoi_api::{Binding, Scheduler};
+use ahoi_api::{Binding, Scheduler, SchedulerSpec};
 use ahoi_reconcile::{Error, is_ready};
 
-use super::{Chain, Desired, Feature, child_meta, namespace_ready, wait_for_namespace};
+use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
 
 pub struct SchedulerFeature;
@@ -15,14 +15,15 @@ impl Feature for SchedulerFeature {
 
     fn desired(wanted: &Wanted, chain: &Chain) -> Result<Desired<Scheduler>, Error> {
         let Some(spec) = &wanted.scheduler else { return Ok(Desired::Off) };
-        if spec.image.is_empty() {
+        let image = image(wanted, spec, chain);
+        if image.is_empty() {
             return Ok(Desired::Stall {
                 reason: "NoImage",
                 message: "no image for the workers: set spec.features.scheduler.image in the Plan or the Customer"
                     .into(),
             });
         }
-        if !namespace_ready(chain) {
+        if awaits_namespace(chain.scheduler.as_ref(), chain) {
             return Ok(wait_for_namespace());
         }
         let binding = match binding(wanted, chain) {
@@ -30,9 +31,18 @@ impl Feature for SchedulerFeature {
             Err(wait) => return Ok(wait),
         };
         let mut child = Scheduler::new(&wanted.name, spec.clone());
+        child.spec.image = image.to_owned();
         child.spec.binding = binding;
         child.metadata = child_meta(&wanted.name, None);
         Ok(Desired::Child(Box::new(child)))
+    }
+}
+
+/// The workers' image. Workers that are to stop keep the one they have where none is named any more.
+fn image<'a>(wanted: &Wanted, spec: &'a SchedulerSpec, chain: &'a Chain) -> &'a str {
+    match &chain.scheduler {
+        Some(running) if wanted.suspended && spec.image.is_empty() => &running.spec.image,
+        _ => &spec.image,
     }
 }
 

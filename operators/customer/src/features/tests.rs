@@ -1,4 +1,4 @@
-use ahoi_api::{Binding, ConnectionPool, CustomerNamespace, Database, RunPolicy, Scheduler};
+use ahoi_api::{Binding, ConnectionPool, CustomerNamespace, Database, PoolState, RunPolicy, Scheduler};
 use ahoi_reconcile::{Verdict, conditions};
 use serde_json::json;
 
@@ -7,6 +7,12 @@ use crate::resolve::resolve;
 
 fn wanted(features: serde_json::Value) -> Wanted {
     let spec = json!({ "features": features });
+    let customer = Customer::new("acme", serde_json::from_value(spec).unwrap());
+    resolve(&customer, None, "ahoi-system").unwrap()
+}
+
+fn suspended(features: serde_json::Value) -> Wanted {
+    let spec = json!({ "runPolicy": "Suspended", "features": features });
     let customer = Customer::new("acme", serde_json::from_value(spec).unwrap());
     resolve(&customer, None, "ahoi-system").unwrap()
 }
@@ -29,6 +35,10 @@ fn child<F: Feature>(wanted: &Wanted, chain: &Chain) -> F::Child {
         Desired::Child(child) => *child,
         other => panic!("no child but {other:?}"),
     }
+}
+
+fn waits_for_namespace<F: Feature>(wanted: &Wanted, chain: &Chain) -> bool {
+    matches!(F::desired(wanted, chain), Ok(Desired::Wait { reason: "WaitingForNamespace", .. }))
 }
 
 /// The chain of a customer whose database and pool are ready.
@@ -78,6 +88,44 @@ fn each_waits_for_what_it_builds_on() {
     ));
     chain.database = database;
     assert!(matches!(SchedulerFeature::desired(&wanted, &chain), Ok(Desired::Wait { reason: "WaitingForPool", .. })));
+}
+
+#[test]
+fn what_is_there_does_not_wait_for_the_namespace() {
+    let running = wanted(all());
+    let mut chain = chain(&running);
+    chain.scheduler = Some(ready(child::<SchedulerFeature>(&running, &chain)));
+    let namespace: CustomerNamespace = (**chain.namespace.as_ref().unwrap()).clone();
+    chain.namespace = Some(settled(namespace, Verdict::stalled("NamespaceConflict", "it is somebody else's")));
+
+    let suspended = suspended(all());
+    assert_eq!(child::<ConnectionPoolFeature>(&suspended, &chain).spec.state, PoolState::Disabled);
+    assert_eq!(child::<SchedulerFeature>(&suspended, &chain).spec.run_policy, RunPolicy::Suspended);
+    child::<DatabaseFeature>(&suspended, &chain);
+
+    chain.scheduler = None;
+    assert!(waits_for_namespace::<SchedulerFeature>(&running, &chain));
+    chain.connection_pool = None;
+    assert!(waits_for_namespace::<ConnectionPoolFeature>(&running, &chain));
+    chain.database = None;
+    assert!(waits_for_namespace::<DatabaseFeature>(&running, &chain));
+}
+
+#[test]
+fn workers_need_no_image_to_stop() {
+    let running = wanted(all());
+    let mut chain = chain(&running);
+    let mut nameless = all();
+    nameless["scheduler"]["image"] = json!(null);
+    let stalls = |wanted: &Wanted, chain: &Chain| {
+        matches!(SchedulerFeature::desired(wanted, chain), Ok(Desired::Stall { reason: "NoImage", .. }))
+    };
+    assert!(stalls(&suspended(nameless.clone()), &chain), "there is none to stop");
+
+    chain.scheduler = Some(ready(child::<SchedulerFeature>(&running, &chain)));
+    let stopped = child::<SchedulerFeature>(&suspended(nameless.clone()), &chain);
+    assert_eq!((stopped.spec.image.as_str(), stopped.spec.run_policy), ("worker:1", RunPolicy::Suspended));
+    assert!(stalls(&wanted(nameless), &chain));
 }
 
 #[test]

@@ -1,0 +1,286 @@
+//! Passes over a customer, against an API server in memory.
+
+use ahoi_api::{CustomerSpec, DeletionPolicy};
+use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use super::*;
+
+const STATUS: &str = "PATCH /apis/internal.example.com/v1/customers/acme/status";
+const CREATE: &str = "POST /apis/internal.example.com/v1/namespaces/customer-acme/databases";
+const DELETE: &str = "DELETE /apis/internal.example.com/v1/namespaces/customer-acme/databases/acme";
+
+/// A world with one customer; what happens in it between the passes is up to the test.
+struct World {
+    api: ApiServer,
+    controller: CustomerController,
+}
+
+impl World {
+    fn new(spec: Value) -> Self {
+        let api = ApiServer::new();
+        api.put(&Customer::crd());
+        let customers = cache([api.put(&Customer::new("acme", serde_json::from_value(spec).unwrap()))]);
+        let platform = api.platform();
+        let controller = CustomerController {
+            plans: cache([]),
+            children: Children {
+                namespaces: Owned::new(&platform, &cache([])),
+                databases: Owned::new(&platform, &cache([])),
+                connection_pools: Owned::new(&platform, &cache([])),
+                schedulers: Owned::new(&platform, &cache([])),
+            },
+            intake: Intake::default(),
+            waker: Controller::new(&platform, &customers).waker(),
+            pace: Pace::new(HOLD),
+            customers,
+            platform,
+        };
+        World { api, controller }
+    }
+
+    /// One whose database is Ready.
+    async fn with_database(spec: Value) -> Self {
+        let world = World::new(spec);
+        world.pass().await.unwrap();
+        world.settle(&world.controller.children.namespaces);
+        world.pass().await.unwrap();
+        world.settle(&world.controller.children.databases);
+        world.pass().await.unwrap();
+        world.api.take_requests();
+        world
+    }
+
+    fn customer(&self) -> Arc<Customer> {
+        self.controller.customers.get("acme").unwrap()
+    }
+
+    fn is_retained(&self) -> bool {
+        self.customer().status.as_ref().is_some_and(|status| status.database_retained)
+    }
+
+    fn database(&self) -> Option<Arc<Database>> {
+        only_child(&self.controller.children.databases, &self.customer())
+    }
+
+    /// Somebody changes the customer.
+    fn change(&self, change: impl FnOnce(&mut Customer)) {
+        let mut customer = (*self.customer()).clone();
+        change(&mut customer);
+        changed(&self.controller.customers, self.api.put(&customer));
+    }
+
+    fn specify(&self, spec: Value) {
+        let spec: CustomerSpec = serde_json::from_value(spec).unwrap();
+        self.change(|customer| {
+            customer.spec = spec;
+            customer.metadata.generation = customer.metadata.generation.map(|generation| generation + 1);
+        });
+    }
+
+    fn delete(&self, ago: Duration) {
+        self.change(|customer| customer.metadata.deletion_timestamp = Some(Time(Timestamp::now() - ago)));
+    }
+
+    /// The customer's child of this kind is looked at by its controller, and is Ready.
+    fn settle<C: Conditioned>(&self, children: &Owned<C>) {
+        let child = only_child(children, &self.customer()).unwrap();
+        changed(children.cache(), self.api.put(&ready((*child).clone())));
+    }
+
+    /// The Database is cleaned up by its controller.
+    fn clean_up_database(&self) {
+        let database = self.database().unwrap();
+        assert!(database.metadata.deletion_timestamp.is_some(), "nobody has deleted it");
+        self.api.remove(&*database);
+        gone(self.controller.children.databases.cache(), (*database).clone());
+    }
+
+    /// One pass, and its status.
+    async fn pass(&self) -> Result<(), Error> {
+        let status = self.controller.reconcile(&self.customer()).await?.status;
+        self.change(|customer| customer.status = Some(status));
+        Ok(())
+    }
+
+    /// What cleaning up waits for.
+    async fn waits(&self) -> String {
+        let error = self.controller.cleanup(&self.customer()).await.unwrap_err();
+        assert_eq!(error.class(), ahoi_reconcile::Class::Waiting, "{error:?}");
+        error.to_string()
+    }
+}
+
+/// Without a pool, so that there is one thing less to wait for.
+fn with(on: bool, policy: &str) -> Value {
+    let features = json!({"database": {"enabled": on}, "connectionPool": {"enabled": false}});
+    json!({"deletionPolicy": policy, "features": features})
+}
+
+#[tokio::test]
+async fn a_default_plan_that_vanishes_takes_nothing_with_it() {
+    let world = World::new(json!({}));
+    let features = json!({"features": {"database": {"enabled": true}, "connectionPool": {"enabled": false}}});
+    let plan = world.api.put(&Plan::new(DEFAULT_PLAN, serde_json::from_value(features).unwrap()));
+    changed(&world.controller.plans, plan.clone());
+    world.pass().await.unwrap();
+    world.settle(&world.controller.children.namespaces);
+    world.pass().await.unwrap();
+    assert!(world.database().is_some());
+    world.api.take_requests();
+
+    gone(&world.controller.plans, plan);
+    let error = world.pass().await.unwrap_err();
+    assert_eq!(error.reason(), "PlanNotFound");
+    assert!(error.to_string().contains("Plan default") && error.to_string().contains("create it"), "{error}");
+    assert!(world.api.take_writes().is_empty(), "what runs was touched");
+}
+
+#[tokio::test]
+async fn who_never_used_a_default_plan_needs_none() {
+    let world = World::new(json!({}));
+    for _ in 0..2 {
+        world.pass().await.unwrap();
+    }
+    assert_eq!(world.customer().status.as_ref().unwrap().plan, None);
+}
+
+#[tokio::test]
+async fn that_data_stays_is_written_down_before_its_database_goes() {
+    let world = World::with_database(with(true, "Delete")).await;
+    assert!(!world.is_retained());
+    world.specify(with(false, "Delete"));
+    world.controller.reconcile(&world.customer()).await.unwrap();
+    assert_eq!(world.api.take_writes(), [STATUS, DELETE]);
+    assert!(world.is_retained());
+
+    world.pass().await.unwrap();
+    world.clean_up_database();
+    world.pass().await.unwrap();
+    assert!(world.is_retained() && world.database().is_none());
+    assert!(world.api.take_writes().is_empty(), "it is written down once");
+
+    world.specify(with(true, "Delete"));
+    world.pass().await.unwrap();
+    assert!(world.is_retained(), "the new Database may not have found it yet");
+    world.settle(&world.controller.children.databases);
+    world.pass().await.unwrap();
+    assert!(!world.is_retained());
+}
+
+/// A customer whose database was turned off, and is gone.
+async fn turned_off(policy: &str) -> World {
+    let world = World::with_database(with(true, policy)).await;
+    world.specify(with(false, policy));
+    world.pass().await.unwrap();
+    world.clean_up_database();
+    world.pass().await.unwrap();
+    world.api.take_requests();
+    world
+}
+
+#[tokio::test]
+async fn data_of_a_feature_that_is_off_goes_by_the_customers_policy() {
+    let world = turned_off("Delete").await;
+    world.delete(Duration::ZERO);
+    let said = world.waits().await;
+    assert!(said.contains("made again") && said.contains("deleted"), "{said}");
+    assert_eq!(world.api.take_writes(), [CREATE]);
+    assert_eq!(world.database().unwrap().spec.deletion_policy, DeletionPolicy::Delete);
+    assert_eq!(world.database().unwrap().metadata.finalizers, Some(vec![finalizers::DATABASE.to_owned()]));
+
+    world.waits().await;
+    assert!(world.api.take_writes().is_empty(), "one that is not Ready may not have the data yet");
+
+    world.settle(&world.controller.children.databases);
+    world.waits().await;
+    assert_eq!(world.api.take_writes(), [STATUS, DELETE]);
+    world.waits().await;
+    assert!(world.api.take_writes().is_empty());
+
+    world.clean_up_database();
+    world.waits().await;
+    let writes = world.api.take_writes();
+    assert!(!writes.is_empty() && writes.iter().all(|write| write.contains("customernamespaces")), "{writes:?}");
+}
+
+#[tokio::test]
+async fn data_of_a_feature_that_is_off_stays_under_retain() {
+    let world = turned_off("Retain").await;
+    world.delete(Duration::ZERO);
+    world.waits().await;
+    assert!(world.database().is_none());
+}
+
+#[tokio::test]
+async fn a_database_that_went_by_other_orders_is_made_again() {
+    let world = World::with_database(with(true, "Archive")).await;
+    world.controller.children.databases.delete(&world.database().unwrap()).await.unwrap();
+    world.delete(Duration::ZERO);
+    world.waits().await;
+    assert!(world.is_retained());
+    world.api.take_writes();
+    world.waits().await;
+    assert!(world.api.take_writes().is_empty(), "it is waited for");
+
+    world.clean_up_database();
+    let said = world.waits().await;
+    assert!(said.contains("archived"), "{said}");
+    assert_eq!(world.database().unwrap().spec.deletion_policy, DeletionPolicy::Archive);
+}
+
+/// One that is never Ready, for want of a server say.
+#[tokio::test]
+async fn data_that_cannot_be_had_back_blocks_no_deletion_for_ever() {
+    let world = turned_off("Delete").await;
+    world.delete(Duration::from_secs(3600));
+    world.waits().await;
+    world.api.take_writes();
+    world.waits().await;
+    assert_eq!(world.api.take_writes(), [STATUS, DELETE], "the Database is as old as this API server's clock");
+    world.clean_up_database();
+    world.waits().await;
+    assert!(world.database().is_none(), "it is given up once");
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_gone_is_waited_for_and_then_given_up() {
+    let answer = || {
+        let details = json!({"kind": "namespaces", "name": "customer-acme"});
+        json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "details": details})
+    };
+    let world = turned_off("Delete").await;
+    world.delete(Duration::ZERO);
+    world.api.answer_next("POST", 404, answer());
+    assert!(world.waits().await.contains("namespace customer-acme"));
+    assert!(world.is_retained());
+
+    world.delete(Duration::from_secs(3600));
+    world.api.answer_next("POST", 404, answer());
+    world.waits().await;
+    assert!(!world.is_retained() && world.database().is_none());
+}
+
+/// A definition that is removed takes all customers with it, and nobody asked for that.
+#[tokio::test]
+async fn nothing_is_made_again_for_a_definition_that_is_going() {
+    let world = turned_off("Delete").await;
+    world.delete(Duration::ZERO);
+    world.api.remove(&Customer::crd());
+    world.controller.cleanup(&world.customer()).await.unwrap();
+    assert!(world.database().is_none());
+    assert!(world.api.take_writes().is_empty());
+}
+
+/// Kubernetes would delete the Database as soon as it is made, again and again.
+#[tokio::test]
+async fn nothing_is_made_again_in_the_foreground() {
+    let world = turned_off("Delete").await;
+    world.delete(Duration::ZERO);
+    world.change(|customer| customer.metadata.finalizers = Some(vec!["foregroundDeletion".to_owned()]));
+    world.waits().await;
+    assert!(!world.is_retained() && world.database().is_none());
+}
