@@ -52,7 +52,7 @@ fn config(authorities: &str) -> Result<ClientConfig> {
     Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// An authority, and a certificate of its own for one host name, as cert-manager would write it.
+/// An authority, and a certificate of its own, as cert-manager would write it.
 #[derive(Clone)]
 pub struct Issued {
     /// The authority (PEM).
@@ -63,12 +63,12 @@ pub struct Issued {
     pub key: String,
 }
 
-/// Makes them with the script that the installation uses as well.
-pub async fn issue(host: &str) -> Result<Issued> {
+/// Makes them for these host names, with the script that the installation uses as well.
+pub async fn issue(hosts: &[&str]) -> Result<Issued> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/issue-certificate");
     let folder = std::env::temp_dir().join(format!("ahoi-tls-{}-{:?}", std::process::id(), std::time::Instant::now()));
     let folder = folder.to_string_lossy().replace([' ', '{', '}', ':', ','], "");
-    let output = Command::new(script).args([folder.as_str(), host]).output().await?;
+    let output = Command::new(script).arg(&folder).args(hosts).output().await?;
     ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}"));
     let issued = Issued { authority: read("ca.crt")?, certificate: read("tls.crt")?, key: read("tls.key")? };

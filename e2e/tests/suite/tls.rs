@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 const FLEET: &str = "secured";
 const HOST: &str = "secured.ahoi-system.svc";
+const UPPER_HOST: &str = "secured-s1.ahoi-system.svc";
 const SERVER: &str = "demo-verified";
 
 #[tokio::test]
@@ -22,7 +23,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     let cluster = Cluster::connect().await?;
     let name = "tls-customer";
     cluster.delete_customer(name).await?;
-    let first = issue(HOST).await?;
+    let first = issue(&[HOST]).await?;
     install(&cluster, &first).await?;
     let customer = json!({"deletionPolicy": "Delete", "features": {
         "database": {"enabled": true, "serverSelector": {"tls": "verified"}},
@@ -60,7 +61,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     let pods = cluster.of::<Pod>(SUITE);
     let restarts = || async { restarts(&pods.get(&format!("{FLEET}-0")).await?) };
     let (before, staying) = (restarts().await?, pooled.connect().await?);
-    let second = issue(HOST).await?;
+    let second = issue(&[HOST]).await?;
     put(&cluster, FLEET, &second).await?;
     serves(&cluster, name, &second).await?;
     ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the client that stayed was cut off");
@@ -79,6 +80,17 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     ensure!(restarts().await? == before, "pgbouncer was started anew");
     ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the client that stayed was cut off");
 
+    // Another shard has another name.
+    cluster.patch_spec(&fleets, FLEET, json!({"shards": 2})).await?;
+    let missing = says("a certificate that is not for secured-s1.ahoi-system.svc;");
+    cluster.until(&fleets, FLEET, "tells what the certificate is not for", 120, missing).await?;
+    ensure!(cluster.pooled(name).await?.get("sslmode") == "verify-full", "who could verify the fleet no longer does");
+    let both = issue(&[HOST, UPPER_HOST]).await?;
+    put(&cluster, FLEET, &both).await?;
+    cluster.until(&fleets, FLEET, "Ready with both shards", 120, says("2 of 2 processes serve")).await?;
+    serves(&cluster, name, &both).await?;
+    shows(&cluster.address(SUITE, "secured-s1").await?, UPPER_HOST, &both).await?;
+
     cluster.delete_customer(name).await?;
     cluster.delete(&fleets, FLEET, 120).await?;
     cluster.delete(&cluster.all::<DatabaseServer>(), SERVER, 60).await
@@ -87,7 +99,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
 #[tokio::test]
 async fn a_server_of_another_authority_or_name_is_not_trusted_and_says_so() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    let other = issue("demo-postgres.ahoi-system.svc").await?;
+    let other = issue(&["demo-postgres.ahoi-system.svc"]).await?;
     put(&cluster, "demo-wrong-ca", &other).await?;
     let servers = cluster.all::<DatabaseServer>();
     for (name, host, secret, words) in [
@@ -144,11 +156,15 @@ async fn serves(cluster: &Cluster, customer: &str, issued: &Issued) -> Result<()
         data.and_then(|data| data.get("ca.crt")).is_some_and(|pem| pem.0 == issued.authority.as_bytes())
     };
     cluster.until(&secrets, &format!("{customer}-pool"), "the new authority", 60, has).await?;
-    let login = cluster.pooled(customer).await?;
+    shows(cluster.pooled(customer).await?.address(), HOST, issued).await
+}
+
+/// Waits until a client that connects to the address by this name sees the certificate and can verify it.
+async fn shows(address: &str, host: &str, issued: &Issued) -> Result<()> {
     let expected = CertificateDer::from_pem_slice(issued.certificate.as_bytes())?;
     let all = async {
         // pgbouncer has no watch; the time-out around this bounds it.
-        while !shown(login.address(), 6432, HOST, &issued.authority).await.is_ok_and(|shown| shown == expected) {
+        while !shown(address, 6432, host, &issued.authority).await.is_ok_and(|shown| shown == expected) {
             sleep(Duration::from_millis(100)).await;
         }
     };

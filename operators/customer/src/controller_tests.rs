@@ -23,7 +23,9 @@ impl World {
     fn new(spec: Value) -> Self {
         let api = ApiServer::new();
         api.put(&Customer::crd());
-        let customers = cache([api.put(&Customer::new("acme", serde_json::from_value(spec).unwrap()))]);
+        let mut customer = Customer::new("acme", serde_json::from_value(spec).unwrap());
+        customer.metadata.finalizers = Some(vec![finalizers::CUSTOMER.to_owned()]);
+        let customers = cache([api.put(&customer)]);
         let platform = api.platform();
         let controller = CustomerController {
             plans: cache([]),
@@ -236,7 +238,7 @@ async fn a_database_that_went_by_other_orders_is_made_again() {
 #[tokio::test]
 async fn data_that_cannot_be_had_back_blocks_no_deletion_for_ever() {
     let world = turned_off("Delete").await;
-    world.delete(Duration::from_secs(3600));
+    world.delete(Duration::from_secs(2 * 3600));
     world.waits().await;
     world.api.take_writes();
     world.waits().await;
@@ -258,7 +260,7 @@ async fn a_namespace_that_is_gone_is_waited_for_and_then_given_up() {
     assert!(world.waits().await.contains("namespace customer-acme"));
     assert!(world.is_retained());
 
-    world.delete(Duration::from_secs(3600));
+    world.delete(Duration::from_secs(2 * 3600));
     world.api.answer_next("POST", 404, answer());
     world.waits().await;
     assert!(!world.is_retained() && world.database().is_none());

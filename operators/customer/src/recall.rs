@@ -18,7 +18,7 @@ use crate::offboard::{Offboarding, definition_is_going};
 use crate::resolve::database_if_on;
 
 /// How long it may take. A server that is gone must not keep a Customer for ever.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What Kubernetes puts on an object whose children it deletes by itself, without asking anybody.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -54,7 +54,8 @@ pub async fn recall(leaving: &Offboarding<'_>) -> Result<bool, Error> {
 async fn make_again(leaving: &Offboarding<'_>) -> Result<bool, Error> {
     let &Offboarding { children, customer, plan, .. } = leaving;
     if customer.finalizers().iter().any(|finalizer| finalizer == FOREGROUND) {
-        return leave(leaving, "Kubernetes deletes what is made for a Customer that is deleted in the foreground").await;
+        return leave(leaving, "Kubernetes deletes what is made for a Customer that is deleted in the foreground")
+            .await;
     }
     let spec = DatabaseSpec { deletion_policy: customer.spec.deletion_policy, ..database_if_on(customer, plan) };
     match children.databases.apply(customer, database_child(&customer.name_any(), spec)).await {
