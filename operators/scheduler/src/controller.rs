@@ -56,7 +56,8 @@ impl SchedulerController {
             platform.cache_packed(Api::<Scheduler>::all(platform.client.clone()), watcher::Config::default());
         let controller = Self {
             // The Jobs that CronJobs make are many, and their CronJob says what there is to know.
-            migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration")),
+            migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration"))
+                .deleted_with_what_they_own(),
             workers: children(platform, CUSTOMER_LABEL),
             budgets: children(platform, CUSTOMER_LABEL),
             jobs: children(platform, CUSTOMER_LABEL),

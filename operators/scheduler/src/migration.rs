@@ -25,7 +25,7 @@ pub enum Migration {
     Due(Box<Job>),
     /// It has to be started when the customer runs again.
     Suspended,
-    /// This Job of another version runs, and two at once is what no migration expects.
+    /// This Job of another version has not ended or not gone yet, and two at once is what no migration expects.
     Behind(String),
     /// This Job is on its way.
     Running(String),
@@ -56,7 +56,7 @@ pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
             None => Migration::Running(name),
         };
     }
-    if let Some(other) = jobs.iter().find(|job| is_at_work(job)) {
+    if let Some(other) = jobs.iter().find(|job| job.metadata.deletion_timestamp.is_some() || end(job).is_none()) {
         return Migration::Behind(other.name_any());
     }
     if scheduler.spec.run_policy == RunPolicy::Suspended {
@@ -66,7 +66,7 @@ pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
 }
 
 /// Whether a migration Job stays: that of the version in the spec, and any that is at work. One of another version that
-/// never came to work, perhaps for a mistyped image, goes.
+/// is not at work, perhaps for a mistyped image, goes, and is there until its pods are gone: one may have begun meanwhile.
 pub fn is_kept(scheduler: &Scheduler, job: &Job) -> bool {
     let current = scheduler.spec.migration.as_ref().is_some_and(|spec| name(scheduler, spec) == job.name_any());
     current || is_at_work(job)

@@ -186,11 +186,17 @@ mod migrations {
         let at_work = with(earlier.clone(), 1, None);
         assert_eq!(migration(&scheduler, std::slice::from_ref(&at_work)), Migration::Behind(earlier.name_any()));
         assert!(is_kept(&scheduler, &at_work));
-        // One that waits for its image for ever must not block the one with the right image.
-        for over in [with(earlier.clone(), 0, None), with(earlier, 0, Some(("Complete", "")))] {
-            assert!(matches!(migration(&scheduler, std::slice::from_ref(&over)), Migration::Due(_)));
-            assert!(!is_kept(&scheduler, &over));
+        // One that waits for its image for ever must not block the one with the right image for longer than it takes to go.
+        let waits = with(earlier.clone(), 0, None);
+        assert!(!is_kept(&scheduler, &waits));
+        let mut going = (*waits).clone();
+        going.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+        for there in [waits, Arc::new(going)] {
+            assert_eq!(migration(&scheduler, &[there]), Migration::Behind(earlier.name_any()));
         }
+        let over = with(earlier, 0, Some(("Complete", "")));
+        assert!(!is_kept(&scheduler, &over));
+        assert!(matches!(migration(&scheduler, &[over]), Migration::Due(_)));
         assert!(is_kept(&scheduler, &due(&scheduler)));
     }
 

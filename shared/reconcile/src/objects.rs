@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use kube::Client;
-use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, Request};
+use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, Request};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -62,11 +62,15 @@ impl<K: Object> Objects<K> {
         self.send(Self::at(key).get(&key.name, &GetParams::default())).await
     }
 
-    pub(crate) async fn delete(&self, object: &K) -> Result<Deleted<K>, Error> {
+    pub(crate) async fn delete(&self, object: &K, propagation: PropagationPolicy) -> Result<Deleted<K>, Error> {
         let key = Key::of(object);
         // What was looked up is what goes, not whatever has its name by now.
         let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
-        let params = DeleteParams::background().preconditions(preconditions);
+        let params = DeleteParams {
+            propagation_policy: Some(propagation),
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         let request = Self::at(&key).delete(&key.name, &params).map_err(kube::Error::BuildRequest)?;
         match self.client.request_status::<K>(request).await {
             // The object, or a Status that says it is gone. Some kinds answer with the object although it is gone.

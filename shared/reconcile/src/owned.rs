@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kube::Resource;
+use kube::api::PropagationPolicy;
 use tracing::info;
 
 use crate::cache::{Cache, Hash, Key, controller_of};
@@ -36,6 +37,8 @@ pub struct Owned<K> {
     refuses: fn(&K, &K) -> bool,
     /// See [`Owned::made_anew_if`].
     made_anew: fn(&K, &K) -> bool,
+    /// See [`Owned::deleted_with_what_they_own`].
+    propagation: PropagationPolicy,
 }
 
 impl<K> Clone for Owned<K> {
@@ -47,6 +50,7 @@ impl<K> Clone for Owned<K> {
             takes_over: self.takes_over,
             refuses: self.refuses,
             made_anew: self.made_anew,
+            propagation: self.propagation.clone(),
         }
     }
 }
@@ -62,6 +66,7 @@ impl<K: Object> Owned<K> {
             takes_over: false,
             refuses: |_, _| false,
             made_anew: |_, _| false,
+            propagation: PropagationPolicy::Background,
         }
     }
 
@@ -90,6 +95,12 @@ impl<K: Object> Owned<K> {
     /// let it be changed into what is desired, as the role of a RoleBinding.
     pub fn made_anew_if(mut self, made_anew: fn(&K, &K) -> bool) -> Self {
         self.made_anew = made_anew;
+        self
+    }
+
+    /// A child that is deleted is there until everything is gone that blocks it, as the pods of a Job do.
+    pub fn deleted_with_what_they_own(mut self) -> Self {
+        self.propagation = PropagationPolicy::Foreground;
         self
     }
 
@@ -181,7 +192,7 @@ impl<K: Object> Owned<K> {
 
     async fn make_anew(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
         info!(kind = %K::kind(&()), name = %name_of(live), "deleting it, to make it anew");
-        if let Deleted::Terminating(_) = self.objects.delete(live).await? {
+        if let Deleted::Terminating(_) = self.objects.delete(live, self.propagation.clone()).await? {
             return Err(being_deleted(live));
         }
         self.cache.deleted(live);
@@ -215,7 +226,7 @@ impl<K: Object> Owned<K> {
     /// Deletes exactly this object (by its uid). That it is gone already is fine.
     pub async fn delete(&self, child: &K) -> Result<(), Error> {
         info!(kind = %K::kind(&()), name = %name_of(child), "deleting");
-        match self.objects.delete(child).await? {
+        match self.objects.delete(child, self.propagation.clone()).await? {
             Deleted::Terminating(object) => {
                 self.cache.written(*object);
             }

@@ -30,9 +30,20 @@ impl World {
         let world = World { api, controller, owner };
         world.pass().await.unwrap();
         world.api.take_writes();
+        world.watched(&world.controller.policies, POLICIES);
+        world.watched(&world.controller.bindings, BINDINGS);
+        world.watched(&world.controller.quotas, QUOTAS);
         world.pass().await.unwrap();
         assert!(world.api.take_writes().is_empty(), "what is as it should be is left alone");
         world
+    }
+
+    /// The watch tells of all that was written, in its order: of what it has passed over it would be silent because it is gone.
+    fn watched<K: Object + Default>(&self, owned: &Owned<K>, names: &[&str]) {
+        let version = |rail: &K| rail.meta().resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+        let mut rails: Vec<K> = names.iter().filter_map(|name| self.live(name)).collect();
+        rails.sort_by_key(version);
+        rails.into_iter().for_each(|rail| changed(owned.cache(), rail));
     }
 
     async fn pass(&self) -> Result<(), Error> {
