@@ -18,7 +18,7 @@ use crate::offboard::{Offboarding, definition_is_going};
 use crate::resolve::database_if_on;
 
 /// How long it may take. A server that is gone must not keep a Customer for ever.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What Kubernetes puts on an object whose children it deletes by itself, without asking anybody.
 const FOREGROUND: &str = "foregroundDeletion";

@@ -27,6 +27,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// Connections to every server.
     pub pools: Pools,
+    /// Taken by whoever changes which removals wait for a server.
+    pub removals: tokio::sync::Mutex<()>,
     /// Places given away a moment ago.
     pub placements: Placements,
     /// What is counted.
@@ -170,6 +172,7 @@ impl Context {
             cluster: Cluster::new(uid),
             metrics: Metrics::new(&platform, top),
             pools: Pools::default(),
+            removals: tokio::sync::Mutex::default(),
             placements: Placements::default(),
             caches,
             platform,
@@ -255,6 +258,7 @@ pub mod tests {
             cluster: Cluster::new("cluster"),
             metrics: Metrics::new(&platform, 20),
             pools: Pools::default(),
+            removals: tokio::sync::Mutex::default(),
             placements: Placements::default(),
             waker: Controller::new(&platform, &caches.databases).waker(),
             caches,

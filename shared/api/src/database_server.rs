@@ -1,11 +1,13 @@
 //! `DatabaseServer`: a PostgreSQL server the platform team has.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Credentials, CredentialsStatus, Maintenance, MaintenanceStatus, NamespacedRef, ServerTls, Size};
+use crate::{
+    Credentials, CredentialsStatus, DeletionPolicy, Maintenance, MaintenanceStatus, NamespacedRef, ServerTls, Size,
+};
 
 /// A PostgreSQL server (14 or newer) that customers' databases are placed on. Its labels are what server selectors select.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -133,6 +135,10 @@ pub struct DatabaseServerStatus {
     /// suite's own controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<i64>,
+    /// What is to be dropped or put aside here because its Database was deleted while the server was away. Done by the first
+    /// sweep when it is back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_removals: Vec<PendingRemoval>,
     /// The maintenance that was requested last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceStatus>,
@@ -152,4 +158,22 @@ pub struct DatabaseServerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A database whose Database was deleted with the order to drop it or to put it aside, which its server could not be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingRemoval {
+    /// The database's name on the server.
+    pub database: String,
+    /// Namespace of the Database that was deleted.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid: a database that has become another object's is left alone.
+    pub uid: String,
+    /// What its owner said is to become of the data.
+    pub policy: DeletionPolicy,
+    /// When it was deleted.
+    pub since: Time,
 }

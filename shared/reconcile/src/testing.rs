@@ -119,11 +119,6 @@ impl ApiServer {
         self.0.lock().objects.remove(&path_of(object));
     }
 
-    /// The next request of this method is refused with this code.
-    pub fn fail_next(&self, method: &str, code: u16) {
-        self.answer_next(method, code, failure(code, "Injected", "injected failure"));
-    }
-
     /// The next request of this method is answered with this.
     pub fn answer_next(&self, method: &str, code: u16, body: Value) {
         self.0.lock().canned.push_back((method.to_owned(), code, body));

@@ -13,86 +13,110 @@ use super::desired::Identity;
 use super::execute;
 use super::names::Names;
 use super::observe;
+use super::pending;
 use super::plan::{self, Refusal};
 use super::step::Step;
 use crate::context::{Context, is_usable};
 use crate::server::ServerPool;
 use crate::verifiers;
 
-/// How long a deletion that keeps the data waits for a server that cannot be used: what it would close there, the next sweep
-/// that reaches the server closes.
+/// How long a deletion waits for a server that cannot be used; less than the pause after the first attempt, so that the
+/// second is the last.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long one waits that is to drop the data or put it aside: nobody else will do that.
-const LONG_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What is to become of a database.
+pub struct Order {
+    /// Its names.
+    pub names: Names,
+    /// Whose it is; another's is left alone.
+    pub identity: Identity,
+    /// What its owner said.
+    pub policy: DeletionPolicy,
+    /// When it was deleted.
+    pub since: Timestamp,
+}
 
 /// Closes, puts aside or drops the database, as its policy says.
 pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
     let Some((server, names)) = place(database) else { return Ok(()) };
-    leave(context, database, server, &names).await?;
-    verifiers::forget(context, &names).await
+    let (identity, policy) = (Identity::of(database, &context.cluster), database.spec.deletion_policy);
+    let order = Order { names, identity, policy, since: deleted_at(database) };
+    leave(context, database, server, &order).await?;
+    verifiers::forget(context, &order.names).await
 }
 
-async fn leave(context: &Context, database: &Database, server: String, names: &Names) -> Result<(), Error> {
+async fn leave(context: &Context, database: &Database, server: String, order: &Order) -> Result<(), Error> {
+    let names = &order.names;
     let Some(server) = context.caches.servers.get(&server) else {
         let note = format!("DatabaseServer {server} is gone; database {} was not looked at", names.database);
         left(context, database, None, "ServerGone", note);
         return Ok(());
     };
-    match on_server(context, database, &server, names).await {
+    match on_server(context, database, &server, order).await {
         // A connection that broke is tried again: only who has said so itself is away.
-        Err(Error::Waiting { .. } | Error::Structural { .. })
-            if !is_usable(&server) && age(database) >= patience(database.spec.deletion_policy) =>
-        {
-            // The next sweep that reaches the server finds a database without an object and closes its login.
-            let note = format!(
-                "DatabaseServer {} could not be used: database {} and its roles {} and {} are left there as they are",
-                server.name_any(),
-                names.database,
-                names.owner,
-                names.login
-            );
-            left(context, database, Some(&server), "LeftOnServer", note);
-            if let Ok(pool) = context.pool(&server) {
-                let identity = Identity::of(database, &context.cluster);
-                pool.memory.lock().unclaimed.insert(identity.object);
-            }
-            Ok(())
+        Err(Error::Waiting { .. } | Error::Structural { .. }) if !is_usable(&server) && age(database) >= PATIENCE => {
+            give_up(context, database, &server, order).await
         }
         Err(Error::Structural { reason, message }) => Err(Error::waiting(reason, message)),
         outcome => outcome,
     }
 }
 
+/// Lets the object go although nothing could be done on its server. What is to be dropped or put aside is written down; what
+/// is to be kept needs nothing: the next sweep finds a database without an object and closes its login.
+async fn give_up(context: &Context, database: &Database, server: &DatabaseServer, order: &Order) -> Result<(), Error> {
+    let (name, names) = (server.name_any(), &order.names);
+    let what = format!("database {} and its roles {} and {}", names.database, names.owner, names.login);
+    if order.policy == DeletionPolicy::Retain {
+        let note = format!("DatabaseServer {name} could not be used: {what} are left there as they are");
+        left(context, database, Some(server), "LeftOnServer", note);
+    } else {
+        pending::postpone(context, &name, order).await?;
+        let note = format!("DatabaseServer {name} could not be used: {what} wait there for {:?}", order.policy);
+        left(context, database, Some(server), "RemovalPostponed", note);
+    }
+    if let Ok(pool) = context.pool(server) {
+        pool.memory.lock().unclaimed.insert(order.identity.object.clone());
+    }
+    Ok(())
+}
+
 async fn on_server(
     context: &Context,
     database: &Database,
     server: &DatabaseServer,
-    names: &Names,
+    order: &Order,
 ) -> Result<(), Error> {
     let pool = context.pool(server)?;
-    let identity = Identity::of(database, &context.cluster);
-    let observed = observe::one(&pool, names).await?;
-    let policy = database.spec.deletion_policy;
-    let plan = match policy {
-        DeletionPolicy::Retain => plan::retain(names, &identity, &observed),
-        DeletionPolicy::Archive => {
-            plan::archive(names, &identity, &observed, names.archived(deleted_at(database).as_second()))
-        }
-        DeletionPolicy::Delete => plan::delete(names, &identity, &observed),
-    };
-    match plan {
-        Ok(steps) => {
-            carry_out(&pool, names, observed.version, &steps).await?;
-            info!(server = pool.name, database = names.database, ?policy, "the database is no more in use");
-        }
-        Err(Refusal::NotOurs(note) | Refusal::Missing(note)) => left(context, database, Some(server), "NotOurs", note),
-    }
-    let mut memory = pool.memory.lock();
-    memory.sizes.remove(&names.database);
-    if policy == DeletionPolicy::Retain {
-        memory.unclaimed.insert(identity.object);
+    if let Some(note) = obey(&pool, order).await? {
+        left(context, database, Some(server), "NotOurs", note);
     }
     Ok(())
+}
+
+/// Does what an object has said is to become of its database. The answer is why nothing was done, if it is another's.
+pub async fn obey(pool: &ServerPool, order: &Order) -> Result<Option<String>, Error> {
+    let Order { names, identity, policy, since } = order;
+    let observed = observe::one(pool, names).await?;
+    let plan = match policy {
+        DeletionPolicy::Retain => plan::retain(names, identity, &observed),
+        DeletionPolicy::Archive => plan::archive(names, identity, &observed, names.archived(since.as_second())),
+        DeletionPolicy::Delete => plan::delete(names, identity, &observed),
+    };
+    let refusal = match plan {
+        Ok(steps) => {
+            carry_out(pool, names, observed.version, &steps).await?;
+            info!(server = pool.name, database = names.database, ?policy, "the database is no more in use");
+            None
+        }
+        Err(Refusal::NotOurs(note) | Refusal::Missing(note)) => Some(note),
+    };
+    let mut memory = pool.memory.lock();
+    memory.sizes.remove(&names.database);
+    if *policy == DeletionPolicy::Retain {
+        memory.unclaimed.insert(identity.object.clone());
+    }
+    Ok(refusal)
 }
 
 async fn carry_out(pool: &ServerPool, names: &Names, version: i32, steps: &[Step]) -> Result<(), Error> {
@@ -135,13 +159,6 @@ fn deleted_at(database: &Database) -> Timestamp {
 /// None where this machine's clock is behind the API server's.
 fn age(database: &Database) -> Duration {
     Timestamp::now().duration_since(deleted_at(database)).try_into().unwrap_or_default()
-}
-
-fn patience(policy: DeletionPolicy) -> Duration {
-    match policy {
-        DeletionPolicy::Retain => PATIENCE,
-        DeletionPolicy::Archive | DeletionPolicy::Delete => LONG_PATIENCE,
-    }
 }
 
 /// Says what was left: at the server, too, since nothing can be said in a namespace that is going.
@@ -190,16 +207,25 @@ mod tests {
 
     /// Here for want of its admin Secret.
     #[tokio::test]
-    async fn a_server_that_cannot_be_used_is_waited_for_and_then_left() {
-        let context = context(&ApiServer::new(), vec![server("pg-1")], vec![], vec![]);
-        let waits = async |policy: &str, seconds: u64| {
-            let outcome = cleanup(&context, &database(PLACED, policy, Duration::from_secs(seconds))).await;
-            assert!(matches!(outcome, Ok(()) | Err(Error::Waiting { .. })), "{outcome:?}");
-            outcome.is_err()
-        };
-        assert!(waits("Retain", 0).await && !waits("Retain", 30).await);
-        assert!(waits("Delete", 0).await && waits("Delete", 1800).await && !waits("Delete", 4000).await);
-        assert!(waits("Archive", 1800).await && !waits("Archive", 4000).await);
+    async fn a_server_that_cannot_be_used_is_waited_for_and_then_left_with_an_order() {
+        let api = ApiServer::new();
+        let context = context(&api, vec![api.put(&server("pg-1"))], vec![], vec![]);
+        api.take_requests();
+        for policy in ["Retain", "Delete", "Archive"] {
+            let waiting = cleanup(&context, &database(PLACED, policy, Duration::ZERO)).await;
+            assert!(matches!(waiting, Err(Error::Waiting { .. })), "{waiting:?}");
+        }
+        assert!(cleanup(&context, &database(PLACED, "Retain", Duration::from_secs(30))).await.is_ok());
+        assert!(api.take_writes().is_empty(), "what is kept needs no order");
+        for _ in 0..2 {
+            assert!(cleanup(&context, &database(PLACED, "Delete", Duration::from_secs(30))).await.is_ok());
+        }
+        let server = context.caches.servers.get("pg-1").unwrap();
+        let removals = &server.status.as_ref().unwrap().pending_removals;
+        let removal = removals.first().unwrap();
+        assert_eq!((removals.len(), removal.database.as_str(), removal.uid.as_str()), (1, "c_3f2504e04f89", "u"));
+        assert_eq!(removal.policy, DeletionPolicy::Delete);
+        assert!(pending::is_pending(&server, &database("{}", "Retain", Duration::ZERO)), "an heir is not to have it");
     }
 
     /// Ready by its status, and nobody answers: it may only be starting again.

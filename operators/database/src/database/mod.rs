@@ -8,6 +8,7 @@ mod model;
 mod names;
 mod observe;
 mod parameters;
+mod pending;
 mod placement;
 mod plan;
 mod rotate;
@@ -31,6 +32,7 @@ pub use self::desired::{Desired, Identity, OtherLogin};
 pub use self::model::{DatabaseState, Observed};
 pub use self::names::{Names, TENANTS, is_database};
 pub use self::observe::{all as observe_all, owner_of};
+pub use self::pending::catch_up;
 pub use self::placement::Placements;
 use self::placement::{Candidate, Need};
 pub use self::plan::differs;
@@ -191,12 +193,21 @@ impl Databases {
         let is_meant = |server: &DatabaseServer| placement::is_meant(server.spec.placement, server.labels(), selector);
         servers.sort_by_key(|server| (!is_meant(server), server.name_any()));
         let ask = async |server: &DatabaseServer| match context.pool(server) {
+            // What is to go there is nobody's any more.
+            _ if pending::is_pending(server, database) => Ok(None),
             Ok(pool) if is_usable(server) => {
                 let found = observe::retained(&pool, &identity.cluster, &identity.object).await;
                 let found = found.map_err(|failure| failure.into_error(&pool.name))?;
                 Ok(found.map(|names| (pool.name.clone(), names)))
             }
-            pool if may_keep(server, pool.as_ref().ok(), &identity.object) => Err(unreachable(&server.name_any())),
+            pool if may_keep(server, pool.as_ref().ok(), &identity.object) => {
+                let name = server.name_any();
+                let message = format!(
+                    "DatabaseServer {name} cannot be reached, and may keep the data of an earlier Database of this name; \
+                     repair it, or delete the DatabaseServer to go on without"
+                );
+                Err(Error::waiting(unreachable(&name).reason(), message))
+            }
             _ => Ok(None),
         };
         let answers = futures::future::try_join_all(servers.iter().map(|server| ask(server))).await?;

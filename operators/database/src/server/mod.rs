@@ -121,6 +121,7 @@ impl Servers {
             }
         };
 
+        database::catch_up(context, server, &pool).await?;
         let started = Instant::now();
         let placed = self.placed_on(&pool.name);
         if pool.hides_passwords() {

@@ -75,6 +75,13 @@ impl<K: Object> Cache<K> {
         self.inner.view.read().all().collect()
     }
 
+    /// The same, and whether they are being listed again because a watch was lost: then some are as they were before, and others
+    /// newer, so that the newest version says nothing about the rest.
+    pub fn all_and_listing(&self) -> (Vec<Arc<K>>, bool) {
+        let view = self.inner.view.read();
+        (view.all().collect(), view.is_listing())
+    }
+
     /// What `look` makes of the objects it wants something of, one after the other: of a large cache that is kept small
     /// ([`Platform::cache_packed`](crate::Platform::cache_packed)) not all should be read at once. `look` must not use this
     /// cache.

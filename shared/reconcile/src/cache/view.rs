@@ -112,6 +112,11 @@ impl<K: Object> View<K> {
         self.slots.values().filter_map(Slot::object)
     }
 
+    /// Whether objects are being listed.
+    pub(crate) fn is_listing(&self) -> bool {
+        self.listing.is_some()
+    }
+
     pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         self.owned.get(uid).into_iter().flatten().filter_map(|key| self.get(key)).collect()
     }

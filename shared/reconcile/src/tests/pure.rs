@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::body::Body;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::core::Status;
 use kube::core::response::{StatusCause, StatusDetails};
+use kube::core::{ObjectMeta, Status};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -260,4 +260,23 @@ async fn a_standby_is_ready_and_a_leader_when_it_has_seen_everything() {
     assert_eq!(code, 200);
     assert!(metrics.contains(r#"ahoi_reconciles_total{controller="ship",outcome="done"} 1"#), "{metrics}");
     assert!(metrics.ends_with("# EOF\n"));
+}
+
+/// An API server that comes back has everybody list anew, page by page.
+#[test]
+fn a_list_that_is_under_way_is_told() {
+    let cache: Cache<ConfigMap> = testing::cache([]);
+    let look = || {
+        let (maps, listing) = cache.all_and_listing();
+        (maps.len(), listing)
+    };
+    assert_eq!(look(), (0, false));
+    cache.observe(Event::Init);
+    cache.observe(Event::InitApply(ConfigMap {
+        metadata: ObjectMeta { name: Some("a".into()), namespace: Some("n".into()), ..ObjectMeta::default() },
+        ..ConfigMap::default()
+    }));
+    assert_eq!(look(), (1, true));
+    cache.observe(Event::InitDone);
+    assert_eq!(look(), (1, false));
 }

@@ -124,6 +124,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         databases: BTreeMap::new(),
         draining: Draining::new(),
         lost_at: None,
+        is_listing: false,
         status: ProcessStatus::default(),
         voice: Voice::new(platform, &fleet),
         fleet,
@@ -163,6 +164,8 @@ struct Agent {
     draining: Draining,
     /// When a route was last lost without an excuse.
     lost_at: Option<Instant>,
+    /// Whether the pools were being listed when they were last looked at.
+    is_listing: bool,
     /// What is true of this process now.
     status: ProcessStatus,
     voice: Voice,
@@ -244,7 +247,7 @@ impl Agent {
             Ok(()) => {
                 self.failures = 0;
                 let retiring = pools.iter().any(|pool| pool.retiring().is_some());
-                match self.status.draining.is_empty() && !self.is_pausing() {
+                match self.status.draining.is_empty() && !self.is_pausing() && !self.is_listing {
                     true if retiring => RETIRING,
                     true => REGULARLY,
                     false => SOON,
@@ -272,7 +275,9 @@ impl Agent {
 
     fn snapshot(&mut self) -> Vec<Pool> {
         let loaded = self.known.loaded.as_ref();
-        let pools = self.pools.all().into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
+        let (pools, listing) = self.pools.all_and_listing();
+        self.is_listing = listing;
+        let pools = pools.into_iter().map(|pool| Pool::of(&pool, &self.fleet, self.options.shard));
         let pools: Vec<Pool> =
             pools.filter(|pool| pool.here || loaded.is_some_and(|loaded| loaded.contains_key(&pool.key))).collect();
         for pool in &pools {
@@ -322,7 +327,7 @@ impl Agent {
         self.metrics.refused.set(count(plan.refused.len()));
         self.metrics.held.set(count(self.holds.held()));
         self.status = ProcessStatus {
-            proved_version: pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0),
+            proved_version: self.proved_version(pools),
             routes: count(plan.routes.len()),
             draining: busy,
             held: self.holds.report(&self.databases),
@@ -338,6 +343,15 @@ impl Agent {
         }
         self.known.loaded = Some(plan.routes);
         Ok(())
+    }
+
+    /// The newest version of a pool that is loaded, together with all that are older. While they are being listed nobody knows
+    /// which of them are old.
+    fn proved_version(&self, pools: &[Pool]) -> i64 {
+        if self.is_listing {
+            return self.status.proved_version;
+        }
+        pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0)
     }
 
     /// Writes what differs. The answer is whether somebody else had changed it: pgbouncer may have read that.

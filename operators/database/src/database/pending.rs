@@ -1,0 +1,111 @@
+//! Removals that wait for their server. A Database that is deleted while its server is away goes all the same; what it had
+//! said is to become of the data stands in the server's status until it is done.
+
+use ahoi_api::{Database, DatabaseServer, PendingRemoval};
+use ahoi_reconcile::{Error, EventType};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use tracing::warn;
+
+use super::cleanup::{self, Order};
+use super::desired::Identity;
+use super::names::Names;
+use crate::context::Context;
+use crate::server::ServerPool;
+
+/// So many fit into an object; whoever comes later waits for the server.
+const MOST: usize = 2000;
+
+/// Whether the data of an object of this name is to go: nobody may have it any more.
+pub fn is_pending(server: &DatabaseServer, database: &Database) -> bool {
+    let (namespace, name) = (database.namespace().unwrap_or_default(), database.name_any());
+    pending(server).iter().any(|removal| removal.namespace == namespace && removal.name == name)
+}
+
+/// Writes down what is to be done when the server is back.
+pub async fn postpone(context: &Context, server: &str, order: &Order) -> Result<(), Error> {
+    let Order { names, identity, policy, since } = order;
+    let removal = PendingRemoval {
+        database: names.database.clone(),
+        namespace: identity.namespace.clone(),
+        name: identity.name.clone(),
+        uid: identity.uid.clone(),
+        policy: *policy,
+        since: Time(*since),
+    };
+    change(context, server, |removals| {
+        removals.retain(|known| known.uid != removal.uid);
+        if removals.len() >= MOST {
+            let message =
+                format!("{MOST} removals wait for the DatabaseServer {server} already; this one waits for it, too");
+            return Err(Error::waiting("TooManyPendingRemovals", message));
+        }
+        removals.push(removal);
+        Ok(())
+    })
+    .await
+}
+
+/// Does what waited for the server. What cannot be done is tried again at the next sweep.
+pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerPool) -> Result<(), Error> {
+    let mut done = Vec::new();
+    for removal in pending(server) {
+        let order = order(context, removal);
+        let PendingRemoval { database, namespace, name, policy, .. } = removal;
+        match cleanup::obey(pool, &order).await {
+            Ok(refusal) => {
+                let (type_, what) = match refusal {
+                    None => (EventType::Normal, format!("carried out ({policy:?})")),
+                    Some(refusal) => (EventType::Warning, refusal),
+                };
+                let note = format!(
+                    "database {database} of Database {namespace}/{name}, which was deleted while the server was away: {what}"
+                );
+                context.platform.event(server, type_, "PendingRemovalDone", note);
+                done.push(removal.uid.clone());
+            }
+            Err(error) => {
+                warn!(server = pool.name, database, "a removal that waited for the server is not done: {error}")
+            }
+        }
+    }
+    if done.is_empty() {
+        return Ok(());
+    }
+    change(context, &pool.name, |removals| {
+        removals.retain(|removal| !done.contains(&removal.uid));
+        Ok(())
+    })
+    .await
+}
+
+fn order(context: &Context, removal: &PendingRemoval) -> Order {
+    let identity = Identity {
+        cluster: context.cluster.id.clone(),
+        object: context.cluster.object(&removal.namespace, &removal.name),
+        uid: removal.uid.clone(),
+        namespace: removal.namespace.clone(),
+        name: removal.name.clone(),
+    };
+    Order { names: Names::of(&removal.database), identity, policy: removal.policy, since: removal.since.0 }
+}
+
+fn pending(server: &DatabaseServer) -> &[PendingRemoval] {
+    server.status.as_ref().map(|status| status.pending_removals.as_slice()).unwrap_or_default()
+}
+
+async fn change(
+    context: &Context,
+    server: &str,
+    change: impl FnOnce(&mut Vec<PendingRemoval>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    // The list is read and written as one, and this process is the only one that writes it.
+    let _alone = context.removals.lock().await;
+    let Some(server) = context.caches.servers.get(server) else { return Ok(()) };
+    let mut status = server.status.clone().unwrap_or_default();
+    change(&mut status.pending_removals)?;
+    if status.pending_removals != pending(&server) {
+        context.platform.write_status(&context.caches.servers, &server, &status).await?;
+    }
+    Ok(())
+}
