@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
 use crate::secret;
-use crate::server::{Login, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
+use crate::server::{AUTHORITIES_BYTES, Login, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
 
 /// What the two controllers share.
 pub struct Context {
@@ -125,8 +125,8 @@ impl Caches {
     }
 }
 
-/// More than a binding Secret ever has, its authorities included.
-const BINDING_BYTES: usize = 256 * 1024;
+/// More than a binding Secret ever has, its authorities included, which are bounded for that.
+const BINDING_BYTES: usize = 2 * AUTHORITIES_BYTES;
 
 /// Who may make Secrets can label any of them so, and all of them are in memory.
 fn drop_what_is_no_binding(secret: &mut Secret) {

@@ -53,8 +53,9 @@ async fn leave(context: &Context, database: &Database, server: String, order: &O
         return Ok(());
     };
     match on_server(context, database, &server, order).await {
-        // A connection that broke is tried again: only who has said so itself is away.
-        Err(Error::Waiting { .. } | Error::Structural { .. }) if !is_usable(&server) && age(database) >= PATIENCE => {
+        // A connection that broke is tried again: only who has said so itself is away. Who refuses goes on refusing.
+        Err(error @ Error::Waiting { .. }) if is_usable(&server) => Err(error),
+        Err(Error::Waiting { .. } | Error::Structural { .. }) if age(database) >= PATIENCE => {
             give_up(context, database, &server, order).await
         }
         Err(Error::Structural { reason, message }) => Err(Error::waiting(reason, message)),
@@ -226,6 +227,16 @@ mod tests {
         assert_eq!((removals.len(), removal.database.as_str(), removal.uid.as_str()), (1, "c_3f2504e04f89", "u"));
         assert_eq!(removal.policy, DeletionPolicy::Delete);
         assert!(pending::is_pending(&server, &database("{}", "Retain", Duration::ZERO)), "an heir is not to have it");
+    }
+
+    /// Ready for everybody else, and this it refuses: the order is kept, and nobody waits for it for ever.
+    #[tokio::test]
+    async fn a_server_that_refuses_holds_nobody_back() {
+        let api = ApiServer::new();
+        let context = context(&api, vec![api.put(&ready(server("pg-1")))], vec![], vec![]);
+        assert!(cleanup(&context, &database(PLACED, "Delete", Duration::ZERO)).await.is_err());
+        assert!(cleanup(&context, &database(PLACED, "Delete", Duration::from_secs(30))).await.is_ok());
+        assert_eq!(context.caches.servers.get("pg-1").unwrap().status.as_ref().unwrap().pending_removals.len(), 1);
     }
 
     /// Ready by its status, and nobody answers: it may only be starting again.

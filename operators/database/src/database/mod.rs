@@ -62,7 +62,7 @@ impl Reconciler for Databases {
     async fn reconcile(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
         match self.pass(database).await {
             // The server says so itself, once. A thousand databases would each write it, and again when it is back.
-            Err(error) if is_about_the_server(error.reason()) && is_ready(database) => {
+            Err(error) if is_ready(database) && self.is_told_by_the_server(database, error.reason()) => {
                 Ok(Progress::new(database.status.clone().unwrap_or_default()).requeue_in(LATER))
             }
             outcome => outcome,
@@ -75,6 +75,15 @@ impl Reconciler for Databases {
 }
 
 impl Databases {
+    /// Whether an error is one that the database's server has, and says so itself. That it is away may be found here first;
+    /// anything else that a server which is Ready does not have is the database's own.
+    fn is_told_by_the_server(&self, database: &Database, reason: &str) -> bool {
+        let name = database.status.as_ref().and_then(|status| status.server.as_deref());
+        let server = name.and_then(|name| self.0.caches.servers.get(name));
+        reason == unreachable("").reason()
+            || is_about_the_server(reason) && server.is_some_and(|server| !is_usable(&server))
+    }
+
     async fn pass(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
         let context = &self.0;
         let storage = storage(database)?;
@@ -341,6 +350,12 @@ mod tests {
         settled.metadata.generation = Some(2);
         let error = databases.reconcile(&settled).await.unwrap_err();
         assert_eq!(error.reason(), unreachable("pg-1").reason());
+        assert!(databases.is_told_by_the_server(&settled, "LoginRefused"));
+
+        // A server that is Ready has nothing to tell: what it refuses is about this database.
+        let here = Databases(Arc::new(context(&api, vec![ready(server("pg-1"))], vec![], vec![])));
+        assert!(!here.is_told_by_the_server(&settled, "LoginRefused"));
+        assert!(here.is_told_by_the_server(&settled, unreachable("pg-1").reason()), "it does not know yet");
     }
 
     /// What another object of this name left may be on it: an empty database elsewhere would hide that.

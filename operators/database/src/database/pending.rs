@@ -1,6 +1,8 @@
 //! Removals that wait for their server. A Database that is deleted while its server is away goes all the same; what it had
 //! said is to become of the data stands in the server's status until it is done.
 
+use std::time::{Duration, Instant};
+
 use ahoi_api::{Database, DatabaseServer, PendingRemoval};
 use ahoi_reconcile::{Error, EventType};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,6 +17,10 @@ use crate::server::ServerPool;
 
 /// So many fit into an object; whoever comes later waits for the server.
 const MOST: usize = 2000;
+/// How many are done in one sweep, and how long it may take until the last of them is begun: a server that has just come back
+/// has more to do.
+const AT_ONCE: usize = 20;
+const BUDGET: Duration = Duration::from_secs(30);
 
 /// Whether the data of an object of this name is to go: nobody may have it any more.
 pub fn is_pending(server: &DatabaseServer, database: &Database) -> bool {
@@ -46,10 +52,16 @@ pub async fn postpone(context: &Context, server: &str, order: &Order) -> Result<
     .await
 }
 
-/// Does what waited for the server. What cannot be done is tried again at the next sweep.
+/// Does what waited for the server, a few in each sweep. What cannot be done is tried again when its turn comes.
 pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerPool) -> Result<(), Error> {
-    let mut done = Vec::new();
-    for removal in pending(server) {
+    let (removals, begun) = (pending(server), Instant::now());
+    // One that fails slowly each time must not keep the others from their turn.
+    let round = usize::try_from(pool.memory.lock().round).unwrap_or_default();
+    let first = round % removals.len().max(1);
+    for removal in removals.iter().cycle().skip(first).take(removals.len().min(AT_ONCE)) {
+        if begun.elapsed() > BUDGET {
+            break;
+        }
         let order = order(context, removal);
         let PendingRemoval { database, namespace, name, policy, .. } = removal;
         match cleanup::obey(pool, &order).await {
@@ -62,21 +74,20 @@ pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerP
                     "database {database} of Database {namespace}/{name}, which was deleted while the server was away: {what}"
                 );
                 context.platform.event(server, type_, "PendingRemovalDone", note);
-                done.push(removal.uid.clone());
+                change(context, &pool.name, |removals| {
+                    removals.retain(|known| known.uid != removal.uid);
+                    Ok(())
+                })
+                .await?;
             }
+            // It is away again.
+            Err(error @ Error::Waiting { .. }) => return Err(error),
             Err(error) => {
                 warn!(server = pool.name, database, "a removal that waited for the server is not done: {error}")
             }
         }
     }
-    if done.is_empty() {
-        return Ok(());
-    }
-    change(context, &pool.name, |removals| {
-        removals.retain(|removal| !done.contains(&removal.uid));
-        Ok(())
-    })
-    .await
+    Ok(())
 }
 
 fn order(context: &Context, removal: &PendingRemoval) -> Order {

@@ -26,7 +26,7 @@ pub use self::fleets::servers_of_fleet;
 pub use self::pool::{Failure, Login, Pools, ServerPool, is_about_the_server, unreachable};
 use self::pooler::Pooler;
 use self::sweep::{Orphan, Wanted};
-pub use self::tls::{CA, authorities};
+pub use self::tls::{AUTHORITIES_BYTES, CA, authorities};
 use crate::context::{Context, is_usable};
 use crate::database::{self, Desired, Identity, Observed};
 use crate::quota::Level;
@@ -121,7 +121,6 @@ impl Servers {
             }
         };
 
-        database::catch_up(context, server, &pool).await?;
         let started = Instant::now();
         let placed = self.placed_on(&pool.name);
         if pool.hides_passwords() {
@@ -130,6 +129,7 @@ impl Servers {
         let observed = database::observe_all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
+        database::catch_up(context, server, &pool).await?;
         self.count_quotas();
 
         status.version = Some(facts.version_text.clone());

@@ -14,6 +14,9 @@ use crate::secret;
 /// The key of the authorities in a Secret.
 pub const CA: &str = "ca.crt";
 
+/// All authorities that everybody trusts fit into it. They are in each binding Secret, and all of these in memory.
+pub const AUTHORITIES_BYTES: usize = 256 * 1024;
+
 /// The authorities (PEM) that the server's certificate may come from, if it names a Secret with them.
 pub fn authorities(server: &DatabaseServer, secrets: &Cache<Secret>, suite: &str) -> Result<Option<String>, Error> {
     let Some(reference) = &server.spec.tls.ca_secret_ref else { return Ok(None) };
@@ -22,8 +25,10 @@ pub fn authorities(server: &DatabaseServer, secrets: &Cache<Secret>, suite: &str
     let Some(found) = secrets.get_in(suite, &reference.name) else {
         return Err(Error::structural("SecretMissing", format!("the {which} {name} names, does not exist")));
     };
-    let pem = secret::text(&found, CA).filter(|pem| are_authorities(pem));
-    let problem = || format!("the {which} {name} names, has no certificates (PEM) under its key {CA}");
+    let pem = secret::text(&found, CA).filter(|pem| are_authorities(pem) && pem.len() <= AUTHORITIES_BYTES);
+    let problem = || {
+        format!("the {which} {name} names, has no certificates (PEM) under its key {CA}, or more than 256 KiB of them")
+    };
     pem.map(Some).ok_or_else(|| Error::structural("SecretIncomplete", problem()))
 }
 

@@ -45,6 +45,8 @@ const DEBOUNCE: Duration = Duration::from_millis(150);
 const REGULARLY: Duration = Duration::from_secs(15);
 /// While clients of a route on its way out still have transactions.
 const SOON: Duration = Duration::from_millis(250);
+/// While pools are being listed, which an API server that is busy may take long for.
+const LISTING: Duration = Duration::from_secs(2);
 /// While a former login is on its way out.
 const RETIRING: Duration = Duration::from_secs(3);
 /// Losses within this time are counted together.
@@ -247,7 +249,8 @@ impl Agent {
             Ok(()) => {
                 self.failures = 0;
                 let retiring = pools.iter().any(|pool| pool.retiring().is_some());
-                match self.status.draining.is_empty() && !self.is_pausing() && !self.is_listing {
+                match self.status.draining.is_empty() && !self.is_pausing() {
+                    true if self.is_listing => LISTING,
                     true if retiring => RETIRING,
                     true => REGULARLY,
                     false => SOON,
