@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use ahoi_api::{Customer, Database, DatabaseSpec, DeletionPolicy};
-use ahoi_reconcile::{Class, Error, EventType, is_ready, not_ready_message};
+use ahoi_reconcile::{Class, Error, EventType, age, is_ready, not_ready_message};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -114,5 +114,5 @@ fn waiting(customer: &Customer, child: &Database) -> Error {
 }
 
 fn is_overdue(since: Option<&Time>) -> bool {
-    since.is_some_and(|since| Timestamp::now().duration_since(since.0).unsigned_abs() >= PATIENCE)
+    since.is_some_and(|since| age(since, Timestamp::now()) >= PATIENCE)
 }

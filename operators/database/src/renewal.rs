@@ -51,8 +51,7 @@ fn staggered(uid: &str, most: Duration) -> Duration {
 
 /// How long the login has been the one in use.
 pub fn age(credentials: &CredentialsStatus, now: Timestamp) -> Duration {
-    // A clock that went backwards makes nothing old.
-    Duration::try_from(now.duration_since(credentials.rotated_at.0)).unwrap_or_default()
+    ahoi_reconcile::age(&credentials.rotated_at, now)
 }
 
 /// What is said of credentials that were replaced `now`, as was wanted.

@@ -89,12 +89,18 @@ fn max_clients_of_a_pool(fleet: &PgBouncer) -> i32 {
     fleet.spec.default_max_client_connections.unwrap_or_else(|| (fleet.spec.max_client_connections / 5).max(1))
 }
 
+/// What the processes of the fleet say of themselves.
+#[must_use]
+pub fn reports(fleet: &PgBouncer) -> &[ProcessStatus] {
+    fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default()
+}
+
 /// How many processes of a shard may have connections: those it wants, and those that have not gone yet.
 #[must_use]
 pub fn processes(fleet: &PgBouncer, shard: i32) -> i64 {
     let name = fleet.name_any();
     let of_shard = |report: &&ProcessStatus| process(&name, &report.pod).is_some_and(|(of, _)| of == shard);
-    let reported = fleet.status.iter().flat_map(|status| &status.processes).filter(of_shard).count();
+    let reported = reports(fleet).iter().filter(of_shard).count();
     i64::from(fleet.spec.replicas).max(i64::try_from(reported).unwrap_or(i64::MAX)).max(1)
 }
 

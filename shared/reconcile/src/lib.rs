@@ -120,6 +120,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod age;
 mod cache;
 pub mod conditions;
 mod controller;
@@ -141,6 +142,7 @@ mod shards;
 pub mod testing;
 mod workqueue;
 
+pub use age::age;
 pub use cache::Cache;
 pub use conditions::{Verdict, is_ready, not_ready_message};
 pub use controller::{Controller, Runnable, Waker};

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use ahoi_api::{Database, DatabaseServer, DeletionPolicy};
-use ahoi_reconcile::{Error, EventType};
+use ahoi_reconcile::{Error, EventType, age};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use tracing::{info, warn};
 
@@ -33,7 +34,7 @@ pub struct Order {
     /// What its owner said.
     pub policy: DeletionPolicy,
     /// When it was deleted.
-    pub since: Timestamp,
+    pub since: Time,
 }
 
 /// Closes, puts aside or drops the database, as its policy says.
@@ -55,7 +56,7 @@ async fn leave(context: &Context, database: &Database, server: String, order: &O
     match on_server(context, database, &server, order).await {
         // A connection that broke is tried again: only who has said so itself is away. Who refuses goes on refusing.
         Err(error @ Error::Waiting { .. }) if is_usable(&server) => Err(error),
-        Err(Error::Waiting { .. } | Error::Structural { .. }) if age(database) >= PATIENCE => {
+        Err(Error::Waiting { .. } | Error::Structural { .. }) if age(&order.since, Timestamp::now()) >= PATIENCE => {
             give_up(context, database, &server, order).await
         }
         Err(Error::Structural { reason, message }) => Err(Error::waiting(reason, message)),
@@ -101,7 +102,7 @@ pub async fn obey(pool: &ServerPool, order: &Order) -> Result<Option<String>, Er
     let observed = observe::one(pool, names).await?;
     let plan = match policy {
         DeletionPolicy::Retain => plan::retain(names, identity, &observed),
-        DeletionPolicy::Archive => plan::archive(names, identity, &observed, names.archived(since.as_second())),
+        DeletionPolicy::Archive => plan::archive(names, identity, &observed, names.archived(since.0.as_second())),
         DeletionPolicy::Delete => plan::delete(names, identity, &observed),
     };
     let refusal = match plan {
@@ -153,13 +154,8 @@ fn place(database: &Database) -> Option<(String, Names)> {
     Some((status.server.clone()?, Names::of(status.database_name.as_deref()?)))
 }
 
-fn deleted_at(database: &Database) -> Timestamp {
-    database.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0)
-}
-
-/// None where this machine's clock is behind the API server's.
-fn age(database: &Database) -> Duration {
-    Timestamp::now().duration_since(deleted_at(database)).try_into().unwrap_or_default()
+fn deleted_at(database: &Database) -> Time {
+    database.metadata.deletion_timestamp.clone().unwrap_or_else(|| Time(Timestamp::now()))
 }
 
 /// Says what was left: at the server, too, since nothing can be said in a namespace that is going.

@@ -63,14 +63,13 @@ pub struct Identity {
 impl Identity {
     /// Of this object in this cluster.
     pub fn of(database: &Database, cluster: &Cluster) -> Self {
-        let (namespace, name) = (database.namespace().unwrap_or_default(), database.name_any());
-        Identity {
-            cluster: cluster.id.clone(),
-            object: cluster.object(&namespace, &name),
-            uid: database.uid().unwrap_or_default(),
-            namespace,
-            name,
-        }
+        let uid = database.uid().unwrap_or_default();
+        Identity::new(cluster, database.namespace().unwrap_or_default(), database.name_any(), uid)
+    }
+
+    /// Of an object of this cluster, which may be no more.
+    pub fn new(cluster: &Cluster, namespace: String, name: String, uid: String) -> Self {
+        Identity { cluster: cluster.id.clone(), object: cluster.object(&namespace, &name), uid, namespace, name }
     }
 
     /// As a stamp and the platform team's list tell, of an object that is no more.

@@ -46,7 +46,7 @@ use crate::quota::{self, Level};
 use crate::renewal::Due;
 use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{ServerPool, is_about_the_server, unreachable};
+use crate::server::{SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server};
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -80,8 +80,8 @@ impl Databases {
     fn is_told_by_the_server(&self, database: &Database, reason: &str) -> bool {
         let name = database.status.as_ref().and_then(|status| status.server.as_deref());
         let server = name.and_then(|name| self.0.caches.servers.get(name));
-        reason == unreachable("").reason()
-            || is_about_the_server(reason) && server.is_some_and(|server| !is_usable(&server))
+        reason == SERVER_UNREACHABLE
+            || is_refusal_of_the_server(reason) && server.is_some_and(|server| !is_usable(&server))
     }
 
     async fn pass(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
@@ -215,7 +215,7 @@ impl Databases {
                     "DatabaseServer {name} cannot be reached, and may keep the data of an earlier Database of this name; \
                      repair it, or delete the DatabaseServer to go on without"
                 );
-                Err(Error::waiting(unreachable(&name).reason(), message))
+                Err(Error::waiting(SERVER_UNREACHABLE, message))
             }
             _ => Ok(None),
         };
@@ -349,13 +349,13 @@ mod tests {
 
         settled.metadata.generation = Some(2);
         let error = databases.reconcile(&settled).await.unwrap_err();
-        assert_eq!(error.reason(), unreachable("pg-1").reason());
+        assert_eq!(error.reason(), SERVER_UNREACHABLE);
         assert!(databases.is_told_by_the_server(&settled, "LoginRefused"));
 
         // A server that is Ready has nothing to tell: what it refuses is about this database.
         let here = Databases(Arc::new(context(&api, vec![ready(server("pg-1"))], vec![], vec![])));
         assert!(!here.is_told_by_the_server(&settled, "LoginRefused"));
-        assert!(here.is_told_by_the_server(&settled, unreachable("pg-1").reason()), "it does not know yet");
+        assert!(here.is_told_by_the_server(&settled, SERVER_UNREACHABLE), "it does not know yet");
     }
 
     /// What another object of this name left may be on it: an empty database elsewhere would hide that.
@@ -379,7 +379,7 @@ mod tests {
                 let mut memory = pool.memory.lock();
                 (memory.is_swept, memory.unclaimed) = (true, objects.collect());
             }
-            databases.reconcile(&database).await.unwrap_err().reason() == unreachable("pg-1").reason()
+            databases.reconcile(&database).await.unwrap_err().reason() == SERVER_UNREACHABLE
         };
         let keeps = |retained| {
             let mut away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));

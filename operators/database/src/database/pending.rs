@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use ahoi_api::{Database, DatabaseServer, PendingRemoval};
 use ahoi_reconcile::{Error, EventType};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use tracing::warn;
 
@@ -37,7 +36,7 @@ pub async fn postpone(context: &Context, server: &str, order: &Order) -> Result<
         name: identity.name.clone(),
         uid: identity.uid.clone(),
         policy: *policy,
-        since: Time(*since),
+        since: since.clone(),
     };
     change(context, server, |removals| {
         removals.retain(|known| known.uid != removal.uid);
@@ -91,14 +90,9 @@ pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerP
 }
 
 fn order(context: &Context, removal: &PendingRemoval) -> Order {
-    let identity = Identity {
-        cluster: context.cluster.id.clone(),
-        object: context.cluster.object(&removal.namespace, &removal.name),
-        uid: removal.uid.clone(),
-        namespace: removal.namespace.clone(),
-        name: removal.name.clone(),
-    };
-    Order { names: Names::of(&removal.database), identity, policy: removal.policy, since: removal.since.0 }
+    let PendingRemoval { database, namespace, name, uid, policy, since } = removal.clone();
+    let identity = Identity::new(&context.cluster, namespace, name, uid);
+    Order { names: Names::of(&database), identity, policy, since }
 }
 
 fn pending(server: &DatabaseServer) -> &[PendingRemoval] {

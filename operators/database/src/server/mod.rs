@@ -23,7 +23,7 @@ use rand::Rng;
 use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
-pub use self::pool::{Failure, Login, Pools, ServerPool, is_about_the_server, unreachable};
+pub use self::pool::{Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server, unreachable};
 use self::pooler::Pooler;
 use self::sweep::{Orphan, Wanted};
 pub use self::tls::{AUTHORITIES_BYTES, CA, authorities};
@@ -62,8 +62,10 @@ impl Reconciler for Servers {
             self.0.metrics.server(&server.name_any(), outcome.is_ok(), |name| servers.get(name).is_some());
             match outcome {
                 // Whatever is waited for here, it is the server.
-                Err(Error::Waiting { .. }) => cannot_reach(server),
-                Err(Error::Structural { reason, message }) => refuses(server, reason, message),
+                Err(Error::Waiting { .. }) => stalled(server, cannot_reach(server), RETRY),
+                Err(Error::Structural { reason, message }) => {
+                    stalled(server, Verdict::stalled(reason, message), RETRY_REFUSED)
+                }
                 outcome => outcome?,
             }
         };
@@ -289,21 +291,20 @@ fn storage_of(database: &Database) -> i64 {
     database.spec.storage.bytes().unwrap_or_default()
 }
 
-fn refuses(server: &DatabaseServer, reason: String, message: String) -> Progress<DatabaseServerStatus> {
-    let mut status = server.status.clone().unwrap_or_default();
-    conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::stalled(reason, message));
-    Progress::new(status).requeue_in(RETRY_REFUSED)
-}
-
-fn cannot_reach(server: &DatabaseServer) -> Progress<DatabaseServerStatus> {
-    let mut status = server.status.clone().unwrap_or_default();
+fn cannot_reach(server: &DatabaseServer) -> Verdict {
     let spec = &server.spec;
     let message = format!(
         "PostgreSQL at {} port {} cannot be reached; see that it runs and that this controller may connect to it",
         spec.host, spec.port
     );
-    conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::stalled(UNREACHABLE, message));
-    Progress::new(status).requeue_in(RETRY)
+    Verdict::stalled(UNREACHABLE, message)
+}
+
+/// What else is known of the server stays as it was.
+fn stalled(server: &DatabaseServer, verdict: Verdict, again: Duration) -> Progress<DatabaseServerStatus> {
+    let mut status = server.status.clone().unwrap_or_default();
+    conditions::settle(&mut status.conditions, server.metadata.generation, verdict);
+    Progress::new(status).requeue_in(again)
 }
 
 #[cfg(test)]

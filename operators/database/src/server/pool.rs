@@ -152,11 +152,9 @@ impl Failure {
 /// The reason a Database gives that waits for a server which cannot be reached.
 pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
 
-/// Whether an error of a Database is one that its DatabaseServer has, and tells.
-pub fn is_about_the_server(reason: &str) -> bool {
-    let reasons =
-        [SERVER_UNREACHABLE, "ServerNotReady", "LoginRefused", "NotTrusted", "SecretMissing", "SecretIncomplete"];
-    reasons.contains(&reason)
+/// Whether an error of a Database is one that its DatabaseServer has, and tells, while it is not Ready.
+pub fn is_refusal_of_the_server(reason: &str) -> bool {
+    ["ServerNotReady", "LoginRefused", "NotTrusted", "SecretMissing", "SecretIncomplete"].contains(&reason)
 }
 
 /// What a Database says while its server cannot be reached, however that was found.

@@ -1,8 +1,9 @@
 //! The agent's loop: whatever woke it, it compares what should be with what is, and does what is missing.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,8 +52,6 @@ const LISTING: Duration = Duration::from_secs(2);
 const RETIRING: Duration = Duration::from_secs(3);
 /// Losses within this time are counted together.
 const LATELY: Duration = Duration::from_secs(600);
-/// A pgbouncer that has not answered for so long is started anew.
-const HUNG: Duration = Duration::from_secs(45);
 
 /// What an agent is told at its start.
 #[derive(Args, Clone, Debug)]
@@ -442,64 +441,9 @@ impl Agent {
         Ok(busy)
     }
 
-    /// The console. Whoever takes it puts it back when it has answered; otherwise it is opened again.
-    async fn console(&mut self) -> Result<Console> {
-        if let Some(console) = self.console.take() {
-            return Ok(console);
-        }
-        // A pgbouncer that has just been started needs a moment, and one that died of its files never answers.
-        let patience = Instant::now() + Duration::from_secs(10);
-        loop {
-            tokio::select! {
-                console = Console::connect(&self.options.directory, self.options.port) => match console {
-                    Ok(console) => return Ok(console),
-                    Err(error) if Instant::now() > patience => return Err(error),
-                    Err(_) => sleep(Duration::from_millis(20)).await,
-                },
-                status = self.process.ended() => {
-                    self.died(status);
-                    bail!("pgbouncer ended while it was starting; the pod's log says why");
-                }
-            }
-        }
-    }
-
-    /// The console as it is now, whatever became of the last turn; none where nobody answers.
-    async fn open_console(&mut self) -> Option<Console> {
-        match self.console.take() {
-            Some(console) => Some(console),
-            None => Console::connect(&self.options.directory, self.options.port).await.ok(),
-        }
-    }
-
     /// Somebody waits for the transactions of a server to end.
     fn is_pausing(&self) -> bool {
         self.status.held.iter().any(|held| held.state == HoldState::Pausing)
-    }
-
-    fn died(&mut self, status: Option<ExitStatus>) {
-        warn!(status = status.map(|status| status.to_string()), "pgbouncer ended; starting it again");
-        self.metrics.restarts.inc();
-        self.console = None;
-        self.serving.store(false, Ordering::Relaxed);
-    }
-
-    /// A process that does not answer serves nobody. One that could not be given its files for another reason goes on.
-    async fn mind_health(&mut self) {
-        if self.answered.elapsed() > HUNG / 2
-            && let Some(console) = self.open_console().await
-            && console.marker().await.is_ok()
-        {
-            self.answered = Instant::now();
-            self.console = Some(console);
-        }
-        if self.answered.elapsed() > HUNG {
-            warn!("pgbouncer has not answered for long; ending it");
-            self.process.kill();
-            self.answered = Instant::now();
-        } else if self.answered.elapsed() > HUNG / 2 {
-            self.serving.store(false, Ordering::Relaxed);
-        }
     }
 }
 

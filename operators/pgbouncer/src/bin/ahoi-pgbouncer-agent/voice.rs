@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ahoi_api::{NamespacedRef, PgBouncer, ProcessStatus};
-use ahoi_pgbouncer::fleet::field_manager;
+use ahoi_pgbouncer::fleet::{field_manager, reports};
 use ahoi_pgbouncer::pool::Pool;
 use ahoi_pgbouncer::report::worth_saying;
 use ahoi_reconcile::Platform;
@@ -31,11 +31,10 @@ impl Voice {
     /// Says it, if it is news to somebody. What could not be said is still news at the next turn.
     pub async fn say(&mut self, status: &ProcessStatus, fleet: &PgBouncer, pools: &[Pool]) {
         let awaited = pools.iter().filter(|pool| pool.awaited()).map(|pool| pool.version).max();
-        let entries = fleet.status.iter().flat_map(|status| &status.processes);
         let last = match &self.said {
             // Our own words, which the cache has not seen yet.
             Some((version, said)) if *version > version_of(fleet) => Some(said),
-            _ => entries.into_iter().find(|entry| entry.pod == status.pod),
+            _ => reports(fleet).iter().find(|entry| entry.pod == status.pod),
         };
         if !worth_saying(last, status, awaited) {
             return;

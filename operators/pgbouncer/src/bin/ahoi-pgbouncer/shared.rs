@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, DatabaseServer, PgBouncer};
+use ahoi_api::{ConnectionPool, DatabaseServer, NamespacedRef, PgBouncer};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Cache, Platform, watcher};
@@ -62,6 +62,11 @@ impl Shared {
             Some((serving.pod, pod.status.as_ref()?.pod_ip.clone()?))
         };
         self.serving(fleet, shard).into_iter().filter_map(address).collect()
+    }
+
+    /// The fleet that is meant, if there is one.
+    pub fn fleet(&self, reference: &NamespacedRef) -> Option<Arc<PgBouncer>> {
+        self.fleets.get_in(&reference.namespace, &reference.name)
     }
 
     /// How many pools each shard of the fleet has.

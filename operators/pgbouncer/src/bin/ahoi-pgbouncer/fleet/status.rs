@@ -111,8 +111,7 @@ fn overcommitted(status: &PgBouncerStatus) -> BTreeSet<&str> {
 /// The processes in the status that the fleet no longer has when it runs so many shards.
 pub fn former(fleet: &PgBouncer, running: i32) -> Vec<&str> {
     let name = fleet.name_any();
-    let processes = fleet.status.iter().flat_map(|status| &status.processes);
-    let gone = processes.filter(|process| {
+    let gone = fleet::reports(fleet).iter().filter(|process| {
         fleet::process(&name, &process.pod)
             .is_none_or(|(shard, number)| shard >= running || number >= fleet.spec.replicas)
     });

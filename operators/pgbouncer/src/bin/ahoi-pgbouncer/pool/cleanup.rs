@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, ConnectionPoolStatus, PoolState};
 use ahoi_pgbouncer::pool::{Proof, former_places, place};
-use ahoi_reconcile::{Error, EventType, Verdict, conditions};
+use ahoi_reconcile::{Error, EventType, Verdict, age, conditions};
+use k8s_openapi::jiff::Timestamp;
 use tracing::warn;
 
 use super::PoolController;
@@ -83,9 +84,7 @@ impl PoolController {
 }
 
 fn is_overdue(pool: &ConnectionPool) -> bool {
-    let Some(since) = &pool.metadata.deletion_timestamp else { return false };
-    let age = k8s_openapi::jiff::Timestamp::now().duration_since(since.0);
-    Duration::try_from(age).is_ok_and(|age| age > PATIENCE)
+    pool.metadata.deletion_timestamp.as_ref().is_some_and(|since| age(since, Timestamp::now()) > PATIENCE)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ahoi_api::{ClientTlsMode, ConnectionPool, ConnectionPoolStatus, Place, PoolState};
+use ahoi_pgbouncer::fleet::reports;
 use ahoi_pgbouncer::pool::{unused, version};
 use ahoi_pgbouncer::{PORT, trust};
 use ahoi_reconcile::EventType;
@@ -88,9 +89,8 @@ impl PoolController {
 
     fn is_unused_at(&self, place: &Place, login: &str, known: bool, pool: &ConnectionPool) -> bool {
         // A fleet that is gone serves nobody.
-        let Some(fleet) = self.shared.fleets.get_in(&place.fleet.namespace, &place.fleet.name) else { return true };
-        let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
-        unused(login, known, version(pool), processes, &self.shared.serving(&fleet, place.shard))
+        let Some(fleet) = self.shared.fleet(&place.fleet) else { return true };
+        unused(login, known, version(pool), reports(&fleet), &self.shared.serving(&fleet, place.shard))
     }
 
     /// Says what had been done to the Secret where nobody asked for it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, ConnectionPoolStatus, FormerPlace, FormerState, Place};
 use ahoi_pgbouncer::pool::Proof;
-use ahoi_reconcile::EventType;
+use ahoi_reconcile::{EventType, age};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use tracing::warn;
@@ -57,7 +57,7 @@ impl PoolController {
 
 /// What becomes of a former place; nothing if it is given up. `proof` is what its agents say, if there is such a fleet.
 fn next(former: &FormerPlace, arrived: bool, proof: Option<&Proof>, now: Timestamp) -> Option<FormerPlace> {
-    let age = age(former, now);
+    let age = age(&former.since, now);
     let state = match (former.state, proof) {
         // A fleet that is gone serves nobody.
         (_, None) => return None,
@@ -78,12 +78,7 @@ fn due(former: &FormerPlace, now: Timestamp) -> Option<Duration> {
         FormerState::Left => GRACE,
         FormerState::Draining => PATIENCE,
     };
-    Some(lasts.saturating_sub(age(former, now)))
-}
-
-fn age(former: &FormerPlace, now: Timestamp) -> Duration {
-    // A clock that went backwards makes nothing old.
-    Duration::try_from(now.duration_since(former.since.0)).unwrap_or_default()
+    Some(lasts.saturating_sub(age(&former.since, now)))
 }
 
 /// The time as it comes back from the API server.

@@ -14,6 +14,7 @@ use ahoi_api::{
     BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, PgBouncer, Place, PoolState, Route,
     finalizers,
 };
+use ahoi_pgbouncer::fleet::reports;
 use ahoi_pgbouncer::pool::{self as agents, Proof, key, proof, refusal, version};
 use ahoi_reconcile::conditions::{self, READY, STALLED};
 use ahoi_reconcile::{
@@ -167,20 +168,18 @@ impl PoolController {
     }
 
     fn proof(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Proof {
-        let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
-        proof(&key(pool), version(pool), processes, &self.shared.serving(fleet, place.shard))
+        proof(&key(pool), version(pool), reports(fleet), &self.shared.serving(fleet, place.shard))
     }
 
     /// The same of any place of the pool; nothing if there is no such fleet.
     fn proof_at(&self, pool: &ConnectionPool, place: &Place) -> Option<Proof> {
-        let fleet = self.shared.fleets.get_in(&place.fleet.namespace, &place.fleet.name)?;
+        let fleet = self.shared.fleet(&place.fleet)?;
         Some(self.proof(pool, &fleet, place))
     }
 
     /// Why one of the processes that serve refuses the route.
     fn refusal(&self, pool: &ConnectionPool, fleet: &PgBouncer, place: &Place) -> Option<String> {
-        let processes = fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default();
-        refusal(&key(pool), processes, &self.shared.serving(fleet, place.shard)).map(ToOwned::to_owned)
+        refusal(&key(pool), reports(fleet), &self.shared.serving(fleet, place.shard)).map(ToOwned::to_owned)
     }
 }
 

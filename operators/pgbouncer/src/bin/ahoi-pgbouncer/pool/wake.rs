@@ -7,6 +7,7 @@ use ahoi_api::{
     ClientTlsMode, ConnectionPool, Database, DatabaseServer, FormerState, NamespacedRef, POOLER_CERTIFICATES_SECRET,
     PgBouncer,
 };
+use ahoi_pgbouncer::fleet::reports;
 use ahoi_pgbouncer::pool::{former_places, key, place};
 use ahoi_reconcile::{Cache, ObjectRef};
 use k8s_openapi::api::core::v1::Secret;
@@ -145,8 +146,7 @@ impl Wake {
 
 /// The pools that an agent of the fleet refuses, by namespace/name.
 fn refused(fleet: &PgBouncer) -> HashSet<&str> {
-    let processes = fleet.status.iter().flat_map(|status| &status.processes);
-    processes.flat_map(|process| &process.refused).map(|refused| refused.pool.as_str()).collect()
+    reports(fleet).iter().flat_map(|process| &process.refused).map(|refused| refused.pool.as_str()).collect()
 }
 
 /// Whether the pool is to be in the fleet. One that is being deleted goes from where it is, whatever its spec says.
