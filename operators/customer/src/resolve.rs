@@ -48,6 +48,7 @@ pub fn resolve(customer: &Customer, plan: Option<&Plan>, suite_namespace: &str) 
         namespace: CustomerNamespaceSpec {
             guardrails: plan.map(|plan| plan.spec.guardrails.clone()).unwrap_or_default(),
             groups: customer.spec.groups.clone(),
+            direct_database: database.is_some(),
             ..CustomerNamespaceSpec::default()
         },
         database,

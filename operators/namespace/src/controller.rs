@@ -1,8 +1,8 @@
 //! The reconcile of a CustomerNamespace.
 
 use ahoi_api::{
-    CUSTOMER_LABEL, CustomerNamespace, CustomerNamespaceStatus, NAMESPACE_OWNER_LABEL, NamespaceDeletionPolicy,
-    finalizers, namespace_of,
+    CUSTOMER_LABEL, CustomerNamespace, CustomerNamespaceStatus, DatabaseServer, NAMESPACE_OWNER_LABEL,
+    NamespaceDeletionPolicy, finalizers, namespace_of,
 };
 use ahoi_reconcile::conditions::{Verdict, settle};
 use ahoi_reconcile::{
@@ -13,23 +13,30 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::desired::{BINDINGS, GUARD_RAIL_LABEL, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
+use crate::network::{Servers, Surroundings};
 use crate::ownership::{Claim, Reason, claim, customer_of, remaining};
 
 /// The options of this operator alone.
 #[derive(clap::Args, Debug)]
 pub struct NamespaceOptions {
-    /// The ports on which PostgreSQL and pgbouncer listen; isolated namespaces reach them, wherever they are
-    #[arg(long, env = "DATABASE_PORTS", value_delimiter = ',', default_values_t = [5432, 6432])]
-    database_ports: Vec<u16>,
+    /// Address ranges of PostgreSQL servers whose host is a name outside of the cluster, such as 192.0.2.0/24; customers with a
+    /// database reach them on the servers' ports
+    #[arg(long, env = "DATABASE_CIDRS", value_delimiter = ',')]
+    database_cidrs: Vec<String>,
+    /// Address ranges of DNS servers that are not the pods k8s-app=kube-dns in kube-system, such as a cache on each node
+    #[arg(long, env = "DNS_CIDRS", value_delimiter = ',')]
+    dns_cidrs: Vec<String>,
 }
 
 /// Reconciles CustomerNamespaces.
 pub struct NamespaceController {
     platform: Platform,
-    database_ports: Vec<u16>,
+    around: Surroundings,
+    servers: Cache<DatabaseServer>,
     owners: Cache<CustomerNamespace>,
     namespaces: Owned<Namespace>,
     accounts: Cache<ServiceAccount>,
@@ -50,7 +57,8 @@ impl Reconciler for NamespaceController {
 
         // What takes rights away comes first, and nothing that fails keeps the rest from being put right: a tenant can see
         // to it that one of them fails.
-        let rails = guard_rails(owner, &self.database_ports);
+        let servers = Servers::of(self.servers.all().iter().map(AsRef::as_ref), &self.around.databases);
+        let rails = guard_rails(owner, &self.around, &servers);
         let outcomes = [
             self.converge(&self.bindings, owner, BINDINGS, rails.bindings).await,
             self.close_default_account(&namespace.name_any()).await,
@@ -103,6 +111,7 @@ impl NamespaceController {
                 let unmarked = !namespace.labels().contains_key(CUSTOMER_LABEL);
                 customer_of(&namespace.name_any()).filter(|_| unmarked).map(ObjectRef::new)
             })
+            .watches(&controller.servers, controller.isolated_from())
             .watches(&controller.accounts, |account: &ServiceAccount| {
                 account.metadata.namespace.as_deref().and_then(customer_of).map(ObjectRef::new)
             })
@@ -117,7 +126,12 @@ impl NamespaceController {
         let accounts = platform.cache_packed(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
         Self {
             platform: platform.clone(),
-            database_ports: options.database_ports,
+            around: Surroundings {
+                fleets: platform.namespace().to_owned(),
+                dns: options.dns_cidrs,
+                databases: options.database_cidrs,
+            },
+            servers: platform.cache(Api::all(platform.client.clone()), all()),
             owners,
             namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
             accounts,
@@ -127,6 +141,20 @@ impl NamespaceController {
             policies: guarded::<NetworkPolicy>(platform).refusing(|live, desired| live.spec != desired.spec),
             // The role of a binding cannot be changed.
             bindings: guarded::<RoleBinding>(platform).made_anew_if(|live, desired| live.role_ref != desired.role_ref),
+        }
+    }
+
+    /// Names every owner when the DatabaseServers are elsewhere than before; their status changes more often.
+    fn isolated_from(&self) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<CustomerNamespace>> + Send + Sync + use<> {
+        let (owners, servers, ranges) = (self.owners.clone(), self.servers.clone(), self.around.databases.clone());
+        let known = Mutex::new(Servers::default());
+        move |_| {
+            let now = Servers::of(servers.all().iter().map(AsRef::as_ref), &ranges);
+            let before = std::mem::replace(&mut *known.lock(), now.clone());
+            if before == now {
+                return Vec::new();
+            }
+            owners.select(|owner| Some(ObjectRef::new(&owner.name_any())))
         }
     }
 

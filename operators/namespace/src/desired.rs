@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 
 use ahoi_api::{
-    CUSTOMER_LABEL, CustomerNamespace, GroupRole, NAMESPACE_OWNER_LABEL, NetworkIsolation, PodSecurity, namespace_of,
+    CUSTOMER_LABEL, CustomerNamespace, GroupRole, NAMESPACE_OWNER_LABEL, NetworkIsolation, PodSecurity,
+    TENANT_NETWORK_POLICIES_LABEL, TenantNetworkPolicies, namespace_of,
 };
 use k8s_openapi::api::core::v1::{LimitRange, LimitRangeSpec, Namespace, ResourceQuota, ResourceQuotaSpec};
-use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
-    NetworkPolicySpec,
-};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+
+use crate::network::{self, Servers, Surroundings};
 
 /// Label on every guard rail; its value is the name of the CustomerNamespace. A label of its own, because people put the
 /// customer's label on objects of theirs, and those are not ours to prune.
@@ -53,6 +52,7 @@ pub fn namespace(owner: &CustomerNamespace) -> Namespace {
         ("pod-security.kubernetes.io/enforce-version", "latest".into()),
         ("pod-security.kubernetes.io/warn", standard.into()),
         ("pod-security.kubernetes.io/audit", standard.into()),
+        (TENANT_NETWORK_POLICIES_LABEL, tenant_network_policies(owner).into()),
     ];
     Namespace {
         metadata: ObjectMeta {
@@ -64,8 +64,16 @@ pub fn namespace(owner: &CustomerNamespace) -> Namespace {
     }
 }
 
-/// The guard rails. `databases` are the ports on which PostgreSQL and pgbouncer listen.
-pub fn guard_rails(owner: &CustomerNamespace, databases: &[u16]) -> GuardRails {
+/// Which NetworkPolicies the tenant may add, for the admission policy. Where nothing is closed, nothing can be opened.
+fn tenant_network_policies(owner: &CustomerNamespace) -> &'static str {
+    match (owner.spec.guardrails.network, owner.spec.guardrails.tenant_network_policies) {
+        (NetworkIsolation::Isolated, TenantNetworkPolicies::WithinNamespace) => "within-namespace",
+        _ => "unrestricted",
+    }
+}
+
+/// The guard rails.
+pub fn guard_rails(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> GuardRails {
     let spec = &owner.spec.guardrails;
     let quota = (!spec.quota.is_empty()).then(|| ResourceQuota {
         metadata: meta(owner, "customer"),
@@ -76,52 +84,8 @@ pub fn guard_rails(owner: &CustomerNamespace, databases: &[u16]) -> GuardRails {
         metadata: meta(owner, "customer"),
         spec: Some(LimitRangeSpec { limits: spec.limits.clone() }),
     });
-    let policies = match spec.network {
-        NetworkIsolation::Isolated => vec![default_deny(owner), allow_platform(owner, databases)],
-        NetworkIsolation::Open => Vec::new(),
-    };
+    let policies = network::policies(owner, around, servers);
     GuardRails { quota, limits, policies, bindings: bindings(owner) }
-}
-
-fn default_deny(owner: &CustomerNamespace) -> NetworkPolicy {
-    policy(owner, "default-deny", None, None)
-}
-
-/// What every tenant needs. DNS and databases are opened by port alone: a node-local DNS cache and a database outside
-/// of the cluster have addresses that no selector names. What listens on these ports in another tenant's namespace is
-/// closed by that namespace's own policy.
-fn allow_platform(owner: &CustomerNamespace, databases: &[u16]) -> NetworkPolicy {
-    let same_namespace = || NetworkPolicyPeer { pod_selector: Some(everything()), ..NetworkPolicyPeer::default() };
-    let port = |protocol: &str, port: u16| NetworkPolicyPort {
-        protocol: Some(protocol.to_owned()),
-        port: Some(IntOrString::Int(port.into())),
-        end_port: None,
-    };
-    let dns = [port("UDP", 53), port("TCP", 53)];
-    let ports = dns.into_iter().chain(databases.iter().map(|database| port("TCP", *database)));
-    let egress = vec![
-        NetworkPolicyEgressRule { to: Some(vec![same_namespace()]), ports: None },
-        NetworkPolicyEgressRule { to: None, ports: Some(ports.collect()) },
-    ];
-    let ingress = vec![NetworkPolicyIngressRule { from: Some(vec![same_namespace()]), ports: None }];
-    policy(owner, "allow-platform", Some(ingress), Some(egress))
-}
-
-fn policy(
-    owner: &CustomerNamespace,
-    name: &str,
-    ingress: Option<Vec<NetworkPolicyIngressRule>>,
-    egress: Option<Vec<NetworkPolicyEgressRule>>,
-) -> NetworkPolicy {
-    NetworkPolicy {
-        metadata: meta(owner, name),
-        spec: Some(NetworkPolicySpec {
-            pod_selector: Some(everything()),
-            policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
-            ingress,
-            egress,
-        }),
-    }
 }
 
 /// One binding a role, not one a group: fewer objects, and a group that changes its role changes two lists of
@@ -155,11 +119,7 @@ fn binding(owner: &CustomerNamespace, role: &str, mut groups: Vec<&str>) -> Role
     }
 }
 
-fn everything() -> LabelSelector {
-    LabelSelector::default()
-}
-
-fn meta(owner: &CustomerNamespace, name: &str) -> ObjectMeta {
+pub(crate) fn meta(owner: &CustomerNamespace, name: &str) -> ObjectMeta {
     let labels = [(CUSTOMER_LABEL, owner.name_any()), (GUARD_RAIL_LABEL, owner.name_any())];
     ObjectMeta {
         name: Some(name.to_owned()),

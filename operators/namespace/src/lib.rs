@@ -6,6 +6,7 @@
 
 mod controller;
 mod desired;
+mod network;
 mod ownership;
 
 pub use controller::{NamespaceController, NamespaceOptions};

@@ -1,8 +1,14 @@
-use ahoi_api::{CUSTOMER_LABEL, CustomerNamespace, NAMESPACE_OWNER_LABEL};
+use ahoi_api::{
+    CUSTOMER_LABEL, CustomerNamespace, DatabaseServer, NAMESPACE_OWNER_LABEL, TENANT_NETWORK_POLICIES_LABEL,
+    TenantNetworkPolicies,
+};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use crate::desired::{BINDINGS, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
+use crate::desired::{BINDINGS, GuardRails, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
+use crate::network::{Servers, Surroundings};
 use crate::ownership::{Claim, Reason, claim, customer_of, remaining};
 
 const ISOLATED: &str = include_str!("../fixtures/isolated.yaml");
@@ -12,10 +18,27 @@ fn read(yaml: &str) -> CustomerNamespace {
     serde_saphyr::from_str(yaml).expect("the fixture is a CustomerNamespace")
 }
 
+fn rails(owner: &CustomerNamespace) -> GuardRails {
+    let around = Surroundings {
+        fleets: "ahoi-system".into(),
+        dns: vec!["169.254.20.10/32".into()],
+        databases: vec!["192.0.2.0/24".into()],
+    };
+    let server = |host: &str| -> DatabaseServer {
+        let spec = serde_json::json!({"host": host, "adminSecretRef": {"namespace": "ahoi-system", "name": "admin"}});
+        DatabaseServer::new("any", serde_json::from_value(spec).expect("a DatabaseServer"))
+    };
+    guard_rails(
+        owner,
+        &around,
+        &Servers::of(&[server("pg.databases.svc"), server("pg.example.com")], &around.databases),
+    )
+}
+
 #[test]
 fn an_isolated_namespace() {
     let owner = read(ISOLATED);
-    let rails = guard_rails(&owner, &[5432, 6432]);
+    let rails = rails(&owner);
     insta::assert_yaml_snapshot!("isolated_namespace", namespace(&owner));
     insta::assert_yaml_snapshot!("isolated_quota", rails.quota);
     insta::assert_yaml_snapshot!("isolated_limits", rails.limits);
@@ -23,10 +46,43 @@ fn an_isolated_namespace() {
     insta::assert_yaml_snapshot!("isolated_bindings", rails.bindings);
 }
 
+/// PostgreSQL is reached directly by those who have a database there.
+#[test]
+fn a_customer_without_a_database_reaches_fleets_alone() {
+    let mut owner = read(ISOLATED);
+    owner.spec.direct_database = false;
+    let ports: Vec<_> = rails(&owner).policies.iter().flat_map(egress_ports).collect();
+    assert_eq!(ports, ["53", "53", "6432"]);
+    owner.spec.direct_database = true;
+    let ports: Vec<_> = rails(&owner).policies.iter().flat_map(egress_ports).collect();
+    assert_eq!(ports, ["53", "53", "6432", "5432"]);
+}
+
+fn egress_ports(policy: &NetworkPolicy) -> Vec<String> {
+    let rules = policy.spec.iter().flat_map(|spec| spec.egress.iter().flatten());
+    rules
+        .flat_map(|rule| rule.ports.iter().flatten())
+        .map(|port| match port.port.clone() {
+            Some(IntOrString::Int(number)) => number.to_string(),
+            other => format!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn the_plan_decides_what_the_tenant_may_add() {
+    let label = |owner: &CustomerNamespace| namespace(owner).labels()[TENANT_NETWORK_POLICIES_LABEL].clone();
+    let mut owner = read(ISOLATED);
+    assert_eq!(label(&owner), "within-namespace");
+    owner.spec.guardrails.tenant_network_policies = TenantNetworkPolicies::Unrestricted;
+    assert_eq!(label(&owner), "unrestricted");
+    assert_eq!(label(&read(OPEN)), "unrestricted");
+}
+
 #[test]
 fn what_the_spec_leaves_empty_is_not_made() {
     let owner = read(OPEN);
-    let rails = guard_rails(&owner, &[5432]);
+    let rails = rails(&owner);
     assert!(rails.quota.is_none() && rails.limits.is_none() && rails.policies.is_empty() && rails.bindings.is_empty());
     assert_eq!(namespace(&owner).labels()["pod-security.kubernetes.io/enforce"], "baseline");
 }
@@ -34,7 +90,7 @@ fn what_the_spec_leaves_empty_is_not_made() {
 /// One that is no longer wanted is found by its name alone.
 #[test]
 fn every_name_is_known() {
-    let rails = guard_rails(&read(ISOLATED), &[5432]);
+    let rails = rails(&read(ISOLATED));
     let every = |names: &[&str], made: Vec<String>| made.iter().all(|name| names.contains(&name.as_str()));
     assert!(every(QUOTAS, rails.quota.iter().map(ResourceExt::name_any).collect()));
     assert!(every(LIMITS, rails.limits.iter().map(ResourceExt::name_any).collect()));

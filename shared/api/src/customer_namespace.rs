@@ -37,6 +37,10 @@ pub struct CustomerNamespaceSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["group".into()]))]
     #[schemars(length(max = 20))]
     pub groups: Vec<GroupBinding>,
+    /// Whether pods of the namespace may connect to PostgreSQL directly, past the PgBouncer fleet. Set by the Customer's
+    /// controller while the customer has a database. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct_database: bool,
     /// What becomes of the core Namespace when this object is deleted. The Customer's controller sets Delete when the
     /// Customer itself is deleted; in every other case the namespace stays.
     #[serde(default)]
@@ -71,6 +75,10 @@ pub struct Guardrails {
     /// Which traffic pods of the namespace may send and receive.
     #[serde(default)]
     pub network: NetworkIsolation,
+    /// NetworkPolicies that people of the customer may add to a namespace whose network is Isolated. Default WithinNamespace.
+    /// Needs the policies of `manifests/policies`.
+    #[serde(default)]
+    pub tenant_network_policies: TenantNetworkPolicies,
 }
 
 /// A Pod Security Standard.
@@ -85,16 +93,29 @@ pub enum PodSecurity {
     Privileged,
 }
 
-/// Which traffic a tenant's pods may send and receive. Enforced by the cluster's network plugin where it supports
-/// NetworkPolicy.
+/// Traffic that pods of the namespace may send and receive. The cluster's network plugin must enforce NetworkPolicies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NetworkIsolation {
-    /// Nothing but traffic within the namespace, DNS, and TCP to the ports of PostgreSQL and pgbouncer at any address (5432 and
-    /// 6432, or what `DATABASE_PORTS` of ahoi-namespace says).
+    /// Traffic within the namespace, to the cluster's DNS, to PgBouncer fleets and, while the customer has a database, to the
+    /// DatabaseServers. A DatabaseServer whose host is neither an address nor a Service is reached at the addresses in
+    /// `DATABASE_CIDRS` of ahoi-namespace, and a DNS server that is no pod of kube-system labelled `k8s-app: kube-dns` at those in
+    /// `DNS_CIDRS`.
     #[default]
     Isolated,
-    /// No policy.
+    /// All traffic: no NetworkPolicy.
     Open,
+}
+
+/// NetworkPolicies that people of a customer may add. NetworkPolicies add up: one that allows everything would undo those of
+/// the platform.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TenantNetworkPolicies {
+    /// Those that allow traffic within the namespace only: each rule has peers, and each peer a podSelector, no
+    /// namespaceSelector and no ipBlock. The policies default-deny and allow-platform cannot be changed or deleted.
+    #[default]
+    WithinNamespace,
+    /// All: people of the customer can open the namespace to any address.
+    Unrestricted,
 }
 
 /// A group of people and what it may do in a customer's namespace.

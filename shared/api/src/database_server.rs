@@ -34,8 +34,8 @@ pub struct DatabaseServerSpec {
     /// Host name or address of the server, as pods reach it.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"))]
     pub host: String,
-    /// Port of the server. Another than 5432 has to be in `DATABASE_PORTS` of ahoi-namespace, too, where applications connect to
-    /// the server directly.
+    /// Port of the server. Where the host is a Service, pods must listen on the same port, or NetworkPolicies keep customers from
+    /// connecting directly.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,

@@ -13,6 +13,9 @@ pub const BINDING_LABEL: &str = "internal.example.com/binding";
 /// carries an ownerReference: a re-created CRD or a restored backup must not garbage-collect a tenant.
 pub const NAMESPACE_OWNER_LABEL: &str = "internal.example.com/customer-namespace";
 
+/// Label on a core Namespace; its value `within-namespace` has an admission policy bound the NetworkPolicies that its tenant adds.
+pub const TENANT_NETWORK_POLICIES_LABEL: &str = "internal.example.com/tenant-network-policies";
+
 /// Finalizers, one for each owner of something that garbage collection cannot clean up. A parent may create a child
 /// with its finalizer in place, which saves the child's controller the write.
 pub mod finalizers {

@@ -22,7 +22,7 @@ struct World {
 impl World {
     async fn settled() -> Self {
         let api = ApiServer::new();
-        let options = NamespaceOptions { database_ports: vec![5432, 6432] };
+        let options = NamespaceOptions { database_cidrs: Vec::new(), dns_cidrs: Vec::new() };
         let controller = NamespaceController::new(&api.platform(), options);
         let account = ServiceAccount { automount_service_account_token: Some(false), ..at("default") };
         changed(&controller.accounts, account);

@@ -1,0 +1,202 @@
+//! The NetworkPolicies of a customer's namespace: what its pods may reach, and what may reach them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ahoi_api::{CustomerNamespace, DatabaseServer, NetworkIsolation};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::desired::meta;
+
+/// Label that Kubernetes puts on every namespace.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// Label on the pods of a PgBouncer fleet.
+const FLEET_LABEL: &str = "internal.example.com/pgbouncer";
+/// Port on which the pods of a fleet serve clients.
+const FLEET_PORT: i32 = 6432;
+
+/// What lies outside of the customers' namespaces and is needed by them.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The namespace of the PgBouncer fleets.
+    pub fleets: String,
+    /// Addresses of DNS servers that are not the pods `kube-dns`.
+    pub dns: Vec<String>,
+    /// Addresses of PostgreSQL servers that a DatabaseServer names by a host outside of the cluster.
+    pub databases: Vec<String>,
+}
+
+/// The addresses of the DatabaseServers, by port: what a customer with direct access to its database may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Servers(BTreeMap<i32, BTreeSet<Place>>);
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// Behind a Service in this namespace.
+    Namespace(String),
+    /// At this address or in this range.
+    Range(String),
+}
+
+impl Servers {
+    /// Where these servers are. A host name outside of the cluster has addresses that no policy can name: `ranges` has them.
+    pub fn of<'a>(servers: impl IntoIterator<Item = &'a DatabaseServer>, ranges: &[String]) -> Self {
+        let mut places: BTreeMap<i32, BTreeSet<Place>> = BTreeMap::new();
+        for server in servers {
+            let found = match place(&server.spec.host) {
+                Some(place) => vec![place],
+                None => ranges.iter().cloned().map(Place::Range).collect(),
+            };
+            if !found.is_empty() {
+                places.entry(server.spec.port).or_default().extend(found);
+            }
+        }
+        Servers(places)
+    }
+
+    fn rules(&self) -> impl Iterator<Item = NetworkPolicyEgressRule> {
+        self.0.iter().map(|(number, places)| {
+            let peers = places.iter().map(|place| match place {
+                Place::Namespace(name) => in_namespace(name, LabelSelector::default()),
+                Place::Range(range) => block(range),
+            });
+            NetworkPolicyEgressRule { to: Some(peers.collect()), ports: Some(vec![port("TCP", *number)]) }
+        })
+    }
+}
+
+/// The namespace of a Service, or the address; None for a name that DNS outside of the cluster knows.
+fn place(host: &str) -> Option<Place> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        return Some(Place::Range(format!("{address}/{bits}")));
+    }
+    let mut parts = host.split('.').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some(namespace), Some("svc")) => Some(Place::Namespace(namespace.to_owned())),
+        _ => None,
+    }
+}
+
+/// The policies of an isolated namespace; none where the namespace is open.
+pub fn policies(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> Vec<NetworkPolicy> {
+    match owner.spec.guardrails.network {
+        NetworkIsolation::Isolated => {
+            vec![policy(owner, "default-deny", None, None), allow_platform(owner, around, servers)]
+        }
+        NetworkIsolation::Open => Vec::new(),
+    }
+}
+
+/// What every tenant needs: its own pods, DNS, the fleets, and PostgreSQL where it has a database.
+fn allow_platform(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> NetworkPolicy {
+    let own = || NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
+    let mut dns = vec![in_namespace("kube-system", labelled("k8s-app", "kube-dns"))];
+    dns.extend(around.dns.iter().map(|range| block(range)));
+    let mut egress = vec![
+        NetworkPolicyEgressRule { to: Some(vec![own()]), ports: None },
+        NetworkPolicyEgressRule { to: Some(dns), ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
+        NetworkPolicyEgressRule {
+            to: Some(vec![in_namespace(&around.fleets, with_label(FLEET_LABEL))]),
+            ports: Some(vec![port("TCP", FLEET_PORT)]),
+        },
+    ];
+    if owner.spec.direct_database {
+        egress.extend(servers.rules());
+    }
+    let ingress = vec![NetworkPolicyIngressRule { from: Some(vec![own()]), ports: None }];
+    policy(owner, "allow-platform", Some(ingress), Some(egress))
+}
+
+fn policy(
+    owner: &CustomerNamespace,
+    name: &str,
+    ingress: Option<Vec<NetworkPolicyIngressRule>>,
+    egress: Option<Vec<NetworkPolicyEgressRule>>,
+) -> NetworkPolicy {
+    NetworkPolicy {
+        metadata: meta(owner, name),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(LabelSelector::default()),
+            policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
+            ingress,
+            egress,
+        }),
+    }
+}
+
+fn in_namespace(name: &str, pods: LabelSelector) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        namespace_selector: Some(labelled(NAMESPACE_NAME, name)),
+        pod_selector: (pods != LabelSelector::default()).then_some(pods),
+        ip_block: None,
+    }
+}
+
+fn block(range: &str) -> NetworkPolicyPeer {
+    let block = IPBlock { cidr: range.to_owned(), except: None };
+    NetworkPolicyPeer { ip_block: Some(block), ..NetworkPolicyPeer::default() }
+}
+
+fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
+    NetworkPolicyPort { protocol: Some(protocol.to_owned()), port: Some(IntOrString::Int(port)), end_port: None }
+}
+
+fn labelled(key: &str, value: &str) -> LabelSelector {
+    let labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    LabelSelector { match_labels: Some(labels), match_expressions: None }
+}
+
+fn with_label(key: &str) -> LabelSelector {
+    let exists = LabelSelectorRequirement { key: key.to_owned(), operator: "Exists".to_owned(), values: None };
+    LabelSelector { match_labels: None, match_expressions: Some(vec![exists]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(hosts: &[(&str, i32)], ranges: &[&str]) -> Servers {
+        let server = |(host, port): &(&str, i32)| -> DatabaseServer {
+            let spec =
+                serde_json::json!({"host": host, "port": port, "adminSecretRef": {"namespace": "a", "name": "b"}});
+            DatabaseServer::new("any", serde_json::from_value(spec).unwrap())
+        };
+        let ranges: Vec<String> = ranges.iter().map(|range| (*range).to_owned()).collect();
+        Servers::of(hosts.iter().map(server).collect::<Vec<_>>().iter(), &ranges)
+    }
+
+    #[test]
+    fn a_server_is_where_its_host_says() {
+        let namespace = |name: &str| Some(Place::Namespace(name.into()));
+        assert_eq!(place("pg.databases.svc"), namespace("databases"));
+        assert_eq!(place("pg-rw.databases.svc.cluster.local"), namespace("databases"));
+        assert_eq!(place("10.1.2.3"), Some(Place::Range("10.1.2.3/32".into())));
+        assert_eq!(place("fd00::1"), Some(Place::Range("fd00::1/128".into())));
+        assert_eq!(place("pg.example.com"), None);
+        assert_eq!(place("pg"), None);
+    }
+
+    #[test]
+    fn servers_at_one_place_are_one_rule() {
+        let found = servers(&[("a.db.svc", 5432), ("b.db.svc", 5432), ("10.1.2.3", 5432), ("c.db.svc", 5433)], &[]);
+        let rules: Vec<_> = found.rules().collect();
+        assert_eq!(rules.iter().map(|rule| rule.to.as_ref().unwrap().len()).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    /// An empty list of peers would allow every address.
+    #[test]
+    fn a_server_whose_addresses_are_unknown_opens_nothing() {
+        assert_eq!(servers(&[("pg.example.com", 5432)], &[]), Servers::default());
+        let found = servers(&[("pg.example.com", 5432), ("a.db.svc", 5433)], &["192.0.2.0/24"]);
+        let rules: Vec<_> = found.rules().collect();
+        assert_eq!(rules[0].to.as_ref().unwrap(), &[block("192.0.2.0/24")]);
+        assert_eq!(rules.len(), 2);
+    }
+}
