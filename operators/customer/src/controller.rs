@@ -150,7 +150,7 @@ impl CustomerController {
     fn plan_of(&self, customer: &Customer) -> Result<Option<Arc<Plan>>, Error> {
         let name = customer.spec.plan.as_deref();
         let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
-        let why = match (self.plans.get(name.unwrap_or(DEFAULT_PLAN)), name) {
+        let why = match (self.plans.find("", name.unwrap_or(DEFAULT_PLAN))?, name) {
             (Some(plan), _) => return Ok(Some(plan)),
             (None, Some(name)) => {
                 format!("spec.plan names the Plan {name}, which does not exist: create it or name another")

@@ -59,15 +59,14 @@ impl Caches {
         let client = || platform.client.clone();
         let everything = watcher::Config::default;
         let bindings = everything().labels(&format!("{}=direct", ahoi_api::BINDING_LABEL));
+        let databases = platform.cache(Api::all(client()), everything());
+        let bindings = platform.cache_secrets(bindings, &databases, secret::SUFFIX, drop_what_is_no_binding);
         Caches {
             servers: platform.cache(Api::all(client()), everything()),
-            databases: platform.cache(Api::all(client()), everything()),
+            databases,
             fleets: platform.cache(Api::all(client()), everything()),
             pools: platform.cache(Api::all(client()), everything()),
-            bindings: Owned::new(
-                platform,
-                &platform.cache_trimmed(Api::all(client()), bindings, drop_what_is_no_binding),
-            ),
+            bindings: Owned::new(platform, &bindings),
             secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
         }
     }
@@ -128,7 +127,7 @@ impl Caches {
 /// More than a binding Secret ever has, its authorities included, which are bounded for that.
 const BINDING_BYTES: usize = 2 * AUTHORITIES_BYTES;
 
-/// Who may make Secrets can label any of them so, and all of them are in memory.
+/// Tenants may change the Secret. Without data it is taken for lost, and another login takes its place.
 fn drop_what_is_no_binding(secret: &mut Secret) {
     let bytes: usize = secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum();
     if bytes > BINDING_BYTES || secret.type_.as_deref() != Some(ahoi_api::BINDING_SECRET_TYPE) {
@@ -203,7 +202,7 @@ impl Context {
 
     /// A server that a Database is on, if it can be used now.
     pub fn usable(&self, name: &str) -> Result<(Arc<DatabaseServer>, Arc<ServerPool>), Error> {
-        let Some(server) = self.caches.servers.get(name) else {
+        let Some(server) = self.caches.servers.find("", name)? else {
             return Err(Error::structural(
                 "ServerGone",
                 format!("DatabaseServer {name} does not exist; create it again"),

@@ -15,9 +15,12 @@ use crate::database::Names;
 use crate::scram::{self, Credentials};
 use crate::server::CA;
 
+/// What the name of a binding Secret has after the name of its Database.
+pub const SUFFIX: &str = "-database";
+
 /// Name of the binding Secret of a Database.
 pub fn name_of(database: &str) -> String {
-    format!("{database}-database")
+    format!("{database}{SUFFIX}")
 }
 
 /// The Secret that is desired.

@@ -11,7 +11,7 @@ use ahoi_reconcile::{
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -123,7 +123,15 @@ impl NamespaceController {
         let owners = platform.cache_packed(Api::<CustomerNamespace>::all(platform.client.clone()), all());
         // All of them: one that is not ours is to be seen before anything is written.
         let namespaces = platform.cache_packed(Api::<Namespace>::all(platform.client.clone()), all());
-        let accounts = platform.cache_packed(Api::all(platform.client.clone()), all().fields("metadata.name=default"));
+        let accounts = platform.cache_ours_trimmed(
+            Api::all(platform.client.clone()),
+            all().fields("metadata.name=default"),
+            |_| true,
+            |account: &mut ServiceAccount| {
+                (account.metadata.annotations, account.metadata.labels) = (None, None);
+                (account.secrets, account.image_pull_secrets) = (None, None);
+            },
+        );
         Self {
             platform: platform.clone(),
             around: Surroundings {
@@ -135,12 +143,13 @@ impl NamespaceController {
             owners,
             namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
             accounts,
-            quotas: guarded::<ResourceQuota>(platform).made_anew_if(|live, _| is_scoped(live)),
-            limits: guarded(platform),
+            quotas: guarded::<ResourceQuota>(platform, QUOTAS).made_anew_if(|live, _| is_scoped(live)),
+            limits: guarded(platform, LIMITS),
             // Another rule lets more through.
-            policies: guarded::<NetworkPolicy>(platform).refusing(|live, desired| live.spec != desired.spec),
+            policies: guarded::<NetworkPolicy>(platform, POLICIES).refusing(|live, desired| live.spec != desired.spec),
             // The role of a binding cannot be changed.
-            bindings: guarded::<RoleBinding>(platform).made_anew_if(|live, desired| live.role_ref != desired.role_ref),
+            bindings: guarded::<RoleBinding>(platform, BINDINGS)
+                .made_anew_if(|live, desired| live.role_ref != desired.role_ref),
         }
     }
 
@@ -202,8 +211,7 @@ impl NamespaceController {
             "metadata": {"name": "default"},
             "automountServiceAccountToken": false,
         });
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.platform.client.clone(), namespace);
-        accounts.patch("default", &PatchParams::apply(self.platform.name()).force(), &Patch::Apply(account)).await?;
+        self.platform.server_side_apply(&self.accounts, Some(namespace), "default", &account).await?;
         Ok(())
     }
 
@@ -239,9 +247,10 @@ impl NamespaceController {
 
 /// Guard rails of one kind. They are linked by a label, so that they stay with a namespace that stays. Tenants may change
 /// some of them, and so their labels: the names are ours in a namespace that is ours.
-fn guarded<K: Object>(platform: &Platform) -> Owned<K> {
-    let ours = watcher::Config::default().labels(GUARD_RAIL_LABEL);
-    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), ours))
+fn guarded<K: Object>(platform: &Platform, names: &'static [&'static str]) -> Owned<K> {
+    let config = watcher::Config::default().labels(GUARD_RAIL_LABEL);
+    let ours = move |head: &ObjectMeta| head.name.as_deref().is_some_and(|name| names.contains(&name));
+    Owned::new(platform, &platform.cache_ours(Api::all(platform.client.clone()), config, ours))
         .linked_by(GUARD_RAIL_LABEL)
         .taking_over()
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ahoi_api::{CUSTOMER_LABEL, Scheduler, SchedulerStatus};
 use ahoi_reconcile::{
-    Class, Controller, Error, Object, Owned, Pace, Platform, Progress, Reconciler, Runnable, watcher,
+    Class, Controller, Error, Object, Owned, Pace, Platform, Progress, Reconciler, Runnable, is_controlled_by, watcher,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -116,5 +116,6 @@ impl SchedulerController {
 
 fn children<K: Object>(platform: &Platform, labels: &str) -> Owned<K> {
     let config = watcher::Config::default().labels(labels);
-    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), config))
+    let ours = is_controlled_by::<Scheduler>;
+    Owned::new(platform, &platform.cache_ours(Api::all(platform.client.clone()), config, ours))
 }

@@ -225,6 +225,10 @@ impl<K: Object, P: Pass<K>> Worker<K, P> {
     /// `None`: it is another replica's. It is looked at again when it has become ours.
     async fn work(&self, key: &Key) -> Option<Duration> {
         let _permit = self.queue.enter(key)?;
+        // Its last readable version is not what it is now.
+        if self.cache.is_unreadable(&key.namespace, &key.name) {
+            return Some(requeue::resync());
+        }
         // Deleted by ourselves; the watch does not know yet.
         let Some(object) = self.cache.lookup(key) else { return Some(requeue::resync()) };
         self.platform.metrics().begun(P::NAME, self.queue.len());

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::decode::without_values;
+
 /// The error of a reconcile. Its `Display` is for people: it ends up in conditions and events, so
 /// it must be *stable*: no counters, no timestamps, or each retry would be a write.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,11 @@ impl Error {
     }
 }
 
+/// An error of the client in words that may be logged.
+pub(crate) fn describe(error: &kube::Error) -> String {
+    Described(error).to_string()
+}
+
 /// `kube::Error::Api` prints the whole Status structure; people want its sentence.
 struct Described<'a>(&'a kube::Error);
 
@@ -127,6 +134,10 @@ impl fmt::Display for Described<'_> {
             kube::Error::Api(status) if !status.message.is_empty() => f.write_str(&status.message),
             kube::Error::Api(status) => write!(f, "the API server answered {}", status.code),
             kube::Error::Service(_) | kube::Error::HyperError(_) => f.write_str("the API server cannot be reached"),
+            // The error may quote what it did not expect, and the answer may be a Secret.
+            kube::Error::SerdeError(error) => {
+                write!(f, "the answer of the API server cannot be read: {}", without_values(&error.to_string()))
+            }
             other => write!(f, "{other}"),
         }
     }

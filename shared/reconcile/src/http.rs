@@ -35,6 +35,13 @@ impl Stages {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(crate) fn leading() -> Self {
+        let stages = Stages::default();
+        stages.enter(Stage::Leading);
+        stages
+    }
+
     pub(crate) fn at(&self, stage: Stage) -> bool {
         self.0.load(Ordering::Relaxed) == stage as u8
     }
@@ -59,14 +66,16 @@ pub(crate) fn router(platform: Platform, stages: Stages) -> Router {
         .route("/metrics", get(move || async move { metrics(&platform) }))
 }
 
-fn readiness(platform: &Platform, stages: &Stages) -> (StatusCode, String) {
+pub(crate) fn readiness(platform: &Platform, stages: &Stages) -> (StatusCode, String) {
     if stages.at(Stage::Starting) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting".to_owned());
     }
-    let unsynced = platform.unsynced();
     if !stages.at(Stage::Standby) {
-        if !unsynced.is_empty() {
-            return (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the list of {}", unsynced.join(", ")));
+        let missing = platform.missing_lists();
+        if !missing.is_empty() {
+            let overdue = platform.overdue().map(|working| format!(", overdue after {} s", working.as_secs()));
+            let text = format!("waiting for the list of {}{}", missing.join(", "), overdue.unwrap_or_default());
+            return (StatusCode::SERVICE_UNAVAILABLE, text);
         }
         let unmet = platform.unmet();
         if !unmet.is_empty() {
@@ -77,6 +86,6 @@ fn readiness(platform: &Platform, stages: &Stages) -> (StatusCode, String) {
 }
 
 fn metrics(platform: &Platform) -> Result<impl IntoResponse + use<>, StatusCode> {
-    let text = platform.metrics().encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let text = platform.encode_metrics().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
 }

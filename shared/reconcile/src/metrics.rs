@@ -1,5 +1,6 @@
 //! Metrics of the process. Labels are few and bounded: never an object's name, never an error's text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) leader: Gauge,
     pub(crate) shards_held: Gauge,
     pub(crate) shard_takeovers: Family<Labels<1>, Counter>,
+    unreadable: Family<[(&'static str, String); 1], Gauge>,
+    first_list_overdue: Family<[(&'static str, String); 1], Gauge>,
     requests: Requests,
 }
 
@@ -44,6 +47,8 @@ impl Metrics {
             leader: Gauge::default(),
             shards_held: Gauge::default(),
             shard_takeovers: Family::default(),
+            unreadable: Family::default(),
+            first_list_overdue: Family::default(),
             requests,
         };
         let mut registry = metrics.registry.lock();
@@ -62,6 +67,16 @@ impl Metrics {
             "shard_takeovers",
             "Shards taken by this process, from nobody or from a replica whose Lease expired",
             metrics.shard_takeovers.clone(),
+        );
+        registry.register(
+            "unreadable_objects",
+            "Objects of a kind that this release cannot decode; they are left as they are",
+            metrics.unreadable.clone(),
+        );
+        registry.register(
+            "first_list_overdue",
+            "1 while this process works without the first list of a kind, after 45 seconds",
+            metrics.first_list_overdue.clone(),
         );
         registry.register("api_requests", "Requests to the API server", metrics.requests.0.clone());
         drop(registry);
@@ -82,6 +97,15 @@ impl Metrics {
 
     pub(crate) fn failed(&self, controller: &'static str, class: &'static str) {
         self.errors.get_or_create(&[("controller", controller), ("class", class)]).inc();
+    }
+
+    /// How many objects of each kind cannot be decoded, and whether its list is overdue.
+    pub(crate) fn observe_caches(&self, kinds: BTreeMap<String, (usize, bool)>) {
+        for (kind, (unreadable, overdue)) in kinds {
+            let labels = [("kind", kind)];
+            self.unreadable.get_or_create(&labels).set(i64::try_from(unreadable).unwrap_or(i64::MAX));
+            self.first_list_overdue.get_or_create(&labels).set(i64::from(overdue));
+        }
     }
 
     pub(crate) fn encode(&self) -> Result<String, fmt::Error> {

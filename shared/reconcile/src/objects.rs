@@ -7,10 +7,11 @@ use std::marker::PhantomData;
 
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, Request};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cache::Key;
+use crate::decode::decode;
 use crate::error::Error;
 use crate::reconciler::{Conditioned, Object};
 
@@ -47,7 +48,13 @@ impl<K: Object> Objects<K> {
 
     async fn send(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> Result<K, Error> {
         let request = request.map_err(kube::Error::BuildRequest)?;
-        Ok(self.client.request(request).await?)
+        read(&self.client.request_text(request).await?)
+    }
+
+    /// Applies a partial object by server-side apply, which creates or changes.
+    pub(crate) async fn server_side_apply(&self, key: &Key, object: &Value) -> Result<K, Error> {
+        let params = PatchParams { force: true, ..self.patching() };
+        self.send(Self::at(key).patch(&key.name, &params, &Patch::Apply(object))).await
     }
 
     fn posting(&self) -> PostParams {
@@ -72,11 +79,12 @@ impl<K: Object> Objects<K> {
             ..DeleteParams::default()
         };
         let request = Self::at(&key).delete(&key.name, &params).map_err(kube::Error::BuildRequest)?;
-        match self.client.request_status::<K>(request).await {
+        match self.client.request_text(request).await {
             // The object, or a Status that says it is gone. Some kinds answer with the object although it is gone.
-            Ok(answer) => match answer.left().filter(|object| object.meta().deletion_timestamp.is_some()) {
-                Some(object) => Ok(Deleted::Terminating(Box::new(object))),
-                None => Ok(Deleted::Gone),
+            Ok(answer) if is_status(&answer) => Ok(Deleted::Gone),
+            Ok(answer) => match read::<K>(&answer)? {
+                object if object.meta().deletion_timestamp.is_some() => Ok(Deleted::Terminating(Box::new(object))),
+                _ => Ok(Deleted::Gone),
             },
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Deleted::Gone),
             Err(error) => Err(error.into()),
@@ -116,6 +124,22 @@ impl<K: Conditioned> Objects<K> {
             Patch::Json(serde_json::from_value(patch.into()).map_err(kube::Error::SerdeError)?);
         self.send(Self::at(&key).patch_subresource("status", &key.name, &self.patching(), &patch)).await
     }
+}
+
+/// An object in an answer of the API server.
+fn read<K: Object>(answer: &str) -> Result<K, Error> {
+    let unreadable =
+        |why| Error::structural("Unreadable", format!("this release cannot read the {}: {why}", K::kind(&())));
+    decode(answer).map_err(unreadable)
+}
+
+fn is_status(answer: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(default)]
+        kind: &'a str,
+    }
+    serde_json::from_str(answer).is_ok_and(|Answer { kind }| kind == "Status")
 }
 
 /// The operations of a JSON patch that turn one status into the other.

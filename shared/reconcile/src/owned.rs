@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::PropagationPolicy;
 use tracing::info;
@@ -281,6 +282,13 @@ impl<K: Object> Owned<K> {
             format!("{what} exists and does not belong to {owner}; it is left as it is"),
         ))
     }
+}
+
+/// Whether the controller of the object with this metadata is an object of kind `O`, for
+/// [`Platform::cache_ours`](crate::Platform::cache_ours).
+pub fn is_controlled_by<O: Object>(meta: &ObjectMeta) -> bool {
+    let mut owners = meta.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true));
+    owners.any(|owner| owner.kind == O::kind(&()) && owner.api_version == O::api_version(&()))
 }
 
 fn being_deleted<K: Object>(child: &K) -> Error {

@@ -1,8 +1,13 @@
 //! What every controller of a process shares.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use k8s_controller::events::{Event, EventRecorder, Reporter};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -13,7 +18,7 @@ use tracing::debug;
 
 pub use k8s_controller::events::EventType;
 
-use crate::cache::{Cache, Trim};
+use crate::cache::{Cache, CacheState, Key, Ours, Trim, secrets};
 use crate::error::Error;
 use crate::metrics::{Metrics, Requests};
 use crate::objects::Objects;
@@ -26,6 +31,12 @@ pub const GROUP: &str = "internal.example.com";
 /// How many objects come with one answer to a list. A page is in memory as a whole, as text and as objects, with much that
 /// is not kept.
 const PAGE: u32 = 100;
+/// The same of kinds that tenants can write. One object may have 1.5 MB, and a page is in memory three times over.
+const PAGE_OF_TENANTS: u32 = 16;
+/// More than the labels, annotations, finalizers and owners of an object of ours have, with what others add.
+const MAX_METADATA_BYTES: usize = 64 * 1024;
+/// How long a first list may take before `/readyz` and a metric report it.
+const LIST_OVERDUE: Duration = Duration::from_secs(45);
 
 /// What every controller of a process shares. Cheap to clone.
 #[derive(Clone)]
@@ -50,8 +61,9 @@ struct Shared {
     metrics: Metrics,
     /// Cancelled when this process begins to work: a standby watches nothing.
     begun: CancellationToken,
+    begun_at: OnceLock<Instant>,
     shutdown: CancellationToken,
-    caches: Mutex<Vec<Gate>>,
+    caches: Mutex<Vec<Box<dyn CacheState>>>,
     conditions: Mutex<Vec<Gate>>,
     failures: mpsc::UnboundedSender<String>,
 }
@@ -77,6 +89,7 @@ impl Platform {
             events: EventRecorder::new(client.clone(), reporter),
             metrics: Metrics::new(requests),
             begun: CancellationToken::new(),
+            begun_at: OnceLock::new(),
             shutdown: CancellationToken::new(),
             caches: Mutex::default(),
             conditions: Mutex::default(),
@@ -162,27 +175,107 @@ impl Platform {
         self.start(api, config, Box::new(trim), false)
     }
 
+    /// The same as [`Platform::cache_packed`] for kinds that tenants can write: it keeps only the objects that are `ours` by
+    /// their name, namespace and controller reference, whatever labels others have, and lists them in small pages.
+    pub fn cache_ours<K: Object>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        ours: impl Fn(&ObjectMeta) -> bool + Send + Sync + 'static,
+    ) -> Cache<K> {
+        let cache = Cache::new(Box::new(|object: &mut K| bound_metadata(object.meta_mut())), true);
+        self.feed(api, config.page_size(PAGE_OF_TENANTS), &cache, Box::new(ours));
+        cache
+    }
+
+    /// The same, not as text, and without what `trim` drops from each object.
+    pub fn cache_ours_trimmed<K: Object>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        ours: impl Fn(&ObjectMeta) -> bool + Send + Sync + 'static,
+        trim: impl Fn(&mut K) + Send + Sync + 'static,
+    ) -> Cache<K> {
+        let trim = move |object: &mut K| {
+            bound_metadata(object.meta_mut());
+            trim(object);
+        };
+        let cache = Cache::new(Box::new(trim), false);
+        self.feed(api, config.page_size(PAGE_OF_TENANTS), &cache, Box::new(ours));
+        cache
+    }
+
+    /// Secrets in all namespaces that each belong to one of the `owners`, whose name and `suffix` are theirs. Their metadata is
+    /// watched, and the content is read of those that an owner exists for, once for each version. So Secrets that others
+    /// make with the same labels cost next to nothing. `trim` drops what nobody reads.
+    pub fn cache_secrets<O: Object>(
+        &self,
+        config: watcher::Config,
+        owners: &Cache<O>,
+        suffix: &'static str,
+        trim: impl Fn(&mut Secret) + Send + Sync + 'static,
+    ) -> Cache<Secret> {
+        let trim = move |secret: &mut Secret| {
+            bound_metadata(&mut secret.metadata);
+            trim(secret);
+        };
+        let cache = Cache::new(Box::new(trim), false);
+        let config = config.page_size(PAGE_OF_TENANTS);
+        let watch = secrets::watch(cache.clone(), owners.clone(), suffix, self.client.clone(), config, self.clone());
+        self.spawn_watch(&cache, watch);
+        cache
+    }
+
     fn start<K: Object>(&self, api: Api<K>, config: watcher::Config, trim: Trim<K>, packed: bool) -> Cache<K> {
         let cache = Cache::new(trim, packed);
-        let config = config.page_size(PAGE);
-        self.await_sync(&cache);
-        let (begun, watch) = (self.shared.begun.clone(), cache.clone().watch(api, config));
+        self.feed(api, config.page_size(PAGE), &cache, Box::new(|_| true));
+        cache
+    }
+
+    fn feed<K: Object>(&self, api: Api<K>, config: watcher::Config, cache: &Cache<K>, ours: Ours) {
+        self.spawn_watch(cache, cache.clone().watch(api, config, ours, self.clone()));
+    }
+
+    fn spawn_watch<K: Object>(&self, cache: &Cache<K>, watch: impl Future<Output = ()> + Send + 'static) {
+        self.await_sync(cache);
+        let begun = self.shared.begun.clone();
         self.spawn(format!("the watch of {}", K::plural(&())), async move {
             begun.cancelled().await;
             watch.await;
         });
-        cache
     }
 
     /// Makes readiness and the start of controllers wait for the cache.
     pub(crate) fn await_sync<K: Object>(&self, cache: &Cache<K>) {
-        let (what, cache) = (K::kind(&()).into_owned(), cache.clone());
-        self.shared.caches.lock().push(Gate { what, is_open: Box::new(move || cache.is_synced()) });
+        self.shared.caches.lock().push(Box::new(cache.clone()));
+    }
+
+    /// Applies an object or a part of one by server-side apply, with force, and has `cache` know the answer at once.
+    pub async fn server_side_apply<K: Object>(
+        &self,
+        cache: &Cache<K>,
+        namespace: Option<&str>,
+        name: &str,
+        object: &serde_json::Value,
+    ) -> Result<Arc<K>, Error> {
+        let key = Key::new(namespace, name);
+        Ok(cache.written(self.objects().server_side_apply(&key, object).await?))
     }
 
     /// Publishes an event about `object`, in the background: an event that cannot be published is logged, and
     /// changes nothing else.
     pub fn event<K: Object>(&self, object: &K, type_: EventType, reason: impl Into<String>, note: impl Into<String>) {
+        self.event_at::<K>(object.meta().clone(), type_, reason, note);
+    }
+
+    /// The same about an object of which no more is known than its metadata.
+    pub(crate) fn event_at<K: Object>(
+        &self,
+        metadata: ObjectMeta,
+        type_: EventType,
+        reason: impl Into<String>,
+        note: impl Into<String>,
+    ) {
         let event = Event {
             type_,
             reason: reason.into(),
@@ -190,7 +283,8 @@ impl Platform {
             note: Some(note.into()),
             related: None,
         };
-        let (platform, object) = (self.clone(), object.clone());
+        let object = PartialObjectMeta::<K> { types: None, metadata, _phantom: std::marker::PhantomData };
+        let platform = self.clone();
         tokio::spawn(async move {
             // Expected at times: nothing may be created in a namespace that is going.
             if let Err(error) = platform.shared.events.publish(&object, &event).await {
@@ -213,6 +307,7 @@ impl Platform {
 
     /// This process is not, or no longer, a standby.
     pub(crate) fn begin(&self) {
+        let _ = self.shared.begun_at.set(Instant::now());
         self.shared.begun.cancel();
     }
 
@@ -235,7 +330,37 @@ impl Platform {
 
     /// The kinds whose caches are not complete yet.
     pub(crate) fn unsynced(&self) -> Vec<String> {
-        closed(&self.shared.caches)
+        self.shared.caches.lock().iter().filter(|cache| !cache.is_synced()).map(|cache| cache.kind()).collect()
+    }
+
+    /// The same, each with why its last request failed.
+    pub(crate) fn missing_lists(&self) -> Vec<String> {
+        let caches = self.shared.caches.lock();
+        let missing = caches.iter().filter(|cache| !cache.is_synced());
+        let explained = missing.map(|cache| match cache.trouble() {
+            Some(why) => format!("{} ({why})", cache.kind()),
+            None => cache.kind(),
+        });
+        explained.collect()
+    }
+
+    /// For how long this process has worked, if its first lists should be complete by now.
+    pub(crate) fn overdue(&self) -> Option<Duration> {
+        let working = self.shared.begun_at.get()?.elapsed();
+        (working > LIST_OVERDUE).then_some(working)
+    }
+
+    /// The metrics as text.
+    pub(crate) fn encode_metrics(&self) -> Result<String, std::fmt::Error> {
+        let overdue = self.overdue().is_some();
+        let mut kinds: BTreeMap<String, (usize, bool)> = BTreeMap::new();
+        for cache in &*self.shared.caches.lock() {
+            let (unreadable, missing) = kinds.entry(cache.kind()).or_default();
+            *unreadable += cache.unreadable();
+            *missing |= overdue && !cache.is_synced();
+        }
+        self.metrics().observe_caches(kinds);
+        self.metrics().encode()
     }
 
     /// Returns when every cache of the process is complete.
@@ -243,6 +368,19 @@ impl Platform {
         while !self.unsynced().is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// Drops what takes too much memory of the metadata of an object that tenants can write. The next write of the object's
+/// controller replaces it.
+fn bound_metadata(meta: &mut ObjectMeta) {
+    let texts = [&meta.labels, &meta.annotations].into_iter().flatten().flatten();
+    let texts: usize = texts.map(|(key, value)| key.len() + value.len()).sum();
+    let finalizers: usize = meta.finalizers.iter().flatten().map(String::len).sum();
+    let owners: usize = meta.owner_references.iter().flatten().map(|owner| owner.name.len() + owner.uid.len()).sum();
+    if texts + finalizers + owners > MAX_METADATA_BYTES {
+        (meta.labels, meta.annotations, meta.finalizers) = (None, None, None);
+        meta.owner_references.iter_mut().for_each(|owners| owners.retain(|owner| owner.controller == Some(true)));
     }
 }
 

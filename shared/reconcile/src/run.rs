@@ -1,11 +1,10 @@
 //! From `main` to the end of the process: options, logs, client, lease, stop.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_controller::LeaderElection;
@@ -16,14 +15,17 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tower::timeout::TimeoutLayer;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
 use crate::controller::Runnable;
 use crate::http::{self, Stage, Stages};
+use crate::logging::{self, LogFormat};
 use crate::metrics::Requests;
 use crate::platform::{Platform, Process};
 use crate::shards::coordinator::{Coordinator, Mood};
 use crate::shards::{self, Fence, Shards};
+
+/// How long the first lists may take. Then the process ends, and another replica tries.
+const FIRST_LISTS_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The bound of each call to the API server (of a watch: until it begins).
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,18 +53,13 @@ struct Options {
     /// How many objects of a kind are looked at at once
     #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// What to log, as in RUST_LOG: `info`, `debug`, `ahoi_reconcile=debug,info`
+    /// What to log, as in RUST_LOG: `info`, `debug`, `ahoi_reconcile=debug,info`. Libraries log nothing at any level: what they
+    /// log may contain the bodies of answers, and so passwords
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
     /// How to log
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Parser, Debug)]
@@ -101,7 +98,7 @@ where
     let _ = rustls::crypto::ring::default_provider().install_default();
     let matches = Cli::<A>::command().name(name).version(env!("CARGO_PKG_VERSION")).get_matches();
     let Cli { options, extra } = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    start_logging(&options)?;
+    logging::start(&options.log, options.log_format)?;
 
     // Without an election this is the only process, and has every shard.
     let divided = options.leader_elect && options.shards > 1;
@@ -126,7 +123,7 @@ where
     if divided && let Some(whole) = controllers.iter().find(|controller| !controller.divisible) {
         bail!("{name} runs with --shards=1 only: {} cannot be divided", whole.name);
     }
-    let work = work(platform.clone(), stages.clone(), controllers, failed);
+    let work = work(platform.clone(), stages.clone(), controllers, failed, options.leader_elect);
 
     if divided {
         return divide(&platform, work).await;
@@ -188,6 +185,7 @@ async fn work(
     stages: Stages,
     controllers: Vec<Runnable>,
     mut failed: mpsc::UnboundedReceiver<String>,
+    elected: bool,
 ) -> anyhow::Result<()> {
     platform.begin();
     stages.enter(Stage::Leading);
@@ -213,8 +211,16 @@ async fn work(
         }
         Ok(())
     };
+    // Without an election there is no Lease to be given to another replica.
+    let lists = async {
+        match elected {
+            true => first_lists(&platform, FIRST_LISTS_TIMEOUT).await,
+            false => std::future::pending().await,
+        }
+    };
     tokio::select! {
         end = stopped => end?,
+        error = lists => return Err(error),
         Some(name) = failed.recv() => bail!("{name} stopped"),
         () = async { shutdown.cancelled().await; tokio::time::sleep(patience).await } => {
             warn!("passes are still running; leaving anyway");
@@ -222,6 +228,18 @@ async fn work(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Returns an error when the first lists have taken longer than the timeout, and otherwise never returns.
+pub(crate) async fn first_lists(platform: &Platform, timeout: Duration) -> anyhow::Error {
+    match tokio::time::timeout(timeout, platform.synced()).await {
+        Ok(()) => std::future::pending().await,
+        Err(_) => anyhow::anyhow!(
+            "no complete list of {} after {} s; another replica may take over",
+            platform.missing_lists().join(", "),
+            timeout.as_secs()
+        ),
+    }
 }
 
 /// Only a standby may leave at once: it has nothing to finish and no lease to give back.
@@ -259,17 +277,6 @@ async fn connect(name: &str, instance: &str, requests: &Requests, fence: &Fence)
     config.headers.push((::http::header::USER_AGENT, format!("{name} ({instance})").parse()?));
     let client = ClientBuilder::try_from(config)?.with_layer(requests).with_layer(&TimeoutLayer::new(CALL_TIMEOUT));
     Ok(client.with_layer(fence).build())
-}
-
-fn start_logging(options: &Options) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log).context("--log")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
-    // Somebody who embeds this may have set up logging already.
-    let _ = match options.log_format {
-        LogFormat::Text => log.with_target(false).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    Ok(())
 }
 
 fn host_name() -> String {

@@ -109,6 +109,11 @@ impl ApiServer {
         decode(state.store(path, value))
     }
 
+    /// Puts something there that need not be an object of any type; `path` as in "/api/v1/namespaces/a/configmaps/b".
+    pub fn put_value(&self, path: &str, value: Value) {
+        self.0.lock().store(path.to_owned(), value);
+    }
+
     /// The object as it is now.
     pub fn get<K: Object>(&self, object: &K) -> Option<K> {
         self.0.lock().objects.get(&path_of(object)).cloned().map(decode)
@@ -322,7 +327,7 @@ fn failure(code: u16, reason: &str, message: &str) -> Value {
 }
 
 fn decode<K: Object>(value: Value) -> K {
-    serde_json::from_value(value).expect("the stored object is of this kind")
+    crate::decode::decode(&value.to_string()).expect("the stored object is of this kind")
 }
 
 fn merge(target: &mut Value, patch: &Value) {

@@ -48,7 +48,10 @@ pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error
 
 async fn leave(context: &Context, database: &Database, server: String, order: &Order) -> Result<(), Error> {
     let names = &order.names;
-    let Some(server) = context.caches.servers.get(&server) else {
+    // A server that cannot be read is not one that was deleted.
+    let found =
+        context.caches.servers.find("", &server).map_err(|error| Error::waiting(error.reason(), error.to_string()))?;
+    let Some(server) = found else {
         let note = format!("DatabaseServer {server} is gone; database {} was not looked at", names.database);
         left(context, database, None, "ServerGone", note);
         return Ok(());

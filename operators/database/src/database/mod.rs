@@ -95,7 +95,7 @@ impl Databases {
             return Err(Error::Conflict("the status was emptied".to_owned()));
         };
         let (server, pool) = context.usable(server_name)?;
-        let present = self.binding(database);
+        let present = self.binding(database)?;
         let (names, mut other) = logins(&status, present.as_deref(), name);
 
         let before = Level::read(&status.conditions);
@@ -250,8 +250,10 @@ impl Databases {
         context.placements.choose(&database.uid().unwrap_or_default(), &need, candidates, is_pending)
     }
 
-    fn binding(&self, database: &Database) -> Option<Arc<Secret>> {
-        self.0.caches.bindings.cache().get_in(&database.namespace()?, &secret::name_of(&database.name_any()))
+    /// One that cannot be read is not lost.
+    fn binding(&self, database: &Database) -> Result<Option<Arc<Secret>>, Error> {
+        let namespace = database.namespace().unwrap_or_default();
+        self.0.caches.bindings.cache().find(&namespace, &secret::name_of(&database.name_any()))
     }
 
     /// Says what was done where nobody asked for it.

@@ -241,7 +241,10 @@ impl Servers {
         observed: &Observed,
     ) -> Result<(), Error> {
         let context = &self.0;
-        let uids: HashSet<_> = context.caches.databases.all().iter().filter_map(|database| database.uid()).collect();
+        let databases = &context.caches.databases;
+        let mut uids: HashSet<_> = databases.all().iter().filter_map(|database| database.uid()).collect();
+        // They exist, so their databases have lost nothing.
+        uids.extend(databases.unreadable_uids());
         let (found, first_alarm) = {
             let mut memory = pool.memory.lock();
             let found = sweep::orphans(&ours(observed), &context.cluster.id, &uids, &mut memory);

@@ -1,20 +1,27 @@
 //! Caches: objects of one kind in memory, fed by a watch, and by our own writes until the watch has caught up.
 
 mod body;
+mod raw;
+pub(crate) mod secrets;
 mod view;
 
 use std::fmt;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+pub(crate) use raw::Raw;
+use raw::Read;
 pub(crate) use view::{Change, Hash, Key, controller_of};
 
+use crate::error::{Error, describe};
+use crate::platform::{EventType, Platform};
 use crate::reconciler::Object;
 
 /// Objects of one kind in memory. Cheap to clone; reading it costs no request.
@@ -22,6 +29,11 @@ use crate::reconciler::Object;
 /// Reads see our own writes: every answer of the API server to a write through [`Owned`](crate::Owned), to a status
 /// or to a finalizer is there at once, and stays until the watch has delivered it or something newer. So a pass right
 /// after a write does not repeat it.
+///
+/// An object that cannot be decoded, because a newer release wrote it for example, stops no other. It is reported once, and
+/// is not taken for deleted: reads return its last version that could be decoded, if there was one since the process began;
+/// its controller does not reconcile it until it can be decoded again. [`Cache::find`] tells it from an object that does not
+/// exist.
 pub struct Cache<K> {
     inner: Arc<Inner<K>>,
 }
@@ -32,7 +44,58 @@ struct Inner<K> {
     synced: watch::Sender<bool>,
     /// Drops from each object what nobody reads.
     trim: Trim<K>,
+    /// Why the last request of the watch failed, until one succeeds.
+    trouble: Mutex<Option<String>>,
 }
+
+/// What a process reports about one of its caches.
+pub(crate) trait CacheState: Send + Sync {
+    /// The kind of its objects.
+    fn kind(&self) -> String;
+    /// Whether the first list is complete.
+    fn is_synced(&self) -> bool;
+    /// How many of its objects cannot be decoded.
+    fn unreadable(&self) -> usize;
+    /// Why the last request of its watch failed, until one succeeds.
+    fn trouble(&self) -> Option<String>;
+}
+
+impl<K: Object> CacheState for Cache<K> {
+    fn kind(&self) -> String {
+        K::kind(&()).into_owned()
+    }
+
+    fn is_synced(&self) -> bool {
+        Cache::is_synced(self)
+    }
+
+    fn unreadable(&self) -> usize {
+        self.inner.view.read().count_unreadable()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.inner.trouble.lock().clone()
+    }
+}
+
+/// An object of a watch, decoded or not.
+pub(crate) struct Item<K> {
+    head: ObjectMeta,
+    read: Read<K>,
+}
+
+#[cfg(test)]
+impl<K: Object> Item<K> {
+    /// As a watch would deliver it.
+    pub(crate) fn of(text: &str) -> Self {
+        let raw: Raw<K> = serde_json::from_str(text).expect("a JSON object");
+        let read = raw.decode();
+        Item { head: raw.into_head(), read }
+    }
+}
+
+/// Which objects a cache is for, by their heads.
+pub(crate) type Ours = Box<dyn Fn(&ObjectMeta) -> bool + Send + Sync>;
 
 type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 pub(crate) type Trim<K> = Box<dyn Fn(&mut K) + Send + Sync>;
@@ -56,6 +119,7 @@ impl<K: Object> Cache<K> {
             listeners: RwLock::default(),
             synced: watch::Sender::new(false),
             trim,
+            trouble: Mutex::default(),
         };
         Cache { inner: Arc::new(inner) }
     }
@@ -68,6 +132,25 @@ impl<K: Object> Cache<K> {
     /// The object of a namespaced kind.
     pub fn get_in(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.inner.view.read().get(&Key::new(Some(namespace), name))
+    }
+
+    /// The object, or an error if there is one of that name that cannot be decoded: for a decision that must not take such an
+    /// object for one that does not exist. `namespace` is empty for cluster-scoped kinds.
+    pub fn find(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, Error> {
+        let (kind, key) = (K::kind(&()), Key::new(Some(namespace), name));
+        let view = self.inner.view.read();
+        match view.get(&key) {
+            None if view.is_unreadable(&key) => Err(Error::structural(
+                "Unreadable",
+                format!("this release cannot read {kind} {name}; everything that depends on it is left as it is"),
+            )),
+            object => Ok(object),
+        }
+    }
+
+    /// The uids of the objects that cannot be decoded. They exist.
+    pub fn unreadable_uids(&self) -> Vec<String> {
+        self.inner.view.read().unreadable_uids()
     }
 
     /// Every object, in no order.
@@ -92,6 +175,11 @@ impl<K: Object> Cache<K> {
     /// The objects whose controller owner has this uid, by an index.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         self.inner.view.read().owned_by(uid)
+    }
+
+    /// Whether there is an object of this name that cannot be decoded as it is now.
+    pub(crate) fn is_unreadable(&self, namespace: &str, name: &str) -> bool {
+        self.inner.view.read().is_unreadable(&Key::new(Some(namespace), name))
     }
 
     /// Whether the first list is complete. Before that, absence means nothing.
@@ -146,12 +234,61 @@ impl<K: Object> Cache<K> {
         let event = event.modify(|object| self.trim(object));
         let complete = matches!(event, watcher::Event::InitDone);
         let changes = self.inner.view.write().observe(event);
-        let listeners = self.inner.listeners.read();
-        for change in &changes {
-            listeners.iter().for_each(|listener| listener(change));
-        }
+        self.announce(&changes);
         if complete {
             self.inner.synced.send_replace(true);
+        }
+    }
+
+    fn announce(&self, changes: &[Change<K>]) {
+        let listeners = self.inner.listeners.read();
+        for change in changes {
+            listeners.iter().for_each(|listener| listener(change));
+        }
+    }
+
+    /// Takes over what the watch delivers. The answer is an object that cannot be decoded, and why, if that is news.
+    pub(crate) fn receive(&self, event: watcher::Event<Item<K>>) -> Option<(ObjectMeta, String)> {
+        use watcher::Event;
+        let (Item { head, read }, listed) = match event {
+            Event::Init => {
+                self.observe(Event::Init);
+                return None;
+            }
+            Event::InitDone => {
+                self.observe(Event::InitDone);
+                return None;
+            }
+            Event::Delete(Item { read: Read::Object(object), .. }) => {
+                self.observe(Event::Delete(object));
+                return None;
+            }
+            Event::Delete(Item { head, .. }) => {
+                let changes = self.inner.view.write().deleted_unread(&head);
+                self.announce(&changes);
+                return None;
+            }
+            Event::InitApply(item) => (item, true),
+            Event::Apply(item) => (item, false),
+        };
+        match read {
+            Read::Object(object) => {
+                if self.inner.view.read().is_unreadable(&Key::of_meta(&head)) {
+                    info!(kind = %K::kind(&()), namespace = head.namespace, name = head.name, "the object is readable again");
+                }
+                self.observe(if listed { Event::InitApply(object) } else { Event::Apply(object) });
+                None
+            }
+            Read::Ignored => {
+                let changes = self.inner.view.write().ignored(&head, listed);
+                self.announce(&changes);
+                None
+            }
+            Read::Unreadable(why) => {
+                let (is_news, changes) = self.inner.view.write().unreadable(&head, listed);
+                self.announce(&changes);
+                is_news.then_some((head, why))
+            }
         }
     }
 
@@ -162,20 +299,68 @@ impl<K: Object> Cache<K> {
     }
 
     /// Feeds the cache for ever.
-    pub(crate) async fn watch(self, api: Api<K>, config: watcher::Config) {
+    pub(crate) async fn watch(self, api: Api<K>, config: watcher::Config, ours: Ours, platform: Platform) {
+        let read = move |raw: Raw<K>| {
+            let read = if ours(raw.head()) { raw.decode() } else { Read::Ignored };
+            Item { head: raw.into_head(), read }
+        };
+        let events = watcher::watcher(Raw::api(api), config).default_backoff();
+        self.follow(events.map(move |event| event.map(|event| map(event, &read))), &platform).await;
+    }
+
+    /// Feeds the cache with these events.
+    async fn follow(
+        self,
+        events: impl Stream<Item = watcher::Result<watcher::Event<Item<K>>>> + Send,
+        platform: &Platform,
+    ) {
         let kind = K::kind(&());
-        let mut events = watcher::watcher(api, config).default_backoff().boxed();
+        let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => self.observe(event),
-                Err(error) if is_unknown_kind(&error) => {
-                    warn!(%kind, "the API server does not know this kind; is its CRD installed? Trying again");
+                Ok(event) => {
+                    *self.inner.trouble.lock() = None;
+                    if let Some((head, why)) = self.receive(event) {
+                        report::<K>(platform, head, &why);
+                    }
                 }
-                // Watches end all the time, and are resumed where they ended.
-                Err(error) if self.is_synced() => debug!(%kind, %error, "the watch was interrupted; resuming"),
-                Err(error) => warn!(%kind, %error, "the first list failed; trying again"),
+                Err(error) => {
+                    let text = describe_watch(&error);
+                    if is_unknown_kind(&error) {
+                        warn!(%kind, "the API server does not know this kind; is its CRD installed? Trying again");
+                    } else if self.is_synced() {
+                        // Watches end all the time, and are resumed where they ended.
+                        debug!(%kind, error = text, "the watch was interrupted; resuming");
+                    } else {
+                        warn!(%kind, error = text, "the first list failed; trying again");
+                    }
+                    *self.inner.trouble.lock() = Some(text);
+                }
             }
         }
+    }
+}
+
+/// An object that cannot be decoded, in the log and as an event of the object.
+fn report<K: Object>(platform: &Platform, head: ObjectMeta, why: &str) {
+    let (kind, namespace, name) = (K::kind(&()), head.namespace.as_deref(), head.name.as_deref());
+    warn!(%kind, namespace, name, error = why, "cannot read the object; leaving it as it is");
+    let note = format!(
+        "{} cannot read this {kind}: {why}. It is left as it is, with everything that depends on it, until the field is \
+         corrected or a release that reads it is installed",
+        platform.name()
+    );
+    platform.event_at::<K>(head, EventType::Warning, "Unreadable", note);
+}
+
+fn map<A, B>(event: watcher::Event<A>, f: impl Fn(A) -> B) -> watcher::Event<B> {
+    use watcher::Event;
+    match event {
+        Event::Apply(object) => Event::Apply(f(object)),
+        Event::Delete(object) => Event::Delete(f(object)),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(f(object)),
+        Event::InitDone => Event::InitDone,
     }
 }
 
@@ -184,5 +369,15 @@ fn is_unknown_kind(error: &watcher::Error) -> bool {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
         _ => false,
+    }
+}
+
+fn describe_watch(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => describe(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::NoResourceVersion => "an object has no version".to_owned(),
     }
 }

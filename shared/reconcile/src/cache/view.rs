@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::runtime::watcher::Event;
 
@@ -30,7 +31,10 @@ impl Key {
     }
 
     pub(crate) fn of<K: Resource>(object: &K) -> Self {
-        let meta = object.meta();
+        Key::of_meta(object.meta())
+    }
+
+    pub(crate) fn of_meta(meta: &ObjectMeta) -> Self {
         Key::new(meta.namespace.as_deref(), meta.name.as_deref().unwrap_or_default())
     }
 }
@@ -62,6 +66,8 @@ pub(crate) struct View<K> {
     delivered: u64,
     /// The versions we have written and the watch has not passed.
     ahead: BTreeMap<u64, Key>,
+    /// The objects that exist and cannot be decoded as they are now, by their uids.
+    unreadable: HashMap<Key, Option<String>>,
 }
 
 #[derive(Default)]
@@ -99,6 +105,7 @@ impl<K> View<K> {
             lists: 0,
             delivered: 0,
             ahead: BTreeMap::new(),
+            unreadable: HashMap::new(),
         }
     }
 }
@@ -152,6 +159,87 @@ impl<K: Object> View<K> {
             }
         }
         changes
+    }
+
+    /// An object that cannot be decoded. It exists, so it is not taken for deleted: its last readable version stays. The first
+    /// part of the answer is whether this is news.
+    pub(crate) fn unreadable(&mut self, head: &ObjectMeta, listed: bool) -> (bool, Vec<Change<K>>) {
+        let key = Key::of_meta(head);
+        self.pass_by(&key, head, listed);
+        let mut changes = Vec::new();
+        if let Some(slot) = self.slots.get_mut(&key) {
+            if slot.unconfirmed.is_some() && version_of(head) < slot.version {
+                return (false, changes);
+            }
+            match &slot.state {
+                // What the watch delivers is newer than what we wrote.
+                State::Here(known) if known.open().meta().uid == head.uid => slot.unconfirmed = None,
+                State::Gone(uid) if *uid == head.uid => {}
+                State::Here(_) | State::Gone(_) => {
+                    let former = self.remove(&key);
+                    changes.extend(former.map(|object| Change { object, gone: true, echo: false }));
+                }
+            }
+        }
+        let is_news = self.unreadable.insert(key, head.uid.clone()).as_ref() != Some(&head.uid);
+        if !listed {
+            changes.extend(self.passed());
+        }
+        (is_news, changes)
+    }
+
+    /// An object that this cache is not for, or not any more.
+    pub(crate) fn ignored(&mut self, head: &ObjectMeta, listed: bool) -> Vec<Change<K>> {
+        let key = Key::of_meta(head);
+        self.unreadable.remove(&key);
+        if listed {
+            // As one that is not in the list.
+            return Vec::new();
+        }
+        self.pass_by(&key, head, listed);
+        let known = self.slots.get(&key).filter(|slot| slot.version < version_of(head) && slot.is_here());
+        let former = known.is_some().then(|| self.remove(&key)).flatten();
+        let mut changes: Vec<_> = former.map(|object| Change { object, gone: true, echo: false }).into_iter().collect();
+        changes.extend(self.passed());
+        changes
+    }
+
+    /// The end of an object whose last version cannot be decoded.
+    pub(crate) fn deleted_unread(&mut self, head: &ObjectMeta) -> Vec<Change<K>> {
+        let key = Key::of_meta(head);
+        self.pass_by(&key, head, false);
+        self.unreadable.remove(&key);
+        let same = |object: &Arc<K>| object.meta().uid == head.uid;
+        let known = self.get(&key).filter(same).is_some();
+        let former = known.then(|| self.remove(&key)).flatten();
+        let mut changes: Vec<_> = former.map(|object| Change { object, gone: true, echo: false }).into_iter().collect();
+        changes.extend(self.passed());
+        changes
+    }
+
+    /// Whether there is an object that cannot be decoded as it is now.
+    pub(crate) fn is_unreadable(&self, key: &Key) -> bool {
+        self.unreadable.contains_key(key)
+    }
+
+    /// The uids of the objects that cannot be decoded.
+    pub(crate) fn unreadable_uids(&self) -> Vec<String> {
+        self.unreadable.values().flatten().cloned().collect()
+    }
+
+    /// How many objects cannot be decoded.
+    pub(crate) fn count_unreadable(&self) -> usize {
+        self.unreadable.len()
+    }
+
+    /// Notes how far the watch or the list is.
+    fn pass_by(&mut self, key: &Key, head: &ObjectMeta, listed: bool) {
+        if !listed {
+            self.delivered = self.delivered.max(version_of(head));
+        } else if let Some(listing) = &mut self.listing {
+            listing.keys.insert(key.clone());
+            listing.newest = listing.newest.max(version_of(head));
+        }
     }
 
     /// The API server's answer to a write of ours.
@@ -211,6 +299,7 @@ impl<K: Object> View<K> {
 
     fn applied(&mut self, object: K, listed: bool) -> Option<Change<K>> {
         let key = Key::of(&object);
+        let was_unreadable = self.unreadable.remove(&key).is_some();
         let version = version(&object);
         if let Some(slot) = self.slots.get_mut(&key) {
             // A list that began after our write knows about it, whatever the versions say.
@@ -222,7 +311,7 @@ impl<K: Object> View<K> {
                 }
             }
             // Known already: confirmed now if it was our write, and no news at all if it was not.
-            if version == slot.version && version != 0 && slot.is_here() {
+            if version == slot.version && version != 0 && slot.is_here() && !was_unreadable {
                 slot.unconfirmed.take()?;
                 return Some(Change { object: Arc::new(object), gone: false, echo: true });
             }
@@ -234,6 +323,7 @@ impl<K: Object> View<K> {
 
     fn deleted_by_watch(&mut self, object: K) -> Option<Change<K>> {
         let key = Key::of(&object);
+        self.unreadable.remove(&key);
         let slot = self.slots.get(&key)?;
         let (uid, ours) = match &slot.state {
             State::Here(known) => (known.open().meta().uid.clone(), false),
@@ -251,6 +341,7 @@ impl<K: Object> View<K> {
     fn listed(&mut self) -> Vec<Change<K>> {
         let listing = self.listing.take().unwrap_or_default();
         self.delivered = listing.newest;
+        self.unreadable.retain(|key, _| listing.keys.contains(key));
         let vanished: Vec<Key> = self
             .slots
             .iter()
@@ -342,7 +433,11 @@ fn substance<K: Resource>(object: &K) -> Option<u64> {
 }
 
 fn version<K: Resource>(object: &K) -> u64 {
-    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+    version_of(object.meta())
+}
+
+fn version_of(meta: &ObjectMeta) -> u64 {
+    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::conditions::Condition;
 use crate::testing::ApiServer;
 
 mod controllers;
+mod hostile;
 mod owning;
 mod passes;
 mod pure;

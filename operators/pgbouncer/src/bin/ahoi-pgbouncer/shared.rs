@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ahoi_api::{ConnectionPool, DatabaseServer, NamespacedRef, PgBouncer};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
-use ahoi_reconcile::{Cache, Platform, watcher};
+use ahoi_reconcile::{Cache, Error, Platform, is_controlled_by, watcher};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt};
 
@@ -36,9 +37,10 @@ pub struct Shared {
 impl Shared {
     pub fn new(platform: &Platform) -> Self {
         let everywhere = watcher::Config::default;
-        let pods = platform.cache_trimmed(
+        let pods = platform.cache_ours_trimmed(
             Api::all(platform.client.clone()),
             everywhere().labels(FLEET_LABEL),
+            is_controlled_by::<StatefulSet>,
             |pod: &mut Pod| {
                 pod.spec = None;
                 pod.metadata.annotations = None;
@@ -67,6 +69,11 @@ impl Shared {
     /// The fleet that is meant, if there is one.
     pub fn fleet(&self, reference: &NamespacedRef) -> Option<Arc<PgBouncer>> {
         self.fleets.get_in(&reference.namespace, &reference.name)
+    }
+
+    /// The same, with an error if it cannot be read.
+    pub fn find_fleet(&self, reference: &NamespacedRef) -> Result<Option<Arc<PgBouncer>>, Error> {
+        self.fleets.find(&reference.namespace, &reference.name)
     }
 
     /// How many pools each shard of the fleet has.

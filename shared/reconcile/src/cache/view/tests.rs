@@ -354,3 +354,67 @@ proptest! {
         }
     }
 }
+
+/// What happens to one object.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Write { readable: bool },
+    Delete { readable: bool },
+    List,
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    let turn = prop_oneof![
+        3 => any::<bool>().prop_map(|readable| Turn::Write { readable }),
+        1 => any::<bool>().prop_map(|readable| Turn::Delete { readable }),
+        1 => Just(Turn::List),
+    ];
+    prop::collection::vec(turn, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_object_is_gone_only_when_it_is_whether_it_can_be_read_or_not(turns in turns(), packed: bool) {
+        let mut view = View::new(packed);
+        list(&mut view, []);
+        let (mut clock, mut uid) = (0, 0);
+        // The object as it is, whether that is readable, and the last version that was.
+        let mut now: Option<(ConfigMap, bool)> = None;
+        let mut last: Option<u64> = None;
+        for turn in turns {
+            clock += 1;
+            let changes = match turn {
+                Turn::Write { readable } => {
+                    uid = if now.is_some() { uid } else { clock };
+                    let object = object("a", uid, clock);
+                    now = Some((object.clone(), readable));
+                    last = if readable { Some(clock) } else { last };
+                    if readable { view.observe(Event::Apply(object)) } else { view.unreadable(&object.metadata, false).1 }
+                }
+                Turn::Delete { readable } => {
+                    (now, last) = (None, None);
+                    let object = object("a", uid, clock);
+                    if readable { view.observe(Event::Delete(object)) } else { view.deleted_unread(&object.metadata) }
+                }
+                Turn::List => {
+                    let mut changes = view.observe(Event::Init);
+                    match now.clone() {
+                        Some((object, true)) => changes.extend(view.observe(Event::InitApply(object))),
+                        Some((object, false)) => changes.extend(view.unreadable(&object.metadata, true).1),
+                        None => {}
+                    }
+                    changes.extend(view.observe(Event::InitDone));
+                    changes
+                }
+            };
+            let is_gone = changes.iter().any(|change| change.gone);
+            prop_assert!(!is_gone || now.is_none(), "an object that exists was reported as gone");
+            prop_assert_eq!(version_of(&view, "a"), last);
+            let unreadable = now.as_ref().is_some_and(|(_, readable)| !readable);
+            prop_assert_eq!(view.is_unreadable(&Key::new(None, "a")), unreadable);
+            prop_assert_eq!(view.count_unreadable(), usize::from(unreadable));
+        }
+    }
+}

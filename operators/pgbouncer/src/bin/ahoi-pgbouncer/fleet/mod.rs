@@ -12,7 +12,8 @@ use ahoi_api::{ConnectionPool, PgBouncer, PgBouncerStatus, Place};
 use ahoi_pgbouncer::pool::place;
 use ahoi_pgbouncer::{config, fleet};
 use ahoi_reconcile::{
-    Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
+    Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, is_controlled_by,
+    watcher,
 };
 use clap::Args;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -165,8 +166,8 @@ fn owned<K>(platform: &Platform) -> Owned<K>
 where
     K: Object + Resource<Scope = NamespaceResourceScope>,
 {
-    let cache: Cache<K> =
-        platform.cache(Api::all(platform.client.clone()), watcher::Config::default().labels(FLEET_LABEL));
+    let config = watcher::Config::default().labels(FLEET_LABEL);
+    let cache = platform.cache_ours(Api::all(platform.client.clone()), config, is_controlled_by::<PgBouncer>);
     Owned::new(platform, &cache)
 }
 

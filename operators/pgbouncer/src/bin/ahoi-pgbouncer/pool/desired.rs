@@ -35,9 +35,12 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
     }
 }
 
+/// What the name of a pool's Secret has after the pool's name.
+pub const SECRET_SUFFIX: &str = "-pool";
+
 /// The name of the pool's Secret.
 pub fn secret_name(pool: &ConnectionPool) -> String {
-    format!("{}-pool", pool.name_any())
+    format!("{}{SECRET_SUFFIX}", pool.name_any())
 }
 
 /// What an application mounts: its own login, at the address of its shard.

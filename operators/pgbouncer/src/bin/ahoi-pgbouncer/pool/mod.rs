@@ -28,6 +28,11 @@ use crate::shared::Shared;
 use desired::{secret, version_of};
 use wake::Wake;
 
+/// What the name of a Database's Secret has after the Database's name.
+const DIRECT_SUFFIX: &str = "-database";
+/// More than a pool's Secret has, its fleet's certificates included.
+const BINDING_BYTES: usize = 512 * 1024;
+
 /// The reason of a pool whose route an agent does not load.
 const REFUSED: &str = "Refused";
 
@@ -43,16 +48,16 @@ struct PoolController {
 
 /// Starts the caches; what comes back is to be run.
 pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
-    let secrets = |kind: &str| -> Cache<Secret> {
-        let config = watcher::Config::default().labels(&format!("{BINDING_LABEL}={kind}"));
-        platform.cache(Api::all(platform.client.clone()), config)
-    };
+    let labelled = |kind: &str| watcher::Config::default().labels(&format!("{BINDING_LABEL}={kind}"));
+    let databases = all(platform);
+    let direct = platform.cache_secrets(labelled("direct"), &databases, DIRECT_SUFFIX, keep_login);
+    let pooled = platform.cache_secrets(labelled("pooled"), &shared.pools, desired::SECRET_SUFFIX, drop_oversized);
     let controller = PoolController {
         platform: platform.clone(),
         shared: shared.clone(),
-        databases: all(platform),
-        direct: secrets("direct"),
-        pooled: Owned::new(platform, &secrets("pooled")),
+        databases,
+        direct,
+        pooled: Owned::new(platform, &pooled),
     };
     let wake = Wake::new(&shared.pools);
     Controller::new(platform, &shared.pools)
@@ -65,6 +70,20 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         .watches(&shared.fleets, wake.of_fleet())
         .watches(&shared.secrets, wake.of_certificates(&shared.fleets))
         .run(controller)
+}
+
+/// Of a Database's Secret no more is read.
+fn keep_login(secret: &mut Secret) {
+    let data = secret.data.iter_mut();
+    data.for_each(|data| data.retain(|key, value| ["username", "password"].contains(&&**key) && value.0.len() < 1024));
+}
+
+/// Tenants may change the Secret. Without data it is taken for lost, and written again.
+fn drop_oversized(secret: &mut Secret) {
+    let bytes: usize = secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum();
+    if bytes > BINDING_BYTES {
+        secret.data = None;
+    }
 }
 
 fn all<K: Object>(platform: &Platform) -> Cache<K> {
@@ -173,7 +192,11 @@ impl PoolController {
 
     /// The same of any place of the pool; nothing if there is no such fleet.
     fn proof_at(&self, pool: &ConnectionPool, place: &Place) -> Option<Proof> {
-        let fleet = self.shared.fleet(&place.fleet)?;
+        let fleet = match self.shared.find_fleet(&place.fleet) {
+            Ok(fleet) => fleet?,
+            // Its processes may serve the pool.
+            Err(error) => return Some(Proof::Pending { proved: 0, of: 0, error: Some(error.to_string()) }),
+        };
         Some(self.proof(pool, &fleet, place))
     }
 

@@ -53,14 +53,14 @@ impl PoolController {
     /// Looks up what the pool refers to; the caches know all of it.
     pub(super) fn resolve(&self, pool: &ConnectionPool) -> Result<Resolved, Error> {
         let namespace = pool.namespace().unwrap_or_default();
-        let fleet = self.shared.fleet(&pool.spec.pg_bouncer_ref).ok_or_else(|| {
+        let fleet = self.shared.find_fleet(&pool.spec.pg_bouncer_ref)?.ok_or_else(|| {
             Error::structural(
                 "PgBouncerNotFound",
                 format!("spec.pgBouncerRef names the PgBouncer {}, which does not exist", fleet_name(pool)),
             )
         })?;
         let name = &pool.spec.database_ref.name;
-        let database = self.databases.get_in(&namespace, name).ok_or_else(|| {
+        let database = self.databases.find(&namespace, name)?.ok_or_else(|| {
             Error::waiting(
                 "DatabaseNotFound",
                 format!("spec.databaseRef names the Database {name}, which does not exist"),
@@ -72,7 +72,7 @@ impl PoolController {
             return Err(Error::waiting("WaitingForDatabase", not_ready_message(&*database)));
         }
         let (server, database_name, binding) = places(&database)?;
-        let server = self.shared.servers.get(server).ok_or_else(|| {
+        let server = self.shared.servers.find("", server)?.ok_or_else(|| {
             Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist"))
         })?;
         check_tls(&server, &fleet)?;
@@ -83,7 +83,7 @@ impl PoolController {
                 format!("the DatabaseServer {} has no login for the pooler yet", server.name_any()),
             ));
         }
-        let direct = self.direct.get_in(&namespace, binding);
+        let direct = self.direct.find(&namespace, binding)?;
         let direct = direct.ok_or_else(|| {
             Error::waiting(
                 "WaitingForDatabase",

@@ -1,0 +1,188 @@
+//! A cache of Secrets that others can write: their metadata is watched, and the content is read of those few that are
+//! expected. So neither the number nor the size of the others costs memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::raw::{Raw, Read};
+use super::{Cache, Item, Key};
+use crate::error::Error;
+use crate::objects::Objects;
+use crate::platform::Platform;
+use crate::reconciler::Object;
+
+/// How many contents are read at the same time.
+const READS: usize = 4;
+/// The watch is often faster than the answer to our own write, which needs no read.
+const OWN_WRITE_DELAY: Duration = Duration::from_millis(100);
+/// How long to wait after a read that failed: this often doubled, and so long at most.
+const RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+type Meta = Raw<PartialObjectMeta<Secret>>;
+type Events = BoxStream<'static, watcher::Result<Event<Item<Secret>>>>;
+
+/// What is needed to read the Secrets of the objects of one kind.
+struct Contents<O> {
+    cache: Cache<Secret>,
+    owners: Cache<O>,
+    objects: Objects<Secret>,
+    /// What the name of a Secret has after the name of its object.
+    suffix: &'static str,
+    /// Secrets of the right name whose object is not known (yet), and their heads.
+    waiting: Mutex<HashMap<Key, ObjectMeta>>,
+}
+
+/// What the stream is made of.
+enum Input {
+    Watched(watcher::Result<Event<Meta>>),
+    /// An object has become known whose Secret was passed over.
+    Known(Key),
+}
+
+/// Feeds the cache for ever.
+pub(crate) async fn watch<O: Object>(
+    cache: Cache<Secret>,
+    owners: Cache<O>,
+    suffix: &'static str,
+    client: Client,
+    config: watcher::Config,
+    platform: Platform,
+) {
+    let (found, mut known) = mpsc::unbounded_channel();
+    let objects = platform.objects();
+    let contents = Arc::new(Contents { cache: cache.clone(), owners, objects, suffix, waiting: Mutex::default() });
+    let listening = contents.clone();
+    contents.owners.listen(move |change| listening.came(&Key::of(&*change.object), &found));
+    contents.owners.wait_until_ready().await;
+    let metadata = watcher::watcher(Raw::api(Api::<PartialObjectMeta<Secret>>::all(client)), config).default_backoff();
+    let known = futures::stream::poll_fn(move |context| known.poll_recv(context));
+    let inputs = futures::stream::select(metadata.map(Input::Watched), known.map(Input::Known));
+    let events: Events = inputs
+        .filter_map({
+            let contents = contents.clone();
+            move |input| std::future::ready(contents.next(input))
+        })
+        .map(move |step| contents.clone().take(step))
+        // In the order in which they came.
+        .buffered(READS)
+        .filter_map(std::future::ready)
+        .boxed();
+    cache.follow(events, &platform).await;
+}
+
+/// What is to be done about an input, decided in their order.
+enum Step {
+    Pass(watcher::Result<Event<Item<Secret>>>),
+    Read { head: ObjectMeta, listed: bool },
+}
+
+impl<O: Object> Contents<O> {
+    /// Has the Secret read that was passed over because this object was not known.
+    fn came(&self, owner: &Key, found: &mpsc::UnboundedSender<Key>) {
+        let secret = Key::new(Some(&owner.namespace), &format!("{}{}", owner.name, self.suffix));
+        if self.waiting.lock().contains_key(&secret) {
+            // Fails only when the stream has ended, and with it the process.
+            let _ = found.send(secret);
+        }
+    }
+
+    fn next(&self, input: Input) -> Option<Step> {
+        let pass = |event| Some(Step::Pass(Ok(event)));
+        match input {
+            Input::Watched(Err(error)) => Some(Step::Pass(Err(error))),
+            Input::Watched(Ok(Event::Init)) => {
+                self.waiting.lock().clear();
+                pass(Event::Init)
+            }
+            Input::Watched(Ok(Event::InitDone)) => pass(Event::InitDone),
+            Input::Watched(Ok(Event::Delete(meta))) => {
+                let head = meta.into_head();
+                self.waiting.lock().remove(&Key::of_meta(&head));
+                let secret = Secret { metadata: head.clone(), ..Secret::default() };
+                pass(Event::Delete(Item { head, read: Read::Object(secret) }))
+            }
+            Input::Watched(Ok(Event::InitApply(meta))) => Some(self.look(meta.into_head(), true)),
+            Input::Watched(Ok(Event::Apply(meta))) => Some(self.look(meta.into_head(), false)),
+            Input::Known(key) => {
+                let head = self.waiting.lock().remove(&key)?;
+                Some(Step::Read { head, listed: false })
+            }
+        }
+    }
+
+    fn look(&self, head: ObjectMeta, listed: bool) -> Step {
+        let key = Key::of_meta(&head);
+        self.waiting.lock().remove(&key);
+        let Some(owner) = key.name.strip_suffix(self.suffix) else { return ignore(head, listed) };
+        // Under the lock, so that an object that comes now is not missed.
+        let mut waiting = self.waiting.lock();
+        if self.owners.lookup(&Key { namespace: key.namespace.clone(), name: owner.into() }).is_some() {
+            return Step::Read { head, listed };
+        }
+        let (uid, version) = (head.uid.clone(), head.resource_version.clone());
+        let (namespace, name) = (head.namespace.clone(), head.name.clone());
+        waiting.insert(key, ObjectMeta { namespace, name, uid, resource_version: version, ..ObjectMeta::default() });
+        ignore(head, listed)
+    }
+
+    async fn take(self: Arc<Self>, step: Step) -> Option<watcher::Result<Event<Item<Secret>>>> {
+        let (head, listed) = match step {
+            Step::Pass(event) => return Some(event),
+            Step::Read { head, listed } => (head, listed),
+        };
+        let read = self.read(&head, listed).await?;
+        let item = Item { head, read };
+        Some(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) }))
+    }
+
+    /// The Secret of this version: as the cache has it, or as the API server does. Nothing if there is none any more.
+    async fn read(&self, head: &ObjectMeta, listed: bool) -> Option<Read<Secret>> {
+        let (key, mut retry) = (Key::of_meta(head), RETRY);
+        if !listed {
+            tokio::time::sleep(OWN_WRITE_DELAY).await;
+        }
+        loop {
+            let known = self.cache.lookup(&key).filter(|known| {
+                known.metadata.resource_version == head.resource_version && known.metadata.uid == head.uid
+            });
+            if let Some(known) = known {
+                return Some(Read::Object(Secret::clone(&known)));
+            }
+            match self.objects.get(&key).await {
+                Ok(mut secret) => {
+                    // What is newer comes with the watch, and the cache is never ahead of that.
+                    secret.metadata.resource_version.clone_from(&head.resource_version);
+                    return Some(Read::Object(secret));
+                }
+                Err(Error::Kube(kube::Error::Api(status))) if status.code == 404 => return None,
+                Err(Error::Structural { message, .. }) => return Some(Read::Unreadable(message)),
+                Err(error) => {
+                    let text = error.to_string();
+                    warn!(namespace = %key.namespace, name = %key.name, error = text, "cannot read the Secret; trying again");
+                    *self.cache.inner.trouble.lock() = Some(text);
+                }
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(MAX_RETRY);
+        }
+    }
+}
+
+/// Passed over; `listed` as it is not there.
+fn ignore(head: ObjectMeta, listed: bool) -> Step {
+    let item = Item { head, read: Read::Ignored };
+    Step::Pass(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) }))
+}
