@@ -6,6 +6,7 @@ mod plan;
 mod render;
 mod timeouts;
 mod tls;
+mod tls_values;
 mod validate;
 mod verifiers;
 
