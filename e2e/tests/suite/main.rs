@@ -14,5 +14,6 @@ mod namespace;
 mod ordinary_role;
 mod pool;
 mod shards;
+mod strangers;
 mod tls;
 mod toggles;
