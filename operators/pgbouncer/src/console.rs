@@ -266,6 +266,14 @@ impl Console {
         self.command(&format!("SET {name} = '{value}'")).await
     }
 
+    /// Replaces the server connections of a database; those in use when their transactions have ended.
+    ///
+    /// # Errors
+    /// When it does not answer or has no such database.
+    pub async fn reconnect(&self, database: &str) -> Result<()> {
+        self.command(&format!("RECONNECT {}", quoted(database)?)).await
+    }
+
     /// Lets new clients in, or no longer.
     ///
     /// # Errors

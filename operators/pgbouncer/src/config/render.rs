@@ -252,7 +252,7 @@ fn main(settings: &Settings) -> String {
         ("auth_query", AUTH_QUERY.to_owned()),
         ("auth_type", "scram-sha-256".to_owned()),
         ("default_pool_size", settings.default_pool_size.to_string()),
-        ("ignore_startup_parameters", "extra_float_digits,options".to_owned()),
+        ("ignore_startup_parameters", "extra_float_digits".to_owned()),
         ("listen_addr", "*".to_owned()),
         ("listen_port", settings.port.to_string()),
         ("max_client_conn", settings.max_client_connections.saturating_add(settings.logins).to_string()),

@@ -2,6 +2,7 @@
 
 mod health;
 mod logins;
+mod reconnect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -352,6 +353,7 @@ impl Agent {
         self.bounds = logins::bounds(&plan, &settings);
 
         self.load(&files, edited, &settings.tls).await?;
+        self.reconnect(&plan).await?;
         let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
         self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.poolers, &settings.tls)).await;
         self.tls = Some(settings.tls);
