@@ -14,6 +14,7 @@ pub mod fencing;
 pub mod latency;
 pub mod ledger;
 pub mod postgres;
+pub mod strangers;
 pub mod tls;
 
 pub use cluster::{Cluster, SUITE};

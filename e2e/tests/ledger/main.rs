@@ -16,6 +16,7 @@ mod pod;
 mod quota;
 mod rotation;
 mod settings;
+mod strangers;
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::ledger::{Ledger, Report};

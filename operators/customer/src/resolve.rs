@@ -138,6 +138,7 @@ fn connection_pool(
         max_client_connections: field(own, planned, |f| f.max_client_connections),
         query_timeout_seconds: field(own, planned, |f| f.query_timeout_seconds),
         idle_transaction_timeout_seconds: field(own, planned, |f| f.idle_transaction_timeout_seconds),
+        reconnect: field(own, planned, |f| f.reconnect.clone()),
         state: match customer.spec.run_policy {
             RunPolicy::Running => PoolState::Active,
             RunPolicy::Suspended => PoolState::Disabled,

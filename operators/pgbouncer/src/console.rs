@@ -12,6 +12,8 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::logins::Unfinished;
+
 /// An open connection to the console.
 #[derive(Debug)]
 pub struct Console {
@@ -47,10 +49,26 @@ pub struct Usage {
     pub servers_idle: i64,
     /// Server connections in all.
     pub servers: i64,
-    /// Client connections.
+    /// Clients that are logged in.
     pub clients: i64,
-    /// Client connections that are accepted at most; 0 for no bound. pgbouncer refuses more without counting how many.
-    pub max_clients: i64,
+}
+
+/// How many clients a process has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// All of them.
+    pub all: i64,
+    /// Those that have not finished their login.
+    pub unfinished: i64,
+}
+
+/// What a process has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Transactions.
+    pub transactions: i64,
+    /// Logins that succeeded.
+    pub logins: i64,
 }
 
 /// What all pools together do.
@@ -87,10 +105,22 @@ impl Load {
 /// A client's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connected {
-    /// What [`Console::kill_client`] calls it.
+    /// What [`Console::kill_client`] calls it; the newer, the higher.
     pub id: u64,
-    /// It is in no transaction.
-    pub idle: bool,
+    /// Its database.
+    pub database: String,
+    /// It has a server connection.
+    pub linked: bool,
+    /// It waits for a server connection.
+    pub waiting: bool,
+}
+
+impl Connected {
+    /// It is in no transaction, and asks for none.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.linked && !self.waiting
+    }
 }
 
 /// How long pgbouncer may take to answer; a reload of thousands of routes takes less than a second.
@@ -165,13 +195,12 @@ impl Console {
         for row in &self.rows("SHOW DATABASES").await? {
             let usage = usages.entry(name(row, "name")).or_default();
             usage.servers = number(row, "current_connections");
-            usage.clients = number(row, "current_client_connections");
-            usage.max_clients = number(row, "max_client_connections");
         }
         for row in &self.rows("SHOW POOLS").await? {
             let usage = usages.entry(name(row, "database")).or_default();
             usage.clients_active += number(row, "cl_active");
             usage.clients_waiting += number(row, "cl_waiting");
+            usage.clients += number(row, "cl_active") + number(row, "cl_waiting");
             usage.servers_idle += number(row, "sv_idle") + number(row, "sv_used");
             usage.servers_active += number(row, "sv_active");
             let wait = number(row, "maxwait") * 1_000_000 + number(row, "maxwait_us");
@@ -181,12 +210,68 @@ impl Console {
         Ok(usages)
     }
 
-    /// Transactions since pgbouncer started, over all databases.
+    /// What it has done for all databases together.
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn transactions(&self) -> Result<i64> {
-        Ok(self.rows("SHOW STATS_TOTALS").await?.iter().map(|row| number(row, "xact_count")).sum())
+    pub async fn totals(&self) -> Result<Totals> {
+        let rows = self.rows("SHOW STATS_TOTALS").await?;
+        let sum = |column| rows.iter().map(|row| number(row, column)).sum();
+        Ok(Totals { transactions: sum("xact_count"), logins: sum("client_login_count") })
+    }
+
+    /// How many clients there are; pgbouncer has these numbers at hand.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn count_clients(&self) -> Result<Clients> {
+        let rows = self.rows("SHOW LISTS").await?;
+        let of = |list| rows.iter().find(|row| row.get("list") == Some(list)).map_or(0, |row| number(row, "items"));
+        Ok(Clients { all: of("used_clients"), unfinished: of("login_clients") })
+    }
+
+    /// How many clients are logged in, by database.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn logged_in(&self) -> Result<BTreeMap<String, i64>> {
+        let mut counts = BTreeMap::new();
+        for row in &self.rows("SHOW POOLS").await? {
+            let database = row.get("database").unwrap_or_default().to_owned();
+            *counts.entry(database).or_insert(0) += number(row, "cl_active") + number(row, "cl_waiting");
+        }
+        Ok(counts)
+    }
+
+    /// The clients that have not finished their login.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn unfinished_logins(&self) -> Result<Vec<Unfinished>> {
+        let rows = self.rows("SHOW SOCKETS").await?;
+        let rows = rows.iter().filter(|row| row.get("state") == Some("cl_login"));
+        let text = |row: &SimpleQueryRow, column| row.get(column).unwrap_or_default().to_owned();
+        let unfinished = rows.map(|row| {
+            let user = text(row, "user");
+            Unfinished { address: text(row, "addr"), user: if user == "(nouser)" { String::new() } else { user } }
+        });
+        Ok(unfinished.collect())
+    }
+
+    /// Changes a setting until the files are read again.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        self.command(&format!("SET {name} = '{value}'")).await
+    }
+
+    /// Replaces the server connections of a database; those in use when their transactions have ended.
+    ///
+    /// # Errors
+    /// When it does not answer or has no such database.
+    pub async fn reconnect(&self, database: &str) -> Result<()> {
+        self.command(&format!("RECONNECT {}", quoted(database)?)).await
     }
 
     /// Lets new clients in, or no longer.
@@ -248,9 +333,12 @@ impl Console {
         let rows = self.rows("SHOW CLIENTS").await?;
         let clients = rows.iter().filter(|row| row.get("database") != Some("pgbouncer"));
         let clients = clients.filter_map(|row| {
-            let linked = row.get("link").is_some_and(|link| !link.is_empty());
-            let waiting = row.get("state") == Some("waiting");
-            Some(Connected { id: row.get("id")?.parse().ok()?, idle: !linked && !waiting })
+            Some(Connected {
+                id: row.get("id")?.parse().ok()?,
+                database: row.get("database")?.to_owned(),
+                linked: row.get("link").is_some_and(|link| !link.is_empty()),
+                waiting: row.get("state") == Some("waiting"),
+            })
         });
         Ok(clients.collect())
     }

@@ -5,11 +5,13 @@
 //! ([`config::render`]), reloads and proves what is loaded ([`console`]), and says so in the status of the PgBouncer ([`report`]);
 //! the controller makes the pool Ready when every serving process has ([`pool::proof`]).
 
+pub mod bounds;
 pub mod certificates;
 pub mod config;
 pub mod console;
 pub mod fleet;
 pub mod hold;
+pub mod logins;
 pub mod pool;
 pub mod report;
 pub mod trust;

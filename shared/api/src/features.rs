@@ -104,6 +104,12 @@ pub struct ConnectionPoolFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub idle_transaction_timeout_seconds: Option<i32>,
+    /// Replaces the server connections once each time this value changes; transactions that run end first. Any string, for example
+    /// the number of a migration. Set it after a change to tables that statements were prepared for: their next execution fails
+    /// with "cached plan must not change result type" on a connection from before the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub reconnect: Option<String>,
     /// The fleet to be in. Default: the fleet `global` in the suite's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_bouncer_ref: Option<NamespacedRef>,

@@ -3,6 +3,9 @@
 /// The API group of every kind. `make rename GROUP=…` puts a platform team's own domain here and everywhere else.
 pub const GROUP: &str = "internal.example.com";
 
+/// Condition of a ConnectionPool while new credentials wait for the fleet, and False.
+pub const CREDENTIALS_PROVED: &str = "CredentialsProved";
+
 /// Label on everything that belongs to a customer; its value is the Customer's name.
 pub const CUSTOMER_LABEL: &str = "internal.example.com/customer";
 

@@ -58,11 +58,13 @@ pub struct PgBouncerSpec {
     #[serde(default = "default_pool_size")]
     #[schemars(range(min = 1, max = 1000))]
     pub default_pool_size: i32,
-    /// Client connections each process accepts.
+    /// Client connections that each process is sized for. A process accepts more, as far as its memory and open files allow, so
+    /// that clients which connect and do not log in take no places of others.
     #[serde(default = "default_max_clients")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_client_connections: i32,
-    /// Client connections each process accepts for one pool where the pool says nothing. Unset: a fifth of
+    /// Client connections that a pool may have in each process, if the pool does not set it. They are counted once a second;
+    /// further logins are refused, and those that came in between are closed. Unset: a fifth of
     /// maxClientConnections, so that one customer never takes the places of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
@@ -264,7 +266,8 @@ pub struct ConnectionPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub pool_size: Option<i32>,
-    /// Client connections in each process; more are refused. Unset: as the fleet says.
+    /// Client connections in each process. They are counted once a second; further logins are refused, and those that came in
+    /// between are closed. Unset: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_client_connections: Option<i32>,
@@ -279,6 +282,10 @@ pub struct ConnectionPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub idle_transaction_timeout_seconds: Option<i32>,
+    /// Replaces the server connections once each time this value changes. Any string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub reconnect: Option<String>,
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,
@@ -391,6 +398,9 @@ pub struct Route {
     /// Seconds that a transaction may be idle. Unset: as the fleet says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_transaction_timeout_seconds: Option<i32>,
+    /// Each time this changes, each process replaces its server connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnect: Option<String>,
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, CredentialsStatus, Database, DatabaseStatus};
+use ahoi_api::{CREDENTIALS_PROVED, ConnectionPool, CredentialsStatus, Database, DatabaseStatus};
 use ahoi_reconcile::Error;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -45,6 +45,8 @@ pub fn due(database: &Database, now: Timestamp) -> Result<Due, Error> {
 pub enum Kept {
     /// Not everybody has the new Secret yet.
     Young,
+    /// The Secret of a pool still has the former login: the new one is not proved there.
+    Unproved(String),
     /// A pool has not said that its clients are gone.
     Pool(String),
     /// Sessions on the server.
@@ -56,6 +58,10 @@ impl Kept {
     pub fn explain(&self, former: &str) -> String {
         match self {
             Kept::Young => format!("the former login {former} stays open while applications change over"),
+            Kept::Unproved(pool) => format!(
+                "the former login {former} stays open because the Secret of ConnectionPool {pool} still has it; the condition \
+                 CredentialsProved of the ConnectionPool says why"
+            ),
             Kept::Pool(pool) => format!(
                 "the former login {former} stays open while clients of ConnectionPool {pool} use it; restart those that \
                  do not read their Secret again"
@@ -82,8 +88,10 @@ pub fn kept_open<'a>(
         let status = pool.status.as_ref();
         status.is_some_and(|status| status.route.is_some() && status.unused_login.as_deref() != Some(former))
     };
-    let pool = pools.into_iter().filter(uses).map(ResourceExt::name_any).min();
-    pool.map(Kept::Pool)
+    let pool = pools.into_iter().filter(uses).min_by_key(|pool| pool.name_any())?;
+    let conditions = pool.status.iter().flat_map(|status| &status.conditions);
+    let is_unproved = conditions.into_iter().any(|c| c.type_ == CREDENTIALS_PROVED && c.status == "False");
+    Some(if is_unproved { Kept::Unproved(pool.name_any()) } else { Kept::Pool(pool.name_any()) })
 }
 
 /// How soon a former login is looked at again. Its pools wake the database, the sessions on the server do not.
@@ -177,5 +185,10 @@ mod tests {
         assert_eq!(kept_open(&credentials, A, [], later), None, "no pool at all");
         assert_eq!(kept_open(&credentials, A, [&done, &busy], later), Some(Kept::Pool("busy".into())));
         assert_eq!(kept_open(&credentials, A, [&other], later), Some(Kept::Pool("other".into())));
+        let refused = "type: CredentialsProved, status: 'False', reason: LoginFailed, message: '', lastTransitionTime: '2026-02-28T23:00:00Z'";
+        let unproved = pool("unproved", &format!("{{{route}, conditions: [{{{refused}}}]}}"));
+        let kept = kept_open(&credentials, A, [&unproved], later).unwrap();
+        assert_eq!(kept, Kept::Unproved("unproved".into()));
+        assert!(!kept.explain(A).contains("restart"), "its Secret has not changed");
     }
 }

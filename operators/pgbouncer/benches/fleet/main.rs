@@ -134,6 +134,7 @@ fn route(database: &str, port: u16) -> Route {
         pool_mode: PoolMode::Transaction,
         pool_size: 8,
         max_client_connections: Some(100),
+        reconnect: None,
         state: PoolState::Active,
         ..Route::default()
     }

@@ -1,15 +1,18 @@
 //! From routes to pgbouncer's configuration; all of it pure.
 
 mod budget;
+mod headroom;
 mod parameters;
 mod plan;
 mod render;
 mod timeouts;
 mod tls;
+mod tls_values;
 mod validate;
 mod verifiers;
 
 pub use budget::{Budget, Shares, share};
+pub use headroom::Resources;
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};
 pub use plan::{Implausible, KEPT, Known, Plan, is_login, plan};
 pub use render::{AUTH_FILE, DATABASES, Files, INI, LOGINS, PEERS, Poolers, Settings, auth_alias, render};

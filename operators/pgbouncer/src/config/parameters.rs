@@ -1,20 +1,28 @@
-//! The settings of pgbouncer 1.24 that a fleet may choose (<https://www.pgbouncer.org/config.html>).
+//! The settings of pgbouncer 1.26 that a fleet may choose (<https://www.pgbouncer.org/config.html>).
 //!
 //! One unknown name or bad value would stop pgbouncer from reading its file, with all routes in it. So nothing reaches
 //! the file that is not in this table.
 
 use std::collections::BTreeMap;
 
+use super::tls_values;
+
 enum Value {
     /// A whole number, at least this.
     Number(u32),
+    /// A whole number, at least and at most: more is refused by the kernel, and then pgbouncer does not start.
+    Between(u32, u32),
     /// Seconds, with a fraction if need be.
     Seconds,
     /// Anything on one line.
     Text,
+    /// See [`tls_values`].
+    Protocols,
+    /// See [`tls_values`].
+    Ciphers,
 }
 
-use Value::{Number, Seconds, Text};
+use Value::{Between, Ciphers, Number, Protocols, Seconds, Text};
 
 struct Parameter {
     name: &'static str,
@@ -45,11 +53,9 @@ const ALLOWED: &[Parameter] = &[
     live("log_disconnections", Number(0)),
     live("log_pooler_errors", Number(0)),
     live("log_stats", Number(0)),
-    live("max_db_client_connections", Number(0)),
     live("max_db_connections", Number(0)),
     live("max_packet_size", Number(1024)),
     live("max_prepared_statements", Number(0)),
-    live("max_user_client_connections", Number(0)),
     live("max_user_connections", Number(0)),
     live("min_pool_size", Number(0)),
     restart("pkt_buf", Number(512)),
@@ -68,19 +74,23 @@ const ALLOWED: &[Parameter] = &[
     live("server_reset_query", Text),
     live("server_reset_query_always", Number(0)),
     live("server_round_robin", Number(0)),
-    live("server_tls_ciphers", Text),
-    live("server_tls_protocols", Text),
+    live("server_tls_ciphers", Ciphers),
+    live("server_tls_protocols", Protocols),
     live("stats_period", Number(1)),
     live("tcp_defer_accept", Number(0)),
     live("tcp_keepalive", Number(0)),
-    live("tcp_keepcnt", Number(0)),
-    live("tcp_keepidle", Number(0)),
-    live("tcp_keepintvl", Number(0)),
+    live("tcp_keepcnt", Between(0, 127)),
+    live("tcp_keepidle", Between(0, 32_767)),
+    live("tcp_keepintvl", Between(0, 32_767)),
     live("tcp_socket_buffer", Number(0)),
-    live("tcp_user_timeout", Number(0)),
+    live("tcp_user_timeout", Between(0, 2_147_483_647)),
     restart("track_extra_parameters", Text),
     live("verbose", Number(0)),
 ];
+
+/// Limits that count clients before they have logged in, so that anyone can use them up. The first of them, reached by clients
+/// of the console, even ends pgbouncer 1.26.1.
+const BEFORE_LOGIN: [&str; 2] = ["max_db_client_connections", "max_user_client_connections"];
 
 /// What the suite sets by `spec.tls`.
 const OF_SPEC_TLS: &[&str] = &[
@@ -122,14 +132,22 @@ fn problem(name: &str, value: &str) -> Option<String> {
         if OF_SPEC_TLS.contains(&name.as_str()) {
             return Some(format!("{name} follows from spec.tls; remove it, and say there what is wanted"));
         }
-        return Some(format!("{name} is set by the suite itself or unknown to pgbouncer 1.24; remove it"));
+        if BEFORE_LOGIN.contains(&name.as_str()) {
+            let instead = "set spec.defaultMaxClientConnections";
+            return Some(format!("{name} counts clients that have not logged in; remove it, and {instead}"));
+        }
+        return Some(format!("{name} is set by the suite itself or unknown to pgbouncer 1.26; remove it"));
     };
     let value = value.trim();
+    let number = || Some(value).filter(|value| is_digits(value)).and_then(|value| value.parse::<u32>().ok());
     let (fits, expected) = match &known.value {
-        Number(least) => (
-            value.len() <= 10 && is_digits(value) && value.parse().is_ok_and(|number: u32| number >= *least),
-            format!("a whole number, at least {least}"),
+        Number(least) => (number().is_some_and(|number| number >= *least), format!("a whole number, at least {least}")),
+        Between(least, most) => (
+            number().is_some_and(|number| (*least..=*most).contains(&number)),
+            format!("a whole number from {least} to {most}"),
         ),
+        Protocols => (tls_values::is_protocols(value), tls_values::EXPECTED_PROTOCOLS.to_owned()),
+        Ciphers => (tls_values::is_ciphers(value), tls_values::EXPECTED_CIPHERS.to_owned()),
         Seconds => (is_seconds(value), "a number of seconds".to_owned()),
         Text => (value.len() <= 1024 && !value.chars().any(char::is_control), "a single line of text".to_owned()),
     };
@@ -169,20 +187,26 @@ mod tests {
     fn each_bad_one_is_named_with_what_would_be_right() {
         let bad = parameters(&[
             ("listen_port", "1"),
+            ("max_db_client_connections", "100"),
             ("nonsense\n[databases]", "1"),
             ("pkt_buf", "0"),
             ("query_timeout", "1h"),
             ("query_wait_timeout", "30"),
             ("server_check_query", "select 1\nx = y"),
+            ("server_tls_protocols", "tlsv9"),
             ("server_tls_sslmode", "require"),
+            ("tcp_keepidle", "4294967295"),
         ]);
         insta::assert_snapshot!(check(&bad).join("\n"), @r"
-        listen_port is set by the suite itself or unknown to pgbouncer 1.24; remove it
-        nonsense[databases] is set by the suite itself or unknown to pgbouncer 1.24; remove it
+        listen_port is set by the suite itself or unknown to pgbouncer 1.26; remove it
+        max_db_client_connections counts clients that have not logged in; remove it, and set spec.defaultMaxClientConnections
+        nonsense[databases] is set by the suite itself or unknown to pgbouncer 1.26; remove it
         pkt_buf must be a whole number, at least 512
         query_timeout must be a number of seconds
         server_check_query must be a single line of text
+        server_tls_protocols must be all, default, secure, or a list of tlsv1.0, tlsv1.1, tlsv1.2 and tlsv1.3, separated by commas
         server_tls_sslmode follows from spec.tls; remove it, and say there what is wanted
+        tcp_keepidle must be a whole number from 0 to 32767
         ");
         assert_eq!(valid(&bad), parameters(&[("query_wait_timeout", "30")]));
     }

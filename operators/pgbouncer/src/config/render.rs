@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ahoi_api::{Passwords, PoolMode, PoolerLogin, Route};
 use sha2::{Digest, Sha256};
 
-use super::{Verifiers, tls};
+use super::{Verifiers, headroom, tls};
 use crate::PORT;
 use crate::certificates::Tls;
 
@@ -33,11 +33,16 @@ pub(super) const AUTH_PREFIX: &str = "_auth_";
 pub(super) const AUTH_POOL: u8 = 4;
 
 /// What a client logs in with is looked up by this function of the database controller's, which answers with name and
-/// verifier.
-const AUTH_QUERY: &str = "SELECT * FROM ahoi.pooler_lookup($1)";
+/// verifier. For a login that it does not know the answer is a verifier that no password fits, always under the same name: without
+/// an answer pgbouncer closes the connection to the server, and with names of the client's choice it would keep each.
+const AUTH_QUERY: &str = "SELECT coalesce(found.name, '-'), coalesce(found.verifier, 'SCRAM-SHA-256$4096:\
+    AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=') \
+    FROM (SELECT) AS one LEFT JOIN ahoi.pooler_lookup($1) AS found(name, verifier) ON true";
 
 /// What the suite sets where the fleet's own parameters say nothing else.
 const DEFAULTS: &[(&str, &str)] = &[
+    // Clients that all connect at once are accepted within a second.
+    ("listen_backlog", "1024"),
     ("log_connections", "0"),
     ("log_disconnections", "0"),
     ("log_stats", "0"),
@@ -62,6 +67,8 @@ pub struct Settings {
     pub default_pool_size: i32,
     /// Client connections in all.
     pub max_client_connections: i32,
+    /// Places beside them for clients that have not logged in yet.
+    pub logins: i32,
     /// Client connections of a route that says nothing.
     pub default_max_client_connections: i32,
     /// Further settings, checked.
@@ -84,6 +91,7 @@ impl Default for Settings {
             pool_mode: PoolMode::Transaction,
             default_pool_size: 8,
             max_client_connections: 5000,
+            logins: 0,
             default_max_client_connections: 1000,
             parameters: BTreeMap::new(),
             tls: Tls::default(),
@@ -91,6 +99,14 @@ impl Default for Settings {
             peers: Vec::new(),
             verifiers: Verifiers::default(),
         }
+    }
+}
+
+impl Settings {
+    /// Clients of the route that may be logged in.
+    #[must_use]
+    pub fn clients_of(&self, route: &Route) -> i32 {
+        route.max_client_connections.unwrap_or(self.default_max_client_connections)
     }
 }
 
@@ -122,7 +138,7 @@ pub fn render<'a>(routes: impl IntoIterator<Item = &'a Route>, poolers: &Poolers
     let names = routes.iter().map(|route| route.database.clone());
     let names = names.chain(looking_up(&routes).map(auth_alias)).chain(["pgbouncer".to_owned()]);
     let names = names.collect();
-    let databases = databases(&routes, poolers, settings.default_max_client_connections);
+    let databases = databases(&routes, poolers, settings);
     let logins = super::timeouts::render(&routes);
     let peers = peers(&settings.peers);
     let users = users(&routes, poolers, &settings.verifiers);
@@ -159,10 +175,10 @@ pub fn auth_alias(route: &Route) -> String {
     format!("{AUTH_PREFIX}{server}_{}", hex(&Sha256::digest(what), 4))
 }
 
-fn databases(routes: &[&Route], poolers: &Poolers, max_clients: i32) -> String {
+fn databases(routes: &[&Route], poolers: &Poolers, settings: &Settings) -> String {
     let mut lines = BTreeSet::new();
     for route in routes {
-        lines.insert(entry(route, poolers, max_clients));
+        lines.insert(entry(route, poolers, settings));
     }
     lines.extend(looking_up(routes).map(auth_entry));
     let mut text = String::from("[databases]\n");
@@ -176,7 +192,7 @@ fn looking_up<'a>(routes: &[&'a Route]) -> impl Iterator<Item = &'a Route> {
     routes.iter().copied().filter(|route| route.passwords == Passwords::Lookup)
 }
 
-fn entry(route: &Route, poolers: &Poolers, max_clients: i32) -> String {
+fn entry(route: &Route, poolers: &Poolers, settings: &Settings) -> String {
     // Without an auth_user nobody but the logins in the auth_file is known.
     let pooler = poolers.get(&route.server).filter(|_| route.passwords == Passwords::Lookup);
     let auth = pooler.map(|pooler| format!(" auth_dbname={} auth_user={}", auth_alias(route), pooler.name));
@@ -189,7 +205,7 @@ fn entry(route: &Route, poolers: &Poolers, max_clients: i32) -> String {
         auth = auth.unwrap_or_default(),
         mode = mode(route.pool_mode),
         size = route.pool_size,
-        clients = route.max_client_connections.unwrap_or(max_clients),
+        clients = settings.clients_of(route).saturating_add(headroom::of_one_database(settings.logins)),
     )
 }
 
@@ -236,10 +252,10 @@ fn main(settings: &Settings) -> String {
         ("auth_query", AUTH_QUERY.to_owned()),
         ("auth_type", "scram-sha-256".to_owned()),
         ("default_pool_size", settings.default_pool_size.to_string()),
-        ("ignore_startup_parameters", "extra_float_digits,options".to_owned()),
+        ("ignore_startup_parameters", "extra_float_digits".to_owned()),
         ("listen_addr", "*".to_owned()),
         ("listen_port", settings.port.to_string()),
-        ("max_client_conn", settings.max_client_connections.to_string()),
+        ("max_client_conn", settings.max_client_connections.saturating_add(settings.logins).to_string()),
         ("peer_id", settings.peer_id.to_string()),
         ("pool_mode", mode(settings.pool_mode).to_owned()),
         ("unix_socket_dir", directory.to_string()),
@@ -292,6 +308,17 @@ mod tests {
         insta::assert_snapshot!(text);
         let names: Vec<&String> = files.databases.iter().collect();
         assert_eq!(names, ["_auth_pg_eu_1_2fab966f", "c_a", "c_b", "c_c", "pgbouncer"]);
+    }
+
+    #[test]
+    fn logins_have_places_of_their_own() {
+        let settings = Settings { logins: 8000, ..Settings::default() };
+        let files = render([&route("c_a")], &poolers(), &settings).files;
+        let text = files.iter().map(|(_, content)| content.as_str()).collect::<String>();
+        assert!(
+            text.contains(" max_db_client_connections=7000\n") && text.contains("\nmax_client_conn = 13000\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,21 +1,25 @@
 //! The agent's loop: whatever woke it, it compares what should be with what is, and does what is missing.
 
 mod health;
+mod logins;
+mod reconnect;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ahoi_api::{
-    ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET, POOLER_CERTIFICATES_SECRET,
-    PgBouncer, PoolerLogin, ProcessStatus,
+    ClientTlsMode, ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET,
+    POOLER_CERTIFICATES_SECRET, PgBouncer, PoolerLogin, ProcessStatus,
 };
+use ahoi_pgbouncer::bounds::Bounds;
 use ahoi_pgbouncer::certificates::{Material, Tls};
-use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, is_login, plan, render};
+use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, Resources, is_login, plan, render};
 use ahoi_pgbouncer::console::{Console, Database, Load};
 use ahoi_pgbouncer::hold;
+use ahoi_pgbouncer::logins::LoginWatch;
 use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
 use ahoi_pgbouncer::report::{refuse, retire};
 use ahoi_pgbouncer::{PORT, fleet};
@@ -24,7 +28,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::warn;
 
 use crate::budgets::Budgets;
@@ -74,6 +78,9 @@ pub struct Options {
     /// How many customers have metrics of their own: those whose clients wait most, and then those that do most
     #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
     top_customers: usize,
+    /// Bytes of memory that the pod may use
+    #[arg(long, env = "MEMORY_LIMIT", default_value_t = 512 << 20)]
+    memory_limit: u64,
     /// Where it serves clients
     #[arg(long, env = "PORT", default_value_t = PORT)]
     port: u16,
@@ -110,6 +117,12 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         holds: Holds::start(options.directory.clone(), options.port, servers.clone()),
         servers,
         top: Top::register(platform, options.top_customers),
+        resources: logins::resources(options.memory_limit),
+        logins: LoginWatch::default(),
+        login_timeout: String::new(),
+        log_pooler_errors: String::new(),
+        bounds: Bounds::new(),
+        full: BTreeSet::new(),
         options,
         fleets,
         secrets,
@@ -154,6 +167,16 @@ struct Agent {
     turns: Turns,
     metrics: Metrics,
     top: Top,
+    /// What pgbouncer may use.
+    resources: Resources,
+    logins: LoginWatch,
+    /// What the fleet's parameters say of `client_login_timeout` and `log_pooler_errors`.
+    login_timeout: String,
+    log_pooler_errors: String,
+    /// Clients that each database may have.
+    bounds: Bounds,
+    /// Databases that have as many.
+    full: BTreeSet<String>,
     serving: Arc<AtomicBool>,
     known: Known,
     /// The marker of the files that were written last.
@@ -197,6 +220,8 @@ impl Agent {
             () = shutdown.cancelled() => return,
         }
         let mut next = Instant::now();
+        let mut look = interval(logins::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -208,6 +233,10 @@ impl Agent {
                 Ok(()) = servers.changed() => self.gather().await,
                 () = verifiers.changed() => self.gather().await,
                 Ok(()) = certificates.changed() => self.gather().await,
+                _ = look.tick() => {
+                    self.look_at_clients().await;
+                    continue;
+                }
                 () = sleep_until(next) => {}
             }
             // Whatever happens during the turn wakes the next one.
@@ -312,14 +341,19 @@ impl Agent {
         settings.port = self.options.port;
         settings.verifiers = self.known.verifiers.clone();
         settings.tls = self.secured(&fleet)?;
+        let encrypted = settings.tls.client != ClientTlsMode::Disable;
+        settings.logins = self.resources.logins(settings.max_client_connections, encrypted);
+        self.remember_parameters(&settings.parameters);
         let plan = plan(pools, &self.known).map_err(|implausible| anyhow!("{implausible}"))?;
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, self.options.shard, &plan.routes, &self.pools.all());
         let files = render(shares.routes.values(), &self.known.poolers, &settings);
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
+        self.bounds = logins::bounds(&plan, &settings);
 
         self.load(&files, edited, &settings.tls).await?;
+        self.reconnect(&plan).await?;
         let leaving = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
         self.holds.serve(hold::servers(&plan.routes, &leaving, &self.known.poolers, &settings.tls)).await;
         self.tls = Some(settings.tls);
@@ -426,15 +460,16 @@ impl Agent {
         let held = self.holds.databases();
         // What was said of them stays: of a database that is not there nobody has transactions, and who is held only now has.
         let databases = self.databases.clone();
-        let busy = states::apply(&console, &plan.routes, pools, &held, databases, &mut self.draining).await?;
+        let busy =
+            states::apply(&console, &plan.routes, pools, &held, &self.full, databases, &mut self.draining).await?;
         if !held.is_empty() {
             // Transactions have ended since.
             self.databases = console.databases().await?;
         }
         if self.measured.is_none_or(|measured| measured.elapsed() >= REGULARLY) {
             let usages = console.usage().await?;
-            self.metrics.observe(&Load::of(usages.values()), console.transactions().await?);
-            self.top.observe(&plan.routes, &usages);
+            self.metrics.observe(&Load::of(usages.values()), &console.totals().await?);
+            self.top.observe(&plan.routes, &usages, &self.bounds);
             self.measured = Some(Instant::now());
         }
         self.console = Some(console);

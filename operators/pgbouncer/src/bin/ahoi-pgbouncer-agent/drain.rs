@@ -40,7 +40,7 @@ pub async fn drain(process: &mut Process, console: Option<Console>, drain: Drain
                             process.kill();
                         }
                         if begun.elapsed() > drain.grace {
-                            disconnect(&console, clients.iter().filter(|client| client.idle).map(|client| client.id)).await;
+                            disconnect(&console, clients.iter().filter(|client| client.is_idle()).map(|client| client.id)).await;
                         }
                     }
                 }

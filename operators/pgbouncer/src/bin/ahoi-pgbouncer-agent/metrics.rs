@@ -4,7 +4,8 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use ahoi_pgbouncer::console::Load;
+use ahoi_pgbouncer::console::{Load, Totals};
+use ahoi_pgbouncer::logins;
 use ahoi_reconcile::Platform;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,6 +26,10 @@ pub struct Metrics {
     servers_idle: Gauge,
     longest_wait: Gauge<f64, AtomicU64>,
     transactions: Gauge,
+    pub unfinished_logins: Gauge,
+    pub login_flood: Gauge,
+    logins: Gauge,
+    connections: Gauge,
 }
 
 impl Metrics {
@@ -53,6 +58,22 @@ impl Metrics {
                 m.longest_wait,
             );
             registry.register("pooler_transactions", "Transactions since pgbouncer started", m.transactions);
+            registry.register(
+                "pooler_unfinished_logins",
+                "Clients that are connected and have not logged in yet",
+                m.unfinished_logins,
+            );
+            registry.register(
+                "pooler_login_flood",
+                "1 while so many clients are connected without logging in that it is reported as an attack",
+                m.login_flood,
+            );
+            registry.register("pooler_logins", "Successful logins since pgbouncer started", m.logins);
+            registry.register(
+                "pooler_connections_accepted",
+                "TCP connections that the pod has accepted since it started, probes included",
+                m.connections,
+            );
         });
         metrics
     }
@@ -62,7 +83,7 @@ impl Metrics {
         self.longest_reload.set(longest);
     }
 
-    pub fn observe(&self, load: &Load, transactions: i64) {
+    pub fn observe(&self, load: &Load, totals: &Totals) {
         self.clients_active.set(load.clients_active);
         self.clients_waiting.set(load.clients_waiting);
         self.servers_active.set(load.servers_active);
@@ -70,6 +91,12 @@ impl Metrics {
         // Microseconds that matter are few enough for a float.
         #[allow(clippy::cast_precision_loss)]
         self.longest_wait.set(load.longest_wait as f64 / 1e6);
-        self.transactions.set(transactions);
+        self.transactions.set(totals.transactions);
+        self.logins.set(totals.logins);
+        // Where the kernel says nothing there is nothing to count.
+        if let Some(accepted) = std::fs::read_to_string("/proc/net/snmp").ok().and_then(|text| logins::accepted(&text))
+        {
+            self.connections.set(accepted);
+        }
     }
 }

@@ -27,19 +27,20 @@ enum Order {
 /// Routes on their way out, and since when.
 pub type Draining = BTreeMap<String, Instant>;
 
-/// Makes the states so; clients of the databases in `held` wait in any case. The answer is which routes on their way out
-/// still have transactions.
+/// Makes the states so; clients of the databases in `held` wait in any case, and those in `full` take no new ones. The answer is
+/// which routes on their way out still have transactions.
 pub async fn apply(
     console: &Console,
     routes: &BTreeMap<String, Route>,
     pools: &[Pool],
     held: &BTreeSet<String>,
+    full: &BTreeSet<String>,
     mut databases: BTreeMap<String, Database>,
     draining: &mut Draining,
 ) -> Result<Vec<String>> {
     let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
     let (mut pause, mut resume) = (Vec::new(), Vec::new());
-    for order in orders(routes, &leaving, held, &databases) {
+    for order in orders(routes, &leaving, held, full, &databases) {
         match order {
             Order::Disabled(database, disabled) => console.set_disabled(&database, disabled).await?,
             Order::Paused(database, true) => pause.push(database),
@@ -77,6 +78,7 @@ fn orders(
     routes: &BTreeMap<String, Route>,
     leaving: &BTreeSet<&str>,
     held: &BTreeSet<String>,
+    full: &BTreeSet<String>,
     databases: &BTreeMap<String, Database>,
 ) -> Vec<Order> {
     let mut orders = Vec::new();
@@ -89,7 +91,7 @@ fn orders(
     }
     for (key, route) in routes {
         let Some(is) = databases.get(&route.database) else { continue };
-        let disabled = route.state == PoolState::Disabled;
+        let disabled = route.state == PoolState::Disabled || full.contains(&route.database);
         let paused = held.contains(&route.database) || waits(route, leaving.contains(key.as_str()));
         if is.disabled != disabled {
             orders.push(Order::Disabled(route.database.clone(), disabled));
@@ -109,7 +111,7 @@ mod tests {
         let routes = [("ns/a".to_owned(), Route { database: "a".into(), state, ..Route::default() })].into();
         let databases = [("a".to_owned(), Database { disabled, paused, connections: 0 })].into();
         let leaving = if leaving { ["ns/a"].into() } else { [].into() };
-        orders(&routes, &leaving, &BTreeSet::new(), &databases)
+        orders(&routes, &leaving, &BTreeSet::new(), &BTreeSet::new(), &databases)
     }
 
     #[test]
@@ -124,9 +126,26 @@ mod tests {
         let held = [alias.clone(), "a".to_owned()].into();
         let none = BTreeSet::new();
         let all = |yes| vec![Order::Paused(alias.clone(), yes), Order::Paused("a".into(), yes)];
-        assert_eq!(orders(&routes, &BTreeSet::new(), &held, &both(false)), all(true), "also after pgbouncer forgot");
-        assert_eq!(orders(&routes, &BTreeSet::new(), &held, &both(true)), []);
-        assert_eq!(orders(&routes, &BTreeSet::new(), &none, &both(true)), all(false));
+        assert_eq!(
+            orders(&routes, &BTreeSet::new(), &held, &none, &both(false)),
+            all(true),
+            "also after pgbouncer forgot"
+        );
+        assert_eq!(orders(&routes, &BTreeSet::new(), &held, &none, &both(true)), []);
+        assert_eq!(orders(&routes, &BTreeSet::new(), &none, &none, &both(true)), all(false));
+    }
+
+    #[test]
+    fn a_database_with_as_many_clients_as_it_may_have_takes_no_new_ones() {
+        let routes = [("ns/a".to_owned(), Route { database: "a".into(), ..Route::default() })].into();
+        let orders = |full: &[&str], disabled| {
+            let full = full.iter().map(|name| (*name).to_owned()).collect();
+            let databases = [("a".to_owned(), Database { disabled, ..Database::default() })].into();
+            orders(&routes, &BTreeSet::new(), &BTreeSet::new(), &full, &databases)
+        };
+        assert_eq!(orders(&["a"], false), [Order::Disabled("a".into(), true)]);
+        assert_eq!(orders(&["a"], true), []);
+        assert_eq!(orders(&["b"], true), [Order::Disabled("a".into(), false)]);
     }
 
     #[test]

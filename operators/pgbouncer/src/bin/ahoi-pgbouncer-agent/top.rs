@@ -8,6 +8,7 @@ use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
 
 use ahoi_api::Route;
+use ahoi_pgbouncer::bounds::Bounds;
 use ahoi_pgbouncer::config::auth_alias;
 use ahoi_pgbouncer::console::Usage;
 use ahoi_reconcile::Platform;
@@ -90,17 +91,17 @@ impl Top {
         top
     }
 
-    /// Tells what pgbouncer says of its databases.
-    pub fn observe(&mut self, routes: &BTreeMap<String, Route>, usages: &BTreeMap<String, Usage>) {
-        let customers = customers(routes, usages);
-        self.at_client_limit.set(count(customers.values().filter(|usage| is_full(usage)).count()));
+    /// Reports what pgbouncer says of its databases, which may have as many clients as `bounds` say.
+    pub fn observe(&mut self, routes: &BTreeMap<String, Route>, usages: &BTreeMap<String, Usage>, bounds: &Bounds) {
+        let customers = customers(routes, usages, bounds);
+        self.at_client_limit.set(count(customers.values().filter(|activity| activity.is_full()).count()));
         let top = top(&customers, self.customers);
-        for (customer, usage) in &top {
+        for (customer, Activity { usage, max_clients }) in &top {
             self.waiting.get_or_create(customer).set(usage.clients_waiting);
             self.longest_wait.get_or_create(customer).set(fraction(usage.longest_wait, 1_000_000));
             self.active.get_or_create(customer).set(usage.servers_active);
-            if usage.max_clients > 0 {
-                self.clients_of_limit.get_or_create(customer).set(fraction(usage.clients, usage.max_clients));
+            if *max_clients > 0 {
+                self.clients_of_limit.get_or_create(customer).set(fraction(usage.clients, *max_clients));
             } else {
                 self.clients_of_limit.remove(customer);
             }
@@ -129,38 +130,53 @@ fn forget<L: Clone + Debug + Hash + Ord>(family: &Family<L, Gauge>, before: &BTr
     }
 }
 
+/// What a customer does.
+#[derive(Clone, Debug, Default)]
+struct Activity {
+    usage: Usage,
+    /// Clients that it may have; 0 for no bound.
+    max_clients: i64,
+}
+
+impl Activity {
+    fn is_full(&self) -> bool {
+        self.max_clients > 0 && self.usage.clients >= self.max_clients
+    }
+}
+
 /// What each customer does; one that has several pools is one customer.
-fn customers(routes: &BTreeMap<String, Route>, usages: &BTreeMap<String, Usage>) -> BTreeMap<Customer, Usage> {
-    let mut customers: BTreeMap<Customer, Usage> = BTreeMap::new();
+fn customers(
+    routes: &BTreeMap<String, Route>,
+    usages: &BTreeMap<String, Usage>,
+    bounds: &Bounds,
+) -> BTreeMap<Customer, Activity> {
+    let mut customers: BTreeMap<Customer, Activity> = BTreeMap::new();
     for (key, route) in routes {
         let Some(usage) = usages.get(&route.database) else { continue };
         let namespace = key.split_once('/').map_or(key.as_str(), |(namespace, _)| namespace);
-        let all = customers.entry(Customer { pool_namespace: namespace.to_owned() }).or_default();
+        let activity = customers.entry(Customer { pool_namespace: namespace.to_owned() }).or_default();
+        activity.max_clients += bounds.get(&route.database).copied().unwrap_or(0);
+        let all = &mut activity.usage;
         all.clients_waiting += usage.clients_waiting;
         all.longest_wait = all.longest_wait.max(usage.longest_wait);
         all.servers_active += usage.servers_active;
         all.servers += usage.servers;
         all.clients += usage.clients;
-        all.max_clients += usage.max_clients;
     }
     customers
 }
 
 /// The customers that matter most. One that does nothing does not matter.
-fn top(customers: &BTreeMap<Customer, Usage>, count: usize) -> Vec<(&Customer, &Usage)> {
-    let mut all: Vec<_> = customers.iter().filter(|(_, usage)| usage.clients > 0 || usage.servers > 0).collect();
-    all.sort_by_key(|(customer, usage)| {
-        (
-            Reverse((usage.longest_wait, usage.clients_waiting, is_full(usage), usage.servers_active, usage.clients)),
-            *customer,
-        )
+fn top(customers: &BTreeMap<Customer, Activity>, count: usize) -> Vec<(&Customer, &Activity)> {
+    let does_something = |activity: &Activity| activity.usage.clients > 0 || activity.usage.servers > 0;
+    let mut all: Vec<_> = customers.iter().filter(|(_, activity)| does_something(activity)).collect();
+    all.sort_by_key(|(customer, activity)| {
+        let usage = &activity.usage;
+        let rank = (usage.longest_wait, usage.clients_waiting, activity.is_full(), usage.servers_active, usage.clients);
+        (Reverse(rank), *customer)
     });
     all.truncate(count);
     all
-}
-
-fn is_full(usage: &Usage) -> bool {
-    usage.max_clients > 0 && usage.clients >= usage.max_clients
 }
 
 /// The connections to each server, those that look up passwords included.
@@ -197,7 +213,7 @@ mod tests {
         (0..count).map(|i| (format!("customer-{i}/main"), route(i))).collect()
     }
 
-    fn names(top: &[(&Customer, &Usage)]) -> Vec<String> {
+    fn names(top: &[(&Customer, &Activity)]) -> Vec<String> {
         top.iter().map(|(customer, _)| customer.pool_namespace.clone()).collect()
     }
 
@@ -209,7 +225,7 @@ mod tests {
         usages.get_mut("c_7").unwrap().longest_wait = 5;
         usages.get_mut("c_8").unwrap().clients_waiting = 9;
         usages.get_mut("c_9").unwrap().servers_active = 3;
-        let customers = customers(&routes(1000), &usages);
+        let customers = customers(&routes(1000), &usages, &Bounds::new());
         let top = top(&customers, 5);
         assert_eq!(names(&top)[..3], ["customer-7", "customer-8", "customer-9"]);
         assert_eq!(top.len(), 5);
@@ -218,14 +234,17 @@ mod tests {
     #[test]
     fn nobody_is_told_of_who_does_nothing() {
         let usages = [("c_0".to_owned(), Usage::default())].into();
-        assert!(top(&customers(&routes(3), &usages), 5).is_empty());
+        assert!(top(&customers(&routes(3), &usages, &Bounds::new()), 5).is_empty());
     }
 
     #[test]
     fn a_customer_at_its_limit_is_counted() {
-        let full = Usage { clients: 4, max_clients: 4, ..Usage::default() };
-        let unbounded = Usage { clients: 400, ..Usage::default() };
-        assert!(is_full(&full) && !is_full(&unbounded));
+        let usages = [("c_0".to_owned(), Usage { clients: 4, ..Usage::default() })].into();
+        let is_full = |bound| {
+            let customers = customers(&routes(1), &usages, &[("c_0".to_owned(), bound)].into());
+            customers.values().all(Activity::is_full)
+        };
+        assert!(is_full(4) && !is_full(5) && !is_full(0));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use ahoi_pgbouncer::{PORT, config, fleet};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecurityContext, Service, ServicePort, ServiceSpec, TopologySpreadConstraint, Volume, VolumeMount,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceFieldSelector,
+    ResourceRequirements, SeccompProfile, SecurityContext, Service, ServicePort, ServiceSpec, TopologySpreadConstraint,
+    Volume, VolumeMount,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -106,6 +107,7 @@ fn container(fleet: &PgBouncer, shard: i32, image: &str) -> Container {
                 field("POD_UID", "metadata.uid"),
                 value("DRAIN_ANNOUNCE_SECONDS", &ANNOUNCE.to_string()),
                 value("DRAIN_SECONDS", &DRAIN.to_string()),
+                memory_limit(),
             ]
             .into_iter()
             .chain(shard)
@@ -212,7 +214,7 @@ fn default_resources() -> ResourceRequirements {
     };
     ResourceRequirements {
         requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
-        limits: quantities(&[("memory", "512Mi")]),
+        limits: quantities(&[("memory", "1Gi")]),
         ..ResourceRequirements::default()
     }
 }
@@ -244,6 +246,16 @@ fn service_port() -> ServicePort {
 
 fn value(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+/// In bytes; what the node has where the fleet sets no limit.
+fn memory_limit() -> EnvVar {
+    let field = ResourceFieldSelector { resource: "limits.memory".into(), ..ResourceFieldSelector::default() };
+    EnvVar {
+        name: "MEMORY_LIMIT".to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource { resource_field_ref: Some(field), ..EnvVarSource::default() }),
+    }
 }
 
 fn field(name: &str, path: &str) -> EnvVar {

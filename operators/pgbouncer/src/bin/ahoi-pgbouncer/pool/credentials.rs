@@ -21,9 +21,13 @@ use super::desired::{self, version_of};
 use super::resolve::Resolved;
 
 /// There while new credentials wait for the fleet, and False.
-const CONDITION: &str = "CredentialsProved";
+const CONDITION: &str = ahoi_api::CREDENTIALS_PROVED;
 /// When they are tried again.
 pub const RETRY: Duration = Duration::from_secs(5);
+/// A login that pgbouncer accepts waits for a server connection, which nothing says from outside.
+const NO_ANSWER: &str = "no answer within 10 s. If all server connections of the pool are in use, close clients that are idle \
+    (with poolMode Session each keeps its connection) or raise poolSize";
+const FULL: &str = "the pool has as many clients as it may have: close some, or raise maxClientConnections";
 /// How long one process may take to let somebody in and to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,7 +56,7 @@ impl PoolController {
             async move {
                 timeout(PATIENCE, log_in(&config, tls))
                     .await
-                    .unwrap_or(Err("no answer".to_owned()))
+                    .unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))
                     .map_err(|why| (pod, why))
             }
         });
@@ -120,6 +124,8 @@ fn tls_of(resolved: &Resolved) -> Result<Option<MakeRustlsConnect>, String> {
 /// An answer from PostgreSQL proves the whole way.
 async fn log_in(config: &Config, tls: Option<MakeRustlsConnect>) -> Result<(), String> {
     let explain = |error: tokio_postgres::Error| match error.as_db_error() {
+        // This is how an agent holds a pool to its bound.
+        Some(refusal) if refusal.message().ends_with(" is disabled") => FULL.to_owned(),
         Some(refusal) => refusal.message().to_owned(),
         None => "it cannot be reached".to_owned(),
     };

@@ -29,6 +29,7 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         max_client_connections: pool.spec.max_client_connections,
         query_timeout_seconds: pool.spec.query_timeout_seconds,
         idle_transaction_timeout_seconds: pool.spec.idle_transaction_timeout_seconds,
+        reconnect: pool.spec.reconnect.clone(),
         state: pool.spec.state,
         // Known only once the Secret is what it is to be.
         retiring: None,
@@ -139,6 +140,7 @@ mod tests {
             max_client_connections: Some(400),
             query_timeout_seconds: Some(30),
             idle_transaction_timeout_seconds: None,
+            reconnect: None,
             state: PoolState::Active,
         };
         let mut pool = ConnectionPool::new("big-client", spec);

@@ -1,0 +1,128 @@
+//! Clients that do not log in, and customers with too many clients: both are looked for once a second.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ahoi_api::PoolState;
+use ahoi_pgbouncer::bounds::{Bounds, exceeded, full, too_many};
+use ahoi_pgbouncer::config::{Plan, Resources, Settings};
+use ahoi_pgbouncer::console::Console;
+use ahoi_pgbouncer::logins::{Change, most};
+use ahoi_reconcile::EventType;
+use anyhow::Result;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{debug, info, warn};
+
+use super::Agent;
+
+/// How often.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// Seconds that a login may take while there are many that are not finished.
+const HURRIED: f64 = 5.0;
+/// Seconds that it may take otherwise, where the fleet's parameters do not say: pgbouncer's own default. A client that logs in
+/// while its server is away waits as long.
+const UNHURRIED: &str = "60";
+
+impl Agent {
+    /// Looks for both. What cannot be done is tried again at the next look.
+    pub(super) async fn look_at_clients(&mut self) {
+        let Some(console) = self.console.take() else { return };
+        match self.look(&console).await {
+            Ok(()) => self.console = Some(console),
+            Err(error) => debug!(%error, "cannot look at the clients"),
+        }
+    }
+
+    async fn look(&mut self, console: &Console) -> Result<()> {
+        let clients = console.count_clients().await?;
+        self.metrics.unfinished_logins.set(clients.unfinished);
+        let was_hurried = self.logins.is_hurried();
+        let change = self.logins.observe(clients.unfinished);
+        self.metrics.login_flood.set(i64::from(self.logins.is_flood()));
+        if self.logins.is_hurried() {
+            // Again each time: a reload takes it back.
+            self.hurry(console).await?;
+        } else if was_hurried {
+            console.set("client_login_timeout", &self.login_timeout).await?;
+            console.set("log_pooler_errors", &self.log_pooler_errors).await?;
+        }
+        if let Some(change) = change {
+            self.report_flood(console, change, clients.unfinished).await?;
+        }
+        let least = self.bounds.values().min().copied().unwrap_or(i64::MAX);
+        if clients.all >= least || !self.full.is_empty() {
+            self.hold_to_bounds(console).await?;
+        }
+        Ok(())
+    }
+
+    async fn hurry(&self, console: &Console) -> Result<()> {
+        let configured: f64 = self.login_timeout.parse().unwrap_or(0.0);
+        if configured == 0.0 || configured > HURRIED {
+            console.set("client_login_timeout", &HURRIED.to_string()).await?;
+        }
+        // It logs a line for each login that it ends.
+        console.set("log_pooler_errors", "0").await
+    }
+
+    async fn report_flood(&self, console: &Console, change: Change, unfinished: i64) -> Result<()> {
+        let pod = self.platform.instance();
+        let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) else { return Ok(()) };
+        let (type_, note) = match change {
+            Change::Began => {
+                let most = most(&console.unfinished_logins().await?).unwrap_or_default();
+                warn!(unfinished, most, "clients connect and do not log in");
+                (EventType::Warning, format!("{pod}: {unfinished} clients are connected and do not log in: {most}"))
+            }
+            Change::Ended => {
+                info!("the flood of logins has ended");
+                (EventType::Normal, format!("{pod}: the flood of logins has ended"))
+            }
+        };
+        self.platform.event(&*fleet, type_, "LoginFlood", note);
+        Ok(())
+    }
+
+    /// Customers with as many clients as they may have get no more, and of those that are too many the newest end.
+    async fn hold_to_bounds(&mut self, console: &Console) -> Result<()> {
+        let logged_in = console.logged_in().await?;
+        let full = full(&self.bounds, &logged_in);
+        for database in full.symmetric_difference(&self.full).filter(|database| self.bounds.contains_key(*database)) {
+            console.set_disabled(database, full.contains(database)).await?;
+        }
+        self.full = full;
+        let surplus = exceeded(&self.bounds, &logged_in);
+        if !surplus.is_empty() {
+            for client in too_many(&surplus, &console.clients().await?) {
+                // It may have left in the meantime.
+                if let Err(error) = console.kill_client(client).await {
+                    debug!(%error, client, "not ended");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what the fleet's parameters say of logins.
+    pub(super) fn remember_parameters(&mut self, parameters: &BTreeMap<String, String>) {
+        let of = |name: &str, default: &str| parameters.get(name).cloned().unwrap_or_else(|| default.to_owned());
+        self.login_timeout = of("client_login_timeout", UNHURRIED);
+        self.log_pooler_errors = of("log_pooler_errors", "1");
+    }
+}
+
+/// What pgbouncer may use: its limit of open files, which is raised as far as it goes, and this much memory.
+pub(super) fn resources(memory: u64) -> Resources {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    Resources { files, memory }
+}
+
+/// Clients that each database may have. One that is disabled has no bound: nothing may enable it again.
+pub(super) fn bounds(plan: &Plan, settings: &Settings) -> Bounds {
+    let served = plan.routes.values().filter(|route| route.state != PoolState::Disabled);
+    served.map(|route| (route.database.clone(), i64::from(settings.clients_of(route)))).collect()
+}
