@@ -13,6 +13,7 @@ mod monitoring;
 mod namespace;
 mod ordinary_role;
 mod pool;
+mod quota;
 mod shards;
 mod tls;
 mod toggles;
