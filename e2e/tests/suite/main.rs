@@ -14,6 +14,7 @@ mod namespace;
 mod options;
 mod ordinary_role;
 mod pool;
+mod quota;
 mod reconnect;
 mod shards;
 mod strangers;

@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::json;
 
+use crate::quota;
+
 /// The server, its label, its admin role and its admin database.
 const NAME: &str = "ordinary";
 const CUSTOMERS: [&str; 2] = ["ordinary-a", "ordinary-b"];
@@ -19,9 +21,11 @@ async fn customers_live_on_a_server_without_a_superuser() -> Result<()> {
     let cluster = Cluster::connect().await?;
     remove(&cluster).await?;
     make_server(&cluster).await?;
-    for name in CUSTOMERS {
-        let features =
-            json!({"database": {"enabled": true, "serverSelector": {"for": NAME}, "extensions": ["pgcrypto"]}});
+    for (name, storage) in CUSTOMERS.into_iter().zip(["10Gi", "30Mi"]) {
+        let database = json!({
+            "enabled": true, "serverSelector": {"for": NAME}, "extensions": ["pgcrypto"], "storage": storage,
+        });
+        let features = json!({"database": database});
         cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
     }
     for name in CUSTOMERS {
@@ -29,7 +33,7 @@ async fn customers_live_on_a_server_without_a_superuser() -> Result<()> {
     }
     poolers_know_verifiers_alone(&cluster).await?;
     nobody_reaches_another(&cluster).await?;
-    drift_is_repaired(&cluster).await?;
+    tokio::try_join!(drift_is_repaired(&cluster), what_a_full_database_writes_closes_it(&cluster))?;
     lost_connections_come_back(&cluster).await?;
 
     let database = cluster.direct(CUSTOMERS[0]).await?.get("database").to_owned();
@@ -61,7 +65,7 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
     let server = json!({
         "metadata": {"name": NAME, "labels": {"for": NAME}},
         "spec": {"host": demo.spec.host, "adminSecretRef": {"namespace": SUITE, "name": NAME}, "adminDatabase": NAME,
-            "placement": "Selected"},
+            "placement": "Selected", "diskSize": "1Mi"},
     });
     servers.create(&PostParams::default(), &serde_json::from_value(server)?).await?;
     let file = |s: Option<&DatabaseServer>| {
@@ -74,6 +78,11 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
     let closed = status.conditions.iter().find(|condition| condition.type_ == "MaintenanceDatabasesClosed");
     // The demo's own server object has closed them.
     ensure!(closed.is_some_and(|closed| closed.status == "True"), "{closed:?}");
+    for (condition, reason) in [("DiskOk", "DiskNearlyFull"), ("TemporaryFilesLimited", "PrivilegeMissing")] {
+        let found = status.conditions.iter().find(|found| found.type_ == condition);
+        ensure!(found.is_some_and(|found| found.status == "False" && found.reason == reason), "{found:?}");
+    }
+    ensure!(status.used_bytes.is_some_and(|used| used > 7_000_000), "{:?}", status.used_bytes);
     let lookup = cluster.admin(NAME).await?;
     let found: bool = lookup.query_one("SELECT to_regproc('ahoi.pooler_lookup') IS NULL", &[]).await?.get(0);
     ensure!(found, "a function that could look nothing up");
@@ -145,6 +154,25 @@ async fn drift_is_repaired(cluster: &Cluster) -> Result<()> {
     let login = cluster.direct(CUSTOMERS[0]).await?;
     crate::drift::is_repaired(cluster, &login, Some(NAME), 200).await?;
     cluster.pooled_again(CUSTOMERS[0], 60).await.context("through the fleet after the repair")?;
+    Ok(())
+}
+
+/// There is no event trigger here: an owner can get past the refusal, and is found by the growth of its database.
+async fn what_a_full_database_writes_closes_it(cluster: &Cluster) -> Result<()> {
+    let (name, login) = (CUSTOMERS[1], cluster.direct(CUSTOMERS[1]).await?);
+    quota::fill_up(&login).await?;
+    quota::level(cluster, name, "QuotaExceeded").await?;
+    let session = login.connect().await?;
+    quota::refused(&session, "UPDATE fill SET n = 1", quota::DISK_FULL).await?;
+    quota::refused(&session, "CREATE TABLE more (n int)", "42501").await?;
+    quota::refused(&session, "CREATE TEMP TABLE more (n int)", "42501").await?;
+    session.batch_execute("ALTER TABLE fill DISABLE TRIGGER USER").await.context("an owner may")?;
+    quota::fill(&session, 5).await?;
+    quota::level(cluster, name, "QuotaBreached").await?;
+    ensure!(login.connect().await.is_err(), "a closed database is open");
+    cluster.change(name, json!({"features": {"database": {"storage": "90Mi"}}})).await?;
+    let session = login.connect().await?;
+    session.batch_execute("CREATE TABLE more (n int); INSERT INTO fill VALUES (0, 'again')").await?;
     Ok(())
 }
 

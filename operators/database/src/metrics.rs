@@ -24,6 +24,7 @@ pub struct Metrics {
     pub password_changes: Counter,
     top: usize,
     server_up: Family<Server, Gauge>,
+    disk_used: Family<Server, Gauge<f64, AtomicU64>>,
     over_quota: Gauge,
     quota_used: Family<Customer, Gauge<f64, AtomicU64>>,
     shown: Arc<Mutex<Shown>>,
@@ -64,6 +65,7 @@ impl Metrics {
             password_changes: Counter::default(),
             top,
             server_up: Family::default(),
+            disk_used: Family::default(),
             over_quota: Gauge::default(),
             quota_used: Family::default(),
             shown: Arc::default(),
@@ -91,6 +93,11 @@ impl Metrics {
                 metrics.server_up.clone(),
             );
             registry.register(
+                "database_server_disk_used",
+                "Used bytes as a fraction of spec.diskSize",
+                metrics.disk_used.clone(),
+            );
+            registry.register(
                 "databases_over_quota",
                 "Databases whose writes are refused because their storage is used up",
                 metrics.over_quota.clone(),
@@ -114,9 +121,19 @@ impl Metrics {
             let stays = exists(&server.server);
             if !stays {
                 self.server_up.remove(server);
+                self.disk_used.remove(server);
             }
             stays
         });
+    }
+
+    /// How full a server's disk is; none where its size is not known.
+    pub fn disk(&self, name: &str, used: Option<f64>) {
+        let server = Server { server: name.to_owned() };
+        match used {
+            Some(used) => _ = self.disk_used.get_or_create(&server).set(used),
+            None => _ = self.disk_used.remove(&server),
+        }
     }
 
     /// How full databases are: namespace, and size as a fraction of the storage.

@@ -1,7 +1,9 @@
 //! The storage quota: what was measured, against what was promised. Pure.
 //!
 //! From 80 % on there is a warning; at 100 % writes are refused, and come back below 90 %, so that a database at the
-//! border does not switch to and fro.
+//! border does not switch to and fro. A database that grows nevertheless is closed for a while.
+
+use std::time::Duration;
 
 use ahoi_reconcile::conditions::{Condition, ConditionStatus, DesiredCondition, find};
 
@@ -9,7 +11,7 @@ use ahoi_reconcile::conditions::{Condition, ConditionStatus, DesiredCondition, f
 pub const CONDITION: &str = "QuotaOk";
 
 /// How much of the storage is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Less than 80 %.
     Within,
@@ -17,13 +19,19 @@ pub enum Level {
     Warning,
     /// 100 % and more, until it is less than 90 % again.
     Exceeded,
+    /// The database grew after that, and its logins are closed; not because of a size.
+    Closed,
 }
+
+/// How long the logins of a database stay closed that grew although its storage was used up.
+pub const CLOSED_FOR: Duration = Duration::from_secs(600);
 
 impl Level {
     /// The level that follows from the one before and what was measured.
     pub fn next(self, size: i64, storage: i64) -> Self {
         let reaches = |percent: i128| i128::from(size) * 100 >= i128::from(storage) * percent;
         match self {
+            Level::Closed if reaches(90) => Level::Closed,
             _ if reaches(100) => Level::Exceeded,
             Level::Exceeded if reaches(90) => Level::Exceeded,
             _ if reaches(80) => Level::Warning,
@@ -35,6 +43,7 @@ impl Level {
     pub fn read(conditions: &[Condition]) -> Self {
         match find(conditions, CONDITION).map(|condition| condition.reason.as_str()) {
             Some("QuotaExceeded") => Level::Exceeded,
+            Some("QuotaBreached") => Level::Closed,
             Some("QuotaWarning") => Level::Warning,
             _ => Level::Within,
         }
@@ -50,7 +59,13 @@ impl Level {
             ),
             Level::Exceeded => (
                 "QuotaExceeded",
-                "the storage is used up and writes are refused until less than 90 % is used: delete data or raise spec.storage",
+                "the storage is used up and writes are refused until less than 90 % is used: DELETE rows and VACUUM FULL, \
+                 TRUNCATE or DROP tables, or raise spec.storage",
+            ),
+            Level::Closed => (
+                "QuotaBreached",
+                "the database grew by more than 1 MiB in a minute although its storage is used up, and its logins are \
+                 closed until status.closedUntil: then delete data, or raise spec.storage now",
             ),
         }
     }
@@ -71,11 +86,6 @@ pub fn is_news(known: Option<i64>, size: i64, storage: i64) -> bool {
     let change = known.abs_diff(size);
     level(known) != level(size)
         || (change >= known.unsigned_abs() / 20 && change >= storage.unsigned_abs() / 1000 && change > 0)
-}
-
-/// Whether a database should be measured on every sweep: it is close to a border, or may get there fast.
-pub fn is_close(size: i64, storage: i64) -> bool {
-    i128::from(size) * 10 >= i128::from(storage) * 7
 }
 
 #[cfg(test)]
@@ -103,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_database_opens_by_time_or_room() {
+        assert_eq!(Level::Closed.next(150, 100), Level::Closed);
+        assert_eq!(Level::Closed.next(90, 100), Level::Closed);
+        assert_eq!(Level::Closed.next(150, 170), Level::Warning, "the storage was raised");
+        assert!(Level::Exceeded < Level::Closed);
+    }
+
+    #[test]
     fn what_is_news() {
         const GB: i64 = 1_000_000_000;
         assert!(is_news(None, 7_300_000, 256 * GB));
@@ -116,7 +134,7 @@ mod tests {
 
     #[test]
     fn written_and_read() {
-        for level in [Level::Within, Level::Warning, Level::Exceeded] {
+        for level in [Level::Within, Level::Warning, Level::Exceeded, Level::Closed] {
             let mut conditions = Vec::new();
             let _ = ahoi_reconcile::conditions::set(&mut conditions, level.condition());
             assert_eq!(Level::read(&conditions), level);
@@ -127,7 +145,7 @@ mod tests {
     proptest! {
         #[test]
         fn settles_at_once(size in 0..i64::MAX, storage in 1..i64::MAX, known in proptest::option::of(0..i64::MAX)) {
-            for level in [Level::Within, Level::Warning, Level::Exceeded] {
+            for level in [Level::Within, Level::Warning, Level::Exceeded, Level::Closed] {
                 let next = level.next(size, storage);
                 prop_assert_eq!(next.next(size, storage), next);
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,13 @@ use crate::{Binding, Credentials, CredentialsStatus, DeletionPolicy, Size};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseSpec {
-    /// How much the database may hold: 256gb, 256Gi, 1.5tb. It can grow, never shrink.
+    /// Storage the database may use: 256gb, 256Gi, 1.5tb. It can be raised, never lowered. Every database that was written to
+    /// is measured every 20 seconds. From 80 % of the storage on, the condition QuotaOk is a warning. At 100 %, within 60
+    /// seconds, INSERT, UPDATE and what creates or alters objects are refused with SQLSTATE 53100 (disk_full), and sessions
+    /// end once. SELECT, DELETE, TRUNCATE, DROP TABLE and VACUUM work on: writes are back within 60 seconds after less than
+    /// 90 % is used. DELETE alone gives nothing back; run VACUUM FULL after it. A database that still grows by more than 1 MiB
+    /// in a minute is closed for 10 minutes (`status.closedUntil`). Temporary files of one session are limited to a quarter of
+    /// the storage, at least 64 MiB, unless `parameters` sets temp_file_limit.
     #[x_kube(
         validation = Rule::new(POSITIVE).message("storage must be more than 0"),
         validation = Rule::new(GROWS).message("storage cannot shrink: the data might not fit")
@@ -86,11 +92,15 @@ pub struct DatabaseStatus {
     /// What the database held when it was last measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<i64>,
+    /// Time at which the logins are opened again. They were closed because the database grew by more than 1 MiB in a minute
+    /// although its storage was used up. They open earlier when `spec.storage` is raised. Unset: they are not closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_until: Option<Time>,
     /// The Secret to connect to PostgreSQL directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
-    /// Ready, QuotaOk (False from 80 % of the storage on, with the reason QuotaWarning or QuotaExceeded), and
-    /// Reconciling or Stalled while they hold.
+    /// Ready, QuotaOk, and Reconciling or Stalled while they hold. QuotaOk is False from 80 % of the storage on, with the
+    /// reason QuotaWarning, QuotaExceeded (writes are refused) or QuotaBreached (the logins are closed).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::size::POSITIVE;
 use crate::{
     Credentials, CredentialsStatus, DeletionPolicy, Maintenance, MaintenanceStatus, NamespacedRef, ServerTls, Size,
 };
@@ -63,6 +64,11 @@ pub struct DatabaseServerSpec {
     /// Storage that may be promised to customers here. Unset: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
+    /// Size of the disk that holds the server's data directory, such as 100Gi. From 85 % of it on, the condition DiskOk is False.
+    /// PostgreSQL cannot be asked for it. Unset: the condition is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(POSITIVE).message("diskSize must be more than 0"))]
+    pub disk_size: Option<Size>,
     /// When the login by which the poolers look up passwords here is replaced. Unset: it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooler_credentials: Option<Credentials>,
@@ -131,6 +137,10 @@ pub struct DatabaseServerStatus {
     /// Storage promised to customers here, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated_bytes: Option<i64>,
+    /// Bytes that all databases, the WAL and temporary files on this server use, as of the last change of more than 1 %. Without
+    /// WAL and temporary files where the admin role is no superuser and no member of `pg_monitor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<i64>,
     /// Connections the server has for ordinary logins: its max_connections without those it reserves and the few of the
     /// suite's own controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +163,9 @@ pub struct DatabaseServerStatus {
     pub passwords: Option<Passwords>,
     /// Ready (the server is reachable and prepared), ReadyToRestart of the maintenance that was requested last, and
     /// Reconciling or Stalled while they hold.
+    /// DiskOk is False while at least 85 % of `spec.diskSize` is used.
+    /// TemporaryFilesLimited is False while one customer's temporary files can fill the disk because the admin role may not
+    /// limit them; its message has the command.
     /// MaintenanceDatabasesClosed is False while logins of customers may connect to a database that is not theirs and that
     /// the admin role does not own; its message says what the owner has to do, once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

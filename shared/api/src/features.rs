@@ -44,8 +44,8 @@ pub struct DatabaseFeature {
     /// keeps the data; turning it on again finds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// How much the database may hold, as people write it: 256gb, 256Gi, 1.5tb. It can grow, never shrink. Default
-    /// 10Gi.
+    /// Storage the database may use: 256gb, 256Gi, 1.5tb. It can be raised, never lowered. Default 10Gi. Within 60 seconds after
+    /// it is used up, writes are refused with SQLSTATE 53100 until less than 90 % is used; see `spec.storage` of Database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new(POSITIVE).message("storage must be more than 0"),

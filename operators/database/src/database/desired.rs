@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use super::names::Names;
 use super::parameters;
 use super::stamp::{Cluster, Stamp, State};
+use crate::quota::Level;
 
 /// Connections a database accepts where its spec says nothing.
 const CONNECTION_LIMIT: i32 = 100;
@@ -30,10 +31,33 @@ pub struct Desired {
     pub connection_limit: i32,
     /// Parameters of the login in this database.
     pub parameters: BTreeMap<String, String>,
+    /// Most kilobytes of temporary files that one session may have.
+    pub temporary_kilobytes: i64,
     /// Extensions to make.
     pub extensions: BTreeSet<String>,
-    /// Whether writes are refused because the storage is exceeded.
-    pub frozen: bool,
+    /// What its logins may do.
+    pub access: Access,
+}
+
+/// What the logins of a database may do, which depends on how much of its storage is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// All that an owner may.
+    Write,
+    /// Read, and what makes the database smaller.
+    Shrink,
+    /// Nothing: they cannot log in.
+    Closed,
+}
+
+impl From<Level> for Access {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Within | Level::Warning => Access::Write,
+            Level::Exceeded => Access::Shrink,
+            Level::Closed => Access::Closed,
+        }
+    }
 }
 
 /// The login that is not the one that is given away.
@@ -87,8 +111,15 @@ impl Identity {
             state,
             extensions: None,
             frozen: false,
+            full: false,
         }
     }
+}
+
+/// A quarter of the storage: enough to sort the largest table's index. No less than what an ordinary query may need.
+fn temporary_kilobytes(storage: i64) -> i64 {
+    const LEAST: i64 = 64 * 1024;
+    (storage / 4 / 1024).clamp(LEAST, i64::from(i32::MAX))
 }
 
 impl Desired {
@@ -99,7 +130,7 @@ impl Desired {
         names: Names,
         verifier: &str,
         other: OtherLogin,
-        frozen: bool,
+        access: Access,
     ) -> Result<Self, Error> {
         let spec = &database.spec;
         Ok(Desired {
@@ -111,8 +142,21 @@ impl Desired {
             other,
             connection_limit: spec.connection_limit.unwrap_or(CONNECTION_LIMIT),
             parameters: parameters::check(&spec.parameters)?,
+            temporary_kilobytes: temporary_kilobytes(spec.storage.bytes().unwrap_or_default()),
             extensions: spec.extensions.iter().cloned().collect(),
-            frozen,
+            access,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temporary_files_follow_the_storage() {
+        assert_eq!(temporary_kilobytes(0), 64 * 1024);
+        assert_eq!(temporary_kilobytes(8 << 30), 2 << 20);
+        assert_eq!(temporary_kilobytes(i64::MAX), 2_147_483_647, "what PostgreSQL can store");
     }
 }

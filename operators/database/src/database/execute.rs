@@ -1,6 +1,8 @@
 //! Carries plans out: neighbours in one transaction, databases made and dropped a few at a time, and what is left
 //! afterwards looked at once more.
 
+use std::time::Instant;
+
 use ahoi_reconcile::Error;
 
 use super::desired::Desired;
@@ -10,6 +12,11 @@ use super::parameters;
 use super::plan::{self, Refusal};
 use super::step::{Place, Step};
 use crate::server::{Failure, ServerPool};
+
+/// SQLSTATE of a lock that was waited for in vain.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// How often a step is tried again that did not get a lock. The one that ends sessions ends those that held it.
+const LOCK_ATTEMPTS: usize = 2;
 
 /// Makes the database what is desired; the answer is what that took.
 pub async fn converge(server: &ServerPool, desired: &Desired) -> Result<Vec<Step>, Error> {
@@ -36,13 +43,36 @@ pub async fn converge(server: &ServerPool, desired: &Desired) -> Result<Vec<Step
     }
 }
 
-/// Ends what goes on writing as the owner although the storage is exceeded, and makes sure that nothing can.
+/// Has all that is in the database refuse writes once more: something got past it.
 pub async fn freeze_again(server: &ServerPool, names: &Names) -> Result<(), Error> {
-    let end = |login: &String| Step::Terminate { database: names.database.clone(), login: Some(login.clone()) };
-    let freezable = Step::Freezable { owner: names.owner.clone(), frozen: names.frozen.clone() };
-    let steps = [end(&names.login), end(&names.other), freezable];
+    let steps = [Step::Seal { names: names.clone() }, Step::RefuseWrites { names: names.clone() }];
     // None of these depends on the version.
     run(server, names, 0, &steps).await.map_err(|failed| failed.into_error(server))
+}
+
+/// What a database says of its own size.
+const SIZE: &str = r"
+SELECT pg_database_size(current_database()),
+  (SELECT coalesce(sum(pg_relation_size(oid, 'fsm') + pg_relation_size(oid, 'vm')), 0)::bigint FROM pg_class
+    WHERE relkind IN ('r', 'm', 't', 'i')),
+  EXISTS (SELECT FROM pg_stat_progress_cluster WHERE datname = current_database())
+    OR EXISTS (SELECT FROM pg_stat_progress_create_index WHERE datname = current_database())";
+
+/// Whether a database that seemed to grow although its storage is used up does so. VACUUM FULL needs room for a copy of the
+/// table, and is let have it: as much again as the storage.
+pub async fn grows_too_much(server: &ServerPool, names: &Names, storage: i64) -> Result<bool, Error> {
+    let failed = |failure: Failure| failure.into_error(&server.name);
+    let mut connection = server.inside(&names.database).await.map_err(failed)?;
+    let asked = server.fetch_inside(&mut connection, SIZE).await;
+    // It is closed either way.
+    let _ = sqlx::Connection::close(connection).await;
+    let (size, maps, is_rewriting): (i64, i64, bool) = asked.map_err(failed)?;
+    if is_rewriting && size < storage.saturating_mul(2) {
+        return Ok(false);
+    }
+    let mut memory = server.memory.lock();
+    let growth = memory.growth.get_mut(&names.database);
+    Ok(growth.is_some_and(|growth| growth.is_still_too_much(size, maps, Instant::now())))
 }
 
 /// The error for a refusal to plan.
@@ -130,7 +160,14 @@ async fn inside(server: &ServerPool, names: &Names, version: i32, group: &[Step]
     let Some(first) = group.first() else { return Ok(()) };
     let mut connection = server.inside(&names.database).await.map_err(|failure| failed(failure, first))?;
     for step in group {
-        let done = server.run_inside(&mut connection, &step.sql(version)).await;
+        let sql = step.sql(version);
+        let mut done = server.run_inside(&mut connection, &sql).await;
+        for _ in 0..LOCK_ATTEMPTS {
+            if !matches!(&done, Err(Failure::Refused { code, .. }) if code == LOCK_NOT_AVAILABLE) {
+                break;
+            }
+            done = server.run_inside(&mut connection, &sql).await;
+        }
         done.map_err(|failure| failed(failure, step))?;
     }
     // Done is done, however the connection ends.

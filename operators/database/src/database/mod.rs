@@ -18,12 +18,13 @@ mod step;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahoi_api::{Binding, Database, DatabaseServer, DatabaseStatus, finalizers};
 use ahoi_reconcile::{Error, EventType, Progress, Reconciler, Verdict, conditions, is_ready};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use tracing::{info, warn};
 
@@ -46,7 +47,7 @@ use crate::quota::{self, Level};
 use crate::renewal::Due;
 use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server};
+use crate::server::{Growth, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server};
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -101,11 +102,14 @@ impl Databases {
         let before = Level::read(&status.conditions);
         let measured = pool.memory.lock().sizes.get(name).copied();
         let level = measured.map_or(before, |size| before.next(size, storage));
+        let level = self.enforced(level, &mut status, &pool, &names, storage).await?;
 
         let kept = present.as_deref().and_then(|binding| secret::credentials(binding, version_of(&status)));
         let lost = kept.is_none() && status.binding.is_some();
-        let frozen = level == Level::Exceeded;
-        let rotation = Rotation { context, database, server: &server, pool: &pool, frozen };
+        if before == Level::Closed && level == Level::Exceeded {
+            execute::freeze_again(&pool, &names).await?;
+        }
+        let rotation = Rotation { context, database, server: &server, pool: &pool, access: level.into() };
         let mut wait = rotation.former(&mut status, &names, &mut other).await?;
 
         // The Secret first: should the process die now, somebody knows the password that the role gets later. One that is
@@ -115,8 +119,12 @@ impl Databases {
         } else {
             rotation.settle(&names, other, &kept.map_or_else(Credentials::generate, Ok)?).await?
         };
-        // That a login which nobody uses is closed is no repair.
-        steps.retain(|step| !matches!(step, Step::NoLogin { role } if *role == names.other));
+        // Neither that a login which nobody uses is closed is a repair, nor that a default is set.
+        steps.retain(|step| match step {
+            Step::NoLogin { role } => *role != names.other,
+            Step::Set { parameter, .. } => parameter != plan::TEMPORARY_FILES,
+            _ => true,
+        });
         let due = rotation::due(database, Timestamp::now())?;
         if lost || due == Due::Now && other == OtherLogin::Closed {
             binding = rotation.rotate(&mut status, names.clone()).await?;
@@ -127,16 +135,14 @@ impl Databases {
             Some(size) => size,
             None => measure(&pool, name).await?,
         };
-        if frozen
-            && before == level
-            && status.size_bytes < Some(size)
-            && quota::is_news(status.size_bytes, size, storage)
-        {
-            execute::freeze_again(&pool, &names).await?;
-            let note = "ended the sessions that went on writing although the storage is used up";
-            context.platform.event(database, EventType::Warning, "QuotaEnforced", note);
+        if before != level {
+            // What was written until now is not held against it.
+            pool.memory.lock().growth.remove(name);
+            if level == Level::Exceeded {
+                let size = measure(&pool, name).await?;
+                pool.memory.lock().growth.insert(name.clone(), Growth::from(size, Instant::now()));
+            }
         }
-        let level = level.next(size, storage);
         if lost {
             let note =
                 format!("Secret {} was lost or edited; it has another login with a new password", binding.name_any());
@@ -155,9 +161,40 @@ impl Databases {
         let _ = conditions::set(&mut status.conditions, level.condition().observed_generation(generation));
         let message = format!("database {} on DatabaseServer {}", names.database, server.name_any());
         let message = wait.map_or(message.clone(), |kept| format!("{message}; {kept}"));
-        conditions::settle(&mut status.conditions, generation, Verdict::ready(message));
+        let verdict = match level {
+            Level::Closed => Verdict::stalled(level.explain().0, level.explain().1),
+            _ => Verdict::ready(message),
+        };
+        conditions::settle(&mut status.conditions, generation, verdict);
         let again = rotate::look_again(&status, due, Timestamp::now());
-        Ok(Progress { status, requeue: again })
+        let opens = status.closed_until.as_ref().map(|until| opens_in(until, Timestamp::now()));
+        Ok(Progress { requeue: again.into_iter().chain(opens).min(), status })
+    }
+
+    /// The level, when what was seen of the database since its storage was used up is taken into account.
+    async fn enforced(
+        &self,
+        level: Level,
+        status: &mut DatabaseStatus,
+        pool: &ServerPool,
+        names: &Names,
+        storage: i64,
+    ) -> Result<Level, Error> {
+        let now = Timestamp::now();
+        let is_over = |until: &Time| opens_in(until, now).is_zero();
+        let level = match level {
+            Level::Closed if status.closed_until.as_ref().is_none_or(is_over) => Level::Exceeded,
+            level => level,
+        };
+        let seems_to_grow = || pool.memory.lock().growth.get(&names.database).is_some_and(Growth::is_too_much);
+        if level == Level::Exceeded && seems_to_grow() && execute::grows_too_much(pool, names, storage).await? {
+            status.closed_until = Some(Time(now + quota::CLOSED_FOR));
+            return Ok(Level::Closed);
+        }
+        if level != Level::Closed {
+            status.closed_until = None;
+        }
+        Ok(level)
     }
 
     /// Says what somebody has changed in a Secret whose password is still right. A Secret that is to change anyway is no
@@ -295,6 +332,11 @@ fn may_keep(server: &DatabaseServer, pool: Option<&Arc<ServerPool>>, object: &st
 fn storage(database: &Database) -> Result<i64, Error> {
     let bytes = database.spec.storage.bytes();
     bytes.map_err(|error| Error::terminal("InvalidStorage", format!("spec.storage: {error}")))
+}
+
+/// How long a time is ahead.
+fn opens_in(until: &Time, now: Timestamp) -> Duration {
+    Duration::try_from(until.0.duration_since(now)).unwrap_or_default()
 }
 
 fn version_of(status: &DatabaseStatus) -> Option<&str> {

@@ -20,6 +20,10 @@ pub struct Observed {
     /// The server does not show verifiers to the controller: in their place are the fingerprints that it wrote down.
     #[serde(skip)]
     pub hidden: bool,
+    /// Whether the controller may limit the temporary files of a login, which a superuser may, or whoever a superuser has
+    /// let (`GRANT SET ON PARAMETER temp_file_limit`).
+    #[serde(default)]
+    pub limits_temporary_files: bool,
     /// By name.
     pub databases: BTreeMap<String, DatabaseState>,
     /// By name.

@@ -20,6 +20,7 @@ const QUERY: &str = r#"
 SELECT json_build_object(
   'version', current_setting('server_version_num')::int,
   'operator', current_user,
+  'limits_temporary_files', current_setting('is_superuser')::bool,
   'databases', coalesce((
     SELECT json_object_agg(d.datname, json_build_object(
       'owner', pg_get_userbyid(d.datdba), 'open', d.datallowconn, 'limit', d.datconnlimit, 'comment', d.comment,
@@ -75,7 +76,7 @@ pub async fn all(server: &ServerPool) -> Result<Observed, Error> {
 
 async fn read(server: &ServerPool, names: [Option<&[String]>; 2]) -> Result<Observed, Error> {
     let hidden = server.hides_passwords();
-    let query = if hidden { QUERY.replace("pg_authid", ROLES) } else { QUERY.to_owned() };
+    let query = if hidden { as_ordinary_role(QUERY) } else { QUERY.to_owned() };
     let json = server.text(&query, names).await.map_err(|failure| failure.into_error(&server.name))?;
     let mut observed: Observed = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
     observed.hidden = hidden;
@@ -84,6 +85,13 @@ async fn read(server: &ServerPool, names: [Option<&[String]>; 2]) -> Result<Obse
         observed.roles.get_mut(login).into_iter().for_each(|role| role.verifier = None);
     }
     Ok(observed)
+}
+
+/// The query for a role that may not read pg_authid. Such a role is served from PostgreSQL 16 on, which can be asked what it
+/// may set.
+fn as_ordinary_role(query: &str) -> String {
+    let may_set = "has_parameter_privilege('temp_file_limit', 'SET')";
+    query.replace("pg_authid", ROLES).replace("current_setting('is_superuser')::bool", may_set)
 }
 
 /// The database that an object of the same name left here when it was deleted, closed or not.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::desired::{Desired, Identity, OtherLogin};
+use super::desired::{Access, Desired, Identity, OtherLogin};
 use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
 use super::stamp::{Stamp, State};
@@ -71,19 +71,16 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
         Claim::Retained(stamp) => plan.adopt(desired, stamp),
         claim => plan.create(desired, &claim),
     };
-    plan.keep_out(names);
+    plan.keep_out(names, desired.access);
     plan.roles(desired);
     plan.database(desired);
     plan.settings(desired);
-    if before.frozen != desired.frozen {
-        plan.sessions(desired);
-    }
-    plan.contents(desired, &before);
+    let full = plan.contents(desired, &before);
     for login in plan.logins(desired) {
         plan.grant(&names.database, &login, &["CONNECT"]);
     }
     let extensions = before.extensions.unwrap_or_default().union(&desired.extensions).cloned().collect();
-    let stamp = Stamp { extensions: Some(extensions), frozen: desired.frozen, ..desired.identity.stamp(State::Active) };
+    let stamp = Stamp { extensions: Some(extensions), full, ..desired.identity.stamp(State::Active) };
     plan.stamp(names, &desired.identity, stamp);
     Ok(plan.steps)
 }
@@ -162,6 +159,17 @@ fn owned<T: Clone>((name, state): (&String, &T)) -> (String, T) {
     (name.clone(), state.clone())
 }
 
+/// The parameter that bounds the temporary files of a session.
+pub const TEMPORARY_FILES: &str = "temp_file_limit";
+
+/// What the owner role may do with the database itself.
+fn owner_privileges(access: Access) -> &'static [&'static str] {
+    match access {
+        Access::Write => &["CONNECT", "CREATE", "TEMPORARY"],
+        Access::Shrink | Access::Closed => &["CONNECT"],
+    }
+}
+
 struct Plan {
     /// What there is once the steps so far are done.
     state: Observed,
@@ -176,6 +184,7 @@ impl Plan {
             version: observed.version,
             operator: observed.operator.clone(),
             hidden: observed.hidden,
+            limits_temporary_files: observed.limits_temporary_files,
             databases: observed.databases.get_key_value(&names.database).into_iter().map(owned).collect(),
             roles: roles.into_iter().filter_map(|role| observed.roles.get_key_value(role)).map(owned).collect(),
         };
@@ -209,7 +218,7 @@ impl Plan {
     /// puts aside or drops what it has opened.
     fn adopt(&mut self, desired: &Desired, left: Stamp) -> Stamp {
         let mine = desired.identity.stamp(State::Active);
-        let stamp = Stamp { extensions: left.extensions, frozen: left.frozen, ..mine };
+        let stamp = Stamp { extensions: left.extensions, frozen: left.frozen, full: left.full, ..mine };
         self.stamp(&desired.names, &desired.identity, stamp.clone());
         stamp
     }
@@ -223,11 +232,12 @@ impl Plan {
 
     /// Nobody but the owner role and the login: not PUBLIC, and no role of another database. What the platform team
     /// has given to roles of its own, for backups say, is its business.
-    fn keep_out(&mut self, names: &Names) {
+    fn keep_out(&mut self, names: &Names, access: Access) {
         let state = self.here(&names.database);
+        let privileges = owner_privileges(access);
         let wanted = |grant: &Grant| {
             !grant.grantable
-                && (grant.grantee == names.owner
+                && (grant.grantee == names.owner && privileges.contains(&grant.privilege.as_str())
                     || (grant.grantee == names.login || grant.grantee == names.other) && grant.privilege == "CONNECT")
         };
         let outsiders: BTreeSet<_> = state
@@ -248,26 +258,30 @@ impl Plan {
     fn roles(&mut self, desired: &Desired) {
         let names = &desired.names;
         self.group(&names.owner);
-        if desired.frozen || self.state.roles.contains_key(&names.frozen) {
+        if self.state.roles.contains_key(&names.frozen) {
             self.group(&names.frozen);
         }
-        self.login(&names.login, Some(&desired.verifier));
+        if desired.access == Access::Closed {
+            self.shut(names);
+        } else {
+            self.login(&names.login, Some(&desired.verifier));
+        }
         match desired.other {
+            _ if desired.access == Access::Closed => {}
             OtherLogin::Closed => self.close(&names.other),
             // One that is gone has taken its password with it: nothing is left to keep open.
             OtherLogin::Former if self.state.roles.contains_key(&names.other) => self.login(&names.other, None),
             OtherLogin::Former => {}
         }
-        let group = if desired.frozen { &names.frozen } else { &names.owner };
         // Where nobody looks passwords up, nobody asks whose they are.
         let tenants = (!self.state.hidden).then_some((TENANTS, false));
-        let groups: Vec<_> = [(group.as_str(), true)].into_iter().chain(tenants).collect();
+        let groups: Vec<_> = [(names.owner.as_str(), true)].into_iter().chain(tenants).collect();
         for login in self.logins(desired) {
             self.memberships(&login, &groups);
         }
     }
 
-    /// The logins that are to be open and can be.
+    /// The logins that are to be as the spec says.
     fn logins(&self, desired: &Desired) -> Vec<String> {
         let names = &desired.names;
         let other = desired.other != OtherLogin::Closed && self.state.roles.contains_key(&names.other);
@@ -287,6 +301,17 @@ impl Plan {
         self.push(Step::Login { role: role.clone(), verifier: verifier.clone() });
         if self.state.hidden {
             self.push(Step::Note { role, verifier });
+        }
+    }
+
+    /// Closes both logins, and ends their sessions.
+    fn shut(&mut self, names: &Names) {
+        self.role(&names.login);
+        for login in [&names.login, &names.other] {
+            if self.state.roles.get(login).is_some_and(|role| role.login) {
+                self.close(login);
+                self.push(Step::Terminate { database: names.database.clone(), login: Some(login.clone()) });
+            }
         }
     }
 
@@ -331,7 +356,7 @@ impl Plan {
 
     fn database(&mut self, desired: &Desired) {
         let names = &desired.names;
-        self.grant(&names.database, &names.owner, &["CONNECT", "CREATE", "TEMPORARY"]);
+        self.grant(&names.database, &names.owner, owner_privileges(desired.access));
         self.limit(&names.database, desired.connection_limit);
         if !self.here(&names.database).open {
             self.push(Step::Open { database: names.database.clone() });
@@ -363,9 +388,12 @@ impl Plan {
 
     fn settings_of(&mut self, login: &str, desired: &Desired) {
         let names = &desired.names;
-        let role = if desired.frozen { &names.frozen } else { &names.owner };
         let mut wanted = desired.parameters.clone();
-        wanted.insert("role".to_owned(), role.clone());
+        wanted.insert("role".to_owned(), names.owner.clone());
+        if self.state.limits_temporary_files {
+            let limit = || format!("{}kB", desired.temporary_kilobytes);
+            wanted.entry(TEMPORARY_FILES.to_owned()).or_insert_with(limit);
+        }
         let (login, database) = (login.to_owned(), names.database.clone());
         let settings = self.state.roles.get(&login).and_then(|role| role.settings.get(&database));
         let found = settings.cloned().unwrap_or_default();
@@ -380,8 +408,9 @@ impl Plan {
         }
     }
 
-    fn contents(&mut self, desired: &Desired, before: &Stamp) {
-        let (owner, frozen) = (&desired.names.owner, &desired.names.frozen);
+    /// Whether writes are refused in it afterwards.
+    fn contents(&mut self, desired: &Desired, before: &Stamp) -> bool {
+        let owner = &desired.names.owner;
         if before.extensions.is_none() {
             self.push(Step::PublicSchema { owner: owner.clone() });
         }
@@ -389,24 +418,18 @@ impl Plan {
         for extension in desired.extensions.difference(&made) {
             self.push(Step::Extension { extension: extension.clone(), owner: owner.clone() });
         }
-        if desired.frozen && !before.frozen {
-            self.push(Step::Freezable { owner: owner.clone(), frozen: frozen.clone() });
+        let names = || desired.names.clone();
+        if before.frozen || before.full && desired.access == Access::Write {
+            self.push(Step::Thaw { names: names() });
         }
-        if before.frozen && !desired.frozen {
-            self.push(Step::Thaw { owner: owner.clone(), frozen: frozen.clone() });
+        if desired.access == Access::Shrink && !before.full {
+            self.push(Step::Seal { names: names() });
+            self.push(Step::RefuseWrites { names: names() });
         }
-    }
-
-    /// A session keeps the role it began with. One that has the owner's meets the triggers, and is left to hear from them
-    /// why it may not write, unless it holds locks that they need. One that has the frozen role's could never write again.
-    fn sessions(&mut self, desired: &Desired) {
-        let database = &desired.names.database;
-        for login in self.logins(desired) {
-            self.push(if desired.frozen {
-                Step::Interrupt { database: database.clone(), login }
-            } else {
-                Step::Terminate { database: database.clone(), login: Some(login) }
-            });
+        match desired.access {
+            Access::Write => false,
+            Access::Shrink => true,
+            Access::Closed => before.full,
         }
     }
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tracing::info;
 
-use super::desired::{Desired, OtherLogin};
+use super::desired::{Access, Desired, OtherLogin};
 use super::execute;
 use super::names::Names;
 use super::rotation::{self, Kept};
@@ -28,8 +28,8 @@ pub struct Rotation<'a> {
     pub database: &'a Database,
     pub server: &'a DatabaseServer,
     pub pool: &'a ServerPool,
-    /// Whether the storage is exceeded.
-    pub frozen: bool,
+    /// What the logins may do.
+    pub access: Access,
 }
 
 impl Rotation<'_> {
@@ -92,7 +92,9 @@ impl Rotation<'_> {
         let (former, names) = (names.login.clone(), names.rotated());
         let credentials = Credentials::generate()?;
         self.converge(&names, OtherLogin::Former, &credentials).await?;
-        self.try_out(&names, &credentials).await?;
+        if self.access != Access::Closed {
+            self.try_out(&names, &credentials).await?;
+        }
         let binding = self.give_away(&names, &credentials).await?;
         let note = format!("login {} takes the place of {former}, which stays open until nothing uses it", names.login);
         info!(server = self.pool.name, "{note}");
@@ -104,7 +106,7 @@ impl Rotation<'_> {
 
     async fn converge(&self, names: &Names, other: OtherLogin, credentials: &Credentials) -> Result<Vec<Step>, Error> {
         let cluster = &self.context.cluster;
-        let desired = Desired::of(self.database, cluster, names.clone(), &credentials.verifier, other, self.frozen)?;
+        let desired = Desired::of(self.database, cluster, names.clone(), &credentials.verifier, other, self.access)?;
         execute::converge(self.pool, &desired).await
     }
 

@@ -65,9 +65,12 @@ pub struct Stamp {
     /// The extensions made in it; none while what is inside has not been prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<BTreeSet<String>>,
-    /// Whether the login has been put into the frozen role.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    /// Whether a release before this one has frozen it, in a way of its own. Read, and never written.
+    #[serde(default, skip_serializing)]
     pub frozen: bool,
+    /// Whether writes are refused in it because its storage is used up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +105,7 @@ mod tests {
             state: State::Active,
             extensions: Some(["pgcrypto".to_owned()].into()),
             frozen: false,
+            full: false,
         }
     }
 

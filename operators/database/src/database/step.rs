@@ -4,6 +4,7 @@ use postgres_protocol::escape::{escape_identifier as id, escape_literal as liter
 
 use super::freeze;
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
+use super::names::Names;
 use super::stamp::{Stamp, State};
 use crate::scram::fingerprint;
 
@@ -33,8 +34,6 @@ pub enum Step {
     Open { database: String },
     /// Ends the sessions in the database: a login's, or everybody's.
     Terminate { database: String, login: Option<String> },
-    /// Ends those of a login's sessions in the database that are within a transaction, and may hold locks.
-    Interrupt { database: String, login: String },
     /// Takes all privileges away. No grantee is PUBLIC.
     Revoke { database: String, grantee: String },
     /// Gives privileges.
@@ -65,10 +64,12 @@ pub enum Step {
     PublicSchema { owner: String },
     /// Makes an extension in the owner role's name, so that PostgreSQL itself refuses those it does not trust.
     Extension { extension: String, owner: String },
-    /// Lets the frozen role read and delete what the owner role owns, and has every write refused with its reason.
-    Freezable { owner: String, frozen: String },
-    /// Takes away what [`Freezable`](Self::Freezable) made.
-    Thaw { owner: String, frozen: String },
+    /// Takes the privileges to make anything, so that only what there is can be written to.
+    Seal { names: Names },
+    /// Has every table refuse writes with the reason.
+    RefuseWrites { names: Names },
+    /// Undoes both.
+    Thaw { names: Names },
 }
 
 /// Where, and together with what, a step runs.
@@ -119,13 +120,12 @@ impl Step {
     /// Where it runs.
     pub fn place(&self) -> Place {
         match self {
-            Step::CreateDatabase { .. }
-            | Step::DropDatabase { .. }
-            | Step::Terminate { .. }
-            | Step::Interrupt { .. } => Place::Alone,
-            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } | Step::Thaw { .. } => {
-                Place::Inside
-            }
+            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Terminate { .. } => Place::Alone,
+            Step::PublicSchema { .. }
+            | Step::Extension { .. }
+            | Step::Seal { .. }
+            | Step::RefuseWrites { .. }
+            | Step::Thaw { .. } => Place::Inside,
             _ => Place::Server,
         }
     }
@@ -140,15 +140,17 @@ impl Step {
             | Step::Reown { .. } => Topic::Database,
             Step::Stamp { .. } | Step::Forget { .. } => Topic::Stamp,
             Step::Limit { .. } => Topic::ConnectionLimit,
-            Step::Terminate { .. } | Step::Interrupt { .. } => Topic::Sessions,
+            Step::Terminate { .. } => Topic::Sessions,
             Step::Revoke { .. } | Step::Grant { .. } => Topic::Privileges,
             Step::CreateRole { .. } | Step::Disempower { .. } | Step::DropRole { .. } => Topic::Role,
             Step::Login { .. } | Step::Note { .. } | Step::Reopen { .. } | Step::NoLogin { .. } => Topic::Password,
             Step::Join { .. } | Step::Leave { .. } => Topic::Membership,
             Step::Set { .. } | Step::Reset { .. } => Topic::Parameters,
-            Step::PublicSchema { .. } | Step::Extension { .. } | Step::Freezable { .. } | Step::Thaw { .. } => {
-                Topic::Contents
-            }
+            Step::PublicSchema { .. }
+            | Step::Extension { .. }
+            | Step::Seal { .. }
+            | Step::RefuseWrites { .. }
+            | Step::Thaw { .. } => Topic::Contents,
         }
     }
 
@@ -179,9 +181,6 @@ impl Step {
             Step::Terminate { database, login: None } => terminate(database, ""),
             Step::Terminate { database, login: Some(login) } => {
                 terminate(database, &format!(" AND usename = {}", literal(login)))
-            }
-            Step::Interrupt { database, login } => {
-                terminate(database, &format!(" AND usename = {} AND xact_start IS NOT NULL", literal(login)))
             }
             Step::Revoke { database, grantee } => {
                 let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { id(grantee) };
@@ -239,8 +238,9 @@ impl Step {
                     id(extension)
                 )
             }
-            Step::Freezable { owner, frozen } => freeze::freezable(owner, frozen),
-            Step::Thaw { owner, frozen } => freeze::thaw(owner, frozen),
+            Step::Seal { names } => freeze::seal(names),
+            Step::RefuseWrites { names } => freeze::refuse_writes(names),
+            Step::Thaw { names } => freeze::thaw(names),
         }
     }
 
@@ -295,10 +295,10 @@ impl Step {
             Step::Forget { .. }
             | Step::Note { .. }
             | Step::Terminate { .. }
-            | Step::Interrupt { .. }
             | Step::PublicSchema { .. }
             | Step::Extension { .. }
-            | Step::Freezable { .. }
+            | Step::Seal { .. }
+            | Step::RefuseWrites { .. }
             | Step::Thaw { .. } => {}
         }
     }

@@ -1,7 +1,9 @@
 //! DatabaseServer: reached, prepared once, and swept every minute.
 
+mod disk;
 mod fleets;
 mod maintenance;
+mod measure;
 mod passwords;
 mod pool;
 mod pooler;
@@ -23,6 +25,7 @@ use rand::Rng;
 use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
+pub use self::measure::Growth;
 pub use self::pool::{Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server, unreachable};
 use self::pooler::Pooler;
 use self::sweep::{Orphan, Wanted};
@@ -57,7 +60,10 @@ impl Reconciler for Servers {
         let mut progress = if is_underway {
             Progress::new(server.status.clone().unwrap_or_default()).requeue_in(CLOSELY)
         } else {
-            let outcome = self.look(server).await;
+            let outcome = match self.between_sweeps(server) {
+                Some(pool) => self.measure_again(server, &pool).await,
+                None => self.look(server).await,
+            };
             let servers = &self.0.caches.servers;
             self.0.metrics.server(&server.name_any(), outcome.is_ok(), |name| servers.get(name).is_some());
             match outcome {
@@ -142,10 +148,95 @@ impl Servers {
         status.passwords = Some(passwords);
         let closed = facts.maintenance_databases().observed_generation(server.metadata.generation);
         let _ = conditions::set(&mut status.conditions, closed);
+        let limited = facts.temporary_files(observed.limits_temporary_files);
+        let _ = conditions::set(&mut status.conditions, limited.observed_generation(server.metadata.generation));
+        self.look_at_disk(server, &pool, &placed, &mut status).await?;
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);
         conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::ready(message));
-        let interval = Duration::from_secs(60).mul_f64(rand::rng().random_range(0.8..1.2));
-        Ok(Progress::new(status).requeue_in(interval))
+        Ok(Progress::new(status).requeue_in(next_measurement(&pool, 1)))
+    }
+
+    /// Writes down how full the disk is, and says so when it is nearly full.
+    async fn look_at_disk(
+        &self,
+        server: &DatabaseServer,
+        pool: &ServerPool,
+        placed: &[Arc<Database>],
+        status: &mut DatabaseServerStatus,
+    ) -> Result<(), Error> {
+        let known = {
+            let memory = pool.memory.lock();
+            let size = |database: &Arc<Database>| {
+                let status = database.status.as_ref()?;
+                let name = status.database_name.clone()?;
+                let size = memory.sizes.get(&name).copied().or(status.size_bytes)?;
+                Some((name, size))
+            };
+            placed.iter().filter_map(size).collect()
+        };
+        let used = disk::used(pool, &known).await?;
+        let is_ok = |status: &DatabaseServerStatus| {
+            conditions::find(&status.conditions, disk::DISK).is_none_or(|condition| condition.status == "True")
+        };
+        let was_ok = is_ok(status);
+        let fraction = disk::settle(status, server, used);
+        self.0.metrics.disk(&pool.name, fraction);
+        if was_ok && !is_ok(status) {
+            let message = conditions::find(&status.conditions, disk::DISK).map(|disk| disk.message.clone());
+            self.0.platform.event(server, EventType::Warning, "DiskNearlyFull", message.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions of customers whose temporary files are more than they may store.
+    async fn bound_temporary_files(&self, pool: &ServerPool, wanted: &[(&Arc<Database>, Wanted)]) -> Result<(), Error> {
+        let too_much = |wanted: &Wanted| {
+            let held = pool.memory.lock().temporary.get(&wanted.database).copied();
+            held.is_some_and(|held| disk::is_too_much(held, wanted.storage))
+        };
+        for (database, wanted) in wanted.iter().filter(|(_, wanted)| too_much(wanted)) {
+            disk::end_sessions(pool, &wanted.database).await?;
+            let note = format!(
+                "ended the sessions of database {} that had temporary files: together more than its storage",
+                wanted.database
+            );
+            warn!(server = pool.name, "{note}");
+            self.0.platform.event(&***database, EventType::Warning, "TemporaryFilesRemoved", note);
+        }
+        Ok(())
+    }
+
+    /// The pool of a server that is reconciled for no other reason than that its databases are to be measured: nothing has
+    /// happened, only time has passed. Else it is swept.
+    fn between_sweeps(&self, server: &DatabaseServer) -> Option<Arc<ServerPool>> {
+        if !is_ready(server) || fleets::is_away(&self.0.caches.fleets, &server.name_any()) {
+            return None;
+        }
+        let pool = self.0.pool(server).ok()?;
+        let (at, since_sweep) = pool.memory.lock().next_measurement?;
+        (Instant::now() >= at && since_sweep < measure::IN_A_SWEEP).then_some(pool)
+    }
+
+    /// Measures the databases that were written to, and nothing else.
+    async fn measure_again(
+        &self,
+        server: &DatabaseServer,
+        pool: &ServerPool,
+    ) -> Result<Progress<DatabaseServerStatus>, Error> {
+        let placed = self.placed_on(&pool.name);
+        let wanted: Vec<_> = placed.iter().filter_map(|database| Some((database, size_wanted(database)?))).collect();
+        measure::measure(pool, &wanted.iter().map(|(_, wanted)| wanted).collect::<Vec<_>>()).await?;
+        self.bound_temporary_files(pool, &wanted).await?;
+        let news = |memory: &sweep::Memory, database: &Database, wanted: &Wanted| {
+            sweep::opens_or_closes(wanted, memory) || is_ready(database) && sweep::is_size_news(wanted, memory)
+        };
+        let memory = pool.memory.lock();
+        for (database, _) in wanted.iter().filter(|(database, wanted)| news(&memory, database, wanted)) {
+            self.0.waker.wake(&ObjectRef::from_obj(&***database));
+        }
+        let since_sweep = memory.next_measurement.map_or(1, |(_, since_sweep)| since_sweep + 1);
+        drop(memory);
+        Ok(Progress::new(server.status.clone().unwrap_or_default()).requeue_in(next_measurement(pool, since_sweep)))
     }
 
     fn placed_on(&self, server: &str) -> Vec<Arc<Database>> {
@@ -164,14 +255,23 @@ impl Servers {
         placed: &[Arc<Database>],
     ) -> Result<(), Error> {
         let wanted: Vec<_> = placed.iter().filter_map(|database| Some((database, self.wanted(database)?))).collect();
-        self.measure(pool, wanted.iter().map(|(_, wanted)| wanted)).await?;
+        {
+            let mut memory = pool.memory.lock();
+            memory.round = memory.round.wrapping_add(1);
+        }
+        measure::measure(pool, &wanted.iter().map(|(_, wanted)| wanted).collect::<Vec<_>>()).await?;
+        self.bound_temporary_files(pool, &wanted).await?;
         {
             let memory = pool.memory.lock();
             let unknown = |wanted: &Wanted| {
                 let mut desired = wanted.desired.iter().filter(|_| observed.hidden);
                 desired.any(|desired| !verifiers::has(&self.0, &desired.names.login, &desired.verifier))
             };
-            let differs = |wanted: &Wanted| sweep::needs_a_look(wanted, observed, &memory) || unknown(wanted);
+            let differs = |wanted: &Wanted| {
+                sweep::needs_a_look(wanted, observed, &memory)
+                    || sweep::opens_or_closes(wanted, &memory)
+                    || unknown(wanted)
+            };
             for (database, _) in wanted.iter().filter(|(_, wanted)| differs(wanted)) {
                 self.0.waker.wake(&ObjectRef::from_obj(&***database));
             }
@@ -180,15 +280,8 @@ impl Servers {
     }
 
     fn wanted(&self, database: &Database) -> Option<Wanted> {
-        let status = database.status.as_ref()?;
-        let name = status.database_name.clone()?;
-        Some(Wanted {
-            desired: self.desired(database, &name),
-            database: name,
-            storage: storage_of(database),
-            told: status.size_bytes,
-            level: Level::read(&status.conditions),
-        })
+        let wanted = size_wanted(database)?;
+        Some(Wanted { desired: self.desired(database, &wanted.database), ..wanted })
     }
 
     /// What a settled object wants; the others look for themselves.
@@ -197,30 +290,16 @@ impl Servers {
         let namespace = database.namespace()?;
         let binding = context.caches.bindings.cache().get_in(&namespace, &secret::name_of(&database.name_any()))?;
         let verifier = secret::verifier(&binding)?;
-        let frozen = Level::read(&database.status.as_ref()?.conditions) == Level::Exceeded;
+        let access = Level::read(&database.status.as_ref()?.conditions).into();
         let (names, other) = database::logins(database.status.as_ref()?, Some(&binding), name);
-        let desired = Desired::of(database, &context.cluster, names, &verifier, other, frozen).ok()?;
+        let desired = Desired::of(database, &context.cluster, names, &verifier, other, access).ok()?;
         is_ready(database).then_some(desired)
-    }
-
-    async fn measure(&self, pool: &ServerPool, wanted: impl Iterator<Item = &Wanted>) -> Result<(), Error> {
-        let due = {
-            let mut memory = pool.memory.lock();
-            memory.round = memory.round.wrapping_add(1);
-            sweep::to_measure(wanted, &memory)
-        };
-        if due.is_empty() {
-            return Ok(());
-        }
-        let sizes = pool.sizes(&due).await.map_err(|failure| failure.into_error(&pool.name))?;
-        pool.memory.lock().sizes.extend(sizes);
-        Ok(())
     }
 
     fn count_quotas(&self) {
         let databases = self.0.caches.databases.all();
         let over = |database: &&Arc<Database>| {
-            database.status.as_ref().is_some_and(|status| Level::read(&status.conditions) == Level::Exceeded)
+            database.status.as_ref().is_some_and(|status| Level::read(&status.conditions) >= Level::Exceeded)
         };
         // As the status tells, which is as of the last change that was worth telling.
         let used = databases.iter().filter_map(|database| {
@@ -288,6 +367,25 @@ fn ours(observed: &Observed) -> Cow<'_, Observed> {
     let mut ours = observed.clone();
     ours.databases.retain(|_, database| database.owner == observed.operator);
     Cow::Owned(ours)
+}
+
+/// When the server is to be reconciled next. Sooner than that something has happened, and it is swept.
+fn next_measurement(pool: &ServerPool, since_sweep: u32) -> Duration {
+    let interval = measure::INTERVAL.mul_f64(rand::rng().random_range(0.8..1.2));
+    pool.memory.lock().next_measurement = Some((Instant::now() + interval, since_sweep));
+    interval
+}
+
+/// What a measurement needs to know about a database.
+fn size_wanted(database: &Database) -> Option<Wanted> {
+    let status = database.status.as_ref()?;
+    Some(Wanted {
+        desired: None,
+        database: status.database_name.clone()?,
+        storage: storage_of(database),
+        told: status.size_bytes,
+        level: Level::read(&status.conditions),
+    })
 }
 
 fn storage_of(database: &Database) -> i64 {

@@ -294,6 +294,14 @@ impl ServerPool {
         self.judge(outcome.map(|_| ()))
     }
 
+    /// Runs a query for one row on such a connection.
+    pub async fn fetch_inside<T>(&self, connection: &mut PgConnection, sql: &str) -> Result<T, Failure>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+    {
+        self.judge(sqlx::query_as(sql).fetch_one(connection).await)
+    }
+
     /// Logs in to a database as somebody else, for an answer, and leaves.
     pub async fn log_in(&self, database: &str, login: &Login) -> Result<(), Failure> {
         let outcome = connect(&self.options_of(database, login)).await.ok_or(Failure::Unreachable)?;

@@ -9,6 +9,7 @@ use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition};
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 use serde::Deserialize;
 
+use super::disk;
 use super::pool::{Failure, ServerPool};
 use crate::database::TENANTS;
 use crate::scram;
@@ -37,6 +38,8 @@ SELECT json_build_object(
   'connections', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
     - coalesce(current_setting('reserved_connections', true), '0')::int,
   'admin_database', current_database(),
+  'admin', current_user,
+  'temp_file_limit', current_setting('temp_file_limit'),
   'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'SELECT'),
   'superuser', current_setting('is_superuser')::bool,
   'creates', (SELECT rolcreatedb AND rolcreaterole FROM pg_roles WHERE rolname = current_user),
@@ -75,6 +78,8 @@ pub struct Facts {
     /// Connections the server has for ordinary logins.
     connections: i64,
     admin_database: String,
+    admin: String,
+    temp_file_limit: String,
     reads_passwords: bool,
     superuser: bool,
     creates: bool,
@@ -145,6 +150,11 @@ impl Facts {
     /// How the poolers come by passwords.
     pub fn passwords(&self) -> Passwords {
         if self.reads_passwords { Passwords::Lookup } else { Passwords::File }
+    }
+
+    /// Whether temporary files are bounded, where the admin role may bound those of logins or may not.
+    pub fn temporary_files(&self, admin_limits: bool) -> DesiredCondition {
+        disk::temporary_condition(admin_limits, &self.temp_file_limit, &self.admin)
     }
 
     /// Whether everybody may connect to databases that are nobody's in particular.

@@ -5,13 +5,11 @@
 //! API server.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
 
+use super::measure::Growth;
 use crate::database::{DatabaseState, Desired, Names, Observed, Stamp, State, differs, is_database};
 use crate::quota::{self, Level};
-
-/// Sweeps until every database has been measured: it costs about a millisecond each.
-const SLICES: u64 = 10;
 
 /// What is remembered from one sweep to the next. Losing it costs a sweep; until then the server's status tells how much it
 /// keeps for objects that are gone.
@@ -21,8 +19,20 @@ pub struct Memory {
     pub is_swept: bool,
     /// Counts the sweeps.
     pub round: u64,
+    /// Counts the measurements, of which there are several in a sweep.
+    pub measurements: u64,
+    /// When the next measurement is due, and how many there were since the last sweep.
+    pub next_measurement: Option<(Instant, u32)>,
     /// The last measured sizes, by database.
     pub sizes: HashMap<String, i64>,
+    /// Rows written since the statistics began, as of the last measurement, by database.
+    pub written: HashMap<String, i64>,
+    /// Bytes of temporary files, by database; empty where the admin role may not list them.
+    pub temporary: HashMap<String, i64>,
+    /// Whether it may.
+    pub lists_files: bool,
+    /// How the databases grow whose storage is used up.
+    pub growth: HashMap<String, Growth>,
     /// Databases without an object, as of the last sweep.
     pub suspects: HashSet<String>,
     /// Of the databases that no object refers to, closed ones included: [`Stamp::object`]. They take a place, too, and
@@ -50,16 +60,6 @@ pub struct Wanted {
     pub level: Level,
 }
 
-/// The databases to measure this time: a slice of them, and those that are close to a border.
-pub fn to_measure<'a>(wanted: impl Iterator<Item = &'a Wanted>, memory: &Memory) -> Vec<String> {
-    let slice = memory.round % SLICES;
-    let due = |wanted: &&Wanted| {
-        let size = memory.sizes.get(&wanted.database).copied().or(wanted.told);
-        slice_of(&wanted.database) == slice || size.is_some_and(|size| quota::is_close(size, wanted.storage))
-    };
-    wanted.filter(due).map(|wanted| wanted.database.clone()).collect()
-}
-
 /// Those of a list whose turn it is: a tenth, and at least 20. All of them have had theirs after ten rounds.
 pub fn turn<T>(all: &[T], round: u64) -> &[T] {
     let size = all.len().div_ceil(10).max(20);
@@ -68,19 +68,28 @@ pub fn turn<T>(all: &[T], round: u64) -> &[T] {
     all.chunks(size).nth(turn).unwrap_or_default()
 }
 
-fn slice_of(database: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    database.hash(&mut hasher);
-    hasher.finish() % SLICES
+/// Whether a database is to be reconciled for its size: it is worth writing down, or changes the level.
+pub fn is_size_news(wanted: &Wanted, memory: &Memory) -> bool {
+    memory.sizes.get(&wanted.database).is_some_and(|size| {
+        quota::is_news(wanted.told, *size, wanted.storage) || wanted.level.next(*size, wanted.storage) != wanted.level
+    })
 }
 
-/// Whether the object should look at its database: it differs, or its size is worth telling.
+/// Whether a database is to be closed, because it grows although its storage is used up, or need not be closed any more.
+/// Such a database may not be Ready.
+pub fn opens_or_closes(wanted: &Wanted, memory: &Memory) -> bool {
+    let (database, level) = (&wanted.database, wanted.level);
+    let has_room = |size: &i64| level.next(*size, wanted.storage) != level;
+    if level == Level::Closed {
+        return memory.sizes.get(database).is_some_and(has_room);
+    }
+    memory.growth.get(database).is_some_and(Growth::is_too_much)
+}
+
+/// Whether a database is to be reconciled: it differs from what its object wants, or has another size.
 pub fn needs_a_look(wanted: &Wanted, observed: &Observed, memory: &Memory) -> bool {
     let Some(desired) = &wanted.desired else { return false };
-    let size_is_news = memory.sizes.get(&wanted.database).is_some_and(|size| {
-        quota::is_news(wanted.told, *size, wanted.storage) || wanted.level.next(*size, wanted.storage) != wanted.level
-    });
-    size_is_news || differs(desired, observed)
+    is_size_news(wanted, memory) || differs(desired, observed)
 }
 
 /// A database in use that no object refers to.
@@ -148,6 +157,7 @@ mod tests {
                 state: State::Active,
                 extensions: None,
                 frozen: false,
+                full: false,
             };
             (format!("c_{index:012}"), DatabaseState { comment: Some(stamp.comment()), ..DatabaseState::default() })
         };
@@ -204,27 +214,5 @@ mod tests {
             assert_eq!(seen, all, "{count}");
         }
         assert_eq!(turn(&[1, 2, 3], 7), [1, 2, 3], "a few are tried in every round");
-    }
-
-    #[test]
-    fn every_database_is_measured_in_ten_sweeps_and_close_ones_in_each() {
-        let wanted = |index: usize, told| Wanted {
-            desired: None,
-            database: format!("c_{index}"),
-            storage: 100,
-            told,
-            level: Level::Within,
-        };
-        let mut all: Vec<_> = (0..200).map(|index| wanted(index, Some(10))).collect();
-        all.push(wanted(999, Some(75)));
-        let mut seen = HashMap::new();
-        for round in 0..SLICES {
-            for database in to_measure(all.iter(), &Memory { round, ..Memory::default() }) {
-                *seen.entry(database).or_insert(0) += 1;
-            }
-        }
-        assert_eq!(seen.len(), 201);
-        assert_eq!(seen["c_999"], 10);
-        assert!(seen.iter().all(|(name, times)| name == "c_999" || *times == 1));
     }
 }

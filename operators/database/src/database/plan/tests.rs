@@ -32,12 +32,13 @@ fn desired() -> Desired {
         connection_limit: 30,
         parameters: [("statement_timeout".to_owned(), "30s".to_owned())].into(),
         extensions: ["pgcrypto".to_owned()].into(),
-        frozen: false,
+        access: Access::Write,
+        temporary_kilobytes: 65_536,
     }
 }
 
 fn empty(version: i32) -> Observed {
-    Observed { version, operator: "postgres".into(), ..Observed::default() }
+    Observed { version, operator: "postgres".into(), limits_temporary_files: true, ..Observed::default() }
 }
 
 fn after(mut observed: Observed, steps: &[Step]) -> Observed {
@@ -291,14 +292,56 @@ fn deleted() {
 #[test]
 fn frozen_and_back() {
     let observed = provisioned(170_006);
-    let frozen = Desired { frozen: true, ..desired() };
+    let frozen = Desired { access: Access::Shrink, ..desired() };
     let steps = open(&frozen, &observed).unwrap();
     insta::assert_snapshot!(sql(&steps, 170_006));
     let cold = after(observed, &steps);
     assert_eq!(open(&frozen, &cold).unwrap(), []);
     let steps = open(&desired(), &cold).unwrap();
-    assert_eq!(topics(&steps), ["membership", "membership", "parameters", "sessions", "contents", "stamp"]);
+    assert_eq!(topics(&steps), ["privileges", "contents", "stamp"]);
     assert_eq!(open(&desired(), &after(cold, &steps)).unwrap(), []);
+}
+
+/// Both logins, and back with the passwords they had.
+#[test]
+fn closed_for_growing_and_opened_again() {
+    let names = desired().names;
+    let full = Desired { access: Access::Shrink, other: OtherLogin::Former, ..desired() };
+    let rotated = Desired { names: names.clone().rotated(), ..full.clone() };
+    let both = after(provisioned(170_006), &open(&rotated, &provisioned(170_006)).unwrap());
+    let both = after(both.clone(), &open(&full, &both).unwrap());
+    let breached = Desired { access: Access::Closed, ..full.clone() };
+    let steps = open(&breached, &both).unwrap();
+    assert_eq!(topics(&steps), ["login", "sessions", "login", "sessions"]);
+    let closed = after(both.clone(), &steps);
+    assert_eq!(open(&breached, &closed).unwrap(), []);
+    assert!([&names.login, &names.other].into_iter().all(|login| !closed.roles[login].login));
+    let steps = open(&full, &closed).unwrap();
+    assert_eq!(topics(&steps), ["login", "login"]);
+    assert_eq!(after(closed.clone(), &steps), both);
+    let raised = Desired { access: Access::Write, ..full };
+    let steps = open(&raised, &closed).unwrap();
+    assert_eq!(topics(&steps), ["login", "login", "privileges", "contents", "stamp"]);
+}
+
+/// A release before this one put the login into a role of its own, and had other triggers.
+#[test]
+fn frozen_by_an_earlier_release() {
+    let mut observed = provisioned(170_006);
+    let names = desired().names;
+    let state = observed.databases.get_mut(&names.database).unwrap();
+    let comment = state.comment.clone().unwrap();
+    state.comment = Some(comment.replace(r#""extensions""#, r#""frozen":true,"extensions""#));
+    assert!(state.stamp().unwrap().frozen);
+    let kinds = |access| {
+        let steps = open(&Desired { access, ..desired() }, &observed).unwrap();
+        let healed = after(observed.clone(), &steps);
+        assert_eq!(open(&Desired { access, ..desired() }, &healed).unwrap(), []);
+        steps.iter().map(Step::topic).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(Access::Write), [Topic::Contents, Topic::Stamp], "thawed");
+    let frozen = [Topic::Privileges, Topic::Privileges, Topic::Contents, Topic::Contents, Topic::Contents, Topic::Stamp];
+    assert_eq!(kinds(Access::Shrink), frozen, "thawed, and frozen as it is done now");
 }
 
 /// The whole way of a change of login: made, given away, the former one kept, and closed.
@@ -418,9 +461,9 @@ type Closing = dyn Fn(&Names, &Identity, &Observed) -> Result<Vec<Step>, Refusal
 proptest! {
     /// Whatever was done to it, one plan puts it right, and no second one is needed.
     #[test]
-    fn one_plan_is_enough(observed in tampered(), frozen in any::<bool>(), former in any::<bool>()) {
+    fn one_plan_is_enough(observed in tampered(), access in 0..3_usize, former in any::<bool>()) {
         let other = if former { OtherLogin::Former } else { OtherLogin::Closed };
-        let desired = Desired { frozen, other, ..desired() };
+        let desired = Desired { access: [Access::Write, Access::Shrink, Access::Closed][access], other, ..desired() };
         let steps = open(&desired, &observed).unwrap();
         let healed = after(observed, &steps);
         prop_assert_eq!(open(&desired, &healed).unwrap(), []);
