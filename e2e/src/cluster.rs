@@ -78,15 +78,25 @@ impl Cluster {
         self.until(api, name, "gone", seconds, |o: Option<&K>| o.is_none()).await.map(drop)
     }
 
-    /// Deletes the object `name`, where there is one, and waits until it is gone.
+    /// Deletes the object `name`, where there is one, and waits until it is gone. One that was in use a moment ago is tried
+    /// again until its status says that it no longer is.
     pub async fn delete<K>(&self, api: &Api<K>, name: &str, seconds: u64) -> Result<()>
     where
         K: Clone + Debug + Send + DeserializeOwned + Resource<DynamicType = ()> + 'static,
     {
-        match api.delete(name, &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-            answer => drop(answer?),
-        }
+        let deleted = async {
+            loop {
+                match api.delete(name, &DeleteParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+                    Err(kube::Error::Api(status)) if status.message.contains("is in use") => {
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                    answer => return answer.map(drop),
+                }
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(seconds), deleted).await;
+        waited.with_context(|| format!("{} {name} is in use after {seconds} s", K::kind(&())))??;
         self.until_gone(api, name, seconds).await
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ahoi_api::Database;
 use ahoi_e2e::Cluster;
+use ahoi_e2e::customers::has_condition;
 use ahoi_e2e::ledger::Ledger;
 use ahoi_reconcile::conditions::find;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -42,6 +43,8 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     let filled = Instant::now();
     level(cluster, &["QuotaExceeded"]).await?;
     println!("quota: exceeded {:.1?} after it was", filled.elapsed());
+    let customer = cluster.condition(NAME, "Ready", "False", "QuotaExceeded").await?;
+    ensure!(has_condition(&customer, "QuotaOk", "False", "QuotaExceeded"), "QuotaOk is not on the customer");
 
     let refusal = refused(&session).await?;
     let direct = cluster.direct(NAME).await?.connect().await?;
@@ -56,6 +59,7 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     let emptied = Instant::now();
     level(cluster, &["WithinQuota", "QuotaWarning"]).await?;
     println!("quota: lifted {:.1?} after there was room", emptied.elapsed());
+    cluster.ready(NAME).await?;
     session.batch_execute("INSERT INTO filling VALUES (1, 'again')").await.context("a write after it was lifted")?;
     let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal) + \
          (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'ahoi%') + (SELECT count(*) FROM pg_event_trigger)";

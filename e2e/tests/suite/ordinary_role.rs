@@ -200,7 +200,7 @@ async fn remove(cluster: &Cluster) -> Result<()> {
     for name in CUSTOMERS {
         cluster.delete_customer(name).await?;
     }
-    cluster.delete(&cluster.all::<DatabaseServer>(), NAME, 60).await?;
+    cluster.delete(&cluster.all::<DatabaseServer>(), NAME, 150).await?;
     cluster.delete(&cluster.of::<Secret>(SUITE), NAME, 60).await?;
     let admin = cluster.admin("postgres").await?;
     admin.batch_execute(&format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;

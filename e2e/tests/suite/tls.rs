@@ -93,7 +93,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
 
     cluster.delete_customer(name).await?;
     cluster.delete(&fleets, FLEET, 120).await?;
-    cluster.delete(&cluster.all::<DatabaseServer>(), SERVER, 60).await
+    cluster.delete(&cluster.all::<DatabaseServer>(), SERVER, 150).await
 }
 
 #[tokio::test]

@@ -1,28 +1,38 @@
 //! The reconcile of a Customer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahoi_api::{
-    ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState, Plan, ReconcilePolicy,
-    Scheduler, finalizers,
+    ChildRef, ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState, Plan,
+    ReconcilePolicy, Scheduler, finalizers,
 };
 use ahoi_reconcile::{
-    Cache, Conditioned, Controller, Error, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable, Waker,
-    watcher,
+    Cache, Conditioned, Controller, Error, EventType, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable,
+    Transition, Waker, watcher,
 };
 use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
 
 use crate::features::{
-    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, converge, not_built,
+    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, converge, is_refused,
+    not_built,
 };
 use crate::intake::{Intake, PATIENCE};
 use crate::offboard::{Offboarding, offboard};
-use crate::resolve::{DEFAULT_PLAN, Wanted, resolve};
+use crate::plan::{PlanController, plan_name};
+use crate::resolve::{PlanChoice, Wanted, resolve};
 use crate::status::{HOLD, paused, retaining, status, substance};
+use crate::story::story;
 
+/// The Plan of a Customer that names none, where there is one of that name.
+pub const DEFAULT_PLAN: &str = "default";
 /// How often a customer with a stalled feature is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often a child that the API server refuses is written again without a change of the Customer or its Plan.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Reconciles Customers.
 pub struct CustomerController {
@@ -33,6 +43,23 @@ pub struct CustomerController {
     intake: Intake,
     waker: Waker<Customer>,
     pace: Pace,
+}
+
+/// [`PlanChoice`] that owns its Plan.
+enum PlanOf {
+    Found(Arc<Plan>),
+    BuiltIn,
+    Missing(String),
+}
+
+impl PlanOf {
+    fn choice(&self) -> PlanChoice<'_> {
+        match self {
+            PlanOf::Found(plan) => PlanChoice::Found(plan),
+            PlanOf::BuiltIn => PlanChoice::BuiltIn,
+            PlanOf::Missing(why) => PlanChoice::Missing(why),
+        }
+    }
 }
 
 /// Everything a Customer can have.
@@ -52,25 +79,33 @@ impl Reconciler for CustomerController {
         if customer.spec.reconcile_policy == ReconcilePolicy::Paused {
             return Ok(Progress::new(paused(customer)));
         }
-        let plan = self.plan_of(customer)?;
-        let wanted = resolve(customer, plan.as_deref(), self.platform.namespace())?;
-
         let mut chain = self.children.of(customer);
+        let plan = self.plan_of(customer);
+        let wanted = resolve(customer, plan.choice(), &chain, self.platform.namespace());
+
         if chain.namespace.is_none() && !self.intake.admits(customer, Instant::now()) {
             return Ok(Progress::new(customer.status.clone().unwrap_or_default()).requeue_in(PATIENCE));
         }
         let noted = self.note_retained(customer, &wanted, &chain).await?;
         let customer = noted.as_ref().unwrap_or(customer);
+        let mut failed = None;
         let (child, namespace) =
-            converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain).await?;
+            converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain, &mut failed).await;
         chain.namespace = child;
         let (child, database) =
-            converge::<DatabaseFeature>(&self.children.databases, customer, &wanted, &chain).await?;
+            converge::<DatabaseFeature>(&self.children.databases, customer, &wanted, &chain, &mut failed).await;
         chain.database = child;
         let (child, pool) =
-            converge::<ConnectionPoolFeature>(&self.children.connection_pools, customer, &wanted, &chain).await?;
+            converge::<ConnectionPoolFeature>(&self.children.connection_pools, customer, &wanted, &chain, &mut failed)
+                .await;
         chain.connection_pool = child;
-        let (_, scheduler) = converge::<SchedulerFeature>(&self.children.schedulers, customer, &wanted, &chain).await?;
+        let (child, scheduler) =
+            converge::<SchedulerFeature>(&self.children.schedulers, customer, &wanted, &chain, &mut failed).await;
+        chain.scheduler = child;
+        self.report_repairs(customer, [&namespace, &database, &pool, &scheduler]);
+        if let Some(error) = failed {
+            return Err(error);
+        }
 
         let features = [
             database,
@@ -85,11 +120,18 @@ impl Reconciler for CustomerController {
         {
             self.waker.wake(&next);
         }
-        let status = status(customer, &wanted, &namespace, &features);
+        let status = status(customer, &wanted, &chain, &namespace, &features);
         let progress = self.pace.keep(customer, status, substance, Instant::now());
         // What is in a feature's way may belong to nobody who would wake us when it goes; looking costs no request.
-        let stalled = features.iter().any(|feature| feature.state == FeatureState::Stalled);
-        Ok(if stalled && progress.requeue.is_none() { progress.requeue_in(LOOK_AGAIN) } else { progress })
+        let stalled = || std::iter::once(&namespace).chain(&features).filter(|r| r.state == FeatureState::Stalled);
+        // What the API server refused it refuses again: each look is a request.
+        let again = if stalled().any(|report| is_refused(&report.reason)) { ASK_AGAIN } else { LOOK_AGAIN };
+        let waits = stalled().next().is_some() && progress.requeue.is_none();
+        Ok(if waits { progress.requeue_in(again) } else { progress })
+    }
+
+    fn transitions(&self, customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<Transition> {
+        story(customer, old, new)
     }
 
     async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {
@@ -100,12 +142,12 @@ impl Reconciler for CustomerController {
             ));
         }
         // A Plan that is gone holds no deletion back.
-        let plan = self.plan_of(customer).unwrap_or_default();
+        let plan = self.plan_of(customer);
         offboard(&Offboarding {
             platform: &self.platform,
             customers: &self.customers,
             children: &self.children,
-            plan: plan.as_deref(),
+            plan: plan.choice().found(),
             customer,
         })
         .await
@@ -113,9 +155,9 @@ impl Reconciler for CustomerController {
 }
 
 impl CustomerController {
-    /// Starts the caches; what comes back is to be run.
+    /// Starts the caches; what comes back, the controllers of Customers and of Plans, is to be run.
     #[must_use]
-    pub fn start(platform: &Platform) -> Runnable {
+    pub fn start(platform: &Platform) -> Vec<Runnable> {
         let customers: Cache<Customer> =
             platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default());
         let plans: Cache<Plan> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
@@ -126,42 +168,61 @@ impl CustomerController {
             schedulers: owned(platform),
         };
         let on_plan = customers.clone();
+        let changes = PlanChanges { plans: plans.clone(), seen: Mutex::default() };
+        let plan_controller = PlanController::start(platform, &plans, &customers);
         let controller = Controller::new(platform, &customers);
         let waker = controller.waker();
-        controller
-            .owns(&children.namespaces)
-            .owns(&children.databases)
-            .owns(&children.connection_pools)
-            .owns(&children.schedulers)
-            .watches(&plans, move |plan: &Plan| customers_on(&on_plan, &plan.name_any()))
-            .run(Self {
-                platform: platform.clone(),
-                customers,
-                plans,
-                children,
-                intake: Intake::default(),
-                waker,
-                pace: Pace::new(HOLD),
-            })
+        let customer_controller =
+            controller
+                .owns(&children.namespaces)
+                .owns(&children.databases)
+                .owns(&children.connection_pools)
+                .owns(&children.schedulers)
+                .watches(&plans, move |plan: &Plan| {
+                    if changes.is_news(plan) { customers_on(&on_plan, &plan.name_any()) } else { Vec::new() }
+                })
+                .run(Self {
+                    platform: platform.clone(),
+                    customers,
+                    plans,
+                    children,
+                    intake: Intake::default(),
+                    waker,
+                    pace: Pace::new(HOLD),
+                });
+        vec![customer_controller, plan_controller]
     }
 
-    /// The Plan the Customer names; the one named `default` where it names none and there is one. That it was used and has
-    /// vanished is an error, or every feature that came from it would go, too.
-    fn plan_of(&self, customer: &Customer) -> Result<Option<Arc<Plan>>, Error> {
+    /// Publishes what was lost and has been created again.
+    fn report_repairs(&self, customer: &Customer, reports: [&Report; 4]) {
+        let lost = reports.into_iter().filter(|report| report.recreated).filter_map(|report| report.reference.as_ref());
+        for ChildRef { kind, namespace, name } in lost {
+            let namespace = namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+            let note = format!("{kind} {namespace}{name} was deleted; created it again");
+            self.platform.event(customer, EventType::Warning, "Repaired", note);
+        }
+    }
+
+    /// The Plan the Customer names; the one named `default` where it names none and there is one. One that was used and has
+    /// vanished is missing, or every feature that came from it would go, too.
+    fn plan_of(&self, customer: &Customer) -> PlanOf {
         let name = customer.spec.plan.as_deref();
         let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
-        let why = match (self.plans.find("", name.unwrap_or(DEFAULT_PLAN))?, name) {
-            (Some(plan), _) => return Ok(Some(plan)),
-            (None, Some(name)) => {
-                format!("spec.plan names the Plan {name}, which does not exist: create it or name another")
-            }
-            (None, None) if used == Some(DEFAULT_PLAN) => format!(
+        let found = match self.plans.find("", name.unwrap_or(DEFAULT_PLAN)) {
+            Ok(found) => found,
+            Err(unreadable) => return PlanOf::Missing(unreadable.to_string()),
+        };
+        match (found, name) {
+            (Some(plan), _) => PlanOf::Found(plan),
+            (None, Some(name)) => PlanOf::Missing(format!(
+                "spec.plan names the Plan {name}, which does not exist: create it or name another"
+            )),
+            (None, None) if used == Some(DEFAULT_PLAN) => PlanOf::Missing(format!(
                 "the Plan {DEFAULT_PLAN}, which the customer uses, does not exist any more: create it again (an empty \
                  one gives the built-in defaults) or name another in spec.plan"
-            ),
-            (None, None) => return Ok(None),
-        };
-        Err(Error::structural("PlanNotFound", why))
+            )),
+            (None, None) => PlanOf::BuiltIn,
+        }
     }
 
     /// Writes down that the data of a database that is to go stays, if nobody has yet. The answer is the customer with it.
@@ -205,10 +266,32 @@ pub fn only_child<C: Conditioned>(children: &Owned<C>, customer: &Customer) -> O
 
 /// The customers that a change of the Plan `plan` reaches.
 fn customers_on(customers: &Cache<Customer>, plan: &str) -> Vec<ObjectRef<Customer>> {
-    customers.select(|customer| {
-        let on_plan = customer.spec.plan.as_deref().unwrap_or(DEFAULT_PLAN) == plan;
-        on_plan.then(|| ObjectRef::from_obj(customer))
-    })
+    customers.select(|customer| (plan_name(customer) == plan).then(|| ObjectRef::from_obj(customer)))
+}
+
+/// Tells a change of a Plan's spec from one of its status, which counts the customers and concerns none of them.
+struct PlanChanges {
+    plans: Cache<Plan>,
+    seen: Mutex<HashMap<String, Version>>,
+}
+
+/// Uid and generation of a Plan.
+type Version = (Option<String>, Option<i64>);
+
+impl PlanChanges {
+    fn is_news(&self, plan: &Plan) -> bool {
+        let mut seen = self.seen.lock();
+        match self.plans.get(&plan.name_any()) {
+            Some(now) => {
+                let version = (now.uid(), now.metadata.generation);
+                seen.insert(now.name_any(), version.clone()) != Some(version)
+            }
+            None => {
+                seen.remove(&plan.name_any());
+                true
+            }
+        }
+    }
 }
 
 #[cfg(test)]

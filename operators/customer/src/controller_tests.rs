@@ -1,6 +1,7 @@
 //! Passes over a customer, against an API server in memory.
 
 use ahoi_api::{CustomerSpec, DeletionPolicy};
+use ahoi_reconcile::conditions;
 use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -66,6 +67,11 @@ impl World {
 
     fn database(&self) -> Option<Arc<Database>> {
         only_child(&self.controller.children.databases, &self.customer())
+    }
+
+    fn stalled(&self) -> conditions::Condition {
+        let status = self.customer().status.clone().unwrap();
+        conditions::find(&status.conditions, "Stalled").cloned().expect("it is not Stalled")
     }
 
     /// Somebody changes the customer.
@@ -135,10 +141,50 @@ async fn a_default_plan_that_vanishes_takes_nothing_with_it() {
     world.api.take_requests();
 
     gone(&world.controller.plans, plan);
-    let error = world.pass().await.unwrap_err();
-    assert_eq!(error.reason(), "PlanNotFound");
-    assert!(error.to_string().contains("Plan default") && error.to_string().contains("create it"), "{error}");
+    world.pass().await.unwrap();
+    let stalled = world.stalled();
+    assert_eq!(stalled.reason, "PlanNotFound");
+    assert!(stalled.message.contains("Plan default") && stalled.message.contains("create it"), "{stalled:?}");
     assert!(world.api.take_writes().is_empty(), "what runs was touched");
+}
+
+/// A write that fails for now, as one to an API server that is overloaded does.
+#[tokio::test]
+async fn a_feature_that_cannot_be_written_blocks_no_other() {
+    let world = World::with_database(with(true, "Retain")).await;
+    let mut spec = with(true, "Retain");
+    spec["groups"] = json!([{"group": "ops"}]);
+    spec["features"]["database"]["storage"] = json!("20Gi");
+    world.specify(spec);
+    let failure = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "out of order"});
+    world.api.answer_next("PUT", 500, failure);
+    let error = world.pass().await.unwrap_err();
+    assert_eq!(error.class(), ahoi_reconcile::Class::Transient);
+    assert!(error.to_string().contains("out of order"), "{error}");
+    assert_eq!(world.database().unwrap().spec.storage, ahoi_api::Size::from("20Gi"), "the database waited");
+}
+
+#[tokio::test]
+async fn a_customer_over_its_plan_is_current_but_for_the_field_that_exceeds_it() {
+    let world = World::with_database(with(true, "Retain")).await;
+    let plan: ahoi_api::PlanSpec = serde_json::from_value(json!({"limits": {"maxStorage": "100gb"}})).unwrap();
+    changed(&world.controller.plans, world.api.put(&Plan::new(DEFAULT_PLAN, plan)));
+    let mut spec = with(true, "Retain");
+    spec["groups"] = json!([{"group": "ops"}]);
+    spec["features"]["database"]["storage"] = json!("20tb");
+    spec["features"]["database"]["connectionLimit"] = json!(7);
+    world.specify(spec);
+    world.pass().await.unwrap();
+    assert_eq!(world.stalled().reason, "ExceedsPlan");
+    let database = world.database().unwrap();
+    assert_eq!((database.spec.storage.0.as_str(), database.spec.connection_limit), ("10Gi", Some(7)));
+    let namespace = only_child(&world.controller.children.namespaces, &world.customer()).unwrap();
+    assert_eq!(namespace.spec.groups.len(), 1);
+    let status = world.customer().status.clone().unwrap();
+    assert_eq!(status.storage_bytes, Some(10 << 30), "the size in force");
+    world.api.take_writes();
+    world.pass().await.unwrap();
+    assert!(world.api.take_writes().is_empty(), "it is reported once");
 }
 
 #[tokio::test]

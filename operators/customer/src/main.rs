@@ -5,9 +5,6 @@ use ahoi_reconcile::Platform;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    ahoi_reconcile::run(
-        "ahoi-customer",
-        |platform: Platform| async move { Ok(vec![CustomerController::start(&platform)]) },
-    )
-    .await
+    ahoi_reconcile::run("ahoi-customer", |platform: Platform| async move { Ok(CustomerController::start(&platform)) })
+        .await
 }

@@ -11,6 +11,7 @@ use kube::{Api, Client, CustomResourceExt, ResourceExt};
 use crate::controller::{Children, only_child};
 use crate::features::removed;
 use crate::recall::recall;
+use crate::story::OFFBOARDING;
 
 /// A Customer that is being deleted, and what is needed for it.
 pub struct Offboarding<'a> {
@@ -69,7 +70,7 @@ async fn remove<C: Conditioned + PartialEq>(
     match removed(children, customer, &child).await? {
         None => Ok(true),
         Some(child) => {
-            Err(Error::waiting("Offboarding", format!("waiting until it is removed: {}", not_ready_message(&*child))))
+            Err(Error::waiting(OFFBOARDING, format!("waiting until it is removed: {}", not_ready_message(&*child))))
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::controller::only_child;
 use crate::features::database_child;
 use crate::offboard::{Offboarding, definition_is_going};
 use crate::resolve::database_if_on;
+use crate::story::OFFBOARDING;
 
 /// How long it may take. A server that is gone must not keep a Customer for ever.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -110,7 +111,7 @@ fn waiting(customer: &Customer, child: &Database) -> Error {
     let done = if customer.spec.deletion_policy == DeletionPolicy::Archive { "archived" } else { "deleted" };
     let why = not_ready_message(child);
     let message = format!("the Database is made again, to have the data {done} that was retained: {why}");
-    Error::waiting("Offboarding", message)
+    Error::waiting(OFFBOARDING, message)
 }
 
 fn is_overdue(since: Option<&Time>) -> bool {

@@ -1,66 +1,107 @@
 //! Customer + Plan → what the customer shall have. Pure: no client, no cluster.
+//!
+//! A field that cannot be applied holds back nothing but itself: what is in force stays, and [`Wanted::held`] says why. Where
+//! nothing is in force yet, its feature is not created.
 
 use std::collections::BTreeMap;
 
 use ahoi_api::{
     ConnectionPoolFeature, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec, DatabaseFeature,
-    DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, PlanLimits, PoolState, RunPolicy,
-    SchedulerFeature, SchedulerSpec, Size,
+    DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, PoolState, RunPolicy, SchedulerFeature,
+    SchedulerSpec,
 };
-use ahoi_reconcile::Error;
 use k8s_openapi::api::core::v1::EnvVar;
 use kube::ResourceExt;
 
-/// The Plan of a Customer that names none, where there is one of that name.
-pub const DEFAULT_PLAN: &str = "default";
-const DEFAULT_STORAGE: &str = "10Gi";
+use crate::features::{Chain, ConnectionPoolFeature as Pool};
+use crate::held::Held;
+use crate::limits::apply_limits;
+use crate::storage::{self, Storage};
+use crate::without_plan::without_plan;
+
 const DEFAULT_WORKERS: i32 = 1;
 const DEFAULT_FLEET: &str = "global";
 
-/// What a customer shall have. `None` is a feature that is off.
+/// The Plan that a Customer is on.
+#[derive(Clone, Copy, Debug)]
+pub enum PlanChoice<'a> {
+    Found(&'a Plan),
+    /// The Customer names none, and there is none named `default`.
+    BuiltIn,
+    /// It does not exist. The text says which one, and what to do.
+    Missing(&'a str),
+}
+
+impl<'a> PlanChoice<'a> {
+    /// The Plan, where there is one.
+    pub fn found(self) -> Option<&'a Plan> {
+        match self {
+            PlanChoice::Found(plan) => Some(plan),
+            PlanChoice::BuiltIn | PlanChoice::Missing(_) => None,
+        }
+    }
+}
+
+/// What a customer shall have. `None` is a feature that is off, or held back before it was created.
 #[derive(Debug)]
 pub struct Wanted {
     pub name: String,
     pub plan: Option<String>,
     pub suspended: bool,
-    pub namespace: CustomerNamespaceSpec,
+    /// None: it is not created, and one that exists stays as it is.
+    pub namespace: Option<CustomerNamespaceSpec>,
     pub database: Option<DatabaseSpec>,
     pub connection_pool: Option<ConnectionPoolSpec>,
     /// Without its binding, which is known only once the database or the pool is there.
     pub scheduler: Option<SchedulerSpec>,
     pub webhooks: bool,
     pub previews: bool,
+    /// The default of the storage, in bytes, while the customer has a database.
+    pub default_storage: Option<i64>,
+    /// What of the spec is not applied, and why.
+    pub held: Vec<Held>,
 }
 
-/// Joins Customer and Plan and checks what admission cannot see. An error leaves what already runs as it is.
-pub fn resolve(customer: &Customer, plan: Option<&Plan>, suite_namespace: &str) -> Result<Wanted, Error> {
+/// Joins Customer and Plan and checks what admission cannot see, against what is `in_force`.
+pub fn resolve(customer: &Customer, plan: PlanChoice<'_>, in_force: &Chain, suite_namespace: &str) -> Wanted {
+    if let PlanChoice::Missing(why) = plan {
+        return without_plan(customer, why, in_force);
+    }
+    let plan = plan.found();
     let none = Features::default();
     let own = &customer.spec.features;
     let planned = plan.map_or(&none, |plan| &plan.spec.features);
 
-    let database = database(own.database.as_ref(), planned.database.as_ref());
-    let connection_pool = connection_pool(customer, planned, database.is_some(), suite_namespace)?;
-    let scheduler = scheduler(customer, planned.scheduler.as_ref());
-    let wanted = Wanted {
+    let mut held = Vec::new();
+    let storage = is_on(own.database.as_ref(), planned.database.as_ref(), |f| f.enabled)
+        .then(|| storage::resolve(customer, plan, in_force, &mut held));
+    let database = storage.as_ref().and_then(|storage| {
+        let size = storage.size.clone()?;
+        Some(DatabaseSpec { storage: size, ..database_spec(customer, plan) })
+    });
+    let connection_pool = connection_pool(customer, planned, storage.is_some(), suite_namespace, &mut held);
+    let mut wanted = Wanted {
         name: customer.name_any(),
         plan: plan.map(ResourceExt::name_any),
         suspended: customer.spec.run_policy == RunPolicy::Suspended,
-        namespace: CustomerNamespaceSpec {
+        namespace: Some(CustomerNamespaceSpec {
             guardrails: plan.map(|plan| plan.spec.guardrails.clone()).unwrap_or_default(),
             groups: customer.spec.groups.clone(),
             direct_database: database.is_some(),
             ..CustomerNamespaceSpec::default()
-        },
+        }),
         database,
         connection_pool,
-        scheduler,
+        scheduler: scheduler(customer, planned.scheduler.as_ref()),
         webhooks: enabled(&own.webhooks, &planned.webhooks, |f| f.enabled).unwrap_or(false),
         previews: enabled(&own.previews, &planned.previews, |f| f.enabled).unwrap_or(false),
+        default_storage: storage.and_then(|Storage { default, .. }| default),
+        held,
     };
     if let Some(plan) = plan {
-        within(&wanted, &plan.spec.limits, &plan.name_any())?;
+        apply_limits(&mut wanted, customer, plan, in_force);
     }
-    Ok(wanted)
+    wanted
 }
 
 /// The Customer's word, else the Plan's.
@@ -73,19 +114,24 @@ fn field<F, T>(own: Option<&F>, planned: Option<&F>, get: impl Fn(&F) -> Option<
     own.and_then(&get).or_else(|| planned.and_then(&get))
 }
 
-fn database(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) -> Option<DatabaseSpec> {
-    field(own, planned, |f| f.enabled).unwrap_or(false).then(|| database_spec(own, planned))
+/// Whether a feature is on: not unless the Customer or the Plan says so.
+fn is_on<F>(own: Option<&F>, planned: Option<&F>, flag: impl Fn(&F) -> Option<bool>) -> bool {
+    field(own, planned, flag).unwrap_or(false)
 }
 
 /// The database that the customer would have if the feature were on.
 pub fn database_if_on(customer: &Customer, plan: Option<&Plan>) -> DatabaseSpec {
-    let planned = plan.and_then(|plan| plan.spec.features.database.as_ref());
-    database_spec(customer.spec.features.database.as_ref(), planned)
+    // Its size is held back by nothing: it is for data that exists.
+    let storage = storage::resolve(customer, plan, &Chain::default(), &mut Vec::new()).size;
+    let spec = database_spec(customer, plan);
+    DatabaseSpec { storage: storage.unwrap_or(spec.storage), ..spec }
 }
 
-fn database_spec(own: Option<&DatabaseFeature>, planned: Option<&DatabaseFeature>) -> DatabaseSpec {
+fn database_spec(customer: &Customer, plan: Option<&Plan>) -> DatabaseSpec {
+    let own = customer.spec.features.database.as_ref();
+    let planned = plan.and_then(|plan| plan.spec.features.database.as_ref());
     DatabaseSpec {
-        storage: field(own, planned, |f| f.storage.clone()).unwrap_or_else(|| Size::from(DEFAULT_STORAGE)),
+        storage: storage::built_in(),
         server_selector: field(own, planned, |f| f.server_selector.clone()).unwrap_or_default(),
         connection_limit: field(own, planned, |f| f.connection_limit),
         parameters: joined(
@@ -114,22 +160,24 @@ fn connection_pool(
     planned: &Features,
     has_database: bool,
     suite_namespace: &str,
-) -> Result<Option<ConnectionPoolSpec>, Error> {
+    held: &mut Vec<Held>,
+) -> Option<ConnectionPoolSpec> {
     let own = customer.spec.features.connection_pool.as_ref();
     let planned = planned.connection_pool.as_ref();
     // The Plan's word about pools is about customers with a database; the Customer's own word is an order.
     let asked = own.and_then(|f: &ConnectionPoolFeature| f.enabled);
     if asked == Some(true) && !has_database {
-        return Err(Error::terminal(
+        held.push(Held::of::<Pool>(
             "PoolNeedsDatabase",
-            "spec.features.connectionPool.enabled is true and the customer has no database: enable database or disable connectionPool",
+            "spec.features.connectionPool.enabled is true and the customer has no database: set \
+             spec.features.database.enabled to true, or spec.features.connectionPool.enabled to false",
         ));
     }
     let on = has_database && asked.or_else(|| planned.and_then(|f| f.enabled)).unwrap_or(true);
     if !on {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(ConnectionPoolSpec {
+    Some(ConnectionPoolSpec {
         database_ref: LocalRef { name: customer.name_any() },
         pg_bouncer_ref: field(own, planned, |f| f.pg_bouncer_ref.clone())
             .unwrap_or_else(|| NamespacedRef { namespace: suite_namespace.to_owned(), name: DEFAULT_FLEET.to_owned() }),
@@ -139,16 +187,21 @@ fn connection_pool(
         query_timeout_seconds: field(own, planned, |f| f.query_timeout_seconds),
         idle_transaction_timeout_seconds: field(own, planned, |f| f.idle_transaction_timeout_seconds),
         reconnect: field(own, planned, |f| f.reconnect.clone()),
-        state: match customer.spec.run_policy {
-            RunPolicy::Running => PoolState::Active,
-            RunPolicy::Suspended => PoolState::Disabled,
-        },
-    }))
+        state: pool_state(customer.spec.run_policy),
+    })
+}
+
+/// The state of the route of a customer whose workload runs, or is suspended.
+pub fn pool_state(run_policy: RunPolicy) -> PoolState {
+    match run_policy {
+        RunPolicy::Running => PoolState::Active,
+        RunPolicy::Suspended => PoolState::Disabled,
+    }
 }
 
 fn scheduler(customer: &Customer, planned: Option<&SchedulerFeature>) -> Option<SchedulerSpec> {
     let own = customer.spec.features.scheduler.as_ref();
-    if !field(own, planned, |f| f.enabled).unwrap_or(false) {
+    if !is_on(own, planned, |f| f.enabled) {
         return None;
     }
     Some(SchedulerSpec {
@@ -183,44 +236,6 @@ fn by_name<T>(base: Option<Vec<T>>, over: Option<Vec<T>>, name: impl Fn(&T) -> S
         }
     }
     all
-}
-
-/// The Plan's limits, each with the field that exceeds it.
-fn within(wanted: &Wanted, limits: &PlanLimits, plan: &str) -> Result<(), Error> {
-    let exceeds = |field: &str, has: String, limit: String| {
-        Err(Error::terminal(
-            "ExceedsPlan",
-            format!(
-                "spec.features.{field} is {has} and the plan {plan} allows at most {limit}: lower it or choose another plan"
-            ),
-        ))
-    };
-    if let (Some(scheduler), Some(most)) = (&wanted.scheduler, limits.max_workers)
-        && scheduler.workers > most
-    {
-        return exceeds("scheduler.workers", scheduler.workers.to_string(), most.to_string());
-    }
-    if let (Some(scheduler), Some(most)) = (&wanted.scheduler, limits.max_jobs)
-        && i32::try_from(scheduler.jobs.len()).unwrap_or(i32::MAX) > most
-    {
-        return exceeds("scheduler.jobs", format!("{} jobs", scheduler.jobs.len()), most.to_string());
-    }
-    if let (Some(database), Some(most)) = (&wanted.database, &limits.max_storage)
-        && bytes("database.storage", &database.storage)? > bytes("database.storage", most)?
-    {
-        return exceeds("database.storage", database.storage.to_string(), most.to_string());
-    }
-    if let (Some(size), Some(most)) = (wanted.connection_pool.as_ref().and_then(|p| p.pool_size), limits.max_pool_size)
-        && size > most
-    {
-        return exceeds("connectionPool.poolSize", size.to_string(), most.to_string());
-    }
-    Ok(())
-}
-
-/// Bytes of a size that admission has already looked at.
-pub fn bytes(field: &str, size: &Size) -> Result<i64, Error> {
-    size.bytes().map_err(|e| Error::terminal("InvalidSize", format!("spec.features.{field}: {e}")))
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use ahoi_api::Size;
 use serde_json::{Value, json};
 
 use super::*;
@@ -10,12 +11,15 @@ fn plan(spec: Value) -> Plan {
     Plan::new("gold", serde_json::from_value(spec).unwrap())
 }
 
-fn resolved(spec: Value, plan: Option<&Plan>) -> Wanted {
-    resolve(&customer(spec), plan, "ahoi-system").unwrap()
+fn choice(plan: Option<&Plan>) -> PlanChoice<'_> {
+    plan.map_or(PlanChoice::BuiltIn, PlanChoice::Found)
 }
 
-fn refused(spec: Value, plan: &Plan) -> String {
-    resolve(&customer(spec), Some(plan), "ahoi-system").unwrap_err().to_string()
+/// What is wanted of a customer that has nothing yet, and of whose spec nothing is held back.
+fn resolved(spec: Value, plan: Option<&Plan>) -> Wanted {
+    let wanted = resolve(&customer(spec), choice(plan), &Chain::default(), "ahoi-system");
+    assert_eq!(wanted.held, []);
+    wanted
 }
 
 fn talk() -> Value {
@@ -89,33 +93,10 @@ fn the_pool_follows_the_database_unless_told_otherwise() {
     let pooled = plan(json!({"features": {"connectionPool": {"enabled": true}}}));
     assert!(resolved(json!({}), Some(&pooled)).connection_pool.is_none());
     let ordered = json!({"features": {"connectionPool": {"enabled": true}}});
-    assert!(refused(ordered, &pooled).contains("spec.features.connectionPool.enabled"));
-}
-
-#[test]
-fn a_limit_is_named_with_its_field() {
-    let plan = plan(json!({
-        "features": {"scheduler": {"image": "worker:1"}},
-        "limits": {"maxWorkers": 3, "maxStorage": "100gb", "maxPoolSize": 5, "maxJobs": 0},
-    }));
-    for (features, field) in [
-        (json!({"scheduler": {"enabled": true, "workers": 4}}), "spec.features.scheduler.workers"),
-        (json!({"database": {"enabled": true, "storage": "256gb"}}), "spec.features.database.storage"),
-        (
-            json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 6}}),
-            "spec.features.connectionPool.poolSize",
-        ),
-        (
-            json!({"scheduler": {"enabled": true, "jobs": [{"name": "a", "schedule": "@daily", "command": ["a"]}]}}),
-            "spec.features.scheduler.jobs",
-        ),
-    ] {
-        let message = refused(json!({ "features": features }), &plan);
-        assert!(message.contains(field) && message.contains("gold"), "{message}");
-    }
-    // What is off exceeds nothing, and what equals the limit is within it.
-    resolved(json!({"features": {"scheduler": {"enabled": false, "workers": 9}}}), Some(&plan));
-    resolved(json!({"features": {"scheduler": {"enabled": true, "workers": 3}}}), Some(&plan));
+    let wanted = resolve(&customer(ordered), choice(Some(&pooled)), &Chain::default(), "ahoi-system");
+    assert!(wanted.connection_pool.is_none());
+    assert_eq!((wanted.held[0].feature, wanted.held[0].reason), (Some("connectionPool"), "PoolNeedsDatabase"));
+    assert!(wanted.held[0].message.contains("spec.features.connectionPool.enabled"), "{:?}", wanted.held);
 }
 
 #[test]

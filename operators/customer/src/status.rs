@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use ahoi_api::{Customer, CustomerStatus, FeatureState, FeatureStatus, namespace_of};
-use ahoi_reconcile::Verdict;
-use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
+use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondition};
+use ahoi_reconcile::{Verdict, is_ready};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::features::{DatabaseFeature, Feature, Report};
+use crate::features::{Chain, DatabaseFeature, Feature, Mirrored, REMOVING, Report, SchedulerFeature};
 use crate::resolve::Wanted;
+use crate::storage;
 
 /// Type of the condition of a Customer that is not acted on.
 pub const PAUSED: &str = "Paused";
@@ -63,13 +65,21 @@ pub fn retaining(customer: &Customer) -> CustomerStatus {
 
 /// Whether there is data without a Database: from when the feature is turned off until a Database has it again, which one
 /// that is not Ready may not.
-fn database_retained(customer: &Customer, features: &[Report]) -> bool {
+fn database_retained(customer: &Customer, chain: &Chain, features: &[Report]) -> bool {
     let has_it = |report: &Report| report.name == DatabaseFeature::NAME && report.state == FeatureState::Ready;
-    customer.status.as_ref().is_some_and(|status| status.database_retained) && !features.iter().any(has_it)
+    // One that is Ready has it also where its feature is not, for a field of the spec that is not applied.
+    let is_found = features.iter().any(has_it) || chain.database.as_deref().is_some_and(is_ready);
+    customer.status.as_ref().is_some_and(|status| status.database_retained) && !is_found
 }
 
 /// The status of a Customer whose namespace and features reported so.
-pub fn status(customer: &Customer, wanted: &Wanted, namespace: &Report, features: &[Report]) -> CustomerStatus {
+pub fn status(
+    customer: &Customer,
+    wanted: &Wanted,
+    chain: &Chain,
+    namespace: &Report,
+    features: &[Report],
+) -> CustomerStatus {
     let generation = customer.metadata.generation;
     let enabled: Vec<&Report> = features.iter().filter(|r| r.state != FeatureState::Disabled).collect();
     let ready = enabled.iter().filter(|r| r.state == FeatureState::Ready).count();
@@ -92,6 +102,7 @@ pub fn status(customer: &Customer, wanted: &Wanted, namespace: &Report, features
             .observed_generation(generation),
         );
     }
+    mirror(&mut conditions, generation, features);
     conditions::settle(&mut conditions, generation, verdict(wanted, namespace, features));
 
     CustomerStatus {
@@ -99,8 +110,12 @@ pub fn status(customer: &Customer, wanted: &Wanted, namespace: &Report, features
         plan: wanted.plan.clone(),
         namespace: Some(namespace_of(&wanted.name)),
         summary: Some(format!("{ready}/{}", enabled.len())),
-        database_retained: database_retained(customer, features),
-        storage_bytes: wanted.database.as_ref().and_then(|d| d.storage.bytes().ok()),
+        database_retained: database_retained(customer, chain, features),
+        first_ready_at: first_ready_at(customer, &conditions),
+        run_policy: Some(customer.spec.run_policy),
+        credentials_rotated_at: rotated_at(chain),
+        storage_bytes: storage::in_force(customer, chain).and_then(|size| size.bytes().ok()),
+        default_storage_bytes: default_storage(customer, wanted, features),
         features: features
             .iter()
             .map(|r| FeatureStatus {
@@ -114,12 +129,53 @@ pub fn status(customer: &Customer, wanted: &Wanted, namespace: &Report, features
     }
 }
 
+fn first_ready_at(customer: &Customer, conditions: &[Condition]) -> Option<Time> {
+    let known = customer.status.as_ref().and_then(|status| status.first_ready_at.clone());
+    let ready = || conditions::find(conditions, conditions::READY).filter(|ready| ready.status == "True");
+    known.or_else(|| Some(ready()?.last_transition_time.clone()))
+}
+
+fn rotated_at(chain: &Chain) -> Option<Time> {
+    let status = chain.database.as_ref()?.status.as_ref()?;
+    Some(status.credentials.as_ref()?.rotated_at.clone())
+}
+
+/// The conditions of children, as the features report them.
+fn mirror(conditions: &mut Vec<Condition>, generation: Option<i64>, features: &[Report]) {
+    for type_ in [DatabaseFeature::MIRRORED, SchedulerFeature::MIRRORED].concat() {
+        match features.iter().flat_map(|report| &report.mirrored).find(|mirrored| mirrored.type_ == type_) {
+            None => {
+                conditions::remove(conditions, type_);
+            }
+            Some(Mirrored { status, reason, message, .. }) => {
+                let desired = DesiredCondition::new(type_, *status, reason, message);
+                let _ = conditions::set(conditions, desired.observed_generation(generation));
+            }
+        }
+    }
+}
+
+/// The default of the storage that has been applied; one that is still to be applied must remain news.
+fn default_storage(customer: &Customer, wanted: &Wanted, features: &[Report]) -> Option<i64> {
+    let database = features.iter().find(|report| report.name == DatabaseFeature::NAME);
+    match database.map(|report| report.state) {
+        Some(FeatureState::Stalled) => customer.status.as_ref().and_then(|status| status.default_storage_bytes),
+        _ => wanted.default_storage,
+    }
+}
+
 /// Ready when everything that is built and enabled is; what needs somebody comes before what only needs time.
 fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict {
     let all = || std::iter::once(namespace).chain(features);
-    let say = |r: &Report| format!("{}: {}", r.name, if r.message.is_empty() { &r.reason } else { &r.message });
     let in_state = |state| all().filter(move |r| r.state == state).map(say).collect::<Vec<_>>();
 
+    let held = wanted.held.iter().find(|held| held.feature.is_none());
+    if let Some(held) = held {
+        // Features that only wait for the same are not repeated.
+        let others = all().filter(|r| r.state == FeatureState::Stalled && r.reason != held.reason).map(say);
+        let message = std::iter::once(held.message.clone()).chain(others).collect::<Vec<_>>().join("; ");
+        return Verdict::Stalled { reason: held.reason.into(), message };
+    }
     if let Some(stalled) = all().find(|r| r.state == FeatureState::Stalled) {
         return Verdict::Stalled {
             reason: stalled.reason.clone(),
@@ -128,21 +184,36 @@ fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict 
     }
     // A feature that is going away is disabled and not gone: the customer is as asked only when it is.
     let removing: Vec<String> =
-        all().filter(|r| r.state == FeatureState::Disabled && r.reason == "Removing").map(say).collect();
+        all().filter(|r| r.state == FeatureState::Disabled && r.reason == REMOVING).map(say).collect();
     let waiting: Vec<String> = in_state(FeatureState::Progressing).into_iter().chain(removing).collect();
     if !waiting.is_empty() {
         return Verdict::Progressing { reason: "Progressing".into(), message: waiting.join("; ") };
     }
-    let missing = in_state(FeatureState::Unavailable);
-    let mut message = if wanted.suspended {
+    Verdict::Ready { message: ready_message(wanted, features) }
+}
+
+/// What works, and what a person should know although the customer is ready.
+fn ready_message(wanted: &Wanted, features: &[Report]) -> String {
+    let missing: Vec<String> = features.iter().filter(|r| r.state == FeatureState::Unavailable).map(say).collect();
+    let troubles: Vec<String> = features
+        .iter()
+        .flat_map(|report| report.mirrored.iter().map(move |mirrored| (report, mirrored)))
+        .filter(|(_, mirrored)| mirrored.status == ConditionStatus::False)
+        .map(|(report, mirrored)| format!("{}: {}", report.name, mirrored.message))
+        .collect();
+    let works = if wanted.suspended {
         "suspended: workers and jobs are stopped, the data is kept".to_owned()
-    } else {
+    } else if missing.is_empty() {
         "all features are ready".to_owned()
+    } else {
+        let enabled = features.iter().filter(|r| r.state != FeatureState::Disabled).count();
+        format!("{} of {enabled} enabled features are ready", enabled - missing.len())
     };
-    if !missing.is_empty() {
-        message = format!("{message}; {}", missing.join("; "));
-    }
-    Verdict::Ready { message }
+    std::iter::once(works).chain(troubles).chain(missing).collect::<Vec<_>>().join("; ")
+}
+
+fn say(report: &Report) -> String {
+    format!("{}: {}", report.name, if report.message.is_empty() { &report.reason } else { &report.message })
 }
 
 #[cfg(test)]

@@ -2,11 +2,20 @@ use ahoi_api::ChildRef;
 use serde_json::json;
 
 use super::*;
-use crate::resolve::resolve;
+use crate::resolve::{PlanChoice, resolve};
 
 fn report(name: &'static str, condition: &'static str, state: FeatureState, reason: &str) -> Report {
     let reference = Some(ChildRef { kind: "Any".into(), namespace: None, name: "acme".into() });
-    Report { name, condition, state, reason: reason.into(), message: format!("{name} says {reason}"), reference }
+    Report {
+        name,
+        condition,
+        state,
+        reason: reason.into(),
+        message: format!("{name} says {reason}"),
+        reference,
+        mirrored: Vec::new(),
+        recreated: false,
+    }
 }
 
 fn customer() -> Customer {
@@ -25,11 +34,12 @@ fn settle_for(
     database: FeatureState,
     webhooks: FeatureState,
 ) -> CustomerStatus {
-    let wanted = resolve(customer, None, "ahoi-system").unwrap();
+    let wanted = resolve(customer, PlanChoice::BuiltIn, &Chain::default(), "ahoi-system");
     let reason = |state| if state == FeatureState::Ready { "Ready" } else { "Because" };
     status(
         customer,
         &wanted,
+        &Chain::default(),
         &report("namespace", "NamespaceReady", namespace, reason(namespace)),
         &[
             report("database", "DatabaseReady", database, reason(database)),
@@ -58,7 +68,7 @@ fn what_is_not_built_is_said_and_blocks_nothing() {
     assert_eq!(status.summary.as_deref(), Some("1/2"));
     let (is_ready, message) = ready(&status);
     assert_eq!(is_ready, "True");
-    assert!(message.contains("webhooks"), "{message}");
+    assert_eq!(message, "1 of 2 enabled features are ready; webhooks: webhooks says Because");
 }
 
 #[test]
@@ -110,4 +120,33 @@ fn what_was_in_the_way_before_a_pause_is_not_said_of_a_change() {
     assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_some());
     customer.metadata.generation = Some(3);
     assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_none());
+}
+
+/// A database that is Ready, with this condition on its Customer.
+fn with_mirrored(type_: &'static str, is: ConditionStatus, reason: &str, message: &str) -> CustomerStatus {
+    let customer = customer();
+    let wanted = resolve(&customer, PlanChoice::BuiltIn, &Chain::default(), "ahoi-system");
+    let mut database = report("database", "DatabaseReady", FeatureState::Ready, "Ready");
+    database.mirrored.push(Mirrored { type_, status: is, reason: reason.into(), message: message.into() });
+    let namespace = report("namespace", "NamespaceReady", FeatureState::Ready, "Ready");
+    status(&customer, &wanted, &Chain::default(), &namespace, &[database])
+}
+
+#[test]
+fn what_children_report_is_on_the_customer_and_in_its_column() {
+    let healthy = with_mirrored("JobsHealthy", ConditionStatus::True, "AllHealthy", "no job has failed its last run");
+    assert_eq!(ready(&healthy).1, "all features are ready");
+    assert!(conditions::find(&healthy.conditions, "JobsHealthy").is_some_and(|c| c.status == "True"));
+
+    let failed = with_mirrored("JobsHealthy", ConditionStatus::False, "JobFailed", "job report failed");
+    assert_eq!(ready(&failed), ("True".into(), "all features are ready; database: job report failed".into()));
+    let condition = conditions::find(&failed.conditions, "JobsHealthy").unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "JobFailed"));
+    assert_eq!(condition.observed_generation, Some(2));
+
+    let mut customer = customer();
+    customer.status = Some(failed);
+    let (ready, disabled) = (FeatureState::Ready, FeatureState::Disabled);
+    let off = settle_for(&customer, ready, disabled, disabled);
+    assert!(conditions::find(&off.conditions, "JobsHealthy").is_none(), "it went with what reported it");
 }

@@ -1,11 +1,26 @@
 //! `Customer`: the only object a person or a GitOps tool writes for a tenant.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::size::quantity;
 use crate::{DeletionPolicy, Features, GroupBinding};
+
+/// CEL on a Customer: storage that is changed is not less than what is in force, which is more than the spec as long as the spec
+/// cannot be applied. A spec that stays as it is passes, or a status could not be written any more. A number as a string has no bound
+/// that the API server knows, and would cost too much.
+const STORAGE_IN_FORCE: &str = concat!(
+    "!has(self.spec.features) || !has(self.spec.features.database) || !has(self.spec.features.database.storage) \
+     || !has(self.status) || !has(self.status.storageBytes) \
+     || (has(oldSelf.spec.features) && has(oldSelf.spec.features.database) && has(oldSelf.spec.features.database.storage) \
+     && oldSelf.spec.features.database.storage == self.spec.features.database.storage) || ",
+    quantity!("self.spec.features.database.storage"),
+    ".asApproximateFloat() >= double(self.status.storageBytes) - 1.0"
+);
+const STORAGE_IN_FORCE_MESSAGE: &str = "'spec.features.database.storage is ' + self.spec.features.database.storage \
+     + ', less than the database has (status.storageBytes), which cannot shrink: set it to at least that, or take it out'";
 
 /// A tenant of the platform. Toggle its features here and watch its conditions; the controllers make it true.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -19,6 +34,7 @@ use crate::{DeletionPolicy, Features, GroupBinding};
     status = "CustomerStatus",
     derive = "PartialEq",
     selectable = ".spec.plan",
+    validation = Rule::new(STORAGE_IN_FORCE).message(Message::Expression(STORAGE_IN_FORCE_MESSAGE.into())),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name must be at most 40 characters: other names are made from it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
@@ -99,9 +115,23 @@ pub struct CustomerStatus {
     /// How many of the enabled features are ready, such as 3/3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
-    /// The database's storage in bytes, whatever unit the spec has.
+    /// Storage of the database in bytes, as it is in force: also while the spec asks for another one that is not applied. Kept
+    /// while the data of a database that is off is retained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_bytes: Option<i64>,
+    /// The Plan's default storage in bytes when it was applied last. A database whose Customer leaves the storage out grows when
+    /// the default is raised above this, and keeps its size otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_storage_bytes: Option<i64>,
+    /// Time at which the customer was Ready for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_ready_at: Option<Time>,
+    /// The spec.runPolicy that is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_policy: Option<RunPolicy>,
+    /// Time since which the login in use has been in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_rotated_at: Option<Time>,
     /// Whether data of the feature database, since it was turned off, is retained on its server.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub database_retained: bool,
@@ -109,7 +139,8 @@ pub struct CustomerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub features: Vec<FeatureStatus>,
-    /// Ready, NamespaceReady, one condition for each enabled feature, and Reconciling, Stalled or Paused while they hold.
+    /// Ready, NamespaceReady, one condition for each enabled feature, and Reconciling, Stalled or Paused while they hold. QuotaOk
+    /// and JobsHealthy as the Database and the Scheduler report them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

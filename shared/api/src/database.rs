@@ -24,6 +24,8 @@ use crate::{Binding, Credentials, CredentialsStatus, DeletionPolicy, Size};
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must be at most 52 characters: the Secret is named after it"),
     printcolumn(name = "Server", type_ = "string", json_path = ".status.server"),
     printcolumn(name = "Database", type_ = "string", json_path = ".status.databaseName"),
+    printcolumn(name = "Storage", type_ = "string", json_path = ".spec.storage"),
+    printcolumn(name = "Size", type_ = "integer", json_path = ".status.sizeBytes"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

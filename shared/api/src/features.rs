@@ -8,8 +8,17 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::size::{GROWS, POSITIVE};
+use crate::size::POSITIVE;
 use crate::{Credentials, NamespacedRef, PoolMode, Size};
+
+// Free texts are bounded so that a Customer, which etcd stores in at most 1.5 MiB, has room for its status: one that is larger
+// could not be deleted either, since that is a write as well.
+const SELECTOR: &str = "self.all(k, k.size() <= 317 && self[k].size() <= 63)";
+const PARAMETERS: &str = "self.all(k, k.size() <= 128 && self[k].size() <= 4096)";
+const COMMAND: &str = "self.map(c, c.size()).sum() <= 65536";
+const ENV: &str = "self.map(e, e.name.size() + (has(e.value) ? e.value.size() : 0)).sum() <= 262144";
+const JOBS: &str = "self.map(j, j.command.map(c, c.size()).sum()).sum() <= 262144";
+const MIGRATION: &str = "self.command.map(c, c.size()).sum() <= 65536";
 
 /// The features of a customer. One that is left out follows the Plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -44,17 +53,18 @@ pub struct DatabaseFeature {
     /// keeps the data; turning it on again finds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Storage the database may use: 256gb, 256Gi, 1.5tb. It can be raised, never lowered. Default 10Gi. Within 60 seconds after
-    /// it is used up, writes are refused with SQLSTATE 53100 until less than 90 % is used; see `spec.storage` of Database.
+    /// Maximum size of the database: a number and mb, gb, tb, pb (powers of 1000) or Mi, Gi, Ti, Pi (powers of 1024), such as
+    /// 256gb or 1.5tb. It can grow; a value below the size in force (status.storageBytes) is refused. Unset: the Plan's, else
+    /// 10Gi, when the database is created; after that the size stays, and grows only when the Plan's is raised.
+    /// Within 60 seconds after it is used up, writes are refused with SQLSTATE 53100 until less than 90 % is used; see
+    /// `spec.storage` of Database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(
-        validation = Rule::new(POSITIVE).message("storage must be more than 0"),
-        validation = Rule::new(GROWS).message("storage cannot shrink: the data might not fit")
-    )]
+    #[x_kube(validation = Rule::new(POSITIVE).message("storage must be more than 0"))]
     pub storage: Option<Size>,
     /// Labels of the DatabaseServers the database may be placed on. It stays where it was placed first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new(SELECTOR).message("a label has at most 317 characters and its value at most 63"))]
     pub server_selector: Option<BTreeMap<String, String>>,
     /// Connections the database accepts at once, those of the pool included. Default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,6 +74,7 @@ pub struct DatabaseFeature {
     /// those of the Customer are joined by name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(PARAMETERS).message("a parameter has at most 128 characters and its value at most 4096"))]
     pub parameters: Option<BTreeMap<String, String>>,
     /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,11 +144,13 @@ pub struct SchedulerFeature {
     /// Command of the workers; unset runs the image's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new(COMMAND).message("the words of command have at most 65536 characters together"))]
     pub command: Option<Vec<String>>,
     /// Environment of workers and jobs, beside the database's binding. Those of the Plan and those of the Customer are joined by
     /// name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
+    #[x_kube(validation = Rule::new(ENV).message("names and values of env have at most 262144 characters together"))]
     pub env: Option<Vec<EnvVar>>,
     /// Requests and limits of a worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,9 +162,11 @@ pub struct SchedulerFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 50))]
+    #[x_kube(validation = Rule::new(JOBS).message("the commands of all jobs have at most 262144 characters together"))]
     pub jobs: Option<Vec<JobTemplate>>,
     /// A job that must succeed before workers of a new image run, such as a schema migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(MIGRATION).message("the words of migration.command have at most 65536 characters together"))]
     pub migration: Option<Migration>,
 }
 

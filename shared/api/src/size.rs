@@ -19,6 +19,7 @@ macro_rules! quantity {
         concat!("quantity(", $s, ".upperAscii().replace('B', '').replace('I', 'i'))")
     };
 }
+pub(crate) use quantity;
 /// CEL on a field of type [`Size`]: more than nothing.
 pub(crate) const POSITIVE: &str = concat!(quantity!("self"), ".isGreaterThan(quantity('0'))");
 /// CEL on a field of type [`Size`]: never less than it was.
@@ -33,6 +34,26 @@ impl Size {
     /// How many bytes this is, rounded up; an error where the text is no size or does not fit 63 bits.
     pub fn bytes(&self) -> Result<i64, SizeError> {
         parse(&self.0).ok_or_else(|| SizeError(self.0.clone()))
+    }
+}
+
+impl Size {
+    /// Exactly so many bytes, in the largest unit that divides them.
+    #[must_use]
+    pub fn from_bytes(bytes: i64) -> Self {
+        const UNITS: [(&str, i64); 6] = [
+            ("Ti", 1 << 40),
+            ("tb", 1_000_000_000_000),
+            ("Gi", 1 << 30),
+            ("gb", 1_000_000_000),
+            ("Mi", 1 << 20),
+            ("mb", 1_000_000),
+        ];
+        let whole = UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+        Self(match whole {
+            Some((name, unit)) => format!("{}{name}", bytes / unit),
+            None => format!("{}.{:06}mb", bytes / 1_000_000, bytes % 1_000_000),
+        })
     }
 }
 
@@ -99,6 +120,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn bytes_come_back_as_they_were(bytes in 0_i64..900_000_000_000_000) {
+            prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
+        }
+
         #[test]
         fn never_panics(text in ".{0,24}") {
             let _ = Size(text).bytes();

@@ -4,6 +4,7 @@ use crate::*;
 
 ahoi_reconcile::conditioned! {
     Customer: CustomerStatus,
+    Plan: PlanStatus,
     CustomerNamespace: CustomerNamespaceStatus,
     DatabaseServer: DatabaseServerStatus,
     Database: DatabaseStatus,

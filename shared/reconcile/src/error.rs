@@ -111,6 +111,7 @@ impl Error {
         match self {
             Error::Waiting { reason, .. } | Error::Terminal { reason, .. } | Error::Structural { reason, .. } => reason,
             Error::Conflict(_) | Error::Timeout | Error::Other(_) => "Retrying",
+            Error::Kube(kube::Error::Api(status)) if is_too_large(status) => TOO_LARGE,
             Error::Kube(error) => match class_of(error) {
                 Class::Waiting => "NamespaceTerminating",
                 Class::Structural | Class::Terminal => "Refused",
@@ -131,6 +132,9 @@ struct Described<'a>(&'a kube::Error);
 impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            kube::Error::Api(status) if is_too_large(status) => {
+                write!(f, "the object is larger than the cluster stores, about 1.5 MiB: {}", status.message)
+            }
             kube::Error::Api(status) if !status.message.is_empty() => f.write_str(&status.message),
             kube::Error::Api(status) => write!(f, "the API server answered {}", status.code),
             kube::Error::Service(_) | kube::Error::HyperError(_) => f.write_str("the API server cannot be reached"),
@@ -147,6 +151,7 @@ fn class_of(error: &kube::Error) -> Class {
     match error {
         kube::Error::Api(status) => match status.code {
             409 => Class::Conflict,
+            _ if is_too_large(status) => Class::Structural,
             422 if is_failed_patch_test(status) => Class::Conflict,
             403 if is_namespace_terminating(status) => Class::Waiting,
             400 | 403 | 405 | 406 | 413 | 415 | 422 => Class::Structural,
@@ -157,6 +162,15 @@ fn class_of(error: &kube::Error) -> Class {
         kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => Class::Structural,
         _ => Class::Transient,
     }
+}
+
+/// Reason of an object that etcd does not take.
+const TOO_LARGE: &str = "TooLarge";
+
+/// The API server has no code for what etcd finds too large: it answers with 500 and etcd's words, or gRPC's.
+fn is_too_large(status: &kube::core::Status) -> bool {
+    let says = |words| status.message.contains(words);
+    status.code == 413 || (status.code >= 500 && (says("request is too large") || says("message larger than max")))
 }
 
 /// A failed `test` of a JSON patch is a 422 without the causes that a validation error has.

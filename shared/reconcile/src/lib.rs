@@ -155,7 +155,7 @@ pub use kube::runtime::watcher;
 pub use owned::{Owned, Ownership, is_controlled_by};
 pub use pace::Pace;
 pub use platform::{EventType, GROUP, Platform};
-pub use reconciler::{Conditioned, Object, PlainReconciler, Progress, Reconciler};
+pub use reconciler::{Conditioned, Object, PlainReconciler, Progress, Reconciler, Transition};
 pub use run::{run, run_with};
 pub use shards::shard_of;
 

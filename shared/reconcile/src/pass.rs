@@ -12,7 +12,7 @@ use crate::error::{Class, Error};
 use crate::objects::Objects;
 use crate::platform::{EventType, Platform};
 use crate::queue::Queue;
-use crate::reconciler::{Conditioned, PlainReconciler, Reconciler};
+use crate::reconciler::{Conditioned, PlainReconciler, Reconciler, Transition};
 
 /// What a controller does about one object. The answer is when to look again.
 pub(crate) trait Pass<K>: Send + Sync + 'static {
@@ -121,6 +121,9 @@ impl<R: Reconciler> Full<R> {
             answer => self.cache.written(answer?),
         };
         self.tell(object, old, R::Kind::conditions(&status));
+        for Transition { type_, reason, note } in self.reconciler.transitions(object, object.status(), &status) {
+            self.platform.event(object, type_, reason, note);
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::platform::EventType;
 use crate::requeue;
 
 /// A kind known at compile time; every type of k8s-openapi and every derived custom resource is one.
@@ -104,6 +105,18 @@ pub trait Reconciler: Send + Sync + 'static {
         object: &Self::Kind,
     ) -> impl Future<Output = Result<Progress<<Self::Kind as Conditioned>::Status>, Error>> + Send;
 
+    /// Events that a status that was just written calls for, beside those about Stalled. `old` is the status before it. An event
+    /// is a write: publish one where a status first has something that `old` had not, and none for what stays.
+    fn transitions(
+        &self,
+        object: &Self::Kind,
+        old: Option<&<Self::Kind as Conditioned>::Status>,
+        new: &<Self::Kind as Conditioned>::Status,
+    ) -> Vec<Transition> {
+        let _ = (object, old, new);
+        Vec::new()
+    }
+
     /// Called while the object is being deleted and carries [`FINALIZER`](Self::FINALIZER). `Ok` means *done*, and
     /// the finalizer goes; "not yet" is an [`Error::Waiting`]. There is deliberately no third answer.
     ///
@@ -111,6 +124,24 @@ pub trait Reconciler: Send + Sync + 'static {
     fn cleanup(&self, object: &Self::Kind) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = object;
         std::future::ready(Ok(()))
+    }
+}
+
+/// An event about a change of status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Normal, or Warning where a person has to act.
+    pub type_: EventType,
+    /// CamelCase.
+    pub reason: &'static str,
+    /// What has changed.
+    pub note: String,
+}
+
+impl Transition {
+    /// One that calls for no action.
+    pub fn normal(reason: &'static str, note: impl Into<String>) -> Self {
+        Transition { type_: EventType::Normal, reason, note: note.into() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The feature `connectionPool`.
 
 use ahoi_api::{ConnectionPool, finalizers};
-use ahoi_reconcile::{Error, is_ready};
+use ahoi_reconcile::is_ready;
 
 use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
@@ -12,25 +12,34 @@ impl Feature for ConnectionPoolFeature {
     type Child = ConnectionPool;
     const NAME: &'static str = "connectionPool";
     const CONDITION: &'static str = "ConnectionPoolReady";
+    const FIELDS: &'static [&'static str] = &[
+        "poolMode",
+        "poolSize",
+        "maxClientConnections",
+        "queryTimeoutSeconds",
+        "idleTransactionTimeoutSeconds",
+        "pgBouncerRef",
+    ];
 
-    fn desired(wanted: &Wanted, chain: &Chain) -> Result<Desired<ConnectionPool>, Error> {
+    fn desired(wanted: &Wanted, chain: &Chain) -> Desired<ConnectionPool> {
         let Some(spec) = &wanted.connection_pool else {
-            return Ok(if workers_use_it(chain) {
+            return if workers_use_it(chain) {
                 Desired::Linger { message: "waiting for the workers to leave the pool" }
             } else {
                 Desired::Off
-            });
+            };
         };
         if awaits_namespace(chain.connection_pool.as_ref(), chain) {
-            return Ok(wait_for_namespace());
+            return wait_for_namespace(wanted);
         }
         // A pool that exists is kept up to date whatever the database is doing: only a new one waits for it.
         if chain.connection_pool.is_none() && !chain.database.as_deref().is_some_and(is_ready) {
-            return Ok(Desired::Wait { reason: "WaitingForDatabase", message: "waiting for the database".into() });
+            let message = format!("waiting for Database {}: the condition DatabaseReady says why", wanted.name);
+            return Desired::Wait { reason: "WaitingForDatabase", message };
         }
         let mut child = ConnectionPool::new(&wanted.name, spec.clone());
         child.metadata = child_meta(&wanted.name, Some(finalizers::CONNECTION_POOL));
-        Ok(Desired::Child(Box::new(child)))
+        Desired::Child(Box::new(child))
     }
 }
 

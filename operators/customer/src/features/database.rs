@@ -1,10 +1,10 @@
 //! The feature `database`.
 
 use ahoi_api::{Database, DatabaseSpec, finalizers};
-use ahoi_reconcile::Error;
+use ahoi_reconcile::conditions::Condition;
 
-use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
-use crate::resolve::{Wanted, bytes};
+use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace, with_fields_of_the_customer};
+use crate::resolve::Wanted;
 
 pub struct DatabaseFeature;
 
@@ -12,32 +12,42 @@ impl Feature for DatabaseFeature {
     type Child = Database;
     const NAME: &'static str = "database";
     const CONDITION: &'static str = "DatabaseReady";
+    const FIELDS: &'static [&'static str] =
+        &["storage", "serverSelector", "connectionLimit", "parameters", "extensions", "credentials"];
+    const MIRRORED: &'static [&'static str] = &["QuotaOk"];
 
-    fn desired(wanted: &Wanted, chain: &Chain) -> Result<Desired<Database>, Error> {
+    fn desired(wanted: &Wanted, chain: &Chain) -> Desired<Database> {
         let Some(spec) = &wanted.database else {
             // The route goes before the logins are closed, or clients of the pool see errors of a database that is there.
-            return Ok(if chain.connection_pool.is_some() {
+            return if chain.connection_pool.is_some() {
                 Desired::Linger { message: "waiting for the connection pool to be removed" }
             } else {
                 Desired::Off
-            });
+            };
         };
         if awaits_namespace(chain.database.as_ref(), chain) {
-            return Ok(wait_for_namespace());
+            return wait_for_namespace(wanted);
         }
-        if let Some(existing) = &chain.database
-            && bytes("database.storage", &spec.storage)? < bytes("database.storage", &existing.spec.storage)?
-        {
-            // Admission sees a field that shrinks, not one that is taken out so that a smaller default shows.
-            return Ok(Desired::Stall {
-                reason: "StorageCannotShrink",
-                message: format!(
-                    "spec.features.database.storage would shrink from {} to {}: set it to at least {0}",
-                    existing.spec.storage, spec.storage
-                ),
-            });
+        Desired::Child(Box::new(database_child(&wanted.name, spec.clone())))
+    }
+
+    fn in_words_of_the_customer(child: &Database, condition: &Condition) -> String {
+        let storage = &child.spec.storage;
+        match condition.reason.as_str() {
+            "QuotaExceeded" => format!(
+                "the database uses more than its storage of {storage} and refuses writes until it uses less than 90 % of it: \
+                 delete data or raise spec.features.database.storage"
+            ),
+            "QuotaWarning" => format!(
+                "the database uses at least 80 % of its storage of {storage}, and refuses writes when it is used up: delete \
+                 data or raise spec.features.database.storage"
+            ),
+            _ => with_fields_of_the_customer::<Self>(&condition.message),
         }
-        Ok(Desired::Child(Box::new(database_child(&wanted.name, spec.clone()))))
+    }
+
+    fn is_outage(condition: &Condition) -> bool {
+        matches!(condition.reason.as_str(), "QuotaExceeded" | "QuotaBreached")
     }
 }
 

@@ -10,9 +10,10 @@ mod scheduler;
 use std::sync::Arc;
 
 use ahoi_api::{CUSTOMER_LABEL, ChildRef, Customer, FeatureState, namespace_of};
-use ahoi_reconcile::{Class, Conditioned, Error, Owned, conditions, is_ready};
+use ahoi_reconcile::conditions::{self, Condition, ConditionStatus};
+use ahoi_reconcile::{Class, Conditioned, Error, Owned, is_ready};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
+use kube::{Resource as _, ResourceExt};
 
 pub use connection_pool::ConnectionPoolFeature;
 pub use database::{DatabaseFeature, database_child};
@@ -20,7 +21,11 @@ pub use namespace::NamespaceFeature;
 pub use scheduler::SchedulerFeature;
 
 use crate::controller::only_child;
+use crate::held::held_of;
 use crate::resolve::Wanted;
+
+/// Reason of a feature whose child is being deleted.
+pub const REMOVING: &str = "Removing";
 
 /// What the features before this one in the chain have come to.
 #[derive(Debug, Default)]
@@ -47,14 +52,29 @@ pub enum Desired<C> {
 }
 
 /// A feature with a child object.
-pub trait Feature {
+pub trait Feature: Sized {
     type Child: Conditioned;
     /// As in the Customer's spec; the namespace is no feature there, but is made like one.
     const NAME: &'static str;
     /// Type of the condition on the Customer.
     const CONDITION: &'static str;
 
-    fn desired(wanted: &Wanted, chain: &Chain) -> Result<Desired<Self::Child>, Error>;
+    /// Fields of the child's spec that the Customer's feature has, too, by the same names.
+    const FIELDS: &'static [&'static str];
+    /// Types of conditions of the child that the Customer has, too.
+    const MIRRORED: &'static [&'static str] = &[];
+
+    fn desired(wanted: &Wanted, chain: &Chain) -> Desired<Self::Child>;
+
+    /// What the Customer's own condition says in place of a mirrored one of the child.
+    fn in_words_of_the_customer(_child: &Self::Child, condition: &Condition) -> String {
+        with_fields_of_the_customer::<Self>(&condition.message)
+    }
+
+    /// Whether this mirrored condition of a child that is Ready means that the customer is not served.
+    fn is_outage(_condition: &Condition) -> bool {
+        false
+    }
 }
 
 /// How a feature is.
@@ -66,41 +86,69 @@ pub struct Report {
     pub reason: String,
     pub message: String,
     pub reference: Option<ChildRef>,
+    /// Conditions of the child that the Customer has, too, as they stand there.
+    pub mirrored: Vec<Mirrored>,
+    /// Whether the child was there before, was lost, and has just been created again.
+    pub recreated: bool,
 }
 
-/// Makes the child of `F` so, and says how it is. The child comes back for the features that build on it.
+/// A condition of a child on its Customer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirrored {
+    pub type_: &'static str,
+    pub status: ConditionStatus,
+    pub reason: String,
+    pub message: String,
+}
+
+/// Makes the child of `F` as desired, and reports its state. The child comes back for the features that build on it.
+///
+/// What one feature cannot have stops no other: a write that failed and is worth a retry goes to `failed`, and the reconcile
+/// ends with it when all features had their turn.
 pub async fn converge<F: Feature>(
     children: &Owned<F::Child>,
     customer: &Customer,
     wanted: &Wanted,
     chain: &Chain,
-) -> Result<(Option<Arc<F::Child>>, Report), Error> {
+    failed: &mut Option<Error>,
+) -> (Option<Arc<F::Child>>, Report) {
     let existing = only_child(children, customer);
-    let (state, reason, message, child) = match F::desired(wanted, chain)? {
-        Desired::Off => match existing {
-            None => (FeatureState::Disabled, "Disabled".into(), String::new(), None),
-            Some(child) => match removed(children, customer, &child).await? {
-                None => (FeatureState::Disabled, "Disabled".into(), String::new(), None),
-                Some(child) => {
-                    let message = format!("{} is being removed", child.name_any());
-                    (FeatureState::Disabled, "Removing".into(), message, Some(child))
-                }
-            },
+    let is_lost = existing.is_none();
+    let (state, reason, message, child) = match F::desired(wanted, chain) {
+        Desired::Off => match removed_if_any(children, customer, existing.clone()).await {
+            Ok(None) => (FeatureState::Disabled, "Disabled".into(), String::new(), None),
+            Ok(Some(child)) => {
+                let message = format!("{} is being removed", child.name_any());
+                (FeatureState::Disabled, REMOVING.into(), message, Some(child))
+            }
+            Err(error) => not_applied(FeatureState::Disabled, error, existing, failed),
         },
-        Desired::Linger { message } => (FeatureState::Disabled, "Removing".into(), message.into(), existing),
+        Desired::Linger { message } => (FeatureState::Disabled, REMOVING.into(), message.into(), existing),
         Desired::Wait { reason, message } => (FeatureState::Progressing, reason.into(), message, existing),
         Desired::Stall { reason, message } => (FeatureState::Stalled, reason.into(), message, existing),
         Desired::Child(child) => match applied(children, customer, existing.clone(), *child).await {
             Ok(child) => {
                 let (state, reason, message) = state_of(&*child);
+                let is_own = !is_refused(&reason);
+                let message = if is_own { with_fields_of_the_customer::<F>(&message) } else { message };
                 (state, reason, message, Some(child))
             }
-            // What one feature cannot have is that feature's to say; the others go on.
-            Err(error) if matches!(error.class(), Class::Structural | Class::Terminal) => {
-                (FeatureState::Stalled, error.reason().to_owned(), error.to_string(), existing)
-            }
-            Err(error) => return Err(error),
+            Err(error) => not_applied(FeatureState::Progressing, error, existing, failed),
         },
+    };
+    let message = if is_refused(&reason) { advise(F::NAME, wanted, &message) } else { message };
+    let mirrored = child.as_deref().map(mirrored::<F>).unwrap_or_default();
+    let outage = child.as_deref().filter(|_| state == FeatureState::Ready).and_then(outage::<F>);
+    let (state, reason, message) = match outage {
+        Some((reason, message)) => (FeatureState::Stalled, reason, message),
+        None => (state, reason, message),
+    };
+    let (state, reason, message) = match held_of(&wanted.held, F::NAME) {
+        None => (state, reason, message),
+        Some((reason, held)) if matches!(state, FeatureState::Ready | FeatureState::Disabled) => {
+            (FeatureState::Stalled, reason.into(), held)
+        }
+        Some((reason, held)) => (FeatureState::Stalled, reason.into(), format!("{held}; {message}")),
     };
     let report = Report {
         name: F::NAME,
@@ -109,8 +157,99 @@ pub async fn converge<F: Feature>(
         reason,
         message,
         reference: child.as_deref().map(reference::<F::Child>),
+        mirrored,
+        recreated: was_there::<F>(customer) && is_lost && child.is_some(),
     };
-    Ok((child, report))
+    (child, report)
+}
+
+/// A message of the child, whose spec people do not write, with the fields of the Customer: spec.storage is
+/// spec.features.database.storage there.
+pub fn with_fields_of_the_customer<F: Feature>(message: &str) -> String {
+    F::FIELDS.iter().fold(message.to_owned(), |message, field| {
+        message.replace(&format!("spec.{field}"), &format!("spec.features.{}.{field}", F::NAME))
+    })
+}
+
+/// Whether the status of the Customer has a child for this feature, which is on.
+fn was_there<F: Feature>(customer: &Customer) -> bool {
+    let Some(status) = &customer.status else { return false };
+    let has_child = |condition: &Condition| condition.status == "True" || condition.reason == REMOVING;
+    status.features.iter().any(|f| f.name == F::NAME && f.state != FeatureState::Disabled && f.reference.is_some())
+        || conditions::find(&status.conditions, F::CONDITION).is_some_and(has_child)
+}
+
+/// The conditions of a child that its Customer has, too; none of them of a child that is going.
+fn mirrored<F: Feature>(child: &F::Child) -> Vec<Mirrored> {
+    if child.meta().deletion_timestamp.is_some() {
+        return Vec::new();
+    }
+    let conditions = child.status().map(F::Child::conditions).unwrap_or_default();
+    let found = F::MIRRORED.iter().filter_map(|type_| Some((*type_, conditions::find(conditions, type_)?)));
+    let mirrored = found.map(|(type_, condition)| Mirrored {
+        type_,
+        status: match condition.status.as_str() {
+            "True" => ConditionStatus::True,
+            "False" => ConditionStatus::False,
+            _ => ConditionStatus::Unknown,
+        },
+        reason: condition.reason.clone(),
+        message: F::in_words_of_the_customer(child, condition),
+    });
+    mirrored.collect()
+}
+
+/// Why a customer is not served although the child is Ready.
+fn outage<F: Feature>(child: &F::Child) -> Option<(String, String)> {
+    let conditions = child.status().map(F::Child::conditions).unwrap_or_default();
+    let condition =
+        F::MIRRORED.iter().filter_map(|type_| conditions::find(conditions, type_)).find(|c| F::is_outage(c))?;
+    Some((condition.reason.clone(), F::in_words_of_the_customer(child, condition)))
+}
+
+/// Whether the API server refused an object, for its size or for a value in it.
+pub fn is_refused(reason: &str) -> bool {
+    matches!(reason, "Refused" | "TooLarge")
+}
+
+/// Where to correct what the API server refused: its own words name the object and the field that was made from these.
+fn advise(feature: &str, wanted: &Wanted, refusal: &str) -> String {
+    let (own, planned) = match feature {
+        NamespaceFeature::NAME => ("spec.groups".to_owned(), "spec.guardrails".to_owned()),
+        feature => (format!("spec.features.{feature}"), format!("spec.features.{feature}")),
+    };
+    let plan = wanted.plan.as_ref().map(|plan| format!(" or {planned} of the Plan {plan}")).unwrap_or_default();
+    format!("{}; correct {own} of the Customer{plan}", refusal.trim_end_matches('.'))
+}
+
+/// The state of a feature whose child could not be written: what is there stays. `otherwise`: while a retry may help.
+fn not_applied<C: Conditioned>(
+    otherwise: FeatureState,
+    error: Error,
+    existing: Option<Arc<C>>,
+    failed: &mut Option<Error>,
+) -> (FeatureState, String, String, Option<Arc<C>>) {
+    let (reason, message) = (error.reason().to_owned(), error.to_string());
+    let state = match error.class() {
+        Class::Structural | Class::Terminal => FeatureState::Stalled,
+        Class::Waiting => FeatureState::Progressing,
+        Class::Transient | Class::Conflict => {
+            failed.get_or_insert(error);
+            otherwise
+        }
+    };
+    (state, reason, message, existing)
+}
+
+async fn removed_if_any<C: Conditioned>(
+    children: &Owned<C>,
+    customer: &Customer,
+    existing: Option<Arc<C>>,
+) -> Result<Option<Arc<C>>, Error> {
+    match existing {
+        None => Ok(None),
+        Some(child) => removed(children, customer, &child).await,
+    }
 }
 
 /// Has the child deleted; what is left of it while it is cleaned up.
@@ -141,22 +280,30 @@ async fn applied<C: Conditioned>(
 /// A feature that can be asked for and is not built yet.
 pub fn not_built(name: &'static str, condition: &'static str, on: bool) -> Report {
     let (state, reason, message) = if on {
-        let message = format!("{name} is not part of this release; it starts by itself with the first that has it");
+        let message = format!(
+            "spec.features.{name} is not part of this release, and is enabled by the first release that has it; set \
+             spec.features.{name}.enabled to false to take it out of the count"
+        );
         (FeatureState::Unavailable, "NotAvailable", message)
     } else {
         (FeatureState::Disabled, "Disabled", String::new())
     };
-    Report { name, condition, state, reason: reason.into(), message, reference: None }
+    Report {
+        name,
+        condition,
+        state,
+        reason: reason.into(),
+        message,
+        reference: None,
+        mirrored: Vec::new(),
+        recreated: false,
+    }
 }
 
 /// How a child says it is; its word counts only for the generation it has seen.
 fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
     if child.meta().deletion_timestamp.is_some() {
-        return (
-            FeatureState::Progressing,
-            "Removing".into(),
-            format!("the old {} is being removed", child.name_any()),
-        );
+        return (FeatureState::Progressing, REMOVING.into(), format!("the old {} is being removed", child.name_any()));
     }
     let generation = child.meta().generation;
     let said = child.status().map(C::conditions).unwrap_or_default();
@@ -170,7 +317,11 @@ fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
     }
     match observed("Ready") {
         Some(ready) => (FeatureState::Progressing, ready.reason.clone(), ready.message.clone()),
-        None => (FeatureState::Progressing, "NotReported".into(), "its controller has not reported yet".into()),
+        None => (
+            FeatureState::Progressing,
+            "NotReported".into(),
+            format!("waiting for the controller of {} {} to report", C::kind(&()), child.name_any()),
+        ),
     }
 }
 
@@ -196,9 +347,10 @@ fn awaits_namespace<C>(child: Option<&Arc<C>>, chain: &Chain) -> bool {
     child.is_none() && !chain.namespace.as_deref().is_some_and(is_ready)
 }
 
-/// What a feature says while the namespace is not there.
-fn wait_for_namespace<C>() -> Desired<C> {
-    Desired::Wait { reason: "WaitingForNamespace", message: "waiting for the customer's namespace".into() }
+/// A feature whose child is created when the namespace is Ready.
+fn wait_for_namespace<C>(wanted: &Wanted) -> Desired<C> {
+    let message = format!("waiting for CustomerNamespace {}: its condition NamespaceReady says why", wanted.name);
+    Desired::Wait { reason: "WaitingForNamespace", message }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The feature `scheduler`.
 
 use ahoi_api::{Binding, Scheduler, SchedulerSpec};
-use ahoi_reconcile::{Error, is_ready};
+use ahoi_reconcile::is_ready;
 
 use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
@@ -12,30 +12,35 @@ impl Feature for SchedulerFeature {
     type Child = Scheduler;
     const NAME: &'static str = "scheduler";
     const CONDITION: &'static str = "SchedulerReady";
+    const FIELDS: &'static [&'static str] =
+        &["workers", "image", "command", "env", "resources", "readiness", "jobs", "migration"];
+    // A job that fails is the customer's own affair, and makes neither the Scheduler nor the Customer unready.
+    const MIRRORED: &'static [&'static str] = &["JobsHealthy"];
 
-    fn desired(wanted: &Wanted, chain: &Chain) -> Result<Desired<Scheduler>, Error> {
-        let Some(spec) = &wanted.scheduler else { return Ok(Desired::Off) };
+    fn desired(wanted: &Wanted, chain: &Chain) -> Desired<Scheduler> {
+        let Some(spec) = &wanted.scheduler else { return Desired::Off };
         let image = image(wanted, spec, chain);
         if image.is_empty() {
-            return Ok(Desired::Stall {
-                reason: "NoImage",
-                message: "no image for the workers: set spec.features.scheduler.image in the Plan or the Customer"
-                    .into(),
-            });
+            return Desired::Stall { reason: "NoImage", message: no_image(wanted) };
         }
         if awaits_namespace(chain.scheduler.as_ref(), chain) {
-            return Ok(wait_for_namespace());
+            return wait_for_namespace(wanted);
         }
         let binding = match binding(wanted, chain) {
             Ok(binding) => binding,
-            Err(wait) => return Ok(wait),
+            Err(wait) => return wait,
         };
         let mut child = Scheduler::new(&wanted.name, spec.clone());
         child.spec.image = image.to_owned();
         child.spec.binding = binding;
         child.metadata = child_meta(&wanted.name, None);
-        Ok(Desired::Child(Box::new(child)))
+        Desired::Child(Box::new(child))
     }
+}
+
+fn no_image(wanted: &Wanted) -> String {
+    let plan = wanted.plan.as_ref().map(|plan| format!(" or of the Plan {plan}")).unwrap_or_default();
+    format!("the workers have no image: set spec.features.scheduler.image of the Customer {}{plan}", wanted.name)
 }
 
 /// The workers' image. Workers that are to stop keep the one they have where none is named any more.
@@ -66,7 +71,7 @@ fn binding(wanted: &Wanted, chain: &Chain) -> Result<Option<Binding>, Desired<Sc
         (_, Some(running)) => Ok(running),
         _ => Err(Desired::Wait {
             reason: if source == "database" { "WaitingForDatabase" } else { "WaitingForPool" },
-            message: format!("waiting for the {source}"),
+            message: format!("waiting for the {source} of {}: its condition says why", wanted.name),
         }),
     }
 }

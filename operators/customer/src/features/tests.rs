@@ -3,18 +3,18 @@ use ahoi_reconcile::{Verdict, conditions};
 use serde_json::json;
 
 use super::*;
-use crate::resolve::resolve;
+use crate::resolve::{PlanChoice, resolve};
 
 fn wanted(features: serde_json::Value) -> Wanted {
     let spec = json!({ "features": features });
     let customer = Customer::new("acme", serde_json::from_value(spec).unwrap());
-    resolve(&customer, None, "ahoi-system").unwrap()
+    resolve(&customer, PlanChoice::BuiltIn, &Chain::default(), "ahoi-system")
 }
 
 fn suspended(features: serde_json::Value) -> Wanted {
     let spec = json!({ "runPolicy": "Suspended", "features": features });
     let customer = Customer::new("acme", serde_json::from_value(spec).unwrap());
-    resolve(&customer, None, "ahoi-system").unwrap()
+    resolve(&customer, PlanChoice::BuiltIn, &Chain::default(), "ahoi-system")
 }
 
 fn settled<C: Conditioned>(mut child: C, verdict: Verdict) -> Arc<C> {
@@ -31,14 +31,14 @@ fn ready<C: Conditioned>(child: C) -> Arc<C> {
 }
 
 fn child<F: Feature>(wanted: &Wanted, chain: &Chain) -> F::Child {
-    match F::desired(wanted, chain).unwrap() {
+    match F::desired(wanted, chain) {
         Desired::Child(child) => *child,
         other => panic!("no child but {other:?}"),
     }
 }
 
 fn waits_for_namespace<F: Feature>(wanted: &Wanted, chain: &Chain) -> bool {
-    matches!(F::desired(wanted, chain), Ok(Desired::Wait { reason: "WaitingForNamespace", .. }))
+    matches!(F::desired(wanted, chain), Desired::Wait { reason: "WaitingForNamespace", .. })
 }
 
 /// The chain of a customer whose database and pool are ready.
@@ -77,17 +77,17 @@ fn the_children_of_a_customer() {
 fn each_waits_for_what_it_builds_on() {
     let wanted = wanted(all());
     let nothing = Chain::default();
-    let waits = |desired: Result<Desired<_>, Error>| matches!(desired, Ok(Desired::<Database>::Wait { .. }));
+    let waits = |desired: Desired<_>| matches!(desired, Desired::<Database>::Wait { .. });
     assert!(waits(DatabaseFeature::desired(&wanted, &nothing)));
     let mut chain = chain(&wanted);
     let database = chain.database.take();
     chain.connection_pool = None;
     assert!(matches!(
         ConnectionPoolFeature::desired(&wanted, &chain),
-        Ok(Desired::Wait { reason: "WaitingForDatabase", .. })
+        Desired::Wait { reason: "WaitingForDatabase", .. }
     ));
     chain.database = database;
-    assert!(matches!(SchedulerFeature::desired(&wanted, &chain), Ok(Desired::Wait { reason: "WaitingForPool", .. })));
+    assert!(matches!(SchedulerFeature::desired(&wanted, &chain), Desired::Wait { reason: "WaitingForPool", .. }));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn workers_need_no_image_to_stop() {
     let mut nameless = all();
     nameless["scheduler"]["image"] = json!(null);
     let stalls = |wanted: &Wanted, chain: &Chain| {
-        matches!(SchedulerFeature::desired(wanted, chain), Ok(Desired::Stall { reason: "NoImage", .. }))
+        matches!(SchedulerFeature::desired(wanted, chain), Desired::Stall { reason: "NoImage", .. })
     };
     assert!(stalls(&suspended(nameless.clone()), &chain), "there is none to stop");
 
@@ -150,27 +150,14 @@ fn features_go_in_an_order_that_fails_no_query() {
     let mut chain = chain(&wanted_all);
     chain.scheduler = Some(ready(child::<SchedulerFeature>(&wanted_all, &chain)));
     let off = wanted(json!({"database": {"enabled": false}, "scheduler": {"enabled": true, "image": "worker:1"}}));
-    assert!(matches!(ConnectionPoolFeature::desired(&off, &chain), Ok(Desired::Linger { .. })), "workers use the pool");
-    assert!(matches!(DatabaseFeature::desired(&off, &chain), Ok(Desired::Linger { .. })), "the pool is there");
+    assert!(matches!(ConnectionPoolFeature::desired(&off, &chain), Desired::Linger { .. }), "workers use the pool");
+    assert!(matches!(DatabaseFeature::desired(&off, &chain), Desired::Linger { .. }), "the pool is there");
     let mut moved = (**chain.scheduler.as_ref().unwrap()).clone();
     moved.spec.binding = None;
     chain.scheduler = Some(ready(moved));
-    assert!(matches!(ConnectionPoolFeature::desired(&off, &chain), Ok(Desired::Off)));
+    assert!(matches!(ConnectionPoolFeature::desired(&off, &chain), Desired::Off));
     chain.connection_pool = None;
-    assert!(matches!(DatabaseFeature::desired(&off, &chain), Ok(Desired::Off)));
-}
-
-#[test]
-fn a_smaller_default_does_not_shrink_storage() {
-    let wanted_all = wanted(json!({"database": {"enabled": true, "storage": "256gb"}}));
-    let chain = chain(&wanted_all);
-    let smaller = wanted(json!({"database": {"enabled": true}}));
-    match DatabaseFeature::desired(&smaller, &chain).unwrap() {
-        Desired::Stall { reason: "StorageCannotShrink", message } => {
-            assert!(message.contains("spec.features.database.storage") && message.contains("256gb"), "{message}");
-        }
-        other => panic!("{other:?}"),
-    }
+    assert!(matches!(DatabaseFeature::desired(&off, &chain), Desired::Off));
 }
 
 #[test]
@@ -191,4 +178,38 @@ fn suspended_workers_are_still_bound() {
     }
     let chain = chain(&wanted);
     assert_eq!(bound(&child::<SchedulerFeature>(&wanted, &chain)), Some("acme-pool"));
+}
+
+#[test]
+fn a_database_that_refuses_writes_is_no_feature_that_is_ready() {
+    let wanted = wanted(all());
+    let with_quota = |reason: &str, message: &str| {
+        let mut database = child::<DatabaseFeature>(&wanted, &chain(&wanted));
+        let quota = conditions::DesiredCondition::new("QuotaOk", ConditionStatus::False, reason, message);
+        let _ = conditions::set(&mut database.status.get_or_insert_default().conditions, quota);
+        (*ready(database)).clone()
+    };
+    let exceeded = with_quota("QuotaExceeded", "raise spec.storage");
+    let (reason, message) = outage::<DatabaseFeature>(&exceeded).unwrap();
+    assert_eq!(reason, "QuotaExceeded");
+    assert!(message.contains("storage of 10Gi") && message.contains("refuses writes"), "{message}");
+    assert!(message.contains("raise spec.features.database.storage"), "{message}");
+    let breached = with_quota("QuotaBreached", "its logins are closed: raise spec.storage now");
+    assert!(outage::<DatabaseFeature>(&breached).unwrap().1.contains("raise spec.features.database.storage now"));
+
+    let warned = with_quota("QuotaWarning", "raise spec.storage");
+    assert_eq!(outage::<DatabaseFeature>(&warned), None);
+    let mirrored = mirrored::<DatabaseFeature>(&warned);
+    assert_eq!((mirrored.len(), mirrored[0].type_, mirrored[0].status), (1, "QuotaOk", ConditionStatus::False));
+    assert!(mirrored[0].message.contains("80 % of its storage of 10Gi"), "{:?}", mirrored[0]);
+}
+
+#[test]
+fn messages_of_children_name_the_fields_of_the_customer() {
+    let message = "spec.parameters[work_mem]: invalid value \"x\"; see spec.features.database.storage";
+    let expected =
+        "spec.features.database.parameters[work_mem]: invalid value \"x\"; see spec.features.database.storage";
+    assert_eq!(with_fields_of_the_customer::<DatabaseFeature>(message), expected);
+    let other = "set spec.connections of the DatabaseServer demo";
+    assert_eq!(with_fields_of_the_customer::<DatabaseFeature>(other), other);
 }

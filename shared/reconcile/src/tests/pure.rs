@@ -280,3 +280,22 @@ fn a_list_that_is_under_way_is_told() {
     cache.observe(Event::InitDone);
     assert_eq!(look(), (1, false));
 }
+
+#[test]
+fn what_the_cluster_cannot_store_is_not_tried_every_second() {
+    let refused =
+        |code: u16, message: &str| Error::Kube(kube::Error::Api(Status::failure(message, "").with_code(code).boxed()));
+    for (code, message) in [
+        (500, "etcdserver: request is too large"),
+        (
+            500,
+            "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2100000 vs. 2097152)",
+        ),
+        (413, "Request entity too large: limit is 3145728"),
+    ] {
+        let error = refused(code, message);
+        assert_eq!((error.class(), error.reason()), (Class::Structural, "TooLarge"), "{message}");
+        assert!(error.to_string().contains("1.5 MiB") && error.to_string().contains(message), "{error}");
+    }
+    assert_eq!(refused(500, "etcdserver: leader changed").class(), Class::Transient);
+}

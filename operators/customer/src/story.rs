@@ -1,0 +1,194 @@
+//! The events of a Customer: what `kubectl describe` tells of its life. One event for each change of status, none for what
+//! stays; Stalled and its end are the reconcile crate's. Pure.
+
+use ahoi_api::{Customer, CustomerStatus, DeletionPolicy, FeatureState, RunPolicy};
+use ahoi_reconcile::{Transition, conditions};
+
+/// Reason of a Customer whose children are being removed.
+pub const OFFBOARDING: &str = "Offboarding";
+
+/// The events that the change from `old` to `new` calls for.
+pub fn story(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<Transition> {
+    if is_offboarding(new) {
+        let began = !old.is_some_and(is_offboarding);
+        return began.then(|| offboarding(customer, new)).into_iter().collect();
+    }
+    // Before the first status there is nothing that could have changed.
+    let Some(old) = old.filter(|old| old.observed_generation.is_some()) else {
+        return is_ready(new).then(|| created(new)).into_iter().collect();
+    };
+    let mut events = Vec::new();
+    if old.first_ready_at.is_none() && !is_ready(old) && is_ready(new) {
+        events.push(created(new));
+    }
+    let (on, off) = (switched(old, new, true), switched(old, new, false));
+    if !on.is_empty() {
+        events.push(Transition::normal("FeatureEnabled", format!("turned on: {}", on.join(", "))));
+    }
+    if !off.is_empty() {
+        let kept =
+            if new.database_retained && !old.database_retained { "; the data is retained on its server" } else { "" };
+        events.push(Transition::normal("FeatureDisabled", format!("turned off: {}{kept}", off.join(", "))));
+    }
+    match (old.run_policy, new.run_policy) {
+        (Some(RunPolicy::Running), Some(RunPolicy::Suspended)) => events.push(Transition::normal(
+            "Suspended",
+            "spec.runPolicy is Suspended: stopping workers and jobs, closing the route to the database; the data is kept",
+        )),
+        (Some(RunPolicy::Suspended), Some(RunPolicy::Running)) => events
+            .push(Transition::normal("Resumed", "spec.runPolicy is Running: starting workers and jobs, opening the route")),
+        _ => {}
+    }
+    if old.plan != new.plan {
+        let name = |plan: &Option<String>| plan.clone().unwrap_or_else(|| "the built-in defaults".to_owned());
+        events.push(Transition::normal("PlanChanged", format!("from {} to {}", name(&old.plan), name(&new.plan))));
+    }
+    if let (Some(before), Some(now)) = (&old.credentials_rotated_at, &new.credentials_rotated_at)
+        && before < now
+    {
+        events
+            .push(Transition::normal("CredentialsRotated", "the database has a new login and password in its Secrets"));
+    }
+    events
+}
+
+fn created(status: &CustomerStatus) -> Transition {
+    let enabled = status.features.iter().filter(|feature| feature.state != FeatureState::Disabled);
+    let features: Vec<&str> = enabled.map(|feature| feature.name.as_str()).collect();
+    let namespace = status.namespace.as_deref().unwrap_or_default();
+    let has = if features.is_empty() { "no features".to_owned() } else { features.join(", ") };
+    Transition::normal("Created", format!("created and ready: namespace {namespace}; {has}"))
+}
+
+fn offboarding(customer: &Customer, status: &CustomerStatus) -> Transition {
+    let has_data = status.storage_bytes.is_some();
+    let data = match customer.spec.deletion_policy {
+        _ if !has_data => "",
+        DeletionPolicy::Retain => "; the data is retained on its server",
+        DeletionPolicy::Archive => "; the data is archived on its server",
+        DeletionPolicy::Delete => "; the data is deleted",
+    };
+    Transition::normal(OFFBOARDING, format!("removing workers, route, database and namespace{data}"))
+}
+
+/// The features that are on, or off, since `old`.
+fn switched<'a>(old: &CustomerStatus, new: &'a CustomerStatus, on: bool) -> Vec<&'a str> {
+    let is_on = |state| state != FeatureState::Disabled;
+    let was_on = |name: &str| old.features.iter().any(|feature| feature.name == name && is_on(feature.state));
+    let known = |name: &str| old.features.iter().any(|feature| feature.name == name);
+    let changed = new.features.iter().filter(|f| known(&f.name) && is_on(f.state) == on && was_on(&f.name) != on);
+    changed.map(|feature| feature.name.as_str()).collect()
+}
+
+fn is_ready(status: &CustomerStatus) -> bool {
+    conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.status == "True")
+}
+
+fn is_offboarding(status: &CustomerStatus) -> bool {
+    conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.reason == OFFBOARDING)
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_api::{ChildRef, FeatureStatus};
+    use ahoi_reconcile::Verdict;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+
+    fn customer(spec: serde_json::Value) -> Customer {
+        Customer::new("acme", serde_json::from_value(spec).unwrap())
+    }
+
+    fn status(verdict: Verdict, features: &[(&str, FeatureState)]) -> CustomerStatus {
+        let feature = |(name, state): &(&str, FeatureState)| FeatureStatus {
+            name: (*name).to_owned(),
+            state: *state,
+            reason: "Any".into(),
+            reference: Some(ChildRef { kind: "Any".into(), namespace: None, name: "acme".into() }),
+        };
+        let mut status = CustomerStatus {
+            observed_generation: Some(1),
+            namespace: Some("customer-acme".into()),
+            run_policy: Some(RunPolicy::Running),
+            features: features.iter().map(feature).collect(),
+            ..CustomerStatus::default()
+        };
+        conditions::settle(&mut status.conditions, 1, verdict);
+        status
+    }
+
+    fn ready(database: FeatureState) -> CustomerStatus {
+        let mut status = status(Verdict::ready("it is"), &[("database", database), ("scheduler", FeatureState::Ready)]);
+        status.first_ready_at = Some(Time(Timestamp::UNIX_EPOCH));
+        status
+    }
+
+    fn told(old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<(&'static str, String)> {
+        let events = story(&customer(json!({})), old, new);
+        events.into_iter().map(|event| (event.reason, event.note)).collect()
+    }
+
+    #[test]
+    fn a_customer_is_created_once() {
+        let new = ready(FeatureState::Ready);
+        let event = ("Created", "created and ready: namespace customer-acme; database, scheduler".to_owned());
+        assert_eq!(told(None, &new), [event.clone()]);
+        let pending = CustomerStatus::default();
+        assert_eq!(
+            told(Some(&pending), &new),
+            [event.clone()],
+            "the API server puts a status without a generation there"
+        );
+        let on_its_way = status(Verdict::progressing("Progressing", "wait"), &[]);
+        assert_eq!(told(None, &on_its_way), []);
+        assert_eq!(told(Some(&on_its_way), &new), [event]);
+        assert_eq!(told(Some(&new), &new), []);
+        let mut unready = status(Verdict::progressing("Progressing", "wait"), &[]);
+        unready.first_ready_at = new.first_ready_at.clone();
+        assert_eq!(told(Some(&unready), &new), [], "it is ready again");
+    }
+
+    #[test]
+    fn what_people_change_is_told_once() {
+        let (on, off) = (ready(FeatureState::Ready), ready(FeatureState::Disabled));
+        assert_eq!(told(Some(&off), &on), [("FeatureEnabled", "turned on: database".to_owned())]);
+        assert_eq!(told(Some(&off), &ready(FeatureState::Progressing)).len(), 1);
+        assert_eq!(told(Some(&ready(FeatureState::Progressing)), &on), []);
+        let retained = CustomerStatus { database_retained: true, ..off.clone() };
+        let note = "turned off: database; the data is retained on its server".to_owned();
+        assert_eq!(told(Some(&on), &retained), [("FeatureDisabled", note)]);
+
+        let suspended = CustomerStatus { run_policy: Some(RunPolicy::Suspended), ..on.clone() };
+        assert_eq!(told(Some(&on), &suspended)[0].0, "Suspended");
+        assert_eq!(told(Some(&suspended), &on)[0].0, "Resumed");
+        let unknown = CustomerStatus { run_policy: None, ..on.clone() };
+        assert_eq!(told(Some(&unknown), &suspended), [], "a release that did not report it wrote the status");
+        let gold = CustomerStatus { plan: Some("gold".into()), ..on.clone() };
+        let note = "from the built-in defaults to gold".to_owned();
+        assert_eq!(told(Some(&on), &gold), [("PlanChanged", note)]);
+
+        let at = |second| Some(Time(Timestamp::from_second(second).unwrap()));
+        let before = CustomerStatus { credentials_rotated_at: at(1), ..on.clone() };
+        let after = CustomerStatus { credentials_rotated_at: at(2), ..on.clone() };
+        assert_eq!(told(Some(&before), &after)[0].0, "CredentialsRotated");
+        assert_eq!(told(Some(&on), &after), [], "the first login is no rotation");
+    }
+
+    #[test]
+    fn offboarding_says_what_becomes_of_the_data() {
+        let mut ready = ready(FeatureState::Ready);
+        ready.storage_bytes = Some(1);
+        let mut leaving = ready.clone();
+        conditions::settle(&mut leaving.conditions, 1, Verdict::progressing(OFFBOARDING, "waiting"));
+        for (policy, word) in [("Retain", "retained"), ("Archive", "archived"), ("Delete", "deleted")] {
+            let customer = customer(json!({ "deletionPolicy": policy }));
+            let events = story(&customer, Some(&ready), &leaving);
+            assert_eq!((events.len(), events[0].reason), (1, OFFBOARDING));
+            assert!(events[0].note.contains(word), "{}", events[0].note);
+            assert_eq!(story(&customer, Some(&leaving), &leaving), []);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A Customer whose Plan does not exist. What it has stays as it is; people, suspension, features that are off and
+//! credentials to be rotated need no Plan, and are applied. Pure.
+
+use ahoi_api::{
+    ConnectionPool, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec, Database, DatabaseSpec,
+    FeatureState, RunPolicy, Scheduler, SchedulerSpec,
+};
+use kube::ResourceExt;
+
+use crate::features::{Chain, ConnectionPoolFeature, DatabaseFeature, Feature, NamespaceFeature, SchedulerFeature};
+use crate::held::Held;
+use crate::resolve::{Wanted, pool_state};
+
+/// Why nothing that comes from the Plan changes.
+const REASON: &str = "PlanNotFound";
+
+/// What a customer shall have until its Plan is found; `why` says which one, and what to do.
+pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted {
+    let own = &customer.spec.features;
+    let status = customer.status.as_ref();
+    let was_on = |name| {
+        let feature = status.and_then(|status| status.features.iter().find(|feature| feature.name == name));
+        feature.is_some_and(|feature| feature.state != FeatureState::Disabled)
+    };
+    let mut held = vec![Held {
+        feature: None,
+        reason: REASON,
+        message: format!(
+            "{why}; until then spec.groups, spec.runPolicy, features that are turned off and rotations are applied, and all \
+             else stays as it is"
+        ),
+    }];
+    let namespace = in_force
+        .namespace
+        .as_deref()
+        .map(|namespace| CustomerNamespaceSpec { groups: customer.spec.groups.clone(), ..namespace.spec.clone() });
+    if namespace.is_none() {
+        held.push(waiting::<NamespaceFeature>());
+    }
+    let mut kept = Kept { held: &mut held };
+    let database = kept.spec::<DatabaseFeature, _>(
+        own.database.as_ref().and_then(|f| f.enabled),
+        in_force.database.as_deref().map(|child| database(customer, child)),
+    );
+    // A pool does not outlive its database.
+    let pool = in_force.connection_pool.as_deref().filter(|_| database.is_some());
+    let connection_pool = kept.spec::<ConnectionPoolFeature, _>(
+        own.connection_pool.as_ref().and_then(|f| f.enabled),
+        pool.map(|child| connection_pool(customer, child)),
+    );
+    let scheduler = kept.spec::<SchedulerFeature, _>(
+        own.scheduler.as_ref().and_then(|f| f.enabled),
+        in_force.scheduler.as_deref().map(|child| scheduler(customer, child)),
+    );
+    Wanted {
+        name: customer.name_any(),
+        plan: status.and_then(|status| status.plan.clone()),
+        suspended: customer.spec.run_policy == RunPolicy::Suspended,
+        namespace,
+        database,
+        connection_pool,
+        scheduler,
+        webhooks: own.webhooks.as_ref().and_then(|f| f.enabled).unwrap_or_else(|| was_on("webhooks")),
+        previews: own.previews.as_ref().and_then(|f| f.enabled).unwrap_or_else(|| was_on("previews")),
+        default_storage: status.and_then(|status| status.default_storage_bytes),
+        held,
+    }
+}
+
+struct Kept<'a> {
+    held: &'a mut Vec<Held>,
+}
+
+impl Kept<'_> {
+    /// The spec in force, unless the Customer turns the feature off. One that is turned on waits.
+    fn spec<F: Feature, S>(&mut self, enabled: Option<bool>, in_force: Option<S>) -> Option<S> {
+        if enabled == Some(false) {
+            return None;
+        }
+        if in_force.is_none() && enabled == Some(true) {
+            self.held.push(waiting::<F>());
+        }
+        in_force
+    }
+}
+
+fn waiting<F: Feature>() -> Held {
+    Held::of::<F>(REASON, "not created before the Plan is found")
+}
+
+fn database(customer: &Customer, child: &Database) -> DatabaseSpec {
+    let own = customer.spec.features.database.as_ref().and_then(|f| f.credentials.clone());
+    let now = child.spec.credentials.clone();
+    let field =
+        |get: fn(&Credentials) -> Option<String>| own.as_ref().and_then(get).or_else(|| now.as_ref().and_then(get));
+    let credentials = Credentials {
+        rotation_interval: field(|c| c.rotation_interval.clone()),
+        rotation_trigger: field(|c| c.rotation_trigger.clone()),
+    };
+    DatabaseSpec { credentials: (credentials != Credentials::default()).then_some(credentials), ..child.spec.clone() }
+}
+
+fn connection_pool(customer: &Customer, child: &ConnectionPool) -> ConnectionPoolSpec {
+    ConnectionPoolSpec { state: pool_state(customer.spec.run_policy), ..child.spec.clone() }
+}
+
+fn scheduler(customer: &Customer, child: &Scheduler) -> SchedulerSpec {
+    SchedulerSpec { run_policy: customer.spec.run_policy, ..child.spec.clone() }
+}
