@@ -1,8 +1,8 @@
 //! Passes over a customer, against an API server in memory.
 
-use ahoi_api::{CustomerSpec, DeletionPolicy};
+use ahoi_api::{CustomerSpec, DeletionPolicy, PlanSpec};
 use ahoi_reconcile::conditions;
-use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready};
+use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready, unreadable};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
@@ -185,6 +185,18 @@ async fn a_customer_over_its_plan_is_current_but_for_the_field_that_exceeds_it()
     world.api.take_writes();
     world.pass().await.unwrap();
     assert!(world.api.take_writes().is_empty(), "it is reported once");
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_read_changes_nothing() {
+    let world = World::new(json!({}));
+    unreadable(&world.controller.plans, &Plan::new("default", PlanSpec::default()));
+    world.pass().await.unwrap();
+    let stalled = world.stalled();
+    assert_eq!(stalled.reason, "PlanNotFound");
+    assert!(stalled.message.contains("cannot read Plan default"), "{stalled:?}");
+    let written = world.api.take_writes();
+    assert!(written.iter().all(|write| write.ends_with("/status")), "built-in defaults took its place: {written:?}");
 }
 
 #[tokio::test]
