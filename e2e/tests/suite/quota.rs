@@ -41,6 +41,7 @@ async fn a_small_database_that_grows_is_refused_writes_within_a_minute() -> Resu
     let waited = way_back(&login).await?;
     println!("quota: lifted {waited:.1?} after there was room");
     ensure!(waited < BOUND, "writes are back only after {waited:?}");
+    level(&cluster, name, "WithinQuota").await?;
     nothing_is_left(&cluster, &login).await?;
     cluster.delete_customer(name).await
 }

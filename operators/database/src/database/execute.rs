@@ -15,7 +15,7 @@ use crate::server::{Failure, ServerPool};
 
 /// SQLSTATE of a lock that was waited for in vain.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// How often a step is tried again that did not get a lock. The one that ends sessions ends those that held it.
+/// How often the step that ends sessions is tried again when it did not get a lock: it ends those that held it.
 const LOCK_ATTEMPTS: usize = 2;
 
 /// Makes the database what is desired; the answer is what that took.
@@ -58,21 +58,17 @@ SELECT pg_database_size(current_database()),
   EXISTS (SELECT FROM pg_stat_progress_cluster WHERE datname = current_database())
     OR EXISTS (SELECT FROM pg_stat_progress_create_index WHERE datname = current_database())";
 
-/// Whether a database that seemed to grow although its storage is used up does so. VACUUM FULL needs room for a copy of the
-/// table, and is let have it: as much again as the storage.
-pub async fn grows_too_much(server: &ServerPool, names: &Names, storage: i64) -> Result<bool, Error> {
+/// Whether a database that seemed to grow although its storage is used up does so.
+pub async fn grows_too_much(server: &ServerPool, names: &Names) -> Result<bool, Error> {
     let failed = |failure: Failure| failure.into_error(&server.name);
     let mut connection = server.inside(&names.database).await.map_err(failed)?;
     let asked = server.fetch_inside(&mut connection, SIZE).await;
     // It is closed either way.
     let _ = sqlx::Connection::close(connection).await;
     let (size, maps, is_rewriting): (i64, i64, bool) = asked.map_err(failed)?;
-    if is_rewriting && size < storage.saturating_mul(2) {
-        return Ok(false);
-    }
     let mut memory = server.memory.lock();
     let growth = memory.growth.get_mut(&names.database);
-    Ok(growth.is_some_and(|growth| growth.is_still_too_much(size, maps, Instant::now())))
+    Ok(growth.is_some_and(|growth| growth.is_still_too_much(size, maps, is_rewriting, Instant::now())))
 }
 
 /// The error for a refusal to plan.
@@ -162,8 +158,9 @@ async fn inside(server: &ServerPool, names: &Names, version: i32, group: &[Step]
     for step in group {
         let sql = step.sql(version);
         let mut done = server.run_inside(&mut connection, &sql).await;
+        let ends_sessions = matches!(step, Step::RefuseWrites { .. });
         for _ in 0..LOCK_ATTEMPTS {
-            if !matches!(&done, Err(Failure::Refused { code, .. }) if code == LOCK_NOT_AVAILABLE) {
+            if !(ends_sessions && matches!(&done, Err(Failure::Refused { code, .. }) if code == LOCK_NOT_AVAILABLE)) {
                 break;
             }
             done = server.run_inside(&mut connection, &sql).await;

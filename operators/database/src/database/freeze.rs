@@ -29,12 +29,16 @@ const SHRINKING: &str = "'DROP TABLE', 'DROP INDEX', 'DROP MATERIALIZED VIEW', '
 const WRITERS: &str = "'lo_creat', 'lo_create', 'lo_from_bytea', 'lo_import', 'lo_put', 'lo_truncate', 'lo_truncate64', \
      'lowrite', 'pg_logical_emit_message'";
 
-/// The schema of an earlier freeze, if there is one.
-const FIND: &str = "SELECT nspname INTO quota FROM pg_namespace WHERE nspname ~ '^ahoi_quota_[0-9a-f]{32}$' \
-     AND nspowner = current_user::regrole ORDER BY oid LIMIT 1;";
+/// Which schemas are made here. No tenant can make one that the admin role owns.
+const OURS: &str = "nspname ~ '^ahoi_quota_[0-9a-f]{32}$' AND nspowner = current_user::regrole";
 
 fn array(names: &[&String]) -> String {
     format!("ARRAY[{}]", names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", "))
+}
+
+/// The schema of an earlier freeze, if there is one.
+fn find() -> String {
+    format!("SELECT nspname INTO quota FROM pg_namespace WHERE {OURS} ORDER BY oid LIMIT 1;")
 }
 
 fn block(declarations: &str, body: &str) -> String {
@@ -52,7 +56,7 @@ pub fn seal(names: &Names) -> String {
          it raised.'; END IF; END"
     );
     let body = format!(
-        "{FIND} \
+        "{find} \
          IF quota IS NULL THEN \
          quota := 'ahoi_quota_' || replace(gen_random_uuid()::text, '-', ''); \
          EXECUTE format('CREATE SCHEMA %I', quota); \
@@ -82,6 +86,7 @@ pub fn seal(names: &Names) -> String {
          undo := undo || format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', made.name); \
          EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', made.name); END LOOP; END IF; \
          EXECUTE format('INSERT INTO %I.undo SELECT unnest($1)', quota) USING undo;",
+        find = find(),
         owner = literal(&names.owner),
         refuse = literal(REFUSE),
         refuse_ddl = literal(&refuse_ddl),
@@ -95,7 +100,7 @@ pub fn refuse_writes(names: &Names) -> String {
     let logins = array(&[&names.login, &names.other]);
     let arguments = format!("{}, {}", literal(&names.login), literal(&names.other));
     let body = format!(
-        "{FIND} \
+        "{find} \
          PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
          WHERE datname = current_database() AND usename = ANY ({logins}) AND pid <> pg_backend_pid(); \
          FOR made IN SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -108,29 +113,45 @@ pub fn refuse_writes(names: &Names) -> String {
          EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', made.name, quota); \
          EXCEPTION WHEN undefined_table THEN NULL; END; \
          COMMIT; END LOOP;",
+        find = find(),
         arguments = literal(&arguments),
     );
     block("", &body)
 }
 
-/// Undoes both, and what a release before this one made, which put the login into a role of its own.
-pub fn thaw(names: &Names) -> String {
+/// Gives back what [`seal`] took, and has the triggers refuse nothing. This waits for no lock on a table.
+pub fn allow_writes(names: &Names) -> String {
     let body = format!(
-        "FOR quota IN SELECT nspname FROM pg_namespace WHERE nspname ~ '^ahoi_quota_[0-9a-f]{{32}}$' \
-         AND nspowner = current_user::regrole LOOP \
+        "FOR quota IN SELECT nspname FROM pg_namespace WHERE {OURS} LOOP \
          FOR made IN EXECUTE format('SELECT statement FROM %I.undo', quota) LOOP \
          BEGIN EXECUTE made.statement; \
          EXCEPTION WHEN invalid_schema_name OR undefined_object OR undefined_function THEN NULL; END; END LOOP; \
          IF current_setting('is_superuser')::bool THEN EXECUTE format('DROP EVENT TRIGGER IF EXISTS %I', quota); END IF; \
-         EXECUTE format('DROP SCHEMA %I CASCADE', quota); END LOOP; \
+         EXECUTE format('CREATE OR REPLACE FUNCTION %I.refuse() RETURNS trigger LANGUAGE plpgsql AS %L', quota, \
+         'BEGIN RETURN NULL; END'); END LOOP; \
          IF EXISTS (SELECT FROM pg_roles WHERE rolname = {frozen}) THEN \
          EXECUTE format('REASSIGN OWNED BY %I TO %I', {frozen}, {owner}); \
-         EXECUTE format('DROP OWNED BY %I', {frozen}); END IF; \
-         IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'ahoi_quota' AND nspowner = current_user::regrole) THEN \
-         DROP FUNCTION IF EXISTS ahoi_quota.refuse() CASCADE; \
-         BEGIN DROP SCHEMA ahoi_quota; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END; END IF;",
+         EXECUTE format('DROP OWNED BY %I', {frozen}); END IF;",
         frozen = literal(&names.frozen),
         owner = literal(&names.owner),
+    );
+    block("", &body)
+}
+
+/// Takes away what is left then, table by table, and what a release before this one made.
+pub fn thaw() -> String {
+    let body = format!(
+        "FOR made IN SELECT t.tgname AS name, t.tgrelid::regclass::text AS relation \
+         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace ON pg_namespace.oid = p.pronamespace \
+         WHERE {OURS} LOOP \
+         BEGIN EXECUTE format('DROP TRIGGER %I ON %s', made.name, made.relation); \
+         EXCEPTION WHEN undefined_object OR undefined_table THEN NULL; END; \
+         COMMIT; END LOOP; \
+         FOR made IN SELECT nspname AS name FROM pg_namespace WHERE {OURS} LOOP \
+         EXECUTE format('DROP SCHEMA %I CASCADE', made.name); END LOOP; \
+         IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'ahoi_quota' AND nspowner = current_user::regrole) THEN \
+         DROP FUNCTION IF EXISTS ahoi_quota.refuse() CASCADE; \
+         BEGIN DROP SCHEMA ahoi_quota; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END; END IF;"
     );
     block("", &body)
 }

@@ -102,7 +102,7 @@ impl Databases {
         let before = Level::read(&status.conditions);
         let measured = pool.memory.lock().sizes.get(name).copied();
         let level = measured.map_or(before, |size| before.next(size, storage));
-        let level = self.enforced(level, &mut status, &pool, &names, storage).await?;
+        let level = self.enforced(level, &mut status, &pool, &names).await?;
 
         let kept = present.as_deref().and_then(|binding| secret::credentials(binding, version_of(&status)));
         let lost = kept.is_none() && status.binding.is_some();
@@ -178,7 +178,6 @@ impl Databases {
         status: &mut DatabaseStatus,
         pool: &ServerPool,
         names: &Names,
-        storage: i64,
     ) -> Result<Level, Error> {
         let now = Timestamp::now();
         let is_over = |until: &Time| opens_in(until, now).is_zero();
@@ -187,7 +186,7 @@ impl Databases {
             level => level,
         };
         let seems_to_grow = || pool.memory.lock().growth.get(&names.database).is_some_and(Growth::is_too_much);
-        if level == Level::Exceeded && seems_to_grow() && execute::grows_too_much(pool, names, storage).await? {
+        if level == Level::Exceeded && seems_to_grow() && execute::grows_too_much(pool, names).await? {
             status.closed_until = Some(Time(now + quota::CLOSED_FOR));
             return Ok(Level::Closed);
         }

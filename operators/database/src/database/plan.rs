@@ -420,7 +420,8 @@ impl Plan {
         }
         let names = || desired.names.clone();
         if before.frozen || before.full && desired.access == Access::Write {
-            self.push(Step::Thaw { names: names() });
+            self.push(Step::AllowWrites { names: names() });
+            self.push(Step::Thaw);
         }
         if desired.access == Access::Shrink && !before.full {
             self.push(Step::Seal { names: names() });

@@ -68,8 +68,10 @@ pub enum Step {
     Seal { names: Names },
     /// Has every table refuse writes with the reason.
     RefuseWrites { names: Names },
-    /// Undoes both.
-    Thaw { names: Names },
+    /// Ends that writes are refused.
+    AllowWrites { names: Names },
+    /// Removes what refused them.
+    Thaw,
 }
 
 /// Where, and together with what, a step runs.
@@ -125,7 +127,8 @@ impl Step {
             | Step::Extension { .. }
             | Step::Seal { .. }
             | Step::RefuseWrites { .. }
-            | Step::Thaw { .. } => Place::Inside,
+            | Step::AllowWrites { .. }
+            | Step::Thaw => Place::Inside,
             _ => Place::Server,
         }
     }
@@ -150,7 +153,8 @@ impl Step {
             | Step::Extension { .. }
             | Step::Seal { .. }
             | Step::RefuseWrites { .. }
-            | Step::Thaw { .. } => Topic::Contents,
+            | Step::AllowWrites { .. }
+            | Step::Thaw => Topic::Contents,
         }
     }
 
@@ -240,7 +244,8 @@ impl Step {
             }
             Step::Seal { names } => freeze::seal(names),
             Step::RefuseWrites { names } => freeze::refuse_writes(names),
-            Step::Thaw { names } => freeze::thaw(names),
+            Step::AllowWrites { names } => freeze::allow_writes(names),
+            Step::Thaw => freeze::thaw(),
         }
     }
 
@@ -299,7 +304,8 @@ impl Step {
             | Step::Extension { .. }
             | Step::Seal { .. }
             | Step::RefuseWrites { .. }
-            | Step::Thaw { .. } => {}
+            | Step::AllowWrites { .. }
+            | Step::Thaw => {}
         }
     }
 

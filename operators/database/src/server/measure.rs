@@ -117,6 +117,8 @@ impl Memory {
 #[derive(Clone, Debug, Default)]
 pub struct Growth {
     sizes: VecDeque<(Instant, i64)>,
+    /// The size when writes were refused.
+    first: Option<i64>,
     /// Bytes of free space maps and visibility maps: VACUUM writes them, and is to be encouraged.
     maps: i64,
 }
@@ -124,11 +126,12 @@ pub struct Growth {
 impl Growth {
     /// From this size on.
     pub fn from(size: i64, now: Instant) -> Self {
-        Growth { sizes: [(now, size)].into(), maps: 0 }
+        Growth { sizes: [(now, size)].into(), first: Some(size), maps: 0 }
     }
 
     /// Writes a size down.
     fn note(&mut self, size: i64, now: Instant) {
+        self.first.get_or_insert(size);
         self.sizes.push_back((now, size));
         self.sizes.retain(|(at, _)| now.duration_since(*at) <= WINDOW);
     }
@@ -145,10 +148,13 @@ impl Growth {
         self.bytes() > TOLERATED
     }
 
-    /// The same, once the database itself was asked: maps that are new are no growth, and the size may have been that of
-    /// a moment.
-    pub fn is_still_too_much(&mut self, size: i64, maps: i64, now: Instant) -> bool {
+    /// The same, once the database itself was asked. Maps that are new are no growth, the size may have been that of a moment,
+    /// and VACUUM FULL is to have room for its copies: as much again as there was.
+    pub fn is_still_too_much(&mut self, size: i64, maps: i64, is_rewriting: bool, now: Instant) -> bool {
         self.note(size, now);
+        if is_rewriting && self.first.is_some_and(|first| size < first.saturating_mul(2)) {
+            return false;
+        }
         let new_maps = (maps - std::mem::replace(&mut self.maps, maps)).max(0);
         let is_too_much = self.bytes() - new_maps > TOLERATED;
         if !is_too_much {
@@ -238,9 +244,24 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut growth = Growth::default();
         growth.note(0, start);
-        assert!(!growth.is_still_too_much(5 * TOLERATED, 5 * TOLERATED, start + 20 * second), "VACUUM wrote maps");
+        assert!(
+            !growth.is_still_too_much(5 * TOLERATED, 5 * TOLERATED, false, start + 20 * second),
+            "VACUUM wrote maps"
+        );
         assert!(!growth.is_too_much(), "what was explained is not asked again");
-        assert!(growth.is_still_too_much(7 * TOLERATED, 5 * TOLERATED, start + 40 * second), "the same maps");
+        assert!(growth.is_still_too_much(7 * TOLERATED, 5 * TOLERATED, false, start + 40 * second), "the same maps");
+    }
+
+    #[test]
+    fn vacuum_full_has_room_for_a_copy() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut growth = Growth::from(100 * TOLERATED, start);
+        for step in 1..9_u32 {
+            let size = (100 + 11 * i64::from(step)) * TOLERATED;
+            assert!(!growth.is_still_too_much(size, 0, true, start + step * 20 * second), "step {step}");
+        }
+        assert!(growth.is_still_too_much(201 * TOLERATED, 0, true, start + 180 * second), "and for no more");
+        assert!(!growth.is_still_too_much(101 * TOLERATED, 0, false, start + 400 * second), "it has ended");
     }
 
     #[test]
