@@ -17,7 +17,8 @@ CMD []
 # is also why an outdated list of the next Debian's packages is good enough.
 FROM debian:trixie-slim AS pgbouncer-base
 ARG PGBOUNCER_AT_LEAST=1.26.1-1
-RUN printf '%s\n' 'Types: deb' 'URIs: http://deb.debian.org/debian' 'Suites: forky' 'Components: main' \
+RUN apt-get update -qq && mirror=$(apt-get indextargets --format '$(SITE)' 'Codename: trixie' | head -n 1) \
+ && printf '%s\n' 'Types: deb' "URIs: $mirror" 'Suites: forky' 'Components: main' \
       'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg' 'Check-Valid-Until: no' \
       >/etc/apt/sources.list.d/pgbouncer.sources \
  && printf '%s\n' 'Package: *' 'Pin: release n=forky' 'Pin-Priority: -1' '' \

@@ -4,6 +4,7 @@
 //! `e2e/run` starts the cluster and calls the tests with KUBECONFIG, KUBECTL and AUDIT_LOG set. Nothing here sleeps for
 //! a result: every wait is a watch with a deadline, and a wait that fails prints what explains it.
 
+pub mod accounts;
 pub mod agents;
 pub mod audit;
 pub mod cluster;
@@ -14,6 +15,8 @@ pub mod fencing;
 pub mod latency;
 pub mod ledger;
 pub mod postgres;
+pub mod probes;
+pub mod refusal;
 pub mod strangers;
 pub mod tls;
 

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 
@@ -126,6 +127,12 @@ impl Login {
 
     /// A session.
     pub async fn connect(&self) -> Result<Client> {
+        // The task ends with the client; what went wrong on it is the error of the query that noticed.
+        self.connect_watched().await.map(|(client, _)| client)
+    }
+
+    /// A session, and what ended its connection: an error that the server sends unasked is not a query's.
+    pub async fn connect_watched(&self) -> Result<(Client, JoinHandle<Result<(), tokio_postgres::Error>>)> {
         let mut config = tokio_postgres::Config::new();
         config
             .port(self.get("port").parse().context("the port of the Secret")?)
@@ -138,13 +145,10 @@ impl Login {
             let address = self.address.parse().context("the Service's address")?;
             config.host(self.get("host")).hostaddr(address).ssl_mode(SslMode::Require);
             let (client, connection) = config.connect(tls::connector(self.get("ca.crt"))?).await?;
-            tokio::spawn(connection);
-            return Ok(client);
+            return Ok((client, tokio::spawn(connection)));
         }
         let (client, connection) = config.host(&self.address).connect(NoTls).await?;
-        // Ends with the client; what went wrong on it is the error of the query that noticed.
-        tokio::spawn(connection);
-        Ok(client)
+        Ok((client, tokio::spawn(connection)))
     }
 }
 

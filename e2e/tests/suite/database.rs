@@ -5,6 +5,7 @@ use std::time::Duration;
 use ahoi_api::{Database, DatabaseServer, DatabaseServerSpec, DatabaseStatus, Placement};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::READY;
+use ahoi_e2e::refusal::{NO_LOGIN, refused};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -49,7 +50,7 @@ async fn retained_data_is_found_by_a_new_customer_of_that_name() -> Result<()> {
     cluster.delete_customer(name).await?;
     let database = before.database_name.context("no database name")?;
     ensure!(exists(&cluster, &database).await?, "Retain lost the database");
-    ensure!(login.connect().await.is_err(), "a retained database still lets its login in");
+    refused(login.connect().await, NO_LOGIN, "is not permitted to log in", "the login of a retained database")?;
 
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     let again = cluster.ready(name).await?;
@@ -166,7 +167,7 @@ async fn drift_is_repaired() -> Result<()> {
 #[tokio::test]
 async fn a_foreign_database_is_left_alone() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    let namespace = "db-foreign";
+    let namespace = "customer-db-foreign";
     cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await?;
     let meta = ObjectMeta { name: Some(namespace.into()), ..ObjectMeta::default() };
     cluster

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::postgres::Login;
-use anyhow::{Context as _, Result, ensure};
+use ahoi_e2e::refusal::{WRONG_PASSWORD, refused};
+use anyhow::{Context as _, Result};
 
 /// Alters a customer's database in every way, and waits until the next sweeps have put it right. The login is a member of
 /// its owner by `grantor`, where that is not the administrator.
@@ -21,7 +22,7 @@ pub async fn is_repaired(cluster: &Cluster, login: &Login, grantor: Option<&str>
     ] {
         admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
     }
-    ensure!(login.connect().await.is_err(), "the password was not altered: the test proves nothing");
+    refused(login.connect().await, WRONG_PASSWORD, "password authentication failed", "a password that was altered")?;
     let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
          AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
          FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ahoi_api::{DatabaseServer, PgBouncer};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::refusal::{BY_POOLER, refused};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
 use serde_json::json;
@@ -30,18 +31,19 @@ async fn the_fleets_timeouts_hold() -> Result<()> {
     let took = started.elapsed();
     ensure!(took < Duration::from_secs(10), "ended after {took:?}");
     println!("limits: a query was ended after {took:.1?}: {error}");
+    refused(Err::<(), _>(error), BY_POOLER, "query timeout", "a query of 30 s")?;
 
-    let session = pooled.connect().await?;
+    let (session, connection) = pooled.connect_watched().await?;
     session.batch_execute(lift).await?;
     session.batch_execute("BEGIN").await?;
-    // Longer than it may be idle, and shorter than a query may take.
-    sleep(Duration::from_millis(1800)).await;
-    let error = session.batch_execute("COMMIT").await.err().context("an idle transaction was not ended")?;
-    println!("limits: an idle transaction was ended: {error}");
+    // Nothing is asked of it: the refusal comes by itself.
+    let ended = timeout(Duration::from_secs(10), connection).await.context("an idle transaction was not ended")??;
+    refused(ended, BY_POOLER, "idle transaction timeout", "an idle transaction")?;
+    drop(session);
 
     let mut nobody = pooled.clone();
     nobody.entries.insert("password".into(), String::new());
-    ensure!(nobody.connect().await.is_err(), "a login with limits of its own needs no password");
+    refused(nobody.connect().await, BY_POOLER, "SASL authentication failed", "an empty password")?;
 
     cluster.change(name, json!({"features": {"connectionPool": null}})).await?;
     let session = pooled.connect().await?;

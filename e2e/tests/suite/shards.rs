@@ -6,6 +6,7 @@ use ahoi_api::{ConnectionPool, Customer, PgBouncer, PgBouncerSpec, ShardRoom, na
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::customers::READY;
+use ahoi_e2e::refusal::{BY_POOLER, refused};
 use ahoi_reconcile::{conditions, is_ready};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -50,7 +51,12 @@ async fn reach(cluster: &Cluster, customers: &[&str]) -> Result<BTreeMap<String,
         let Some(other) = shards.values().find(|other| *other != shard) else { continue };
         let address = cluster.address(SUITE, &shard_name(*other)).await?;
         let elsewhere = cluster.pooled(name).await?.at(&address).connect().await;
-        ensure!(elsewhere.is_err(), "shard {other} serves {name}, which is in shard {shard}");
+        refused(
+            elsewhere,
+            BY_POOLER,
+            "SASL authentication failed",
+            &format!("{name}, which is in shard {shard}, by shard {other}"),
+        )?;
     }
     Ok(shards)
 }

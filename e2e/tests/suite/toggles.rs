@@ -3,6 +3,7 @@
 use ahoi_api::{Database, Plan, PlanSpec, Scheduler};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::{READY, has_condition, summary};
+use ahoi_e2e::refusal::{BY_POOLER, NO_LOGIN, refused};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
@@ -77,7 +78,7 @@ async fn database_off_keeps_the_data_and_on_finds_it() -> Result<()> {
     let off = cluster.change(name, json!({"features": {"database": {"enabled": false}}})).await?;
     ensure!(summary(&off) == "0/0", "{}", summary(&off));
     ensure!(cluster.of::<Database>(&ahoi_api::namespace_of(name)).get_opt(name).await?.is_none());
-    ensure!(before.connect().await.is_err(), "the login of a database that is off still works");
+    refused(before.connect().await, NO_LOGIN, "is not permitted to log in", "the login of a database that is off")?;
 
     cluster.change(name, json!({"features": {"database": {"enabled": true}}})).await?;
     let client = cluster.pooled(name).await?.connect().await?;
@@ -187,7 +188,7 @@ async fn suspended_stops_the_workload_and_keeps_the_data() -> Result<()> {
     ensure!(available(&cluster, name).await? == 0, "workers run while suspended");
     let crons = cluster.of::<k8s_openapi::api::batch::v1::CronJob>(&ahoi_api::namespace_of(name));
     ensure!(crons.get("report").await?.spec.and_then(|s| s.suspend) == Some(true), "jobs run while suspended");
-    ensure!(pooled.connect().await.is_err(), "the route is open while suspended");
+    refused(pooled.connect().await, BY_POOLER, "", "the route while suspended")?;
 
     cluster.change(name, json!({"runPolicy": "Running"})).await?;
     ensure!(available(&cluster, name).await? == 2);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const NETWORK: &str = "PUT /apis/internal.example.com/v1/customernamespaces/acme";
 const STATUS: &str = "PATCH /apis/internal.example.com/v1/customers/acme/status";
 const CREATE: &str = "POST /apis/internal.example.com/v1/namespaces/customer-acme/databases";
 const DELETE: &str = "DELETE /apis/internal.example.com/v1/namespaces/customer-acme/databases/acme";
@@ -214,7 +215,8 @@ async fn that_data_stays_is_written_down_before_its_database_goes() {
     assert!(!world.is_retained());
     world.specify(with(false, "Delete"));
     world.controller.reconcile(&world.customer()).await.unwrap();
-    assert_eq!(world.api.take_writes(), [STATUS, DELETE]);
+    // Its namespace is closed to PostgreSQL first.
+    assert_eq!(world.api.take_writes(), [NETWORK, STATUS, DELETE]);
     assert!(world.is_retained());
 
     world.pass().await.unwrap();
