@@ -215,8 +215,8 @@ async fn that_data_stays_is_written_down_before_its_database_goes() {
     assert!(!world.is_retained());
     world.specify(with(false, "Delete"));
     world.controller.reconcile(&world.customer()).await.unwrap();
-    // Its namespace is closed to PostgreSQL first.
-    assert_eq!(world.api.take_writes(), [NETWORK, STATUS, DELETE]);
+    // Its namespace is closed to PostgreSQL before the database goes.
+    assert_eq!(world.api.take_writes(), [STATUS, NETWORK, DELETE]);
     assert!(world.is_retained());
 
     world.pass().await.unwrap();
