@@ -81,8 +81,7 @@ async fn clients_that_are_too_many_are_refused() -> Result<()> {
         session.query_one("SELECT 1", &[]).await?;
     }
     if sessions.len() == most {
-        let error = pooled.connect().await.err().context("a client too many is served")?;
-        ensure!(format!("{error:#}").contains("is disabled"), "{error:#}");
+        refused(pooled.connect().await, BY_POOLER, "is disabled", "a client too many")?;
     }
     drop(sessions);
     cluster.pooled_again(name, 10).await?.query_one("SELECT 1", &[]).await?;

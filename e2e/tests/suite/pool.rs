@@ -46,7 +46,12 @@ async fn strangers_are_refused() -> Result<()> {
     outcomes.push(refused(wrong.connect().await, BY_POOLER, "SASL authentication failed", "a wrong password"));
     let mut admin = pooled.clone();
     admin.entries.insert("username".into(), "postgres".into());
-    outcomes.push(refused(admin.connect().await, BY_POOLER, "no such user", "the superuser through the fleet"));
+    outcomes.push(refused(
+        admin.connect().await,
+        BY_POOLER,
+        "SASL authentication failed",
+        "the superuser through the fleet",
+    ));
     all(outcomes)?;
     cluster.delete_customer(name).await
 }
