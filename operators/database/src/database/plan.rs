@@ -424,6 +424,10 @@ impl Plan {
             self.push(Step::Thaw);
         }
         if desired.access == Access::Shrink && !before.full {
+            // Who is no superuser does not get in while they have all connections of the database.
+            for login in self.logins(desired) {
+                self.push(Step::Terminate { database: desired.names.database.clone(), login: Some(login) });
+            }
             self.push(Step::Seal { names: names() });
             self.push(Step::RefuseWrites { names: names() });
         }

@@ -345,6 +345,7 @@ fn frozen_by_an_earlier_release() {
         Topic::Privileges,
         Topic::Contents,
         Topic::Contents,
+        Topic::Sessions,
         Topic::Contents,
         Topic::Contents,
         Topic::Stamp,
