@@ -60,7 +60,7 @@ async fn prepare(cluster: &Cluster) -> Result<()> {
     let plans = cluster.all::<Plan>();
     cluster.delete(&plans, FREE, 30).await?;
     let plan: Plan = serde_json::from_value(json!({
-        "metadata": {"name": FREE}, "spec": {"guardrails": {"tenantNetworkPolicies": "Unrestricted"}}}))?;
+        "metadata": {"name": FREE, "annotations": {"internal.example.com/allow-deletion": "true"}}, "spec": {"guardrails": {"tenantNetworkPolicies": "Unrestricted"}}}))?;
     plans.create(&PostParams::default(), &plan).await?;
     let groups = json!([{"group": GROUP, "role": "Edit"}]);
     for (name, database, plan) in [(WITHOUT, false, "default"), (WITH, true, "default"), (FREE, false, FREE)] {

@@ -26,7 +26,7 @@ const ABSENT: &str = "rights-absent";
 const READS: [&str; 3] = ["get", "list", "watch"];
 const NO_REQUESTS: [&str; 3] = ["bind", "escalate", "impersonate"];
 /// Kinds of which all objects are the suite's, and which have no namespace.
-const OWN_CLUSTER_SCOPED: [&str; 3] = ["customers", "customernamespaces", "databaseservers"];
+const OWN_CLUSTER_SCOPED: [&str; 4] = ["customers", "customernamespaces", "databaseservers", "plans"];
 
 #[tokio::test]
 async fn controllers_write_nothing_outside_of_customers_namespaces() -> Result<()> {
