@@ -23,6 +23,7 @@ mod rights;
 mod samples;
 mod shards;
 mod strangers;
+mod tampering;
 mod tls;
 mod toggles;
 mod truth;

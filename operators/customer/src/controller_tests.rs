@@ -1,8 +1,11 @@
 //! Passes over a customer, against an API server in memory.
 
-use ahoi_api::{CustomerSpec, DeletionPolicy, PlanSpec};
+use ahoi_api::{
+    CUSTOMER_LABEL, CustomerSpec, DeletionPolicy, NAMESPACE_OWNER_LABEL, NamespaceDeletionPolicy, PlanSpec,
+};
 use ahoi_reconcile::conditions;
 use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready, unreadable};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
@@ -339,10 +342,52 @@ async fn nothing_is_made_again_for_a_definition_that_is_going() {
 
 /// Kubernetes would delete the Database as soon as it is made, again and again.
 #[tokio::test]
-async fn nothing_is_made_again_in_the_foreground() {
+async fn nothing_is_made_again_before_kubernetes_has_deleted_all_in_the_foreground() {
     let world = turned_off("Delete").await;
     world.delete(Duration::ZERO);
     world.change(|customer| customer.metadata.finalizers = Some(vec!["foregroundDeletion".to_owned()]));
-    world.waits().await;
-    assert!(!world.is_retained() && world.database().is_none());
+    assert!(world.waits().await.contains("--cascade=foreground"));
+    assert!(world.is_retained() && world.database().is_none());
+    assert!(world.api.take_writes().is_empty());
+}
+
+/// Kubernetes has deleted the children, and each of them has kept what it has.
+#[tokio::test]
+async fn what_a_deletion_in_the_foreground_has_left_is_removed() {
+    for (policy, is_removed) in [("Delete", true), ("Archive", true), ("Retain", false)] {
+        let world = World::with_database(with(true, policy)).await;
+        let mut left: Namespace = serde_json::from_value(json!({"metadata": {"name": "customer-acme"}})).unwrap();
+        left.labels_mut().insert(CUSTOMER_LABEL.to_owned(), "acme".to_owned());
+        left.labels_mut().insert(NAMESPACE_OWNER_LABEL.to_owned(), "the CustomerNamespace's uid".to_owned());
+        world.api.put(&left);
+        let children = &world.controller.children;
+        let namespace = only_child(&children.namespaces, &world.customer()).unwrap();
+        world.api.remove(&*namespace);
+        gone(children.namespaces.cache(), (*namespace).clone());
+        let database = world.database().unwrap();
+        world.api.remove(&*database);
+        gone(children.databases.cache(), (*database).clone());
+
+        world.delete(Duration::ZERO);
+        assert!(world.waits().await.contains("taken back"));
+        assert_eq!(world.is_retained(), is_removed, "{policy}");
+        let namespace = only_child(&children.namespaces, &world.customer()).unwrap();
+        assert_eq!(namespace.spec.deletion_policy, NamespaceDeletionPolicy::Delete);
+        world.waits().await;
+        assert!(world.database().is_none(), "the namespace is not taken back yet");
+        world.settle(&children.namespaces);
+        world.waits().await;
+        assert_eq!(world.database().is_some(), is_removed, "{policy}");
+    }
+}
+
+/// A namespace of the name that nobody made for a customer is not ours to remove.
+#[tokio::test]
+async fn a_namespace_without_our_labels_is_left_alone() {
+    let world = World::new(with(false, "Delete"));
+    let foreign: Namespace = serde_json::from_value(json!({"metadata": {"name": "customer-acme"}})).unwrap();
+    world.api.put(&foreign);
+    world.delete(Duration::ZERO);
+    world.controller.cleanup(&world.customer()).await.unwrap();
+    assert!(world.api.take_writes().is_empty() && world.api.get(&foreign).is_some());
 }

@@ -10,6 +10,7 @@
 
 mod controller;
 mod features;
+mod foreground;
 mod held;
 mod intake;
 mod limits;

@@ -10,6 +10,7 @@ use kube::{Api, Client, CustomResourceExt, ResourceExt};
 
 use crate::controller::{Children, only_child};
 use crate::features::removed;
+use crate::foreground::restore_for_deletion;
 use crate::recall::recall;
 use crate::story::OFFBOARDING;
 
@@ -27,7 +28,8 @@ pub struct Offboarding<'a> {
 pub async fn offboard(leaving: &Offboarding<'_>) -> Result<(), Error> {
     let &Offboarding { platform, children, customer, .. } = leaving;
     let client = &platform.client;
-    let all_gone = remove(client, &children.schedulers, customer, |_| ()).await?
+    let all_gone = restore_for_deletion(leaving).await?
+        && remove(client, &children.schedulers, customer, |_| ()).await?
         && remove(client, &children.connection_pools, customer, |_| ()).await?
         && recall(leaving).await?
         && remove(client, &children.databases, customer, |database| {

@@ -21,9 +21,6 @@ use crate::story::OFFBOARDING;
 /// How long it may take. A server that is gone must not keep a Customer for ever.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What Kubernetes puts on an object whose children it deletes by itself, without asking anybody.
-const FOREGROUND: &str = "foregroundDeletion";
-
 /// Sees to it that data that is to go has a Database. `Err(Waiting)` until it has; `false`: the definition is being
 /// deleted, and everything stays.
 pub async fn recall(leaving: &Offboarding<'_>) -> Result<bool, Error> {
@@ -54,10 +51,6 @@ pub async fn recall(leaving: &Offboarding<'_>) -> Result<bool, Error> {
 
 async fn make_again(leaving: &Offboarding<'_>) -> Result<bool, Error> {
     let &Offboarding { children, customer, plan, .. } = leaving;
-    if customer.finalizers().iter().any(|finalizer| finalizer == FOREGROUND) {
-        return leave(leaving, "Kubernetes deletes what is made for a Customer that is deleted in the foreground")
-            .await;
-    }
     let spec = DatabaseSpec { deletion_policy: customer.spec.deletion_policy, ..database_if_on(customer, plan) };
     match children.databases.apply(customer, database_child(&customer.name_any(), spec)).await {
         Ok(child) => Err(waiting(customer, &child)),
@@ -99,7 +92,7 @@ async fn leave(leaving: &Offboarding<'_>, why: &str) -> Result<bool, Error> {
 }
 
 /// Writes down whether there is data without a Database.
-async fn note(leaving: &Offboarding<'_>, is_retained: bool) -> Result<(), Error> {
+pub async fn note(leaving: &Offboarding<'_>, is_retained: bool) -> Result<(), Error> {
     let &Offboarding { platform, customers, customer, .. } = leaving;
     let mut status = customer.status.clone().unwrap_or_default();
     status.database_retained = is_retained;
@@ -114,6 +107,6 @@ fn waiting(customer: &Customer, child: &Database) -> Error {
     Error::waiting(OFFBOARDING, message)
 }
 
-fn is_overdue(since: Option<&Time>) -> bool {
+pub fn is_overdue(since: Option<&Time>) -> bool {
     since.is_some_and(|since| age(since, Timestamp::now()) >= PATIENCE)
 }

@@ -253,6 +253,7 @@ fn guarded<K: Object>(platform: &Platform, names: &'static [&'static str]) -> Ow
     Owned::new(platform, &platform.cache_ours(Api::all(platform.client.clone()), config, ours))
         .linked_by(GUARD_RAIL_LABEL)
         .taking_over()
+        .withstanding()
 }
 
 /// Whose namespace a guard rail is in, if its label says something else: they are not told by the label.

@@ -34,15 +34,18 @@ impl Reconciler for SchedulerController {
         let hold = migration.holds();
 
         let live = self.workers.child(scheduler, &workers_name(scheduler));
+        // What a tenant does to one child must not keep the others from being put right.
         let workers = match workers(scheduler, live.as_deref(), hold) {
-            Some(workers) => Some(self.workers.apply(scheduler, workers).await?),
-            None => live,
+            Some(workers) => self.workers.apply(scheduler, workers).await.map(Some),
+            None => Ok(live),
         };
-        match budget(scheduler) {
-            Some(budget) => drop(self.budgets.apply(scheduler, budget).await?),
-            None => drop(self.budgets.prune(scheduler, |_| false).await?),
-        }
+        let budget = match budget(scheduler) {
+            Some(budget) => self.budgets.apply(scheduler, budget).await.map(drop),
+            None => self.budgets.prune(scheduler, |_| false).await.map(drop),
+        };
         let (jobs, refused) = self.schedule(scheduler, hold).await?;
+        let workers = workers?;
+        budget?;
 
         let status = status(scheduler, &Observed { migration, workers, jobs, refused });
         Ok(self.pace.keep(scheduler, status, substance, Instant::now()))
@@ -58,9 +61,9 @@ impl SchedulerController {
             // The Jobs that CronJobs make are many, and their CronJob says what there is to know.
             migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration"))
                 .deleted_with_what_they_own(),
-            workers: children(platform, CUSTOMER_LABEL),
-            budgets: children(platform, CUSTOMER_LABEL),
-            jobs: children(platform, CUSTOMER_LABEL),
+            workers: children(platform, CUSTOMER_LABEL).withstanding(),
+            budgets: children(platform, CUSTOMER_LABEL).withstanding(),
+            jobs: children(platform, CUSTOMER_LABEL).withstanding(),
             pace: Pace::new(HOLD),
         };
         Controller::new(platform, &schedulers)
@@ -89,7 +92,7 @@ impl SchedulerController {
     /// Adds the new jobs, updates the changed, deletes the old. One that Kubernetes refuses, for its schedule for example,
     /// keeps none of the others from running; the second answer says why.
     async fn schedule(&self, scheduler: &Scheduler, hold: bool) -> Result<(Vec<Arc<CronJob>>, Vec<String>), Error> {
-        let (mut jobs, mut refused) = (Vec::new(), Vec::new());
+        let (mut jobs, mut refused, mut failed) = (Vec::new(), Vec::new(), None);
         for template in &scheduler.spec.jobs {
             let live = self.jobs.child(scheduler, &template.name);
             let Some(job) = cron_job(scheduler, template, live.as_deref(), hold) else {
@@ -105,12 +108,12 @@ impl SchedulerController {
                     ));
                     jobs.extend(live);
                 }
-                Err(error) => return Err(error),
+                Err(error) => failed = Some(error),
             }
         }
         let wanted = |job: &CronJob| scheduler.spec.jobs.iter().any(|template| template.name == job.name_any());
         self.jobs.prune(scheduler, wanted).await?;
-        Ok((jobs, refused))
+        failed.map_or(Ok((jobs, refused)), Err)
     }
 }
 

@@ -76,6 +76,10 @@ impl<K: Object> Controller<K> {
     pub fn owns<C: Object>(self, owned: &Owned<C>) -> Self {
         let (queue, ownership) = (self.queue.clone(), owned.ownership().clone());
         owned.cache().listen(move |change| {
+            // Whoever removes the owner reference of a child does not keep its owner from putting it back.
+            if let Some(owner) = change.before.as_ref().and_then(|before| owner_of::<K, C>(&ownership, before)) {
+                queue.wake(owner);
+            }
             // That it is gone is news to a pass of ours, too: the one that deleted it went by what was there before.
             if (!change.echo || change.gone)
                 && let Some(owner) = owner_of::<K, C>(&ownership, &change.object)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -21,6 +21,7 @@ pub const APPLIED_HASH: &str = "internal.example.com/applied-hash";
 pub const APPLIED_KEYS: &str = "internal.example.com/applied-keys";
 
 /// A desired object with everything that is derived from it.
+#[derive(Clone)]
 pub(crate) struct Desired<K> {
     /// The object, stamped with the two annotations.
     pub(crate) object: K,
@@ -68,13 +69,29 @@ impl<K: Object> Desired<K> {
         let was = Keys::read(&meta);
         meta.labels = merged(meta.labels, &was.labels, ours.labels);
         meta.annotations = merged(meta.annotations, &was.annotations, ours.annotations);
-        for owner in ours.owner_references.into_iter().flatten() {
-            let owners = meta.owner_references.get_or_insert_default();
-            owners.retain(|other| other.uid != owner.uid);
-            owners.push(owner);
-        }
+        link(&mut meta, ours.owner_references);
         *self.object.meta_mut() = meta;
         self.object
+    }
+
+    /// What to PUT where nothing but the link to the owner is missing: the live object with it. Some kinds, such as Jobs, take no
+    /// other change.
+    pub(crate) fn linked(&self, live: &K) -> K {
+        let mut linked = live.clone();
+        link(linked.meta_mut(), self.object.meta().owner_references.clone());
+        linked
+    }
+}
+
+fn link(meta: &mut ObjectMeta, owners: Option<Vec<OwnerReference>>) {
+    for owner in owners.into_iter().flatten() {
+        let owners = meta.owner_references.get_or_insert_default();
+        owners.retain(|other| other.uid != owner.uid);
+        // The API takes one controller at most.
+        if owner.controller == Some(true) {
+            owners.iter_mut().for_each(|other| other.controller = None);
+        }
+        owners.push(owner);
     }
 }
 

@@ -137,6 +137,7 @@ mod pass;
 mod platform;
 mod queue;
 mod reconciler;
+mod repairs;
 pub mod requeue;
 mod run;
 mod shards;

@@ -105,6 +105,18 @@ impl<K: Object> Objects<K> {
         self.send(Self::at(&Key::of(object)).create(&self.posting(), to_bytes(object)?)).await
     }
 
+    /// Whether the API server takes the object as a new one. Nothing is created.
+    pub(crate) async fn is_valid(&self, object: &K) -> Result<bool, Error> {
+        let trial = PostParams { dry_run: true, ..self.posting() };
+        match self.send(Self::at(&Key::of(object)).create(&trial, to_bytes(object)?)).await {
+            Ok(_) => Ok(true),
+            // It is validated before its name is looked up.
+            Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => Ok(true),
+            Err(Error::Kube(kube::Error::Api(status))) if status.code == 422 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(crate) async fn replace(&self, object: &K) -> Result<K, Error> {
         let key = Key::of(object);
         self.send(Self::at(&key).replace(&key.name, &self.posting(), to_bytes(object)?)).await

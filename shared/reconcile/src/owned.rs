@@ -1,6 +1,7 @@
 //! Children: written only when they differ, pruned only when they are ours.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -8,11 +9,12 @@ use kube::api::PropagationPolicy;
 use tracing::info;
 
 use crate::cache::{Cache, Hash, Key, controller_of};
-use crate::desired::Desired;
+use crate::desired::{APPLIED_HASH, Desired};
 use crate::error::Error;
 use crate::objects::{Deleted, Objects};
-use crate::platform::Platform;
+use crate::platform::{GROUP, Platform};
 use crate::reconciler::Object;
+use crate::repairs::Repairs;
 
 /// How a child says whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,9 @@ pub struct Owned<K> {
     refuses: fn(&K, &K) -> bool,
     /// See [`Owned::made_anew_if`].
     made_anew: fn(&K, &K) -> bool,
+    /// See [`Owned::withstanding`].
+    withstands: bool,
+    repairs: Arc<Repairs>,
     /// See [`Owned::deleted_with_what_they_own`].
     propagation: PropagationPolicy,
 }
@@ -51,6 +56,8 @@ impl<K> Clone for Owned<K> {
             takes_over: self.takes_over,
             refuses: self.refuses,
             made_anew: self.made_anew,
+            withstands: self.withstands,
+            repairs: self.repairs.clone(),
             propagation: self.propagation.clone(),
         }
     }
@@ -67,6 +74,8 @@ impl<K: Object> Owned<K> {
             takes_over: false,
             refuses: |_, _| false,
             made_anew: |_, _| false,
+            withstands: false,
+            repairs: Arc::default(),
             propagation: PropagationPolicy::Background,
         }
     }
@@ -96,6 +105,14 @@ impl<K: Object> Owned<K> {
     /// let it be changed into what is desired, as the role of a RoleBinding.
     pub fn made_anew_if(mut self, made_anew: fn(&K, &K) -> bool) -> Self {
         self.made_anew = made_anew;
+        self
+    }
+
+    /// For children that a tenant may write to. One that a tenant has changed so that the API server refuses to have it put
+    /// right (an immutable field, metadata that is too large) is deleted and created, and one that a finalizer keeps from going
+    /// is put right for as long as it is there.
+    pub fn withstanding(mut self) -> Self {
+        self.withstands = true;
         self
     }
 
@@ -147,7 +164,7 @@ impl<K: Object> Owned<K> {
             // POST creates at two thirds of the cost of an apply that creates. What it creates is managed by
             // an `Update` entry, and a later server-side apply would not prune the fields such an entry owns: that is why
             // changes are sent as a PUT, which leaves nothing behind that is no longer desired.
-            None => match self.objects.create(&desired.object).await {
+            None => match self.create(&desired).await {
                 Ok(created) => return Ok(self.agreed(created, &desired.hash)),
                 // Newer than our cache, or outside of its selectors.
                 Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => {
@@ -156,16 +173,36 @@ impl<K: Object> Owned<K> {
                 Err(error) => return Err(for_create(error, &key)),
             },
         };
-        self.check(owner, &live)?;
+        self.check(owner, &live, &desired.object)?;
         let anew = !self.cache.agrees(&*live, &desired.hash) && (self.made_anew)(&live, &desired.object);
         if live.meta().deletion_timestamp.is_none() {
-            return if anew { self.make_anew(desired, &live).await } else { self.update(desired, live).await };
+            return if anew { self.make_anew(desired, &live).await } else { self.update(owner, desired, live).await };
         }
         // As long as a finalizer keeps it, it does what it does.
-        if self.takes_over && !anew {
-            self.update(desired, live.clone()).await?;
+        if (self.takes_over || self.withstands) && !anew {
+            self.update(owner, desired, live.clone()).await?;
         }
         Err(being_deleted(&*live))
+    }
+
+    async fn create(&self, desired: &Desired<K>) -> Result<K, Error> {
+        self.admit(desired)?;
+        self.objects.create(&desired.object).await
+    }
+
+    /// An error if the child has been put right too often of late: whoever changes or deletes it again and again must not
+    /// keep us and the API server busy with it.
+    fn admit(&self, desired: &Desired<K>) -> Result<(), Error> {
+        if self.repairs.admit(&Key::of(&desired.object), &desired.hash, Instant::now()) {
+            return Ok(());
+        }
+        let what = format!("{} {}", K::kind(&()), name_of(&desired.object));
+        Err(Error::waiting(
+            "ChangedRepeatedly",
+            format!(
+                "{what} is changed or deleted again and again by another client: find out by which. It is put right within 5 minutes"
+            ),
+        ))
     }
 
     /// What there is under a name where the cache has nothing. What is not the owner's may be outside of the cache's
@@ -174,24 +211,46 @@ impl<K: Object> Owned<K> {
         if self.is_owned(owner, &live) { self.cache.written(live) } else { Arc::new(live) }
     }
 
-    async fn update(&self, desired: Desired<K>, live: Arc<K>) -> Result<Arc<K>, Error> {
+    async fn update<O: Object>(&self, owner: &O, desired: Desired<K>, live: Arc<K>) -> Result<Arc<K>, Error> {
+        let is_owned = self.is_owned(owner, &live);
         // Also where the answer to our write was not what we had asked for, or a webhook that has a say in it would have us
         // write again in each pass.
-        if self.cache.agrees(&*live, &desired.hash) {
+        if is_owned && self.cache.agrees(&*live, &desired.hash) {
             return Ok(live);
         }
         let hash = desired.hash.clone();
         let refused = (self.refuses)(&live, &desired.object).then(|| "what others have added".to_owned());
-        let Some(difference) = desired.difference(&live)?.or(refused) else {
+        let difference = desired.difference(&live)?.or(refused);
+        if difference.is_none() && is_owned {
             self.cache.agree(&*live, &hash);
             return Ok(live);
+        }
+        self.admit(&desired)?;
+        let Some(difference) = difference else {
+            info!(kind = %K::kind(&()), name = %name_of(&*live), "linking to its owner");
+            return Ok(self.agreed(self.objects.replace(&desired.linked(&live)).await?, &hash));
         };
         info!(kind = %K::kind(&()), name = %name_of(&*live), %difference, "updating");
-        let replaced = self.objects.replace(&desired.over(&live)).await?;
-        Ok(self.agreed(replaced, &hash))
+        match self.objects.replace(&desired.clone().over(&live)).await {
+            Ok(replaced) => Ok(self.agreed(replaced, &hash)),
+            Err(error) if self.withstands && is_invalid(&error) && live.meta().deletion_timestamp.is_none() => {
+                // Where the new object would be refused as well, what is there is better than nothing.
+                if self.objects.is_valid(&desired.object).await? {
+                    self.replace_by_new(desired, &live).await
+                } else {
+                    Err(error)
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn make_anew(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
+        self.admit(&desired)?;
+        self.replace_by_new(desired, live).await
+    }
+
+    async fn replace_by_new(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
         info!(kind = %K::kind(&()), name = %name_of(live), "deleting it, to make it anew");
         if let Deleted::Terminating(_) = self.objects.delete(live, self.propagation.clone()).await? {
             return Err(being_deleted(live));
@@ -271,16 +330,37 @@ impl<K: Object> Owned<K> {
         }
     }
 
-    fn check<O: Object>(&self, owner: &O, live: &K) -> Result<(), Error> {
-        if self.is_owned(owner, live) || (self.takes_over && controller_of(live).is_none()) {
+    fn check<O: Object>(&self, owner: &O, live: &K, desired: &K) -> Result<(), Error> {
+        let is_free = self.takes_over && controller_of(live).is_none();
+        if self.is_owned(owner, live) || is_free || self.has_lost_its_owner::<O>(live, desired) {
             return Ok(());
         }
         let what = format!("{} {}", K::kind(&()), name_of(live));
         let owner = format!("{} {}", O::kind(&()), name_of(owner));
         Err(Error::structural(
             "NameConflict",
-            format!("{what} exists and does not belong to {owner}; it is left as it is"),
+            format!(
+                "{what} exists and does not belong to {owner}; it is left as it is. Delete or rename it to let {owner} create its own"
+            ),
         ))
+    }
+
+    /// Whether an object of the name is the child that a controller of ours wrote, by its annotation, and only its owner reference
+    /// is missing: removed by somebody, or not restored from a backup. One whose labels say that it is another's is that one's, as
+    /// is one that another object of ours controls.
+    fn has_lost_its_owner<O: Object>(&self, live: &K, desired: &K) -> bool {
+        let Ownership::Controller = self.ownership else { return false };
+        let meta = live.meta();
+        let is_written = meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(APPLIED_HASH));
+        let labels = |key| meta.labels.as_ref().and_then(|labels| labels.get(key));
+        let mut wanted = desired.meta().labels.iter().flatten();
+        let is_others = wanted.any(|(key, value)| labels(key).is_some_and(|label| label != value));
+        let mut owners = meta.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true));
+        let is_controlled = owners.any(|owner| {
+            let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+            group == GROUP || (group == O::group(&()) && owner.kind == O::kind(&()))
+        });
+        is_written && !is_others && !is_controlled
     }
 }
 
@@ -293,7 +373,17 @@ pub fn is_controlled_by<O: Object>(meta: &ObjectMeta) -> bool {
 
 fn being_deleted<K: Object>(child: &K) -> Error {
     let what = format!("{} {}", K::kind(&()), name_of(child));
-    Error::waiting("WaitingForDeletion", format!("{what} is being deleted"))
+    let finalizers = child.meta().finalizers.as_deref().unwrap_or_default();
+    let why = match finalizers {
+        [] => String::new(),
+        [one] => format!(": the finalizer {one} blocks it"),
+        several => format!(": the finalizers {} block it", several.join(", ")),
+    };
+    Error::waiting("WaitingForDeletion", format!("{what} is being deleted{why}"))
+}
+
+fn is_invalid(error: &Error) -> bool {
+    matches!(error, Error::Kube(kube::Error::Api(status)) if status.code == 422)
 }
 
 /// A create is refused with 404 when the namespace is not there (yet): a wait, not a failure.

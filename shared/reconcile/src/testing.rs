@@ -154,7 +154,7 @@ impl State {
         match request.method.as_str() {
             "GET" if is_collection(&path) => (200, self.list(&path)),
             "GET" => self.objects.get(&path).map_or_else(not_found, |object| (200, object.clone())),
-            "POST" => self.create(path, request.body),
+            "POST" => self.create(path, request.body, request.query.contains("dryRun=All")),
             "PUT" | "PATCH" => self.change(path, &request.body, only_status),
             "DELETE" => self.delete(path, &request.body),
             _ => (405, failure(405, "MethodNotAllowed", "no such method")),
@@ -171,13 +171,13 @@ impl State {
         json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": version}, "items": items})
     }
 
-    fn create(&mut self, collection: String, body: Value) -> Answer {
+    fn create(&mut self, collection: String, body: Value, is_trial: bool) -> Answer {
         let name = body["metadata"]["name"].as_str().unwrap_or_default();
         let path = format!("{collection}/{name}");
         if self.objects.contains_key(&path) {
             return (409, failure(409, "AlreadyExists", "it exists already"));
         }
-        (201, self.store(path, body))
+        (201, if is_trial { body } else { self.store(path, body) })
     }
 
     fn change(&mut self, path: String, body: &Value, only_status: bool) -> Answer {

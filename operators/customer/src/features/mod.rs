@@ -17,7 +17,7 @@ use kube::{Resource as _, ResourceExt};
 
 pub use connection_pool::ConnectionPoolFeature;
 pub use database::{DatabaseFeature, database_child};
-pub use namespace::NamespaceFeature;
+pub use namespace::{NamespaceFeature, namespace_child};
 pub use scheduler::SchedulerFeature;
 
 use crate::controller::only_child;

@@ -50,6 +50,8 @@ pub(crate) struct Change<K> {
     pub(crate) gone: bool,
     /// Only what we wrote ourselves and have seen in the answer: no news to whoever wrote it.
     pub(crate) echo: bool,
+    /// The object as it was, if its controller owner was another one.
+    pub(crate) before: Option<Arc<K>>,
 }
 
 pub(crate) struct View<K> {
@@ -177,7 +179,7 @@ impl<K: Object> View<K> {
                 State::Gone(uid) if *uid == head.uid => {}
                 State::Here(_) | State::Gone(_) => {
                     let former = self.remove(&key);
-                    changes.extend(former.map(|object| Change { object, gone: true, echo: false }));
+                    changes.extend(former.map(|object| Change { object, gone: true, echo: false, before: None }));
                 }
             }
         }
@@ -199,7 +201,8 @@ impl<K: Object> View<K> {
         self.pass_by(&key, head, listed);
         let known = self.slots.get(&key).filter(|slot| slot.version < version_of(head) && slot.is_here());
         let former = known.is_some().then(|| self.remove(&key)).flatten();
-        let mut changes: Vec<_> = former.map(|object| Change { object, gone: true, echo: false }).into_iter().collect();
+        let mut changes: Vec<_> =
+            former.map(|object| Change { object, gone: true, echo: false, before: None }).into_iter().collect();
         changes.extend(self.passed());
         changes
     }
@@ -212,7 +215,8 @@ impl<K: Object> View<K> {
         let same = |object: &Arc<K>| object.meta().uid == head.uid;
         let known = self.get(&key).filter(same).is_some();
         let former = known.then(|| self.remove(&key)).flatten();
-        let mut changes: Vec<_> = former.map(|object| Change { object, gone: true, echo: false }).into_iter().collect();
+        let mut changes: Vec<_> =
+            former.map(|object| Change { object, gone: true, echo: false, before: None }).into_iter().collect();
         changes.extend(self.passed());
         changes
     }
@@ -313,12 +317,15 @@ impl<K: Object> View<K> {
             // Known already: confirmed now if it was our write, and no news at all if it was not.
             if version == slot.version && version != 0 && slot.is_here() && !was_unreadable {
                 slot.unconfirmed.take()?;
-                return Some(Change { object: Arc::new(object), gone: false, echo: true });
+                return Some(Change { object: Arc::new(object), gone: false, echo: true, before: None });
             }
         }
         let object = Arc::new(object);
+        let known = self.slots.get(&key).filter(|slot| slot.owner.is_some());
+        let moved = known.filter(|slot| slot.owner.as_deref() != controller_of(&*object));
+        let before = moved.and_then(Slot::object);
         self.put(key, &object, version, None);
-        Some(Change { object, gone: false, echo: false })
+        Some(Change { object, gone: false, echo: false, before })
     }
 
     fn deleted_by_watch(&mut self, object: K) -> Option<Change<K>> {
@@ -334,7 +341,7 @@ impl<K: Object> View<K> {
             return None;
         }
         self.unlink(&key);
-        Some(Change { object: Arc::new(object), gone: true, echo: ours })
+        Some(Change { object: Arc::new(object), gone: true, echo: ours, before: None })
     }
 
     /// The list is complete: what is not in it is no more, except what we have written since it began.
@@ -351,7 +358,7 @@ impl<K: Object> View<K> {
             .map(|(key, _)| key.clone())
             .collect();
         let removed = vanished.iter().filter_map(|key| self.remove(key));
-        removed.map(|object| Change { object, gone: true, echo: false }).collect()
+        removed.map(|object| Change { object, gone: true, echo: false, before: None }).collect()
     }
 
     /// What the watch has passed without confirming it was deleted by somebody before a list that we took for older.
@@ -364,7 +371,7 @@ impl<K: Object> View<K> {
             let passed = |slot: &Slot<K>| slot.unconfirmed.is_some() && slot.version == version && slot.is_here();
             if self.slots.get(&key).is_some_and(passed) {
                 let object = self.remove(&key);
-                changes.extend(object.map(|object| Change { object, gone: true, echo: false }));
+                changes.extend(object.map(|object| Change { object, gone: true, echo: false, before: None }));
             }
         }
         changes
@@ -429,6 +436,9 @@ fn substance<K: Resource>(object: &K) -> Option<u64> {
     let generation = meta.generation?;
     let mut hasher = DefaultHasher::new();
     (generation, &meta.uid, &meta.labels, &meta.annotations).hash(&mut hasher);
+    for owner in meta.owner_references.iter().flatten() {
+        (&owner.uid, owner.controller).hash(&mut hasher);
+    }
     Some(hasher.finish())
 }
 

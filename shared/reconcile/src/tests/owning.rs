@@ -1,5 +1,5 @@
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -114,7 +114,11 @@ async fn what_belongs_to_nobody_or_to_somebody_else_is_never_taken_over() {
     let nobodys = server.put(&cargo([]));
     let error = refused(&owned(&server, [nobodys]), &ours, cargo([("rum", "12")])).await;
     assert!(matches!(&error, Error::Structural { reason, .. } if reason == "NameConflict"));
-    assert_eq!(error.to_string(), "ConfigMap port/cargo exists and does not belong to Ship a; it is left as it is");
+    assert_eq!(
+        error.to_string(),
+        "ConfigMap port/cargo exists and does not belong to Ship a; it is left as it is. Delete or rename it to let Ship a create \
+         its own"
+    );
 
     // The same where the cache does not know of it: the server says "exists", and one look tells whose it is.
     server.remove(&cargo([]));
@@ -124,6 +128,100 @@ async fn what_belongs_to_nobody_or_to_somebody_else_is_never_taken_over() {
     assert_eq!(error.class(), Class::Structural);
     let methods: Vec<_> = server.take_requests().into_iter().map(|request| request.method).collect();
     assert_eq!(methods, ["POST", "GET"]);
+}
+
+/// Somebody has removed the owner reference, or put another one in its place, or a backup was restored without.
+#[tokio::test]
+async fn a_child_that_has_lost_its_owner_is_taken_back() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let mut desired = cargo([("rum", "12")]);
+    desired.metadata.labels = Some(map([("ours", "1")]));
+    let written = owned(&server, []).apply(&ship, desired.clone()).await.unwrap();
+    let tenants = |kind: &str, api_version: &str| OwnerReference {
+        api_version: api_version.into(),
+        kind: kind.into(),
+        name: "b".into(),
+        uid: "b".into(),
+        controller: Some(true),
+        ..OwnerReference::default()
+    };
+    for (owners, labels, is_taken_back) in [
+        (None, Some(map([("ours", "1")])), true),
+        (None, None, true),
+        (Some(vec![tenants("ConfigMap", "v1")]), None, true),
+        (None, Some(map([("ours", "2")])), false),
+        (Some(vec![tenants("Ship", &written.owner_references()[0].api_version)]), None, false),
+        (Some(vec![tenants("Database", "internal.example.com/v1")]), None, false),
+    ] {
+        let mut lost = (*written).clone();
+        (lost.metadata.owner_references, lost.metadata.labels) = (owners, labels);
+        let lost = server.put(&lost);
+        server.take_requests();
+        let owned = owned(&server, [lost.clone()]);
+        let answer = owned.apply(&ship, desired.clone()).await;
+        assert_eq!(answer.is_ok(), is_taken_back, "{:?}", lost.metadata);
+        owned.apply(&ship, desired.clone()).await.ok();
+        let writes = if is_taken_back { vec![format!("PUT {CARGO}")] } else { vec![] };
+        assert_eq!(server.take_writes(), writes);
+        if is_taken_back {
+            let controllers = |child: &ConfigMap| {
+                child.owner_references().iter().filter(|owner| owner.controller == Some(true)).count()
+            };
+            assert_eq!(controllers(&server.get(&lost).unwrap()), 1);
+            assert_eq!(owned.children(&ship).len(), 1);
+        }
+    }
+}
+
+fn invalid(message: &str) -> serde_json::Value {
+    let details = json!({"kind": "ConfigMap", "causes": [{"reason": "FieldValueInvalid", "field": "data"}]});
+    json!({"kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message": message, "details": details})
+}
+
+#[tokio::test]
+async fn a_child_that_cannot_be_put_right_is_created_again_if_that_can_be() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let owned = owned(&server, []).withstanding();
+    let child = owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
+    server.take_requests();
+    // A tenant has filled it with annotations.
+    server.answer_next("PUT", 422, invalid("metadata.annotations: Too long"));
+    owned.apply(&ship, cargo([("rum", "13")])).await.unwrap();
+    assert_eq!(
+        server.take_writes(),
+        [format!("PUT {CARGO}"), format!("POST {CARGOES}"), format!("DELETE {CARGO}"), format!("POST {CARGOES}")],
+        "the first POST is a dry run"
+    );
+    assert_ne!(server.get(&cargo([])).unwrap().uid(), child.uid());
+
+    // What is desired itself is refused: what there is stays.
+    server.answer_next("PUT", 422, invalid("the schedule is no schedule"));
+    server.answer_next("POST", 422, invalid("the schedule is no schedule"));
+    let error = refused(&owned, &ship, cargo([("rum", "14")])).await;
+    assert_eq!(error.to_string(), "the schedule is no schedule");
+    assert_eq!(server.get(&cargo([])).unwrap().data, Some(map([("rum", "13")])));
+}
+
+#[tokio::test]
+async fn a_child_that_is_undone_again_and_again_is_put_right_less_and_less_often() {
+    let server = ApiServer::new();
+    let (ship, owned) = (ship(&server, "a"), owned(&server, []));
+    let mut refused = 0;
+    for _ in 0..20 {
+        if let Ok(child) = owned.apply(&ship, cargo([("rum", "12")])).await {
+            server.remove(&*child);
+            testing::gone(owned.cache(), (*child).clone());
+        } else {
+            refused += 1;
+        }
+    }
+    assert_eq!((server.take_writes().len(), refused), (6, 14));
+    let error = self::refused(&owned, &ship, cargo([("rum", "12")])).await;
+    assert!(matches!(&error, Error::Waiting { reason, .. } if reason == "ChangedRepeatedly"), "{error:?}");
+    assert!(error.to_string().contains("ConfigMap port/cargo"), "{error}");
+    owned.apply(&ship, cargo([("rum", "13")])).await.expect("a change is no repair");
 }
 
 #[tokio::test]
@@ -248,6 +346,7 @@ async fn a_child_that_is_being_deleted_is_waited_for() {
     server.take_requests();
     let error = refused(&owned, &ship, desired).await;
     assert!(matches!(&error, Error::Waiting { reason, .. } if reason == "WaitingForDeletion"), "{error:?}");
+    assert_eq!(error.to_string(), "ConfigMap port/cargo is being deleted: the finalizer their/finalizer blocks it");
     assert!(server.take_requests().is_empty());
 }
 

@@ -69,7 +69,7 @@ async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
     let mut ship = ship(&server, "a");
     let until_its_turn = async |ship: &Ship| {
         let woken = Instant::now();
-        queue.primary(&Change { object: Arc::new(ship.clone()), gone: false, echo: false });
+        queue.primary(&Change { object: Arc::new(ship.clone()), gone: false, echo: false, before: None });
         queue.done(queue.next().await, None);
         woken.elapsed()
     };

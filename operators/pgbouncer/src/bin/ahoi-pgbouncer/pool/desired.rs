@@ -83,6 +83,11 @@ pub fn secret(pool: &ConnectionPool, resolved: &Resolved, place: &Place) -> Secr
     }
 }
 
+/// Whether the API server would refuse to have the Secret changed into what is desired.
+pub fn must_be_made_anew(live: &Secret, desired: &Secret) -> bool {
+    live.immutable == Some(true) || live.type_ != desired.type_
+}
+
 /// Whether applications would log in by both in the same way.
 pub fn same_login(one: &Secret, other: &Secret) -> bool {
     let login = |secret: &Secret| ["username", "password"].map(|key| text(secret, key));

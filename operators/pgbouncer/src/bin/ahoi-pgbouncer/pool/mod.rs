@@ -10,6 +10,8 @@ mod tests;
 mod tls;
 mod wake;
 
+use std::time::Duration;
+
 use ahoi_api::{
     BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, Database, PgBouncer, Place, PoolState, Route,
     finalizers,
@@ -32,6 +34,8 @@ use wake::Wake;
 const DIRECT_SUFFIX: &str = "-database";
 /// More than a pool's Secret has, its fleet's certificates included.
 const BINDING_BYTES: usize = 512 * 1024;
+/// How often a Secret is tried again that could not be written: what is in its way may not be ours to watch.
+const SECRET_RETRY: Duration = Duration::from_secs(30);
 
 /// The reason of a pool whose route an agent does not load.
 const REFUSED: &str = "Refused";
@@ -57,7 +61,7 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         shared: shared.clone(),
         databases,
         direct,
-        pooled: Owned::new(platform, &pooled),
+        pooled: Owned::new(platform, &pooled).made_anew_if(desired::must_be_made_anew).withstanding(),
     };
     let wake = Wake::new(&shared.pools);
     Controller::new(platform, &shared.pools)
@@ -141,19 +145,28 @@ impl Reconciler for PoolController {
             self.announcement(pool, &resolved.fleet, &place)
         };
 
-        let mut given = present.clone();
+        // What a tenant does to its Secret must not keep the route from changing.
+        let (mut given, mut blocked) = (present.clone(), None);
         let gives = trial.is_ok() && (!moves || matches!(verdict, Verdict::Ready { .. }));
         if gives {
             self.tell_of_edits(pool, present.as_deref(), &secret);
             let binding = Binding { name: desired::secret_name(pool), version: version_of(&secret) };
-            given = Some(self.pooled.apply(pool, secret).await?);
-            status.binding = Some(binding);
+            match self.pooled.apply(pool, secret).await {
+                Ok(written) => {
+                    given = Some(written);
+                    status.binding = Some(binding);
+                }
+                Err(error) => blocked = Some(error),
+            }
         }
-        let leaving = self.go_on_leaving(pool, &mut status, gives || !moves, now);
+        let is_given = gives && blocked.is_none();
+        let leaving = self.go_on_leaving(pool, &mut status, is_given || !moves, now);
         self.retire(pool, &resolved, &place, &mut status, given.as_deref());
         let failed = credentials::tell(&mut status.conditions, pool.metadata.generation, trial);
+        let verdict = blocked.as_ref().map_or(verdict, Verdict::from);
         conditions::settle(&mut status.conditions, pool.metadata.generation, verdict);
-        let again = failed.then_some(credentials::RETRY).into_iter().chain(leaving).min();
+        let again = failed.then_some(credentials::RETRY).into_iter().chain(leaving);
+        let again = again.chain(blocked.map(|_| SECRET_RETRY)).min();
         Ok(Progress { requeue: again, ..Progress::new(status) })
     }
 

@@ -214,6 +214,7 @@ fn rotate(world: &mut World) {
         rotated_at: Time("2026-01-01T00:00:00Z".parse().unwrap()),
         trigger: None,
         previous_login: Some("c_a_a".into()),
+        lost_secrets: None,
     };
     world.databases[0].status.as_mut().unwrap().credentials = Some(begun);
 }

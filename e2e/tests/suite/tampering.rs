@@ -1,0 +1,255 @@
+//! What a person with the role Edit does to the objects that the controllers have made in its namespace: the controllers put it
+//! right or say what is in the way, and no password changes more often than there is a reason.
+
+use std::time::{Duration, Instant};
+
+use ahoi_api::{Customer, Database};
+use ahoi_e2e::Cluster;
+use ahoi_reconcile::conditions::{READY, find};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Config, ResourceExt};
+use serde_json::{Value, json};
+
+/// A tenant's own client.
+struct Tenant {
+    cluster: Cluster,
+    name: &'static str,
+    secrets: Api<Secret>,
+    deployments: Api<Deployment>,
+}
+
+impl Tenant {
+    async fn of(cluster: &Cluster, name: &'static str, features: Value) -> Result<Self> {
+        let groups = json!([{"group": format!("{name}-developers"), "role": "Edit"}]);
+        cluster
+            .create_customer_with(name, json!({"deletionPolicy": "Delete", "groups": groups, "features": features}))
+            .await?;
+        let mut config = Config::infer().await?;
+        config.auth_info.impersonate = Some("dev".to_owned());
+        config.auth_info.impersonate_groups = Some(vec![format!("{name}-developers")]);
+        let (client, namespace) = (Client::try_from(config)?, ahoi_api::namespace_of(name));
+        let secrets = Api::namespaced(client.clone(), &namespace);
+        Ok(Tenant { cluster: cluster.clone(), name, secrets, deployments: Api::namespaced(client, &namespace) })
+    }
+
+    fn secret(&self) -> String {
+        format!("{}-database", self.name)
+    }
+
+    async fn patch(&self, patch: Value) -> Result<Secret> {
+        Ok(self.secrets.patch(&self.secret(), &PatchParams::default(), &Patch::Merge(patch)).await?)
+    }
+
+    async fn until(&self, what: &str, seconds: u64, holds: impl Fn(&Secret) -> bool) -> Result<Secret> {
+        let holds = |secret: Option<&Secret>| secret.is_some_and(&holds);
+        let found = self.cluster.until(&self.secrets, &self.secret(), what, seconds, holds).await?;
+        found.context("the Secret vanished")
+    }
+
+    async fn database(&self) -> Result<Database> {
+        Ok(self.cluster.of::<Database>(&ahoi_api::namespace_of(self.name)).get(self.name).await?)
+    }
+
+    /// Both logins and the verifiers that they have on the server.
+    async fn passwords(&self) -> Result<Vec<(String, Option<String>)>> {
+        let database = self.database().await?.status.and_then(|status| status.database_name).context("no name")?;
+        let query =
+            "SELECT rolname::text, rolpassword FROM pg_authid WHERE rolname IN ($1 || '_a', $1 || '_b') ORDER BY 1";
+        let rows = self.cluster.admin("postgres").await?.query(query, &[&database]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Waits for a message of the Database's Ready condition.
+    async fn until_said(&self, what: &str, seconds: u64, holds: impl Fn(&str, &str) -> bool) -> Result<()> {
+        let said = |database: Option<&Database>| {
+            let status = database.and_then(|database| database.status.as_ref());
+            status
+                .and_then(|status| find(&status.conditions, READY))
+                .is_some_and(|ready| holds(&ready.reason, &ready.message))
+        };
+        let databases = self.cluster.of::<Database>(&ahoi_api::namespace_of(self.name));
+        self.cluster.until(&databases, self.name, what, seconds, said).await.map(drop)
+    }
+
+    async fn rotate(&self, trigger: &str) -> Result<()> {
+        let spec = json!({"features": {"database": {"credentials": {"rotationTrigger": trigger}}}});
+        self.cluster.patch_spec(&self.cluster.customers(), self.name, spec).await.map(|_: Customer| ())
+    }
+}
+
+/// So many annotations that ours have no room.
+fn filled_up() -> Value {
+    let [hash, keys] = ["applied-hash", "applied-keys"].map(|name| format!("{}/{name}", ahoi_api::GROUP));
+    json!({"metadata": {"annotations": {"example.com/huge": "x".repeat(262_100), hash: null, keys: null}}})
+}
+
+fn text(secret: &Secret, key: &str) -> String {
+    let value = secret.data.as_ref().and_then(|data| data.get(key));
+    value.map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default()
+}
+
+fn is_controlled(meta: &ObjectMeta) -> bool {
+    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.kind == "Database")
+}
+
+/// Damage that leaves the password in the Secret, one kind after the other: it is put right, and no login changes.
+#[tokio::test]
+async fn a_damaged_secret_is_put_right_and_no_password_changes() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let features = json!({"database": {"enabled": true}, "connectionPool": {"enabled": false}});
+    let tenant = Tenant::of(&cluster, "tamper-damage", features).await?;
+    cluster.ready(tenant.name).await?;
+    let (before, passwords) = (tenant.secrets.get(&tenant.secret()).await?, tenant.passwords().await?);
+    let label = ahoi_api::BINDING_LABEL;
+    let is_right = |secret: &Secret| {
+        secret.data == before.data
+            && secret.type_ == before.type_
+            && secret.immutable.is_none()
+            && is_controlled(&secret.metadata)
+            && secret.labels().get(label).is_some_and(|label| label == "direct")
+            && !secret.annotations().contains_key("example.com/huge")
+            && secret.metadata.deletion_timestamp.is_none()
+    };
+    ensure!(is_right(&before), "the Secret is not right to begin with");
+
+    let mut own = Secret::default();
+    own.metadata.name = Some("mine".to_owned());
+    let own = tenant.secrets.create(&PostParams::default(), &own).await?;
+    let own = json!([{"apiVersion": "v1", "kind": "Secret", "name": "mine", "uid": own.uid(), "controller": true}]);
+    for damage in [
+        json!({"metadata": {"ownerReferences": null}}),
+        json!({"metadata": {"labels": {label: null}}}),
+        json!({"metadata": {"ownerReferences": own}}),
+        json!({"data": {"verifier": null, "username": null, "host": null}}),
+        json!({"stringData": {"password": "by the tenant"}}),
+        json!({"immutable": true}),
+        filled_up(),
+    ] {
+        let what: String = damage.to_string().chars().take(80).collect();
+        tenant.patch(damage).await.with_context(|| format!("the tenant may not {what}"))?;
+        tenant.until(&format!("put right after {what}"), 30, is_right).await?;
+        println!("tampering: put right: {what}");
+        let now = tenant.passwords().await?;
+        ensure!(now == passwords, "a password was changed");
+    }
+    cluster.ready(tenant.name).await?;
+    let losses = tenant.database().await?.status.and_then(|status| status.credentials).and_then(|c| c.lost_secrets);
+    ensure!(losses.is_none(), "{losses:?} logins were replaced");
+    cluster.delete_customer(tenant.name).await
+}
+
+/// Neither an immutable Secret nor one that a finalizer keeps from going stops a rotation or changes a password.
+#[tokio::test]
+async fn nothing_stops_a_rotation() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let features = json!({"database": {"enabled": true}, "connectionPool": {"enabled": false}});
+    let tenant = Tenant::of(&cluster, "tamper-rotation", features).await?;
+    cluster.ready(tenant.name).await?;
+    let before = tenant.secrets.get(&tenant.secret()).await?;
+    tenant.patch(json!({"immutable": true})).await?;
+    tenant.rotate("immutable").await?;
+    let rotated = |secret: &Secret| text(secret, "username") != text(&before, "username");
+    let first = tenant.until("the new login in what was an immutable Secret", 60, rotated).await?;
+    cluster.direct(tenant.name).await?.connect().await.context("the new login")?;
+
+    // Kept by a finalizer, it has the right content as long as it is there, and is created with the same afterwards.
+    tenant.patch(json!({"metadata": {"finalizers": ["example.com/held"]}})).await?;
+    tenant.secrets.delete(&tenant.secret(), &DeleteParams::default()).await?;
+    let names_it = |_: &str, message: &str| message.contains("example.com/held") && message.contains(&tenant.secret());
+    tenant.until_said("the finalizer is named", 60, names_it).await?;
+    let passwords = tenant.passwords().await?;
+    tenant.patch(json!({"stringData": {"host": "elsewhere"}})).await?;
+    tenant
+        .until("put right while it is being deleted", 30, |secret| text(secret, "host") == text(&first, "host"))
+        .await?;
+    tenant.patch(json!({"metadata": {"finalizers": null}})).await?;
+    let created = |secret: &Secret| secret.uid() != first.uid() && secret.metadata.deletion_timestamp.is_none();
+    let again = tenant.until("created again", 30, created).await?;
+    ensure!(again.data == first.data, "another password");
+    ensure!(tenant.passwords().await? == passwords, "a password was changed because of a finalizer");
+    cluster.delete_customer(tenant.name).await
+}
+
+/// A Secret that is deleted as often as it comes costs one new login, and the condition says what goes on.
+#[tokio::test]
+async fn deleting_the_secret_in_a_loop_replaces_one_login() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let features = json!({"database": {"enabled": true}, "connectionPool": {"enabled": false}});
+    let tenant = Tenant::of(&cluster, "tamper-loop", features).await?;
+    cluster.ready(tenant.name).await?;
+    let before = tenant.passwords().await?;
+    let (started, mut deleted) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(20) {
+        match tenant.secrets.delete(&tenant.secret(), &DeleteParams::default()).await {
+            Ok(_) => deleted += 1,
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                tokio::time::sleep(Duration::from_millis(20)).await
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let after = tenant.passwords().await?;
+    let changed = after.iter().filter(|login| !before.contains(login)).count();
+    println!("tampering: {deleted} deletions within 20 s changed {changed} passwords");
+    ensure!(changed == 1, "{changed} passwords were changed");
+    let status = tenant.database().await?.status.context("no status")?;
+    ensure!(status.credentials.and_then(|credentials| credentials.lost_secrets) == Some(1), "not counted");
+    tenant
+        .until_said("SecretLost", 30, |reason, message| reason == "SecretLost" && message.contains(&tenant.secret()))
+        .await?;
+    cluster.delete_customer(tenant.name).await
+}
+
+/// A name that a tenant has taken in advance is said to be in the way, once with the name, and what else there is goes on.
+#[tokio::test]
+async fn a_name_that_is_taken_is_named() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let tenant = Tenant::of(&cluster, "tamper-squat", json!({"database": {"enabled": false}})).await?;
+    cluster.ready(tenant.name).await?;
+    let mut squatted = Secret { type_: Some("Opaque".to_owned()), ..Secret::default() };
+    squatted.metadata.name = Some(tenant.secret());
+    squatted.string_data = Some([("mine".to_owned(), "yes".to_owned())].into());
+    tenant.secrets.create(&PostParams::default(), &squatted).await?;
+    let on = json!({"features": {"database": {"enabled": true}, "connectionPool": {"enabled": false}}});
+    cluster.patch_spec::<Customer>(&cluster.customers(), tenant.name, on).await?;
+    let said = |reason: &str, message: &str| reason == "NameConflict" && message.contains(&tenant.secret());
+    tenant.until_said("NameConflict with the name of the Secret", 90, said).await?;
+    cluster.condition(tenant.name, "DatabaseReady", "False", "NameConflict").await?;
+    ensure!(
+        text(&tenant.secrets.get(&tenant.secret()).await?, "mine") == "yes",
+        "a tenant's own Secret was overwritten"
+    );
+    tenant.secrets.delete(&tenant.secret(), &DeleteParams::default()).await?;
+    cluster.ready(tenant.name).await?;
+    cluster.direct(tenant.name).await?.connect().await.context("the login of the Secret")?;
+    cluster.delete_customer(tenant.name).await
+}
+
+/// Workers whose Deployment was detached or filled up follow the spec all the same.
+#[tokio::test]
+async fn workers_follow_the_spec_whatever_was_done_to_their_deployment() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let features = json!({"database": {"enabled": false}, "scheduler": {"enabled": true, "workers": 1}});
+    let tenant = Tenant::of(&cluster, "tamper-workers", features).await?;
+    cluster.ready(tenant.name).await?;
+    let name = format!("{}-worker", tenant.name);
+    let before = tenant.deployments.get(&name).await?;
+    let change =
+        async |patch: Value| tenant.deployments.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    change(json!({"metadata": {"ownerReferences": null}})).await?;
+    let owned = |deployment: Option<&Deployment>| {
+        deployment.is_some_and(|d| d.owner_references().iter().any(|owner| owner.kind == "Scheduler"))
+    };
+    cluster.until(&tenant.deployments, &name, "owned again", 30, owned).await?;
+    ensure!(tenant.deployments.get(&name).await?.uid() == before.uid(), "it was created again");
+    change(filled_up()).await?;
+    cluster
+        .patch_spec::<Customer>(&cluster.customers(), tenant.name, json!({"features": {"scheduler": {"workers": 2}}}))
+        .await?;
+    let two = |d: Option<&Deployment>| d.and_then(|d| d.spec.as_ref()).is_some_and(|spec| spec.replicas == Some(2));
+    cluster.until(&tenant.deployments, &name, "two workers", 60, two).await?;
+    cluster.delete_customer(tenant.name).await
+}
