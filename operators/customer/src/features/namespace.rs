@@ -1,6 +1,7 @@
 //! The namespace: what every customer has.
 
-use ahoi_api::{CUSTOMER_LABEL, CustomerNamespace, finalizers};
+use ahoi_api::{CUSTOMER_LABEL, Customer, CustomerNamespace, CustomerNamespaceSpec, finalizers};
+use kube::ResourceExt;
 
 use super::{Chain, Desired, Feature, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
@@ -17,10 +18,19 @@ impl Feature for NamespaceFeature {
     fn desired(wanted: &Wanted, _: &Chain) -> Desired<CustomerNamespace> {
         // It is never removed while the Customer is there.
         let Some(spec) = &wanted.namespace else { return wait_for_namespace(wanted) };
-        let mut child = CustomerNamespace::new(&wanted.name, spec.clone());
-        child.metadata = child_meta(&wanted.name, Some(finalizers::CUSTOMER_NAMESPACE));
-        child.metadata.namespace = None;
-        debug_assert!(child.metadata.labels.as_ref().is_some_and(|l| l.contains_key(CUSTOMER_LABEL)));
-        Desired::Child(Box::new(child))
+        Desired::Child(Box::new(namespace(&wanted.name, spec.clone())))
     }
+
+    fn essential(customer: &Customer, child: &CustomerNamespace) -> CustomerNamespace {
+        let groups = customer.spec.groups.clone();
+        namespace(&customer.name_any(), CustomerNamespaceSpec { groups, ..child.spec.clone() })
+    }
+}
+
+fn namespace(customer: &str, spec: CustomerNamespaceSpec) -> CustomerNamespace {
+    let mut child = CustomerNamespace::new(customer, spec);
+    child.metadata = child_meta(customer, Some(finalizers::CUSTOMER_NAMESPACE));
+    child.metadata.namespace = None;
+    debug_assert!(child.metadata.labels.as_ref().is_some_and(|l| l.contains_key(CUSTOMER_LABEL)));
+    child
 }
