@@ -5,6 +5,7 @@ use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::{READY, has_condition, summary};
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::jiff::Timestamp;
@@ -88,10 +89,37 @@ async fn what_the_api_server_refuses_is_stalled_with_the_field_to_correct() -> R
     cluster.condition(name, "DatabaseReady", "True", "Ready").await?;
     cluster.patch_spec(&cluster.customers(), name, json!({"features": {"scheduler": {"env": []}}})).await?;
     cluster.ready(name).await?;
-    cluster.patch_spec(&cluster.customers(), name, json!({"features": {"scheduler": {"env": env("C")}}})).await?;
+    let spec = json!({"runPolicy": "Suspended", "features": {"scheduler": {"env": env("C")}}});
+    cluster.patch_spec(&cluster.customers(), name, spec).await?;
     cluster.condition(name, "Stalled", "True", "Refused").await?;
+    let scheduler = cluster.of::<ahoi_api::Scheduler>(&namespace_of(name)).get(name).await?;
+    ensure!(scheduler.spec.run_policy == ahoi_api::RunPolicy::Suspended, "what is refused keeps a tenant running");
     cluster.delete_customer(name).await?;
     cluster.delete(&plans, name, 60).await
+}
+
+/// Workers stop although Kubernetes refuses what else has changed about them.
+#[tokio::test]
+async fn workers_are_suspended_whatever_kubernetes_refuses_of_their_spec() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let name = "truth-stop";
+    let jobs = json!([{"name": "report", "schedule": "0 3 1 1 *", "command": ["ahoi-demo-worker", "report"]}]);
+    cluster.create_customer(name, json!({"scheduler": {"enabled": true, "workers": 1, "jobs": jobs}})).await?;
+    cluster.ready(name).await?;
+    let env = json!([{"name": "a=b", "value": "no name of a variable"}]);
+    let spec = json!({"runPolicy": "Suspended", "features": {"scheduler": {"env": env}}});
+    cluster.patch_spec(&cluster.customers(), name, spec).await?;
+    let stalled = cluster.condition(name, "SchedulerReady", "False", "Refused").await?;
+    let status = message(&stalled, "SchedulerReady");
+    for word in ["truth-stop-worker", "env[0].name", "a=b", "correct spec.features.scheduler of the Customer"] {
+        ensure!(status.contains(word), "{word:?} is not in {status:?}");
+    }
+    let deployments = cluster.of::<Deployment>(&namespace_of(name));
+    let stopped = |d: Option<&Deployment>| d.and_then(|d| d.status.as_ref()?.replicas).unwrap_or(0) == 0;
+    cluster.until(&deployments, "truth-stop-worker", "no worker", 60, stopped).await?;
+    let suspended = |c: Option<&CronJob>| c.and_then(|c| c.spec.as_ref()?.suspend) == Some(true);
+    cluster.until(&cluster.of(&namespace_of(name)), "report", "suspended", 60, suspended).await?;
+    cluster.delete_customer(name).await
 }
 
 /// `kubectl describe customer` tells what happened to it, once each.

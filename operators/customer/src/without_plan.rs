@@ -1,15 +1,12 @@
 //! A Customer whose Plan does not exist. What it has stays as it is; people, suspension, features that are off and
 //! credentials to be rotated need no Plan, and are applied. Pure.
 
-use ahoi_api::{
-    ConnectionPool, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec, Database, DatabaseSpec,
-    FeatureState, RunPolicy, Scheduler, SchedulerSpec,
-};
+use ahoi_api::{Customer, CustomerNamespaceSpec, FeatureState, RunPolicy};
 use kube::ResourceExt;
 
 use crate::features::{Chain, ConnectionPoolFeature, DatabaseFeature, Feature, NamespaceFeature, SchedulerFeature};
 use crate::held::Held;
-use crate::resolve::{Wanted, pool_state};
+use crate::resolve::Wanted;
 
 /// Why nothing that comes from the Plan changes.
 const REASON: &str = "PlanNotFound";
@@ -40,17 +37,17 @@ pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted 
     let mut kept = Kept { held: &mut held };
     let database = kept.spec::<DatabaseFeature, _>(
         own.database.as_ref().and_then(|f| f.enabled),
-        in_force.database.as_deref().map(|child| database(customer, child)),
+        in_force.database.as_deref().map(|child| DatabaseFeature::essential(customer, child).spec),
     );
     // A pool does not outlive its database.
     let pool = in_force.connection_pool.as_deref().filter(|_| database.is_some());
     let connection_pool = kept.spec::<ConnectionPoolFeature, _>(
         own.connection_pool.as_ref().and_then(|f| f.enabled),
-        pool.map(|child| connection_pool(customer, child)),
+        pool.map(|child| ConnectionPoolFeature::essential(customer, child).spec),
     );
     let scheduler = kept.spec::<SchedulerFeature, _>(
         own.scheduler.as_ref().and_then(|f| f.enabled),
-        in_force.scheduler.as_deref().map(|child| scheduler(customer, child)),
+        in_force.scheduler.as_deref().map(|child| SchedulerFeature::essential(customer, child).spec),
     );
     Wanted {
         name: customer.name_any(),
@@ -86,24 +83,4 @@ impl Kept<'_> {
 
 fn waiting<F: Feature>() -> Held {
     Held::of::<F>(REASON, "not created before the Plan is found")
-}
-
-fn database(customer: &Customer, child: &Database) -> DatabaseSpec {
-    let own = customer.spec.features.database.as_ref().and_then(|f| f.credentials.clone());
-    let now = child.spec.credentials.clone();
-    let field =
-        |get: fn(&Credentials) -> Option<String>| own.as_ref().and_then(get).or_else(|| now.as_ref().and_then(get));
-    let credentials = Credentials {
-        rotation_interval: field(|c| c.rotation_interval.clone()),
-        rotation_trigger: field(|c| c.rotation_trigger.clone()),
-    };
-    DatabaseSpec { credentials: (credentials != Credentials::default()).then_some(credentials), ..child.spec.clone() }
-}
-
-fn connection_pool(customer: &Customer, child: &ConnectionPool) -> ConnectionPoolSpec {
-    ConnectionPoolSpec { state: pool_state(customer.spec.run_policy), ..child.spec.clone() }
-}
-
-fn scheduler(customer: &Customer, child: &Scheduler) -> SchedulerSpec {
-    SchedulerSpec { run_policy: customer.spec.run_policy, ..child.spec.clone() }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, ResourceExt};
 
-use crate::desired::{budget, cron_job, workers, workers_name};
+use crate::desired::{budget, cron_job, suspended_only, workers, workers_name};
 use crate::migration::{Migration, is_kept, migration};
 use crate::status::{HOLD, Observed, status, substance};
 
@@ -30,24 +30,30 @@ impl Reconciler for SchedulerController {
     const NAME: &'static str = "scheduler";
 
     async fn reconcile(&self, scheduler: &Scheduler) -> Result<Progress<SchedulerStatus>, Error> {
-        let migration = self.migrate(scheduler).await?;
-        let hold = migration.holds();
-
-        let live = self.workers.child(scheduler, &workers_name(scheduler));
-        // What a tenant does to one child must not keep the others from being put right.
-        let workers = match workers(scheduler, live.as_deref(), hold) {
-            Some(workers) => self.workers.apply(scheduler, workers).await.map(Some),
-            None => Ok(live),
+        // What Kubernetes refuses of a change, or a tenant does to one child, keeps no other from being applied: workers and
+        // jobs of the version before are suspended all the same.
+        let mut refused = None;
+        let migration = unless_refused(self.migrate(scheduler).await, &mut refused)?;
+        let hold = migration.as_ref().is_none_or(Migration::holds);
+        let workers = match unless_refused(self.apply_workers(scheduler, hold).await, &mut refused) {
+            Ok(Some(workers)) => Ok(workers),
+            Ok(None) => self.apply_workers(scheduler, true).await,
+            Err(error) => Err(error),
         };
         let budget = match budget(scheduler) {
             Some(budget) => self.budgets.apply(scheduler, budget).await.map(drop),
             None => self.budgets.prune(scheduler, |_| false).await.map(drop),
         };
-        let (jobs, refused) = self.schedule(scheduler, hold).await?;
+        let (jobs, refused_jobs) = self.schedule(scheduler, hold).await?;
         let workers = workers?;
         budget?;
+        let migration = match (migration, refused) {
+            (Some(migration), None) => migration,
+            (_, Some(error)) => return Err(error),
+            (None, None) => Migration::None,
+        };
 
-        let status = status(scheduler, &Observed { migration, workers, jobs, refused });
+        let status = status(scheduler, &Observed { migration, workers, jobs, refused: refused_jobs });
         Ok(self.pace.keep(scheduler, status, substance, Instant::now()))
     }
 }
@@ -72,6 +78,15 @@ impl SchedulerController {
             .owns(&controller.budgets)
             .owns(&controller.jobs)
             .run(controller)
+    }
+
+    /// Makes the workers so; those that a migration holds keep their version, and their number follows the spec.
+    async fn apply_workers(&self, scheduler: &Scheduler, hold: bool) -> Result<Option<Arc<Deployment>>, Error> {
+        let live = self.workers.child(scheduler, &workers_name(scheduler));
+        match workers(scheduler, live.as_deref(), hold) {
+            Some(workers) => self.workers.apply(scheduler, workers).await.map(Some),
+            None => Ok(live),
+        }
     }
 
     /// Starts the migration if it is due, and removes those of other versions. A Job that is there is never written again:
@@ -106,6 +121,9 @@ impl SchedulerController {
                         "job {} is refused, correct it in the Customer or its Plan: {error}",
                         template.name
                     ));
+                    if let Some(job) = live.as_deref().and_then(|live| suspended_only(scheduler, live)) {
+                        self.jobs.apply(scheduler, job).await?;
+                    }
                     jobs.extend(live);
                 }
                 Err(error) => failed = Some(error),
@@ -114,6 +132,17 @@ impl SchedulerController {
         let wanted = |job: &CronJob| scheduler.spec.jobs.iter().any(|template| template.name == job.name_any());
         self.jobs.prune(scheduler, wanted).await?;
         failed.map_or(Ok((jobs, refused)), Err)
+    }
+}
+
+/// The outcome, or none where Kubernetes refuses what was asked; the first refusal is kept.
+fn unless_refused<T>(outcome: Result<T, Error>, refused: &mut Option<Error>) -> Result<Option<T>, Error> {
+    match outcome {
+        Err(error) if matches!(error.class(), Class::Structural | Class::Terminal) => {
+            refused.get_or_insert(error);
+            Ok(None)
+        }
+        outcome => outcome.map(Some),
     }
 }
 

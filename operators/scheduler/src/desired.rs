@@ -160,6 +160,17 @@ pub fn cron_job(scheduler: &Scheduler, job: &JobTemplate, live: Option<&CronJob>
     })
 }
 
+/// A scheduled job whose new version is refused, as it is but suspended or not. `None`: it is so already.
+pub fn suspended_only(scheduler: &Scheduler, live: &CronJob) -> Option<CronJob> {
+    let suspend = Some(scheduler.spec.run_policy == RunPolicy::Suspended);
+    let spec = live.spec.clone().filter(|spec| spec.suspend.or(Some(false)) != suspend)?;
+    Some(CronJob {
+        metadata: meta(scheduler, live.name_any(), Role::Job),
+        spec: Some(CronJobSpec { suspend, ..spec }),
+        ..CronJob::default()
+    })
+}
+
 fn run(scheduler: &Scheduler, job: &JobTemplate) -> JobTemplateSpec {
     let image = job.image.as_deref().unwrap_or(&scheduler.spec.image);
     JobTemplateSpec {

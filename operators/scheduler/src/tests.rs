@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::desired::{budget, cron_job, workers};
+use crate::desired::{budget, cron_job, suspended_only, workers};
 use crate::health::{self, Workers};
 use crate::migration::{Migration, is_kept, migration};
 use crate::status::{HOLD, Observed, status, substance};
@@ -420,4 +420,17 @@ mod paces {
         second.metadata.uid = Some("another".into());
         assert_eq!(pace.keep(&second, status, substance, start + HOLD).requeue, Some(HOLD));
     }
+}
+
+#[test]
+fn a_job_whose_new_version_is_refused_is_still_suspended() {
+    let mut scheduler = read(FULL);
+    let live = cron_job(&scheduler, &scheduler.spec.jobs[0], None, false).unwrap();
+    assert_eq!(suspended_only(&scheduler, &live), None, "it runs, and is to run");
+    scheduler.spec.run_policy = RunPolicy::Suspended;
+    scheduler.spec.jobs[0].schedule = "no schedule".into();
+    let suspended = suspended_only(&scheduler, &live).unwrap();
+    let (before, after) = (live.spec.unwrap(), suspended.spec.clone().unwrap());
+    assert_eq!((after.suspend, after.schedule), (Some(true), before.schedule));
+    assert_eq!(suspended_only(&scheduler, &suspended), None);
 }

@@ -12,13 +12,14 @@ use crate::size::POSITIVE;
 use crate::{Credentials, NamespacedRef, PoolMode, Size};
 
 // Free texts are bounded so that a Customer, which etcd stores in at most 1.5 MiB, has room for its status: one that is larger
-// could not be deleted either, since that is a write as well.
+// could not be deleted either, since that is a write as well. All of them together are below that also where each character takes
+// four bytes.
 const SELECTOR: &str = "self.all(k, k.size() <= 317 && self[k].size() <= 63)";
-const PARAMETERS: &str = "self.all(k, k.size() <= 128 && self[k].size() <= 4096)";
-const COMMAND: &str = "self.map(c, c.size()).sum() <= 65536";
-const ENV: &str = "self.map(e, e.name.size() + (has(e.value) ? e.value.size() : 0)).sum() <= 262144";
-const JOBS: &str = "self.map(j, j.command.map(c, c.size()).sum()).sum() <= 262144";
-const MIGRATION: &str = "self.command.map(c, c.size()).sum() <= 65536";
+const PARAMETERS: &str = "self.all(k, k.size() <= 128 && self[k].size() <= 1024)";
+const COMMAND: &str = "self.map(c, c.size()).sum() <= 32768";
+const ENV: &str = "self.map(e, e.name.size() + (has(e.value) ? e.value.size() : 0)).sum() <= 131072";
+const JOBS: &str = "self.map(j, j.command.map(c, c.size()).sum()).sum() <= 131072";
+const MIGRATION: &str = "self.command.map(c, c.size()).sum() <= 32768";
 
 /// The features of a customer. One that is left out follows the Plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -74,7 +75,7 @@ pub struct DatabaseFeature {
     /// those of the Customer are joined by name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
-    #[x_kube(validation = Rule::new(PARAMETERS).message("a parameter has at most 128 characters and its value at most 4096"))]
+    #[x_kube(validation = Rule::new(PARAMETERS).message("a parameter has at most 128 characters and its value at most 1024"))]
     pub parameters: Option<BTreeMap<String, String>>,
     /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,13 +145,13 @@ pub struct SchedulerFeature {
     /// Command of the workers; unset runs the image's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new(COMMAND).message("the words of command have at most 65536 characters together"))]
+    #[x_kube(validation = Rule::new(COMMAND).message("the words of command have at most 32768 characters together"))]
     pub command: Option<Vec<String>>,
     /// Environment of workers and jobs, beside the database's binding. Those of the Plan and those of the Customer are joined by
     /// name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
-    #[x_kube(validation = Rule::new(ENV).message("names and values of env have at most 262144 characters together"))]
+    #[x_kube(validation = Rule::new(ENV).message("names and values of env have at most 131072 characters together"))]
     pub env: Option<Vec<EnvVar>>,
     /// Requests and limits of a worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,11 +163,11 @@ pub struct SchedulerFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 50))]
-    #[x_kube(validation = Rule::new(JOBS).message("the commands of all jobs have at most 262144 characters together"))]
+    #[x_kube(validation = Rule::new(JOBS).message("the commands of all jobs have at most 131072 characters together"))]
     pub jobs: Option<Vec<JobTemplate>>,
     /// A job that must succeed before workers of a new image run, such as a schema migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new(MIGRATION).message("the words of migration.command have at most 65536 characters together"))]
+    #[x_kube(validation = Rule::new(MIGRATION).message("the words of migration.command have at most 32768 characters together"))]
     pub migration: Option<Migration>,
 }
 

@@ -1,10 +1,11 @@
 //! The feature `connectionPool`.
 
-use ahoi_api::{ConnectionPool, finalizers};
+use ahoi_api::{ConnectionPool, ConnectionPoolSpec, Customer, finalizers};
 use ahoi_reconcile::is_ready;
+use kube::ResourceExt;
 
 use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
-use crate::resolve::Wanted;
+use crate::resolve::{Wanted, pool_state};
 
 pub struct ConnectionPoolFeature;
 
@@ -37,10 +38,19 @@ impl Feature for ConnectionPoolFeature {
             let message = format!("waiting for Database {}: the condition DatabaseReady says why", wanted.name);
             return Desired::Wait { reason: "WaitingForDatabase", message };
         }
-        let mut child = ConnectionPool::new(&wanted.name, spec.clone());
-        child.metadata = child_meta(&wanted.name, Some(finalizers::CONNECTION_POOL));
-        Desired::Child(Box::new(child))
+        Desired::Child(Box::new(pool(&wanted.name, spec.clone())))
     }
+
+    fn essential(customer: &Customer, child: &ConnectionPool) -> ConnectionPool {
+        let state = pool_state(customer.spec.run_policy);
+        pool(&customer.name_any(), ConnectionPoolSpec { state, ..child.spec.clone() })
+    }
+}
+
+fn pool(customer: &str, spec: ConnectionPoolSpec) -> ConnectionPool {
+    let mut child = ConnectionPool::new(customer, spec);
+    child.metadata = child_meta(customer, Some(finalizers::CONNECTION_POOL));
+    child
 }
 
 /// Whether workers still have the pool's address, or are being rolled to another one.

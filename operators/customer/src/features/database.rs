@@ -1,7 +1,8 @@
 //! The feature `database`.
 
-use ahoi_api::{Database, DatabaseSpec, finalizers};
+use ahoi_api::{Credentials, Customer, Database, DatabaseSpec, finalizers};
 use ahoi_reconcile::conditions::Condition;
+use kube::ResourceExt;
 
 use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace, with_fields_of_the_customer};
 use crate::resolve::Wanted;
@@ -29,6 +30,18 @@ impl Feature for DatabaseFeature {
             return wait_for_namespace(wanted);
         }
         Desired::Child(Box::new(database_child(&wanted.name, spec.clone())))
+    }
+
+    fn essential(customer: &Customer, child: &Database) -> Database {
+        let own = customer.spec.features.database.as_ref().and_then(|f| f.credentials.as_ref());
+        let now = child.spec.credentials.as_ref();
+        let field = |get: fn(&Credentials) -> Option<String>| own.and_then(get).or_else(|| now.and_then(get));
+        let credentials = Credentials {
+            rotation_interval: field(|c| c.rotation_interval.clone()),
+            rotation_trigger: field(|c| c.rotation_trigger.clone()),
+        };
+        let credentials = (credentials != Credentials::default()).then_some(credentials);
+        database_child(&customer.name_any(), DatabaseSpec { credentials, ..child.spec.clone() })
     }
 
     fn in_words_of_the_customer(child: &Database, condition: &Condition) -> String {

@@ -66,6 +66,10 @@ pub trait Feature: Sized {
 
     fn desired(wanted: &Wanted, chain: &Chain) -> Desired<Self::Child>;
 
+    /// The child as it is, but for what always takes effect: people, suspension and rotations. Nothing of this can be refused for
+    /// what else is in the spec.
+    fn essential(customer: &Customer, child: &Self::Child) -> Self::Child;
+
     /// What the Customer's own condition says in place of a mirrored one of the child.
     fn in_words_of_the_customer(_child: &Self::Child, condition: &Condition) -> String {
         with_fields_of_the_customer::<Self>(&condition.message)
@@ -133,7 +137,10 @@ pub async fn converge<F: Feature>(
                 let message = if is_own { with_fields_of_the_customer::<F>(&message) } else { message };
                 (state, reason, message, Some(child))
             }
-            Err(error) => not_applied(FeatureState::Progressing, error, existing, failed),
+            Err(error) => {
+                let existing = apply_essential::<F>(children, customer, existing, &error, failed).await;
+                not_applied(FeatureState::Progressing, error, existing, failed)
+            }
         },
     };
     let message = if is_refused(&reason) { advise(F::NAME, wanted, &message) } else { message };
@@ -220,6 +227,29 @@ fn advise(feature: &str, wanted: &Wanted, refusal: &str) -> String {
     };
     let plan = wanted.plan.as_ref().map(|plan| format!(" or {planned} of the Plan {plan}")).unwrap_or_default();
     format!("{}; correct {own} of the Customer{plan}", refusal.trim_end_matches('.'))
+}
+
+/// Where the API server refuses the child as desired, has what always takes effect take effect on the one that is there.
+async fn apply_essential<F: Feature>(
+    children: &Owned<F::Child>,
+    customer: &Customer,
+    existing: Option<Arc<F::Child>>,
+    refusal: &Error,
+    failed: &mut Option<Error>,
+) -> Option<Arc<F::Child>> {
+    let child = existing?;
+    if !is_refused(refusal.reason()) {
+        return Some(child);
+    }
+    match children.apply(customer, F::essential(customer, &child)).await {
+        Ok(child) => Some(child),
+        Err(error) => {
+            if matches!(error.class(), Class::Transient | Class::Conflict) {
+                failed.get_or_insert(error);
+            }
+            Some(child)
+        }
+    }
 }
 
 /// The state of a feature whose child could not be written: what is there stays. `otherwise`: while a retry may help.

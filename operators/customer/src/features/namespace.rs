@@ -1,6 +1,7 @@
 //! The namespace: what every customer has.
 
-use ahoi_api::{CustomerNamespace, CustomerNamespaceSpec, finalizers};
+use ahoi_api::{Customer, CustomerNamespace, CustomerNamespaceSpec, finalizers};
+use kube::ResourceExt;
 
 use super::{Chain, Desired, Feature, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
@@ -18,6 +19,11 @@ impl Feature for NamespaceFeature {
         // It is never removed while the Customer is there.
         let Some(spec) = &wanted.namespace else { return wait_for_namespace(wanted) };
         Desired::Child(Box::new(namespace_child(&wanted.name, spec.clone())))
+    }
+
+    fn essential(customer: &Customer, child: &CustomerNamespace) -> CustomerNamespace {
+        let groups = customer.spec.groups.clone();
+        namespace_child(&customer.name_any(), CustomerNamespaceSpec { groups, ..child.spec.clone() })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The feature `scheduler`.
 
-use ahoi_api::{Binding, Scheduler, SchedulerSpec};
+use ahoi_api::{Binding, Customer, Scheduler, SchedulerSpec};
 use ahoi_reconcile::is_ready;
+use kube::ResourceExt;
 
 use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
@@ -30,12 +31,20 @@ impl Feature for SchedulerFeature {
             Ok(binding) => binding,
             Err(wait) => return wait,
         };
-        let mut child = Scheduler::new(&wanted.name, spec.clone());
-        child.spec.image = image.to_owned();
-        child.spec.binding = binding;
-        child.metadata = child_meta(&wanted.name, None);
-        Desired::Child(Box::new(child))
+        let spec = SchedulerSpec { image: image.to_owned(), binding, ..spec.clone() };
+        Desired::Child(Box::new(scheduler(&wanted.name, spec)))
     }
+
+    fn essential(customer: &Customer, child: &Scheduler) -> Scheduler {
+        let run_policy = customer.spec.run_policy;
+        scheduler(&customer.name_any(), SchedulerSpec { run_policy, ..child.spec.clone() })
+    }
+}
+
+fn scheduler(customer: &str, spec: SchedulerSpec) -> Scheduler {
+    let mut child = Scheduler::new(customer, spec);
+    child.metadata = child_meta(customer, None);
+    child
 }
 
 fn no_image(wanted: &Wanted) -> String {
