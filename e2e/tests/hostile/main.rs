@@ -44,9 +44,9 @@ async fn customer<'a>(cluster: &'a Cluster, name: &str, plan: Option<&str>) -> R
 }
 
 /// A managed field with a time that our types do not hold.
-fn managed() -> String {
+fn managed(fields: Value) -> String {
     json!({"metadata": {"managedFields": [{"manager": "x", "operation": "Update", "apiVersion": "v1",
-        "time": "9999-12-31T23:59:59Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:x": {}}}}}]}})
+        "time": "9999-12-31T23:59:59Z", "fieldsType": "FieldsV1", "fieldsV1": fields}]}})
     .to_string()
 }
 
@@ -101,8 +101,13 @@ async fn disturbed(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
     tenant.kubectl(&["label", "secret", "p", "internal.example.com/binding=direct"], "").await?;
     // What the controllers read, too.
     let namespace = &tenant.namespace;
-    for what in ["secret/p", "secret/hostile-database", "secret/hostile-pool", "serviceaccount/default"] {
-        tenant.kubectl(&["patch", what, "--type=merge", "-p", &managed()], "").await?;
+    for (what, fields) in [
+        ("secret/p", json!({"f:data": {"f:k": {}}})),
+        ("secret/hostile-database", json!({"f:data": {"f:password": {}}})),
+        ("secret/hostile-pool", json!({"f:data": {"f:password": {}}})),
+        ("serviceaccount/default", json!({"f:automountServiceAccountToken": {}})),
+    ] {
+        tenant.kubectl(&["patch", what, "--type=merge", "-p", &managed(fields)], "").await?;
         let times = "jsonpath={.metadata.managedFields[*].time}";
         let found = cluster.kubectl(&["-n", namespace, "get", what, "-o", times], "").await?;
         ensure!(found.contains("9999-"), "{what} is not as the test needs it: {found}");
@@ -200,7 +205,7 @@ async fn many_large_secrets_are_no_reason_to_run_out_of_memory() -> Result<()> {
 async fn flooded(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
     let value = "eHh4".repeat(700 * 1024 / 3);
     let secret = |number: usize| -> Value {
-        let kind = if number % 2 == 0 { "direct" } else { "pooled" };
+        let kind = ["direct", "pooled"][number % 2];
         // Half of them are called as a Database's or a pool's would be.
         let suffix = ["-database", "-pool", "", ""][number % 4];
         json!({"apiVersion": "v1", "kind": "Secret", "type": "servicebinding.io/postgresql", "data": {"password": value},

@@ -1,7 +1,7 @@
 //! Passes over a customer, against an API server in memory.
 
-use ahoi_api::{CustomerSpec, DeletionPolicy};
-use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready};
+use ahoi_api::{CustomerSpec, DeletionPolicy, PlanSpec};
+use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready, unreadable};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
@@ -139,6 +139,15 @@ async fn a_default_plan_that_vanishes_takes_nothing_with_it() {
     assert_eq!(error.reason(), "PlanNotFound");
     assert!(error.to_string().contains("Plan default") && error.to_string().contains("create it"), "{error}");
     assert!(world.api.take_writes().is_empty(), "what runs was touched");
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_read_changes_nothing() {
+    let world = World::new(json!({}));
+    unreadable(&world.controller.plans, &Plan::new("default", PlanSpec::default()));
+    let error = world.pass().await.unwrap_err();
+    assert_eq!(error.reason(), "Unreadable");
+    assert!(world.api.take_writes().is_empty(), "built-in defaults took its place");
 }
 
 #[tokio::test]

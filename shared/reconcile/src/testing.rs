@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Item};
 use crate::conditions::{self, Verdict};
 use crate::metrics::Requests;
 use crate::platform::{Platform, Process};
@@ -276,6 +276,11 @@ pub fn cache<K: Object>(objects: impl IntoIterator<Item = K>) -> Cache<K> {
 /// Has the cache see that the object is now so.
 pub fn changed<K: Object>(cache: &Cache<K>, object: K) {
     cache.observe(Event::Apply(object));
+}
+
+/// Has the cache see the object as one that cannot be decoded, as a release that is older than the object does.
+pub fn unreadable<K: Object>(cache: &Cache<K>, object: &K) {
+    cache.receive(Event::Apply(Item::unreadable(object.meta().clone())));
 }
 
 /// Has the cache see that the object is gone, or is not one of those any more that it looks at.

@@ -172,7 +172,7 @@ fn left(context: &Context, database: &Database, server: Option<&DatabaseServer>,
 
 #[cfg(test)]
 mod tests {
-    use ahoi_reconcile::testing::{ApiServer, ready};
+    use ahoi_reconcile::testing::{ApiServer, ready, unreadable};
 
     use super::*;
     use crate::context::tests::{context, secret, server};
@@ -203,6 +203,16 @@ mod tests {
     async fn a_server_that_is_gone_holds_nobody_back() {
         let context = context(&ApiServer::new(), vec![], vec![], vec![]);
         assert!(cleanup(&context, &database(PLACED, "Delete", Duration::ZERO)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_read_is_not_gone() {
+        let context = context(&ApiServer::new(), vec![], vec![], vec![]);
+        unreadable(&context.caches.servers, &server("pg-1"));
+        for policy in ["Retain", "Delete"] {
+            let outcome = cleanup(&context, &database(PLACED, policy, Duration::from_secs(30))).await;
+            assert!(matches!(&outcome, Err(Error::Waiting { reason, .. }) if reason == "Unreadable"), "{outcome:?}");
+        }
     }
 
     /// Here for want of its admin Secret.

@@ -84,6 +84,14 @@ pub(crate) struct Item<K> {
     read: Read<K>,
 }
 
+#[cfg(any(test, feature = "test-util"))]
+impl<K> Item<K> {
+    /// One that cannot be decoded.
+    pub(crate) fn unreadable(head: ObjectMeta) -> Self {
+        Item { head, read: Read::Unreadable("spec: unknown".to_owned()) }
+    }
+}
+
 #[cfg(test)]
 impl<K: Object> Item<K> {
     /// As a watch would deliver it.

@@ -47,7 +47,7 @@ struct Contents<O> {
 
 /// What the stream is made of.
 enum Input {
-    Watched(watcher::Result<Event<Meta>>),
+    Watched(Box<watcher::Result<Event<Meta>>>),
     /// An object has become known whose Secret was passed over.
     Known(Key),
 }
@@ -69,7 +69,8 @@ pub(crate) async fn watch<O: Object>(
     contents.owners.wait_until_ready().await;
     let metadata = watcher::watcher(Raw::api(Api::<PartialObjectMeta<Secret>>::all(client)), config).default_backoff();
     let known = futures::stream::poll_fn(move |context| known.poll_recv(context));
-    let inputs = futures::stream::select(metadata.map(Input::Watched), known.map(Input::Known));
+    let inputs =
+        futures::stream::select(metadata.map(|event| Input::Watched(Box::new(event))), known.map(Input::Known));
     let events: Events = inputs
         .filter_map({
             let contents = contents.clone();
@@ -85,8 +86,8 @@ pub(crate) async fn watch<O: Object>(
 
 /// What is to be done about an input, decided in their order.
 enum Step {
-    Pass(watcher::Result<Event<Item<Secret>>>),
-    Read { head: ObjectMeta, listed: bool },
+    Pass(Box<watcher::Result<Event<Item<Secret>>>>),
+    Read { head: Box<ObjectMeta>, listed: bool },
 }
 
 impl<O: Object> Contents<O> {
@@ -100,27 +101,30 @@ impl<O: Object> Contents<O> {
     }
 
     fn next(&self, input: Input) -> Option<Step> {
-        let pass = |event| Some(Step::Pass(Ok(event)));
-        match input {
-            Input::Watched(Err(error)) => Some(Step::Pass(Err(error))),
-            Input::Watched(Ok(Event::Init)) => {
-                self.waiting.lock().clear();
-                pass(Event::Init)
+        let event = match input {
+            Input::Watched(event) => *event,
+            Input::Known(key) => {
+                let head = self.waiting.lock().remove(&key)?;
+                return Some(Step::Read { head: Box::new(head), listed: false });
             }
-            Input::Watched(Ok(Event::InitDone)) => pass(Event::InitDone),
-            Input::Watched(Ok(Event::Delete(meta))) => {
+        };
+        let event = match event {
+            Err(error) => Err(error),
+            Ok(Event::InitApply(meta)) => return Some(self.look(meta.into_head(), true)),
+            Ok(Event::Apply(meta)) => return Some(self.look(meta.into_head(), false)),
+            Ok(Event::Init) => {
+                self.waiting.lock().clear();
+                Ok(Event::Init)
+            }
+            Ok(Event::InitDone) => Ok(Event::InitDone),
+            Ok(Event::Delete(meta)) => {
                 let head = meta.into_head();
                 self.waiting.lock().remove(&Key::of_meta(&head));
                 let secret = Secret { metadata: head.clone(), ..Secret::default() };
-                pass(Event::Delete(Item { head, read: Read::Object(secret) }))
+                Ok(Event::Delete(Item { head, read: Read::Object(secret) }))
             }
-            Input::Watched(Ok(Event::InitApply(meta))) => Some(self.look(meta.into_head(), true)),
-            Input::Watched(Ok(Event::Apply(meta))) => Some(self.look(meta.into_head(), false)),
-            Input::Known(key) => {
-                let head = self.waiting.lock().remove(&key)?;
-                Some(Step::Read { head, listed: false })
-            }
-        }
+        };
+        Some(Step::Pass(Box::new(event)))
     }
 
     fn look(&self, head: ObjectMeta, listed: bool) -> Step {
@@ -130,7 +134,7 @@ impl<O: Object> Contents<O> {
         // Under the lock, so that an object that comes now is not missed.
         let mut waiting = self.waiting.lock();
         if self.owners.lookup(&Key { namespace: key.namespace.clone(), name: owner.into() }).is_some() {
-            return Step::Read { head, listed };
+            return Step::Read { head: Box::new(head), listed };
         }
         let (uid, version) = (head.uid.clone(), head.resource_version.clone());
         let (namespace, name) = (head.namespace.clone(), head.name.clone());
@@ -140,8 +144,8 @@ impl<O: Object> Contents<O> {
 
     async fn take(self: Arc<Self>, step: Step) -> Option<watcher::Result<Event<Item<Secret>>>> {
         let (head, listed) = match step {
-            Step::Pass(event) => return Some(event),
-            Step::Read { head, listed } => (head, listed),
+            Step::Pass(event) => return Some(*event),
+            Step::Read { head, listed } => (*head, listed),
         };
         let read = self.read(&head, listed).await?;
         let item = Item { head, read };
@@ -184,5 +188,5 @@ impl<O: Object> Contents<O> {
 /// Passed over; `listed` as it is not there.
 fn ignore(head: ObjectMeta, listed: bool) -> Step {
     let item = Item { head, read: Read::Ignored };
-    Step::Pass(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) }))
+    Step::Pass(Box::new(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) })))
 }

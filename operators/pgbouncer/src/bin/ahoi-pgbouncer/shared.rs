@@ -66,13 +66,8 @@ impl Shared {
         self.serving(fleet, shard).into_iter().filter_map(address).collect()
     }
 
-    /// The fleet that is meant, if there is one.
-    pub fn fleet(&self, reference: &NamespacedRef) -> Option<Arc<PgBouncer>> {
-        self.fleets.get_in(&reference.namespace, &reference.name)
-    }
-
-    /// The same, with an error if it cannot be read.
-    pub fn find_fleet(&self, reference: &NamespacedRef) -> Result<Option<Arc<PgBouncer>>, Error> {
+    /// The fleet that is meant, if there is one; an error if it cannot be read.
+    pub fn fleet(&self, reference: &NamespacedRef) -> Result<Option<Arc<PgBouncer>>, Error> {
         self.fleets.find(&reference.namespace, &reference.name)
     }
 

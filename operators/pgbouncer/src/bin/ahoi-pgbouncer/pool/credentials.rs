@@ -89,7 +89,7 @@ impl PoolController {
 
     fn is_unused_at(&self, place: &Place, login: &str, known: bool, pool: &ConnectionPool) -> bool {
         // A fleet that is gone serves nobody.
-        let Ok(fleet) = self.shared.find_fleet(&place.fleet) else { return false };
+        let Ok(fleet) = self.shared.fleet(&place.fleet) else { return false };
         let Some(fleet) = fleet else { return true };
         unused(login, known, version(pool), reports(&fleet), &self.shared.serving(&fleet, place.shard))
     }

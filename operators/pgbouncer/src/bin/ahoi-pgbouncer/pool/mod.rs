@@ -192,7 +192,7 @@ impl PoolController {
 
     /// The same of any place of the pool; nothing if there is no such fleet.
     fn proof_at(&self, pool: &ConnectionPool, place: &Place) -> Option<Proof> {
-        let fleet = match self.shared.find_fleet(&place.fleet) {
+        let fleet = match self.shared.fleet(&place.fleet) {
             Ok(fleet) => fleet?,
             // Its processes may serve the pool.
             Err(error) => return Some(Proof::Pending { proved: 0, of: 0, error: Some(error.to_string()) }),

@@ -53,7 +53,7 @@ impl PoolController {
     /// Looks up what the pool refers to; the caches know all of it.
     pub(super) fn resolve(&self, pool: &ConnectionPool) -> Result<Resolved, Error> {
         let namespace = pool.namespace().unwrap_or_default();
-        let fleet = self.shared.find_fleet(&pool.spec.pg_bouncer_ref)?.ok_or_else(|| {
+        let fleet = self.shared.fleet(&pool.spec.pg_bouncer_ref)?.ok_or_else(|| {
             Error::structural(
                 "PgBouncerNotFound",
                 format!("spec.pgBouncerRef names the PgBouncer {}, which does not exist", fleet_name(pool)),

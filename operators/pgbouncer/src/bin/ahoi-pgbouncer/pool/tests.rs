@@ -9,7 +9,7 @@ use ahoi_api::{
     DatabaseServerStatus, DatabaseSpec, DatabaseStatus, FormerState, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec,
     PgBouncerStatus, PoolState, ProcessStatus, RefusedRoute, Route,
 };
-use ahoi_reconcile::testing::{ApiServer, cache, ready};
+use ahoi_reconcile::testing::{ApiServer, cache, ready, unreadable};
 use ahoi_reconcile::{Cache, Class, Error, Owned, Reconciler};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus, Secret};
@@ -191,6 +191,20 @@ async fn a_change_is_announced_proved_and_then_ready() {
     assert_eq!(world.pass().await.0, ROUTING, "the proof is of the route before");
     world.prove();
     assert_eq!(world.pass().await.0, READY);
+}
+
+/// Of a fleet that cannot be read nobody knows what it serves.
+#[tokio::test]
+async fn a_fleet_that_cannot_be_read_is_not_gone() {
+    let mut world = World::new();
+    world.pass().await;
+    let fleet = world.fleets.remove(0);
+    let controller = world.controller();
+    unreadable(&controller.shared.fleets, &fleet);
+    assert_eq!(controller.reconcile(&world.pool).await.unwrap_err().reason(), "Unreadable");
+    world.api.put(&world.pool);
+    let outcome = controller.cleanup(&world.pool).await;
+    assert!(matches!(outcome, Err(Error::Waiting { .. })), "its route may be loaded: {outcome:?}");
 }
 
 /// The Database's credentials have been replaced, and its former login is still open.
