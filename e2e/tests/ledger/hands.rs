@@ -60,7 +60,7 @@ async fn alter(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     cluster.kubectl(&["exec", "-n", SUITE, "global-0", "--", "sh", "-c", line], "").await?;
     said::<PgBouncer>(cluster, "global", "Repaired", "databases.ini", since).await?;
     said::<ConnectionPool>(cluster, c, "Repaired", "-pool", since).await?;
-    said::<Database>(cluster, b, "PasswordReplaced", "-database", since).await?;
+    said::<Database>(cluster, b, "Repaired", "-database", since).await?;
     said::<Database>(cluster, a, "Repaired", "role", since).await?;
     ledger.progress(Duration::from_secs(60)).await
 }

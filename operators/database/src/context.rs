@@ -14,6 +14,7 @@ use tracing::warn;
 
 use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
+use crate::remembered::Remembered;
 use crate::secret;
 use crate::server::{AUTHORITIES_BYTES, Login, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
 
@@ -29,6 +30,8 @@ pub struct Context {
     pub pools: Pools,
     /// Taken by whoever changes which removals wait for a server.
     pub removals: tokio::sync::Mutex<()>,
+    /// Passwords that no Secret holds yet.
+    pub remembered: Remembered,
     /// Places given away a moment ago.
     pub placements: Placements,
     /// What is counted.
@@ -66,7 +69,7 @@ impl Caches {
             databases,
             fleets: platform.cache(Api::all(client()), everything()),
             pools: platform.cache(Api::all(client()), everything()),
-            bindings: Owned::new(platform, &bindings),
+            bindings: Owned::new(platform, &bindings).made_anew_if(secret::must_be_made_anew).withstanding(),
             secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
         }
     }
@@ -172,6 +175,7 @@ impl Context {
             metrics: Metrics::new(&platform, top),
             pools: Pools::default(),
             removals: tokio::sync::Mutex::default(),
+            remembered: Remembered::default(),
             placements: Placements::default(),
             caches,
             platform,
@@ -258,6 +262,7 @@ pub mod tests {
             metrics: Metrics::new(&platform, 20),
             pools: Pools::default(),
             removals: tokio::sync::Mutex::default(),
+            remembered: Remembered::default(),
             placements: Placements::default(),
             waker: Controller::new(&platform, &caches.databases).waker(),
             caches,

@@ -4,6 +4,7 @@ mod context;
 mod database;
 mod metrics;
 mod quota;
+mod remembered;
 mod renewal;
 mod scram;
 mod secret;

@@ -25,6 +25,7 @@ pub struct Metrics {
     top: usize,
     server_up: Family<Server, Gauge>,
     disk_used: Family<Server, Gauge<f64, AtomicU64>>,
+    pending_removals: Family<Server, Gauge>,
     over_quota: Gauge,
     quota_used: Family<Customer, Gauge<f64, AtomicU64>>,
     shown: Arc<Mutex<Shown>>,
@@ -66,6 +67,7 @@ impl Metrics {
             top,
             server_up: Family::default(),
             disk_used: Family::default(),
+            pending_removals: Family::default(),
             over_quota: Gauge::default(),
             quota_used: Family::default(),
             shown: Arc::default(),
@@ -98,6 +100,11 @@ impl Metrics {
                 metrics.disk_used.clone(),
             );
             registry.register(
+                "database_pending_removals",
+                "Removals of deleted Databases that the server has not carried out yet",
+                metrics.pending_removals.clone(),
+            );
+            registry.register(
                 "databases_over_quota",
                 "Databases whose writes are refused because their storage is used up",
                 metrics.over_quota.clone(),
@@ -122,6 +129,7 @@ impl Metrics {
             if !stays {
                 self.server_up.remove(server);
                 self.disk_used.remove(server);
+                self.pending_removals.remove(server);
             }
             stays
         });
@@ -134,6 +142,12 @@ impl Metrics {
             Some(used) => _ = self.disk_used.get_or_create(&server).set(used),
             None => _ = self.disk_used.remove(&server),
         }
+    }
+
+    /// How many removals a server has not carried out yet.
+    pub fn pending_removals(&self, name: &str, count: usize) {
+        let server = Server { server: name.to_owned() };
+        self.pending_removals.get_or_create(&server).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How full databases are: namespace, and size as a fraction of the storage.

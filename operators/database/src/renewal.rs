@@ -67,7 +67,32 @@ pub fn begun(
         // One that is taken back and set again is not new.
         trigger: trigger.or_else(|| known.and_then(|known| known.trigger.clone())),
         previous_login: former,
+        lost_secrets: None,
     }
+}
+
+/// The first delay after which a login is replaced again because its Secret was lost once more, and the longest. By then the
+/// former login has been let go of, unless something uses it.
+const FIRST_DELAY: Duration = Duration::from_secs(150);
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+/// How many Secrets were lost in the row that is not over yet.
+pub fn losses(known: Option<&CredentialsStatus>, now: Timestamp) -> u32 {
+    let recent = known.filter(|known| age(known, now) < LONGEST_DELAY);
+    recent.and_then(|known| known.lost_secrets).and_then(|losses| u32::try_from(losses).ok()).unwrap_or_default()
+}
+
+/// When a login whose Secret is lost may be replaced; none: now. Whoever deletes the Secret again and again must not have us
+/// make a password each time, nor replace the one of a former login under its clients.
+pub fn replaceable_at(known: Option<&CredentialsStatus>, former_is_open: bool, now: Timestamp) -> Option<Timestamp> {
+    let known = known?;
+    let delay = match losses(Some(known), now) {
+        0 if !former_is_open => return None,
+        losses => FIRST_DELAY.saturating_mul(1 << losses.saturating_sub(1).min(10)).min(LONGEST_DELAY),
+    };
+    let at =
+        Timestamp::from_second(known.rotated_at.0.as_second() + i64::try_from(delay.as_secs()).unwrap_or(3600)).ok()?;
+    (now < at).then_some(at)
 }
 
 /// What is said of credentials that are found to have been replaced: whoever did it died before saying so. A trigger is
@@ -93,7 +118,12 @@ mod tests {
     }
 
     fn since(at: &str) -> CredentialsStatus {
-        CredentialsStatus { rotated_at: Time(at.parse().unwrap()), trigger: Some("one".into()), previous_login: None }
+        CredentialsStatus {
+            rotated_at: Time(at.parse().unwrap()),
+            trigger: Some("one".into()),
+            previous_login: None,
+            lost_secrets: None,
+        }
     }
 
     fn due_with(wanted: &Credentials, known: &CredentialsStatus) -> Due {
@@ -111,6 +141,24 @@ mod tests {
         let kept = begun(Some(&Credentials::default()), Some(&known), None, now());
         assert_eq!(kept.trigger.as_deref(), Some("one"));
         assert_eq!(found(Some(&known), Some("a".into()), now()).trigger.as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn lost_secrets_replace_a_login_ever_less_often() {
+        let lost = |losses: i32| CredentialsStatus { lost_secrets: Some(losses), ..since("2026-02-28T23:58:00Z") };
+        let seconds = |known: &CredentialsStatus, former| {
+            replaceable_at(Some(known), former, now()).map(|at| at.as_second() - known.rotated_at.0.as_second())
+        };
+        assert_eq!(seconds(&since("2026-02-28T23:58:00Z"), false), None, "the first is replaced at once");
+        assert_eq!(
+            seconds(&since("2026-02-28T23:58:00Z"), true),
+            Some(150),
+            "a former login is not taken from its clients"
+        );
+        assert_eq!([1, 2, 3, 9].map(|losses| seconds(&lost(losses), false)), [150, 300, 600, 3600].map(Some));
+        let before = CredentialsStatus { lost_secrets: Some(9), ..since("2026-02-28T22:59:59Z") };
+        assert_eq!((losses(Some(&before), now()), seconds(&before, false)), (0, None), "an hour ago");
+        assert_eq!(losses(Some(&lost(3)), now()), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::database::Names;
@@ -86,6 +86,11 @@ fn uri(server: &DatabaseServerSpec, names: &Names, password: &str) -> String {
     )
 }
 
+/// Whether the API server would refuse to have the Secret changed into what is desired.
+pub fn must_be_made_anew(live: &Secret, desired: &Secret) -> bool {
+    live.immutable == Some(true) || live.type_ != desired.type_
+}
+
 /// A short hash of the content, which says nothing about it: half of it is a random password.
 pub fn version(secret: &Secret) -> String {
     let mut sha = Sha256::new();
@@ -115,6 +120,19 @@ pub fn credentials(secret: &Secret, known: Option<&str>) -> Option<Credentials> 
     let credentials = Credentials { password: text(secret, "password")?, verifier: verifier(secret)? };
     let is_known = known == Some(version(secret).as_str());
     (is_known || scram::matches(&credentials.password, &credentials.verifier)).then_some(credentials)
+}
+
+/// The password of a Secret that was damaged, if what is left of it is the password that the login has on the server by
+/// `verifier`: nothing has to be replaced then.
+pub fn recovered(secret: &Secret, verifier: &str) -> Option<Credentials> {
+    let in_uri = || {
+        let uri = text(secret, "uri")?;
+        let encoded = uri.strip_prefix("postgresql://")?.split_once('@')?.0.split_once(':')?.1.to_owned();
+        percent_decode_str(&encoded).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    };
+    let candidates = [text(secret, "password"), in_uri()].into_iter().flatten();
+    let mut proved = candidates.filter(|password| scram::matches(password, verifier));
+    proved.next().map(|password| Credentials { password, verifier: verifier.to_owned() })
 }
 
 #[cfg(test)]
@@ -185,6 +203,34 @@ mod tests {
         let (one, other) = (made("abc", "host: a"), made("abd", "host: a"));
         assert_eq!(version(&one), version(&made("abc", "host: a")));
         assert_ne!(version(&one), version(&other));
+    }
+
+    #[test]
+    fn a_damaged_secret_gives_what_is_left_of_it() {
+        let good = Credentials::of("p@ss/w:rd".into());
+        let damaged = |damage: &[(&str, Option<&str>)]| {
+            let mut secret = desired(&database(), &server("host: a"), &Names::of("c_3f2504e04f89"), &good);
+            for (key, value) in damage {
+                let data = secret.data.as_mut().unwrap();
+                match value {
+                    None => _ = data.remove(*key),
+                    Some(value) => _ = data.insert((*key).to_owned(), ByteString(value.as_bytes().to_vec())),
+                }
+            }
+            recovered(&secret, &good.verifier)
+        };
+        assert!(damaged(&[("verifier", None), ("username", Some("postgres")), ("uri", None)]) == Some(good.clone()));
+        assert!(damaged(&[("password", Some("another"))]) == Some(good.clone()), "the uri has it, too");
+        assert!(damaged(&[("password", None), ("uri", Some("postgresql://a:b@c/d"))]).is_none());
+        assert!(recovered(&Secret::default(), &good.verifier).is_none());
+    }
+
+    #[test]
+    fn an_immutable_secret_and_one_of_another_type_are_made_anew() {
+        let made = made("abc", "host: a");
+        assert!(!must_be_made_anew(&made, &made));
+        assert!(must_be_made_anew(&Secret { immutable: Some(true), ..made.clone() }, &made));
+        assert!(must_be_made_anew(&Secret { type_: Some("Opaque".into()), ..made.clone() }, &made));
     }
 
     #[test]

@@ -36,4 +36,8 @@ pub struct CredentialsStatus {
     /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_login: Option<String>,
+    /// How often in a row the login was replaced because its Secret had been deleted or its password modified. The first time
+    /// it is replaced at once, later after delays that grow up to an hour; an hour without such a loss ends the row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_secrets: Option<i32>,
 }

@@ -145,8 +145,8 @@ pub struct DatabaseServerStatus {
     /// suite's own controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<i64>,
-    /// What is to be dropped or put aside here because its Database was deleted while the server was away. Done by the first
-    /// sweep when it is back.
+    /// Removals of deleted Databases that this server has not carried out: it could not be reached, or it refused. Repeated by
+    /// the sweeps, with growing delays of up to 10 minutes, until they succeed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_removals: Vec<PendingRemoval>,
     /// The maintenance that was requested last.
@@ -173,7 +173,7 @@ pub struct DatabaseServerStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// A database whose Database was deleted with the order to drop it or to put it aside, which its server could not be told.
+/// A removal that a server has not carried out yet, although the Database is deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingRemoval {
@@ -185,8 +185,11 @@ pub struct PendingRemoval {
     pub name: String,
     /// Its uid: a database that has become another object's is left alone.
     pub uid: String,
-    /// What its owner said is to become of the data.
+    /// Deletion policy of the Database: whether its data is to be dropped (Delete), renamed (Archive) or only closed (Retain).
     pub policy: DeletionPolicy,
-    /// When it was deleted.
+    /// When the Database was deleted.
     pub since: Time,
+    /// Why the removal is pending: what PostgreSQL answered, with its SQLSTATE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }

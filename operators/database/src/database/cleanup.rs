@@ -8,6 +8,7 @@ use ahoi_reconcile::{Error, EventType, age};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use postgres_protocol::escape::escape_identifier;
 use tracing::{info, warn};
 
 use super::desired::Identity;
@@ -21,9 +22,13 @@ use crate::context::{Context, is_usable};
 use crate::server::ServerPool;
 use crate::verifiers;
 
-/// How long a deletion waits for a server that cannot be used; less than the pause after the first attempt, so that the
-/// second is the last.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a deletion waits for a server that cannot be reached or refuses; less than the pause after the first attempt, so
+/// that the second is the last.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one attempt may take: a statement's own timeout, and less than the time-out of a reconcile.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(75);
+/// While PostgreSQL refuses what the deletion of a Database asks of it.
+const REFUSED: &str = "RemovalRefused";
 
 /// What is to become of a database.
 pub struct Order {
@@ -39,6 +44,7 @@ pub struct Order {
 
 /// Closes, puts aside or drops the database, as its policy says.
 pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
+    context.remembered.forget(&database.uid().unwrap_or_default());
     let Some((server, names)) = place(database) else { return Ok(()) };
     let (identity, policy) = (Identity::of(database, &context.cluster), database.spec.deletion_policy);
     let order = Order { names, identity, policy, since: deleted_at(database) };
@@ -56,31 +62,50 @@ async fn leave(context: &Context, database: &Database, server: String, order: &O
         left(context, database, None, "ServerGone", note);
         return Ok(());
     };
-    match on_server(context, database, &server, order).await {
-        // A connection that broke is tried again: only who has said so itself is away. Who refuses goes on refusing.
-        Err(error @ Error::Waiting { .. }) if is_usable(&server) => Err(error),
-        Err(Error::Waiting { .. } | Error::Structural { .. }) if age(&order.since, Timestamp::now()) >= PATIENCE => {
-            give_up(context, database, &server, order).await
+    let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, on_server(context, database, &server, order)).await;
+    let error = match attempt {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            anyhow::anyhow!("DatabaseServer {} has not answered within {ATTEMPT_TIMEOUT:?}", server.name_any()).into()
         }
-        Err(Error::Structural { reason, message }) => Err(Error::waiting(reason, message)),
-        outcome => outcome,
+    };
+    let is_overdue = age(&order.since, Timestamp::now()) >= SERVER_TIMEOUT;
+    match error {
+        // A connection that broke is tried again: a server is unreachable when its own status says so.
+        error @ Error::Waiting { .. } if is_usable(&server) => Err(error),
+        Error::Waiting { message, .. } | Error::Structural { message, .. } if is_overdue => {
+            give_up(context, database, &server, order, message).await
+        }
+        Error::Other(refusal) if is_overdue => give_up(context, database, &server, order, format!("{refusal:#}")).await,
+        Error::Structural { reason, message } => Err(Error::waiting(reason, message)),
+        Error::Other(refusal) => Err(Error::waiting(REFUSED, format!("{refusal:#}"))),
+        error => Err(error),
     }
 }
 
-/// Lets the object go although nothing could be done on its server. What is to be dropped or put aside is written down; what
-/// is to be kept needs nothing: the next sweep finds a database without an object and closes its login.
-async fn give_up(context: &Context, database: &Database, server: &DatabaseServer, order: &Order) -> Result<(), Error> {
-    let (name, names) = (server.name_any(), &order.names);
-    let what = format!("database {} and its roles {} and {}", names.database, names.owner, names.login);
-    if order.policy == DeletionPolicy::Retain {
-        let note = format!("DatabaseServer {name} could not be used: {what} are left there as they are");
-        left(context, database, Some(server), "LeftOnServer", note);
-    } else {
-        pending::postpone(context, &name, order).await?;
-        let note = format!("DatabaseServer {name} could not be used: {what} wait there for {:?}", order.policy);
-        left(context, database, Some(server), "RemovalPostponed", note);
+/// Lets the object go although its server has not done what the policy demands: the server's status remembers it.
+async fn give_up(
+    context: &Context,
+    database: &Database,
+    server: &DatabaseServer,
+    order: &Order,
+    why: String,
+) -> Result<(), Error> {
+    let (name, removed, policy) = (server.name_any(), &order.names.database, order.policy);
+    match pending::postpone(context, &name, order, &why).await {
+        // The sweep closes it as a database without an object.
+        Err(Error::Waiting { .. }) if policy == DeletionPolicy::Retain => {}
+        outcome => outcome?,
     }
-    if let Ok(pool) = context.pool(server) {
+    let note = format!(
+        "database {removed} could not be removed (policy {policy:?}): {why}. The removal is in status.pendingRemovals of \
+         DatabaseServer {name} and is repeated until it succeeds"
+    );
+    left(context, database, Some(server), "RemovalPostponed", note);
+    if policy == DeletionPolicy::Retain
+        && let Ok(pool) = context.pool(server)
+    {
         pool.memory.lock().unclaimed.insert(order.identity.object.clone());
     }
     Ok(())
@@ -125,25 +150,51 @@ pub async fn obey(pool: &ServerPool, order: &Order) -> Result<Option<String>, Er
 }
 
 async fn carry_out(pool: &ServerPool, names: &Names, version: i32, steps: &[Step]) -> Result<(), Error> {
-    // Roles one by one: what keeps one of them must not keep the others, nor the deletion for ever.
+    // Roles one by one: what blocks one of them must not block the others.
     let (roles, rest): (Vec<_>, Vec<_>) = steps.iter().cloned().partition(|step| matches!(step, Step::DropRole { .. }));
     execute::run(pool, names, version, &rest).await.map_err(|failed| failed.into_error(pool))?;
+    let mut in_use = Vec::new();
     for step in roles {
         let Step::DropRole { role } = &step else { continue };
-        match execute::run(pool, names, version, std::slice::from_ref(&step)).await {
+        let drop = async || execute::run(pool, names, version, std::slice::from_ref(&step)).await;
+        match drop().await {
             Err(failed) if failed.is_needed_elsewhere() => {
-                warn!(
-                    server = pool.name,
-                    role, "something outside of its database depends on the role; it is kept without login"
-                );
-                let closed = [Step::NoLogin { role: role.clone() }];
-                execute::run(pool, names, version, &closed).await.map_err(|failed| failed.into_error(pool))?;
+                revoke_elsewhere(pool, role).await?;
+                match drop().await {
+                    Err(failed) if failed.is_needed_elsewhere() => in_use.push(failed.into_error(pool).to_string()),
+                    outcome => outcome.map_err(|failed| failed.into_error(pool))?,
+                }
             }
             outcome => outcome.map_err(|failed| failed.into_error(pool))?,
         }
     }
+    if in_use.is_empty() { Ok(()) } else { Err(Error::structural("RoleInUse", in_use.join("; "))) }
+}
+
+/// Takes away what others have granted to a role outside of its own database. Where the role owns something nothing is done:
+/// that would be dropped with it.
+async fn revoke_elsewhere(pool: &ServerPool, role: &str) -> Result<(), Error> {
+    let error = |failure: crate::server::Failure| failure.into_error(&pool.name);
+    for (database, owns) in pool.pairs(DEPENDENCIES, role).await.map_err(error)? {
+        if owns == "true" {
+            warn!(server = pool.name, role, database, "the role owns objects outside of its own database");
+            continue;
+        }
+        let mut connection = pool.inside(&database).await.map_err(error)?;
+        let revoked = pool.run_inside(&mut connection, &format!("DROP OWNED BY {}", escape_identifier(role))).await;
+        // It is closed either way.
+        let _ = sqlx::Connection::close(connection).await;
+        revoked.map_err(error)?;
+    }
     Ok(())
 }
+
+/// The databases in which something depends on a role, and whether it owns anything there. What is shared among databases
+/// counts for the admin database; default privileges are owned, and are nothing that could be lost.
+const DEPENDENCIES: &str = "SELECT coalesce(d.datname, current_database())::text, \
+     bool_or(s.deptype = 'o' AND s.classid <> 'pg_default_acl'::regclass)::text \
+     FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid \
+     WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1) GROUP BY 1";
 
 /// Closes a database that has no object any more, and keeps it.
 pub async fn close(pool: &ServerPool, names: &Names, identity: &Identity) -> Result<(), Error> {
@@ -226,7 +277,10 @@ mod tests {
             assert!(matches!(waiting, Err(Error::Waiting { .. })), "{waiting:?}");
         }
         assert!(cleanup(&context, &database(PLACED, "Retain", Duration::from_secs(30))).await.is_ok());
-        assert!(api.take_writes().is_empty(), "what is kept needs no order");
+        let server = context.caches.servers.get("pg-1").unwrap();
+        assert_eq!(pending::count(&context, "pg-1"), 1, "its logins are to be closed");
+        let heir = database("{}", "Retain", Duration::ZERO);
+        assert!(pending::is_kept(&server, &heir) && !pending::is_pending(&server, &heir), "an heir is to have it");
         for _ in 0..2 {
             assert!(cleanup(&context, &database(PLACED, "Delete", Duration::from_secs(30))).await.is_ok());
         }
@@ -235,6 +289,11 @@ mod tests {
         let removal = removals.first().unwrap();
         assert_eq!((removals.len(), removal.database.as_str(), removal.uid.as_str()), (1, "c_3f2504e04f89", "u"));
         assert_eq!(removal.policy, DeletionPolicy::Delete);
+        assert_eq!(
+            removal.message.as_deref(),
+            Some("Secret ahoi-system/admin of DatabaseServer pg-1 does not exist"),
+            "what is in the way"
+        );
         assert!(pending::is_pending(&server, &database("{}", "Retain", Duration::ZERO)), "an heir is not to have it");
     }
 

@@ -1,7 +1,7 @@
 //! Carries plans out: neighbours in one transaction, databases made and dropped a few at a time, and what is left
 //! afterwards looked at once more.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahoi_reconcile::Error;
 
@@ -11,7 +11,10 @@ use super::observe;
 use super::parameters;
 use super::plan::{self, Refusal};
 use super::step::{Place, Step};
-use crate::server::{Failure, ServerPool};
+use crate::server::{DEPENDENT_OBJECTS, Failure, ServerPool};
+
+/// How long a CREATE or DROP DATABASE waits for its turn: a server that is slow with a few must not hold all others.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// SQLSTATE of a lock that was waited for in vain.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -94,7 +97,7 @@ pub struct Failed {
 impl Failed {
     /// Whether PostgreSQL refused because something else depends on what was to be dropped.
     pub fn is_needed_elsewhere(&self) -> bool {
-        matches!(&self.failure, Failure::Refused { code, .. } if code == "2BP01")
+        matches!(&self.failure, Failure::Refused { code, .. } if code == DEPENDENT_OBJECTS)
     }
 
     /// The error where nothing in the spec can be the reason.
@@ -138,8 +141,13 @@ pub async fn run(server: &ServerPool, names: &Names, version: i32, steps: &[Step
 }
 
 async fn alone(server: &ServerPool, version: i32, group: &[Step]) -> Result<(), Failed> {
-    // Closed only when the process ends.
-    let _slot = server.changes.acquire().await.ok();
+    let is_heavy = |step: &Step| matches!(step, Step::CreateDatabase { .. } | Step::DropDatabase { .. });
+    if !group.iter().any(is_heavy) {
+        return together(server, version, group).await;
+    }
+    let Ok(_slot) = tokio::time::timeout(SLOT_TIMEOUT, server.changes.acquire()).await else {
+        return Err(Failed { steps: group.to_vec(), failure: Failure::Busy });
+    };
     together(server, version, group).await
 }
 

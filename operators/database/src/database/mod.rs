@@ -25,7 +25,7 @@ use ahoi_reconcile::{Error, EventType, Progress, Reconciler, Verdict, conditions
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use tracing::{info, warn};
 
 pub use self::cleanup::close;
@@ -33,7 +33,7 @@ pub use self::desired::{Desired, Identity, OtherLogin};
 pub use self::model::{DatabaseState, Observed};
 pub use self::names::{Names, TENANTS, is_database};
 pub use self::observe::{all as observe_all, owner_of};
-pub use self::pending::catch_up;
+pub use self::pending::{catch_up, count as pending_removals, find_unfinished};
 pub use self::placement::Placements;
 use self::placement::{Candidate, Need};
 pub use self::plan::differs;
@@ -44,13 +44,17 @@ pub use self::stamp::{Cluster, Stamp, State};
 use self::step::{Step, Topic};
 use crate::context::{Context, is_usable};
 use crate::quota::{self, Level};
-use crate::renewal::Due;
+use crate::renewal::{self, Due};
 use crate::scram::Credentials;
 use crate::secret;
 use crate::server::{Growth, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server};
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
+
+/// The reason while another object has the name of the binding Secret, and how often that is looked at.
+const NAME_CONFLICT: &str = "NameConflict";
+const RETRY_CONFLICT: Duration = Duration::from_secs(30);
 
 /// The controller of Databases.
 pub struct Databases(pub Arc<Context>);
@@ -65,6 +69,14 @@ impl Reconciler for Databases {
             // The server says so itself, once. A thousand databases would each write it, and again when it is back.
             Err(error) if is_ready(database) && self.is_told_by_the_server(database, error.reason()) => {
                 Ok(Progress::new(database.status.clone().unwrap_or_default()).requeue_in(LATER))
+            }
+            // An object that has the name of the Secret is not ours to watch: only a look tells that it is gone.
+            Err(error) if error.reason() == NAME_CONFLICT => {
+                let (namespace, generation) = (database.namespace().unwrap_or_default(), database.metadata.generation);
+                let now = self.0.caches.databases.get_in(&namespace, &database.name_any());
+                let mut status = now.and_then(|now| now.status.clone()).unwrap_or_default();
+                conditions::settle(&mut status.conditions, generation, Verdict::from(&error));
+                Ok(Progress::new(status).requeue_in(RETRY_CONFLICT))
             }
             outcome => outcome,
         }
@@ -96,7 +108,11 @@ impl Databases {
             return Err(Error::Conflict("the status was emptied".to_owned()));
         };
         let (server, pool) = context.usable(server_name)?;
-        let present = self.binding(database)?;
+        let present = match self.binding(database)? {
+            // One that has lost its label is not lost.
+            None if status.binding.is_some() => self.unlabelled(database).await?,
+            present => present,
+        };
         let (names, mut other) = logins(&status, present.as_deref(), name);
 
         let before = Level::read(&status.conditions);
@@ -104,20 +120,24 @@ impl Databases {
         let level = measured.map_or(before, |size| before.next(size, storage));
         let level = self.enforced(level, &mut status, &pool, &names).await?;
 
-        let kept = present.as_deref().and_then(|binding| secret::credentials(binding, version_of(&status)));
+        let kept = self.credentials(database, &pool, &names, present.as_deref()).await?;
         let lost = kept.is_none() && status.binding.is_some();
         if before == Level::Closed && level == Level::Exceeded {
             execute::freeze_again(&pool, &names).await?;
         }
         let rotation = Rotation { context, database, server: &server, pool: &pool, access: level.into() };
         let mut wait = rotation.former(&mut status, &names, &mut other).await?;
+        let now = Timestamp::now();
+        let losses = renewal::losses(status.credentials.as_ref(), now);
+        let is_former_open = other == OtherLogin::Former;
+        let held = if lost { renewal::replaceable_at(status.credentials.as_ref(), is_former_open, now) } else { None };
 
         // The Secret first: should the process die now, somebody knows the password that the role gets later. One that is
         // lost is not replaced by another for the same login: its clients go on while they change over.
-        let (mut binding, mut steps) = if lost {
-            (present.clone().unwrap_or_default(), Vec::new())
-        } else {
-            rotation.settle(&names, other, &kept.map_or_else(Credentials::generate, Ok)?).await?
+        let (mut binding, mut steps) = match kept {
+            None if held.is_some() => (Arc::default(), rotation.hold(&names, other).await?),
+            None if lost => (Arc::default(), Vec::new()),
+            kept => rotation.settle(&names, other, &kept.map_or_else(Credentials::generate, Ok)?).await?,
         };
         // Neither that a login which nobody uses is closed is a repair, nor that a default is set.
         steps.retain(|step| match step {
@@ -125,8 +145,8 @@ impl Databases {
             Step::Set { parameter, .. } => parameter != plan::TEMPORARY_FILES,
             _ => true,
         });
-        let due = rotation::due(database, Timestamp::now())?;
-        if lost || due == Due::Now && other == OtherLogin::Closed {
+        let due = rotation::due(database, now)?;
+        if held.is_none() && (lost || due == Due::Now && other == OtherLogin::Closed) {
             binding = rotation.rotate(&mut status, names.clone()).await?;
             wait = Some(Kept::Young.explain(&names.login));
         }
@@ -143,9 +163,15 @@ impl Databases {
                 pool.memory.lock().growth.insert(name.clone(), Growth::from(size, Instant::now()));
             }
         }
-        if lost {
-            let note =
-                format!("Secret {} was lost or edited; it has another login with a new password", binding.name_any());
+        if held.is_some() {
+            self.tell(database, &pool, &steps, before, level);
+        } else if lost {
+            let lost_secrets = i32::try_from(losses.saturating_add(1)).ok();
+            status.credentials.iter_mut().for_each(|credentials| credentials.lost_secrets = lost_secrets);
+            let note = format!(
+                "Secret {} was deleted or modified; created a new login with a new password",
+                binding.name_any()
+            );
             context.platform.event(database, EventType::Warning, "PasswordReplaced", note);
             context.metrics.password_changes.inc();
         } else {
@@ -156,19 +182,24 @@ impl Databases {
             status.size_bytes = Some(size);
         }
         status.storage_bytes = Some(storage);
-        status.binding = Some(Binding { name: binding.name_any(), version: secret::version(&binding) });
+        if held.is_none() {
+            status.binding = Some(Binding { name: binding.name_any(), version: secret::version(&binding) });
+        }
         let generation = database.metadata.generation;
         let _ = conditions::set(&mut status.conditions, level.condition().observed_generation(generation));
+        let going = binding.metadata.deletion_timestamp.is_some().then(|| blocked_deletion(&binding));
         let message = format!("database {} on DatabaseServer {}", names.database, server.name_any());
-        let message = wait.map_or(message.clone(), |kept| format!("{message}; {kept}"));
-        let verdict = match level {
-            Level::Closed => Verdict::stalled(level.explain().0, level.explain().1),
+        let message = [Some(message), wait, going].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let verdict = match (level, held) {
+            (Level::Closed, _) => Verdict::stalled(level.explain().0, level.explain().1),
+            (_, Some(at)) => Verdict::progressing(SECRET_LOST, lost_again(database, &names, at)),
             _ => Verdict::ready(message),
         };
         conditions::settle(&mut status.conditions, generation, verdict);
-        let again = rotate::look_again(&status, due, Timestamp::now());
+        let again = rotate::look_again(&status, due, now);
         let opens = status.closed_until.as_ref().map(|until| opens_in(until, Timestamp::now()));
-        Ok(Progress { requeue: again.into_iter().chain(opens).min(), status })
+        let held = held.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+        Ok(Progress { requeue: again.into_iter().chain(opens).chain(held).min(), status })
     }
 
     /// The level, when what was seen of the database since its storage was used up is taken into account.
@@ -194,6 +225,27 @@ impl Databases {
             status.closed_until = None;
         }
         Ok(level)
+    }
+
+    /// What the login in use authenticates with: as the Secret says, as was generated for it and could not be written, or as can
+    /// be proved with what is left of a Secret that was damaged.
+    async fn credentials(
+        &self,
+        database: &Database,
+        pool: &ServerPool,
+        names: &Names,
+        present: Option<&Secret>,
+    ) -> Result<Option<Credentials>, Error> {
+        let known = database.status.as_ref().and_then(version_of);
+        let written = present.and_then(|present| secret::credentials(present, known));
+        let kept = written.or_else(|| self.0.remembered.of(&database.uid().unwrap_or_default(), &names.login));
+        match (kept, present) {
+            (None, Some(damaged)) if known.is_some() && !pool.hides_passwords() => {
+                let verifier = observe::verifier(pool, names, &names.login).await?;
+                Ok(verifier.and_then(|verifier| secret::recovered(damaged, &verifier)))
+            }
+            (kept, _) => Ok(kept),
+        }
     }
 
     /// Says what somebody has changed in a Secret whose password is still right. A Secret that is to change anyway is no
@@ -245,7 +297,7 @@ impl Databases {
                 let found = found.map_err(|failure| failure.into_error(&pool.name))?;
                 Ok(found.map(|names| (pool.name.clone(), names)))
             }
-            pool if may_keep(server, pool.as_ref().ok(), &identity.object) => {
+            pool if may_keep(server, pool.as_ref().ok(), &identity.object) || pending::is_kept(server, database) => {
                 let name = server.name_any();
                 let message = format!(
                     "DatabaseServer {name} cannot be reached, and may keep the data of an earlier Database of this name; \
@@ -292,6 +344,13 @@ impl Databases {
         self.0.caches.bindings.cache().find(&namespace, &secret::name_of(&database.name_any()))
     }
 
+    /// The Secret of the binding's name, whatever its labels are.
+    async fn unlabelled(&self, database: &Database) -> Result<Option<Arc<Secret>>, Error> {
+        let client = self.0.platform.client.clone();
+        let secrets: Api<Secret> = Api::namespaced(client, &database.namespace().unwrap_or_default());
+        Ok(secrets.get_opt(&secret::name_of(&database.name_any())).await?.map(Arc::new))
+    }
+
     /// Says what was done where nobody asked for it.
     fn tell(&self, database: &Database, pool: &ServerPool, steps: &[Step], before: Level, level: Level) {
         let context = &self.0;
@@ -315,6 +374,26 @@ impl Databases {
         warn!("{note}");
         context.platform.event(database, EventType::Warning, "Repaired", note);
     }
+}
+
+/// The reason of a Database whose Secret was lost again, and whose login is not replaced yet.
+const SECRET_LOST: &str = "SecretLost";
+
+fn lost_again(database: &Database, names: &Names, at: Timestamp) -> String {
+    let (namespace, name) = (database.namespace().unwrap_or_default(), secret::name_of(&database.name_any()));
+    format!(
+        "Secret {namespace}/{name} was deleted or its password modified again: find out by which client. Login {} keeps its \
+         password; it is replaced by a new one at {at}",
+        names.login
+    )
+}
+
+fn blocked_deletion(binding: &Secret) -> String {
+    format!(
+        "Secret {} is being deleted and kept by the finalizers {}: remove them to have it created again",
+        binding.name_any(),
+        binding.finalizers().join(", ")
+    )
 }
 
 /// Whether a server that cannot be asked may keep what an object left: as the last sweep saw it, or, where this process has

@@ -4,7 +4,7 @@ use ahoi_reconcile::Error;
 
 use super::model::Observed;
 use super::names::Names;
-use super::stamp::{Stamp, State};
+use super::stamp::Stamp;
 use crate::server::{Failure, ServerPool};
 
 /// What takes the place of pg_authid where it may not be read.
@@ -69,6 +69,12 @@ pub async fn one(server: &ServerPool, names: &Names) -> Result<Observed, Error> 
     read(server, [Some(&databases), Some(&roles)]).await
 }
 
+/// The verifier that a login has on the server; nothing where the server does not show it.
+pub async fn verifier(server: &ServerPool, names: &Names, login: &str) -> Result<Option<String>, Error> {
+    let observed = one(server, names).await?;
+    Ok(observed.roles.get(login).and_then(|role| role.verifier.clone()))
+}
+
 /// All databases and roles of ours.
 pub async fn all(server: &ServerPool) -> Result<Observed, Error> {
     read(server, [None, None]).await
@@ -99,7 +105,7 @@ pub async fn retained(server: &ServerPool, cluster: &str, object: &str) -> Resul
     let found = server.pairs(STAMPED, object).await?;
     let is_it = |comment: &str| {
         Stamp::parse(comment)
-            .is_some_and(|stamp| stamp.cluster == cluster && stamp.object == object && stamp.state != State::Archived)
+            .is_some_and(|stamp| stamp.cluster == cluster && stamp.object == object && stamp.state.can_be_adopted())
     };
     Ok(found.iter().find(|(_, comment)| is_it(comment)).map(|(database, _)| Names::of(database)))
 }

@@ -51,7 +51,7 @@ fn claim(names: &Names, identity: &Identity, observed: &Observed) -> Claim {
         () if stamp.cluster != identity.cluster => Claim::Foreign("it belongs to another cluster"),
         () if same_object && stamp.uid == identity.uid && database.limit == INVALID => Claim::Invalid,
         () if same_object && stamp.uid == identity.uid => Claim::Stamped(stamp),
-        () if same_object && stamp.state != State::Archived => Claim::Retained(stamp),
+        () if same_object && stamp.state.can_be_adopted() => Claim::Retained(stamp),
         () => Claim::Foreign("it belongs to another object"),
     }
 }
@@ -98,9 +98,7 @@ pub fn retain(names: &Names, identity: &Identity, observed: &Observed) -> Result
         Claim::Stamped(stamp) if stamp.state != State::Retained => Stamp { state: State::Retained, ..stamp },
         _ => return Ok(plan.steps),
     };
-    for login in [&names.login, &names.other] {
-        plan.push(Step::Terminate { database: names.database.clone(), login: Some(login.clone()) });
-    }
+    plan.end_sessions(names);
     plan.stamp(names, identity, stamp);
     Ok(plan.steps)
 }
@@ -118,6 +116,7 @@ pub fn archive(names: &Names, identity: &Identity, observed: &Observed, aside: S
     };
     let database = names.database.clone();
     plan.close_login(names);
+    plan.end_sessions(names);
     plan.limit(&database, 0);
     plan.stamp(names, identity, stamp);
     plan.push(Step::Terminate { database: database.clone(), login: None });
@@ -125,19 +124,31 @@ pub fn archive(names: &Names, identity: &Identity, observed: &Observed, aside: S
     Ok(plan.steps)
 }
 
-/// The steps to nothing.
+/// The steps to nothing. The logins are closed before anything that the server may refuse, and the stamp says what was ordered
+/// before anything is destroyed: it outlives the DatabaseServer object and its list of pending removals.
 pub fn delete(names: &Names, identity: &Identity, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     let mut plan = Plan::new(names, observed);
-    match claim(names, identity, observed) {
+    let claim = claim(names, identity, observed);
+    let stamp = match claim {
         Claim::Foreign(why) => return Err(not_ours(names, why)),
         Claim::Retained(_) => return Ok(plan.steps),
-        Claim::Absent => {}
-        Claim::Invalid | Claim::Unstamped | Claim::Stamped(_) => {
-            let database = names.database.clone();
-            plan.push(Step::Forget { database: database.clone() });
-            plan.push(Step::DropDatabase { database });
-        }
+        // PostgreSQL lets nothing but DROP work on an invalid database.
+        Claim::Absent | Claim::Invalid => None,
+        Claim::Unstamped => Some(identity.stamp(State::Deleting)),
+        Claim::Stamped(ref stamp) => Some(Stamp { state: State::Deleting, ..stamp.clone() }),
+    };
+    plan.close_login(names);
+    if !matches!(claim, Claim::Absent) {
+        plan.end_sessions(names);
     }
+    if let Some(stamp) = stamp {
+        plan.stamp(names, identity, stamp);
+    }
+    let database = names.database.clone();
+    if !matches!(claim, Claim::Absent) {
+        plan.push(Step::DropDatabase { database: database.clone() });
+    }
+    plan.push(Step::Forget { database });
     for role in [&names.login, &names.other, &names.frozen, &names.owner] {
         if plan.state.roles.contains_key(role) {
             plan.push(Step::DropRole { role: role.clone() });
@@ -435,6 +446,14 @@ impl Plan {
             Access::Write => false,
             Access::Shrink => true,
             Access::Closed => before.full,
+        }
+    }
+
+    /// Ends what the two logins have open. Not in one transaction with anything: a lock that something else waits for must not
+    /// keep a login open.
+    fn end_sessions(&mut self, names: &Names) {
+        for login in [&names.login, &names.other] {
+            self.push(Step::Terminate { database: names.database.clone(), login: Some(login.clone()) });
         }
     }
 

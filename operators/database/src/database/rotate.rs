@@ -13,6 +13,7 @@ use tracing::info;
 use super::desired::{Access, Desired, OtherLogin};
 use super::execute;
 use super::names::Names;
+use super::observe;
 use super::rotation::{self, Kept};
 use super::step::Step;
 use crate::context::Context;
@@ -81,17 +82,37 @@ impl Rotation<'_> {
         other: OtherLogin,
         credentials: &Credentials,
     ) -> Result<(Arc<Secret>, Vec<Step>), Error> {
-        let binding = self.give_away(names, credentials).await?;
-        let steps = self.converge(names, other, credentials).await?;
-        Ok((binding, steps))
+        let given = self.give_away(names, credentials).await;
+        // Whatever a tenant has done to its Secret: once the login has this password, the rest of the database does not wait.
+        let is_known = self.database.status.as_ref().is_some_and(|status| status.binding.is_some());
+        if given.is_err() && !is_known {
+            return given.map(|binding| (binding, Vec::new()));
+        }
+        let steps = self.converge(names, other, &credentials.verifier).await?;
+        Ok((given?, steps))
+    }
+
+    /// The server as it is to be while the Secret is lost and its login is not to be replaced yet.
+    pub async fn hold(&self, names: &Names, other: OtherLogin) -> Result<Vec<Step>, Error> {
+        // Where verifiers are hidden, there is nothing that a login which somebody has closed could be opened with again.
+        if self.pool.hides_passwords() {
+            return Ok(Vec::new());
+        }
+        match observe::verifier(self.pool, names, &names.login).await? {
+            Some(verifier) => self.converge(names, other, &verifier).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Makes the other login the one that is given away, and the one in use the former. The password need not be kept
     /// before the Secret has it: whoever dies on the way there begins with another one.
     pub async fn rotate(&self, status: &mut DatabaseStatus, names: Names) -> Result<Arc<Secret>, Error> {
         let (former, names) = (names.login.clone(), names.rotated());
-        let credentials = Credentials::generate()?;
-        self.converge(&names, OtherLogin::Former, &credentials).await?;
+        let (uid, remembered) = (self.uid(), &self.context.remembered);
+        // The same again, where the last attempt did not get as far as the Secret.
+        let credentials = remembered.of(&uid, &names.login).map_or_else(Credentials::generate, Ok)?;
+        remembered.keep(&uid, &names.login, &credentials);
+        self.converge(&names, OtherLogin::Former, &credentials.verifier).await?;
         if self.access != Access::Closed {
             self.try_out(&names, &credentials).await?;
         }
@@ -104,9 +125,13 @@ impl Rotation<'_> {
         Ok(binding)
     }
 
-    async fn converge(&self, names: &Names, other: OtherLogin, credentials: &Credentials) -> Result<Vec<Step>, Error> {
+    fn uid(&self) -> String {
+        self.database.uid().unwrap_or_default()
+    }
+
+    async fn converge(&self, names: &Names, other: OtherLogin, verifier: &str) -> Result<Vec<Step>, Error> {
         let cluster = &self.context.cluster;
-        let desired = Desired::of(self.database, cluster, names.clone(), &credentials.verifier, other, self.access)?;
+        let desired = Desired::of(self.database, cluster, names.clone(), verifier, other, self.access)?;
         execute::converge(self.pool, &desired).await
     }
 
@@ -135,7 +160,19 @@ impl Rotation<'_> {
         }
         let binding = secret::desired(self.database, &self.server.spec, names, credentials);
         let binding = secret::secured(binding, &self.server.spec.tls, self.pool.authorities.as_deref());
-        self.context.caches.bindings.apply(self.database, binding).await
+        let (bindings, remembered) = (&self.context.caches.bindings, &self.context.remembered);
+        match bindings.apply(self.database, binding.clone()).await {
+            Ok(given) => {
+                remembered.forget(&self.uid());
+                Ok(given)
+            }
+            Err(error) => {
+                remembered.keep(&self.uid(), &names.login, credentials);
+                // One that a finalizer keeps says what it is to say as long as it is there; it is created again afterwards.
+                let live = bindings.child(self.database, &binding.name_any());
+                live.filter(|live| live.metadata.deletion_timestamp.is_some() && live.data == binding.data).ok_or(error)
+            }
+        }
     }
 }
 

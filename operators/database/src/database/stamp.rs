@@ -49,6 +49,15 @@ pub enum State {
     Retained,
     /// Renamed aside; nothing finds it by itself.
     Archived,
+    /// Its object was deleted with the policy Delete and the drop is pending: an object of the same name does not get it.
+    Deleting,
+}
+
+impl State {
+    /// Whether a new object of the same name takes the database over.
+    pub fn can_be_adopted(self) -> bool {
+        matches!(self, State::Active | State::Retained)
+    }
 }
 
 /// Whose a database is and what has been done in it.

@@ -389,6 +389,7 @@ fn stamp_sql(database: &str, stamp: &Stamp, namespace: &str, name: &str) -> Stri
         State::Active => "active",
         State::Retained => "retained",
         State::Archived => "archived",
+        State::Deleting => "deleting",
     };
     let row = [database, namespace, name, &stamp.uid, state].map(literal).join(", ");
     format!(

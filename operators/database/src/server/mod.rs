@@ -9,6 +9,7 @@ mod pool;
 mod pooler;
 mod pooler_secret;
 mod prepare;
+mod removed_poolers;
 mod sweep;
 mod tls;
 
@@ -26,8 +27,11 @@ use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
 pub use self::measure::Growth;
-pub use self::pool::{Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server, unreachable};
+pub use self::pool::{
+    DEPENDENT_OBJECTS, Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server, unreachable,
+};
 use self::pooler::Pooler;
+pub use self::sweep::Retry;
 use self::sweep::{Orphan, Wanted};
 pub use self::tls::{AUTHORITIES_BYTES, CA, authorities};
 use crate::context::{Context, is_usable};
@@ -137,7 +141,13 @@ impl Servers {
         let observed = database::observe_all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
+        database::find_unfinished(context, server, &pool, &observed).await?;
         database::catch_up(context, server, &pool).await?;
+        context.metrics.pending_removals(&pool.name, database::pending_removals(context, &pool.name));
+        if passwords == Passwords::Lookup {
+            removed_poolers::drop_unused(context, server, &pool).await?;
+        }
+        pooler_secret::prune(context).await?;
         self.count_quotas();
 
         status.version = Some(facts.version_text.clone());
@@ -340,12 +350,13 @@ impl Servers {
             let about = database::owner_of(pool, &names).await?;
             let identity = Identity::stamped(&stamp, about);
             match database::close(pool, &names, &identity).await {
+                Err(error @ Error::Waiting { .. }) => return Err(error),
                 // Of one database this says something, of the server nothing.
-                Err(Error::Structural { message, .. }) => {
-                    warn!(server = pool.name, database = names.database, "not closed: {message}");
+                Err(error) => {
+                    warn!(server = pool.name, database = names.database, "cannot close the logins: {error}");
                     continue;
                 }
-                outcome => outcome?,
+                Ok(()) => {}
             }
             verifiers::forget(context, &names).await?;
             let note = format!(

@@ -10,7 +10,7 @@ use ahoi_api::{DatabaseServer, Passwords, SERVER_STARTED};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -35,6 +35,9 @@ const RECENTLY: Duration = Duration::from_secs(15);
 /// A role that is no superuser has to be a member of the roles it makes, to act in their name.
 const SELF_GRANT: &str = "SELECT set_config('createrole_self_grant', 'set, inherit', false) \
      WHERE current_setting('server_version_num')::int >= 160000";
+
+/// SQLSTATE of a role that cannot be dropped because something depends on it.
+pub const DEPENDENT_OBJECTS: &str = "2BP01";
 
 /// A role and its password, such as those that the controller is on a server.
 #[derive(Clone, Hash)]
@@ -165,6 +168,18 @@ pub fn unreachable(server: &str) -> Error {
 /// A connection of its own; none when there is no answer in time.
 async fn connect(options: &PgConnectOptions) -> Option<Result<PgConnection, sqlx::Error>> {
     tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await.ok()
+}
+
+/// What PostgreSQL says, with the detail where only that names the obstacle: a prepared transaction, a subscription, an object
+/// that depends on a role.
+fn explained(answer: &dyn sqlx::error::DatabaseError, code: &str) -> String {
+    const OBJECT_IN_USE: &str = "55006";
+    let message = answer.message().to_owned();
+    let detail = answer.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail);
+    match detail.filter(|_| code == OBJECT_IN_USE || code == DEPENDENT_OBJECTS) {
+        Some(detail) => format!("{message}: {}", detail.trim_end_matches('.').replace('\n', "; ")),
+        None => message,
+    }
 }
 
 impl ServerPool {
@@ -330,7 +345,8 @@ impl ServerPool {
         }
         Err(match &error {
             sqlx::Error::Database(answer) => {
-                let (code, message) = (answer.code().unwrap_or_default().into_owned(), answer.message().to_owned());
+                let code = answer.code().unwrap_or_default().into_owned();
+                let message = explained(&**answer, &code);
                 match code.as_str() {
                     "28000" | "28P01" | "3D000" => Failure::LoginRefused(message),
                     "53300" => Failure::Busy,

@@ -9,6 +9,7 @@ use ahoi_api::{DatabaseServer, DatabaseServerStatus, PoolerLogin};
 use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::pool::{Failure, Login, ServerPool};
@@ -23,6 +24,23 @@ use crate::scram::Credentials;
 pub fn names(server_uid: &str) -> [String; 2] {
     let digits: String = server_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
     ahoi_api::logins(&format!("ahoi_pooler_{}", digits.to_ascii_lowercase()))
+}
+
+/// The comment on the logins of a DatabaseServer, by which they are told apart from another cluster's once it is deleted.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// [`Cluster::id`](crate::database::Cluster).
+    pub cluster: String,
+    /// The uid of the DatabaseServer.
+    pub server: String,
+}
+
+impl Mark {
+    /// The comment. The same mark makes the same text.
+    pub fn comment(&self) -> String {
+        // A structure of strings always has a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 /// What it takes.
@@ -55,7 +73,7 @@ impl Pooler<'_> {
         let other_is_open = credentials.is_some_and(|credentials| credentials.previous_login.is_some());
         let due = renewal::due(wanted, credentials, &uid, Timestamp::now())?;
 
-        let poolers = Poolers { other: self.other(&login.name), other_is_open, login };
+        let poolers = Poolers { other: self.other(&login.name), other_is_open, login, mark: self.mark() };
         let facts = prepare::prepare(self.pool, facts, &poolers).await?;
         if due == Due::Now && !other_is_open {
             return self.replace(facts, status, Some(poolers.login.name)).await;
@@ -74,7 +92,8 @@ impl Pooler<'_> {
     ) -> Result<Facts, Error> {
         let name = former.as_ref().map_or_else(|| self.names[0].clone(), |former| self.other(former));
         let login = PoolerLogin { name, password: Credentials::generate()?.password };
-        let poolers = Poolers { other: self.other(&login.name), other_is_open: former.is_some(), login };
+        let poolers =
+            Poolers { other: self.other(&login.name), other_is_open: former.is_some(), login, mark: self.mark() };
         let facts = prepare::prepare(self.pool, facts, &poolers).await?;
         let login = poolers.login;
         self.try_out(&login).await?;
@@ -123,6 +142,11 @@ impl Pooler<'_> {
         self.context.platform.event(self.server, EventType::Normal, "FormerLoginClosed", note);
         credentials.previous_login = None;
         Ok(())
+    }
+
+    fn mark(&self) -> String {
+        let (cluster, server) = (self.context.cluster.id.clone(), self.server.uid().unwrap_or_default());
+        Mark { cluster, server }.comment()
     }
 
     fn other(&self, name: &str) -> String {

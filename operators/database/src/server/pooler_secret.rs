@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{POOLER_AUTH_SECRET, PoolerLogin};
+use ahoi_api::{ConnectionPool, Database, POOLER_AUTH_SECRET, PoolerLogin};
 use ahoi_reconcile::Error;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -43,6 +43,30 @@ pub async fn give(context: &Context, server: &str, login: &PoolerLogin) -> Resul
     Ok(())
 }
 
+/// Removes the logins for DatabaseServers that were deleted. Those that a Database or a route still names stay: its clients are
+/// served until the DatabaseServer is created again.
+pub async fn prune(context: &Context) -> Result<(), Error> {
+    let caches = &context.caches;
+    let Some(present) = caches.secrets.get_in(context.platform.namespace(), POOLER_AUTH_SECRET) else { return Ok(()) };
+    let is_gone = |server: &&String| caches.servers.get(server).is_none() && !is_named(context, server);
+    let gone: Vec<_> = present.data.iter().flat_map(|data| data.keys()).filter(is_gone).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let nulls: serde_json::Map<_, _> =
+        gone.into_iter().map(|server| (server.clone(), serde_json::Value::Null)).collect();
+    let params = PatchParams { field_manager: Some(context.platform.name().to_owned()), ..PatchParams::default() };
+    secrets(context).patch(POOLER_AUTH_SECRET, &params, &Patch::Merge(serde_json::json!({"data": nulls}))).await?;
+    Ok(())
+}
+
+fn is_named(context: &Context, server: &str) -> bool {
+    let of_database = |database: &Database| database.status.as_ref().and_then(|status| status.server.clone());
+    let of_pool = |pool: &ConnectionPool| pool.status.as_ref()?.route.as_ref().map(|route| route.server.clone());
+    let databases = context.caches.databases.select(|database| of_database(database).filter(|name| name == server));
+    !databases.is_empty() || !context.caches.pools.select(|pool| of_pool(pool).filter(|name| name == server)).is_empty()
+}
+
 fn secrets(context: &Context) -> Api<Secret> {
     Api::namespaced(context.platform.client.clone(), context.platform.namespace())
 }
@@ -76,6 +100,25 @@ mod tests {
         let patch = format!("PATCH {PATH}/{POOLER_AUTH_SECRET}");
         assert_eq!(api.take_writes(), [patch.clone(), format!("POST {PATH}"), patch]);
         assert_eq!(given(&blind, "pg-1", &ahoi_api::logins("ahoi_pooler_2")).await.unwrap(), None, "another's");
+    }
+
+    #[tokio::test]
+    async fn the_login_of_a_deleted_server_goes_when_nothing_names_it() {
+        let (api, database) = (ApiServer::new(), |server: &str| -> Database {
+            let text = format!(
+                "{{apiVersion: internal.example.com/v1, kind: Database, metadata: {{name: a, namespace: n}}, \
+                 spec: {{storage: 1gb}}, status: {{server: {server}}}}}"
+            );
+            serde_saphyr::from_str(&text).unwrap()
+        });
+        let entries = [("pg-1", "a:x"), ("named", "b:x"), ("gone", "c:x")];
+        let known = api.put(&secret(POOLER_AUTH_SECRET, &entries));
+        let servers = vec![crate::context::tests::server("pg-1")];
+        let context = context(&api, servers, vec![database("named")], vec![known.clone()]);
+        api.take_requests();
+        prune(&context).await.unwrap();
+        let left = api.get(&known).unwrap().data.unwrap();
+        assert_eq!(left.keys().collect::<Vec<_>>(), ["named", "pg-1"]);
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ SELECT json_build_object(
   'owned', (SELECT coalesce(json_agg(datname), '[]') FROM pg_database
     WHERE (datname = ANY($2) OR datname = current_database()) AND pg_has_role(datdba, 'USAGE')),
   'roles', coalesce((
-    SELECT json_object_agg(rolname, json_build_object('login', rolcanlogin,
+    SELECT json_object_agg(rolname, json_build_object('login', rolcanlogin, 'comment', shobj_description(oid, 'pg_authid'),
       'powers', rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls))
     FROM pg_roles WHERE rolname = ANY($1)), '{}'),
   'table', to_regclass('ahoi.databases') IS NOT NULL,
@@ -108,6 +108,7 @@ impl Facts {
 struct RoleFacts {
     login: bool,
     powers: bool,
+    comment: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -127,6 +128,8 @@ pub struct Poolers {
     pub other: String,
     /// Whether the other one is still in use.
     pub other_is_open: bool,
+    /// The comment that says whose both are.
+    pub mark: String,
 }
 
 /// Looks at the server; `poolers` are the names of the pooler's logins.
@@ -258,6 +261,12 @@ fn plan(facts: &Facts, poolers: &Poolers, password_is_right: bool) -> Vec<String
     if role.is_some_and(|role| role.powers) {
         steps.push(format!("ALTER ROLE {login} {NO_POWERS}"));
     }
+    let other = Some(&poolers.other).filter(|other| facts.roles.contains_key(*other));
+    for name in [Some(&pooler.name), other].into_iter().flatten() {
+        if facts.roles.get(name).and_then(|role| role.comment.as_ref()) != Some(&poolers.mark) {
+            steps.push(format!("COMMENT ON ROLE {} IS {}", id(name), literal(&poolers.mark)));
+        }
+    }
     if !password_is_right || role.is_none_or(|role| !role.login) {
         let verifier = postgres_protocol::password::scram_sha_256(pooler.password.as_bytes());
         steps.push(format!("ALTER ROLE {login} LOGIN PASSWORD {}", literal(&verifier)));
@@ -332,7 +341,12 @@ mod tests {
 
     fn poolers() -> Poolers {
         let [name, other] = super::super::pooler::names("3F2504e0-4f89-41d3-9a0c-0305e82c3301");
-        Poolers { login: PoolerLogin { name, password: "secret".into() }, other, other_is_open: false }
+        Poolers {
+            login: PoolerLogin { name, password: "secret".into() },
+            other,
+            other_is_open: false,
+            mark: "ours".into(),
+        }
     }
 
     fn fresh() -> Facts {
@@ -357,7 +371,7 @@ mod tests {
     fn prepared() -> Facts {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let login = poolers().login.name;
-        let role = |login| RoleFacts { login, powers: false };
+        let role = |login| RoleFacts { login, powers: false, comment: Some("ours".into()) };
         Facts {
             roles: [(TENANTS.to_owned(), role(false)), (login.clone(), role(true))].into(),
             table: true,
@@ -395,7 +409,9 @@ mod tests {
     fn the_former_login_is_open_until_it_is_used_no_more() {
         let mut poolers = poolers();
         let mut facts = prepared();
-        facts.roles.insert(poolers.other.clone(), RoleFacts { login: true, powers: false });
+        facts
+            .roles
+            .insert(poolers.other.clone(), RoleFacts { login: true, powers: false, comment: Some("ours".into()) });
         assert_eq!(plan(&facts, &poolers, true), ["ALTER ROLE \"ahoi_pooler_3f2504e0_b\" NOLOGIN"]);
         poolers.other_is_open = true;
         assert_eq!(plan(&facts, &poolers, true), Vec::<String>::new());
@@ -407,7 +423,7 @@ mod tests {
         facts.connect.insert("template1".into(), vec![String::new()]);
         facts.function.iter_mut().for_each(|function| function.callers.push(String::new()));
         facts.schema.iter_mut().for_each(|grantees| grantees.push(String::new()));
-        facts.roles.insert(TENANTS.into(), RoleFacts { login: true, powers: false });
+        facts.roles.insert(TENANTS.into(), RoleFacts { login: true, powers: false, comment: Some("ours".into()) });
         assert_eq!(
             plan(&facts, &poolers(), true),
             [

@@ -38,12 +38,27 @@ pub struct Memory {
     /// Of the databases that no object refers to, closed ones included: [`Stamp::object`]. They take a place, too, and
     /// while the server is away they tell that an object of the same name is to wait for it.
     pub unclaimed: HashSet<String>,
+    /// Databases whose removal was begun and that no object and no pending removal refers to, as of the last sweep.
+    pub unfinished: HashSet<String>,
+    /// When a removal that the server has refused is tried again, by the uid of its Database.
+    pub removals: HashMap<String, Retry>,
     /// Logins that do not have the password they should have, and where that cannot be seen but by trying.
     pub wrong_passwords: HashSet<String>,
     /// Whether nobody used the poolers' former login at the last look.
     pub former_is_unused: bool,
+    /// Logins of poolers, of DatabaseServers that are no more, that had no session at the last look.
+    pub unused_poolers: HashSet<String>,
     /// Whether too many databases without an object have been told of.
     pub alarmed: bool,
+}
+
+/// When to try again what the server has refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Not before.
+    pub next: Instant,
+    /// How often it was refused in a row.
+    pub refused: u32,
 }
 
 /// A database that an object wants.
@@ -117,7 +132,7 @@ pub fn orphans(observed: &Observed, cluster: &str, uids: &HashSet<String>, memor
         let ours = observed.databases.iter().filter_map(|(name, state)| Some((name, state.stamp()?)));
         ours.filter(|(_, stamp)| stamp.cluster == cluster)
     };
-    let unclaimed = stamped().filter(|(_, stamp)| stamp.state != State::Archived && !uids.contains(&stamp.uid));
+    let unclaimed = stamped().filter(|(_, stamp)| stamp.state.can_be_adopted() && !uids.contains(&stamp.uid));
     memory.unclaimed = unclaimed.map(|(_, stamp)| stamp.object).collect();
     memory.is_swept = true;
     let active: Vec<_> = stamped().filter(|(name, stamp)| stamp.state == State::Active && is_database(name)).collect();

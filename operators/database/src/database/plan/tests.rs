@@ -184,6 +184,7 @@ fn never_takes_over_what_is_not_ours() {
         None,
         Some("the shop".to_owned()),
         Some(identity(OTHER, "acme").stamp(State::Archived).comment()),
+        Some(identity(OTHER, "acme").stamp(State::Deleting).comment()),
         Some(identity(OTHER, "other").stamp(State::Active).comment()),
         Some(identity(OTHER, "other").stamp(State::Retained).comment()),
         Some(Stamp { cluster: "another".into(), ..identity(UID, "acme").stamp(State::Active) }.comment()),
@@ -286,7 +287,27 @@ fn deleted() {
     let steps = delete(&names, &desired().identity, &observed).unwrap();
     insta::assert_snapshot!(sql(&steps, 170_006));
     let gone = after(observed, &steps);
-    assert_eq!(delete(&names, &desired().identity, &gone).unwrap(), []);
+    let forget = Step::Forget { database: names.database.clone() };
+    assert_eq!(delete(&names, &desired().identity, &gone).unwrap(), [forget], "the list may have been left behind");
+}
+
+/// The server refuses the drop: by then no login is open, and no object of the same name gets the data.
+#[test]
+fn what_is_to_be_dropped_is_closed_and_stamped_first() {
+    let names = desired().names;
+    let observed = provisioned(170_006);
+    let steps = delete(&names, &desired().identity, &observed).unwrap();
+    let drop = steps.iter().position(|step| matches!(step, Step::DropDatabase { .. })).unwrap();
+    let refused = after(observed, &steps[..drop]);
+    assert!(refused.roles.values().all(|role| !role.login));
+    let heir = Desired { identity: identity(OTHER, "acme"), ..desired() };
+    assert!(matches!(open(&heir, &refused), Err(Refusal::NotOurs(_))), "the name of the database is the uid's");
+    let again = delete(&names, &desired().identity, &refused).unwrap();
+    assert!(again.contains(&Step::DropDatabase { database: names.database.clone() }), "it is repeated");
+    assert!(!again.iter().any(|step| matches!(step, Step::Stamp { .. })), "and the stamp is not written again");
+    // Somebody has changed his mind in time.
+    let kept = after(refused.clone(), &retain(&names, &desired().identity, &refused).unwrap());
+    assert!(matches!(open(&heir, &kept), Ok(steps) if !steps.is_empty()));
 }
 
 #[test]

@@ -1,0 +1,123 @@
+//! A server that is read-only, and a DatabaseServer that is deleted: no login of either stays.
+
+use std::time::Instant;
+
+use ahoi_api::{DatabaseServer, DatabaseServerSpec, NamespacedRef, Placement};
+use ahoi_e2e::Cluster;
+use ahoi_e2e::cluster::SUITE;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+use tokio_postgres::error::SqlState;
+
+use crate::ALONE;
+use crate::refused::{REPEATED, pending, refusal};
+use crate::world::{database_of, is_as_before, kept_by, purge, world};
+
+const SERVER: &str = "end-readonly";
+const ADMIN: &str = "end_admin";
+const POLICIES: [&str; 3] = ["Delete", "Archive", "Retain"];
+
+/// A DatabaseServer for the demo's PostgreSQL, whose admin role can be made read-only without anybody else noticing.
+async fn second_server(cluster: &Cluster) -> Result<DatabaseServer> {
+    let demo = cluster.all::<DatabaseServer>().get("demo").await?;
+    let admin = cluster.admin("postgres").await?;
+    admin.batch_execute(&format!("CREATE ROLE {ADMIN} SUPERUSER LOGIN PASSWORD 'end'")).await?;
+    let mut secret = Secret::default();
+    secret.metadata.name = Some(SERVER.to_owned());
+    secret.string_data = Some([("username", ADMIN), ("password", "end")].map(|(k, v)| (k.into(), v.into())).into());
+    cluster.of::<Secret>(SUITE).create(&PostParams::default(), &secret).await?;
+    let spec = DatabaseServerSpec {
+        placement: Placement::Selected,
+        admin_secret_ref: NamespacedRef { namespace: SUITE.into(), name: SERVER.into() },
+        ..demo.spec.clone()
+    };
+    let mut server = DatabaseServer::new(SERVER, spec);
+    server.metadata.labels = Some([("for".to_owned(), SERVER.to_owned())].into());
+    Ok(cluster.all().create(&PostParams::default(), &server).await?)
+}
+
+async fn set_read_only(cluster: &Cluster, on: bool) -> Result<()> {
+    let admin = cluster.admin("postgres").await?;
+    let value = if on { "on" } else { "off" };
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ADMIN}'");
+    admin.batch_execute(&format!("ALTER ROLE {ADMIN} SET default_transaction_read_only = {value}; {end}")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_only_server_holds_no_customer_and_a_deleted_one_leaves_no_login() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let cluster = Cluster::connect().await?;
+    let names = POLICIES.map(|policy| format!("end-readonly-{}", policy.to_lowercase()));
+    for name in &names {
+        cluster.delete_customer(name).await?;
+    }
+    let before = world(&cluster).await?;
+    let server = second_server(&cluster).await?;
+    for (name, policy) in names.iter().zip(POLICIES) {
+        let features = json!({"database": {"enabled": true, "serverSelector": {"for": SERVER}}});
+        cluster.create_customer_with(name, json!({"deletionPolicy": policy, "features": features})).await?;
+    }
+    let (mut databases, mut logins) = (Vec::new(), Vec::new());
+    for name in &names {
+        cluster.ready(name).await?;
+        databases.push(database_of(&cluster, name).await?);
+        logins.push(cluster.direct(name).await?);
+    }
+
+    set_read_only(&cluster, true).await?;
+    let started = Instant::now();
+    for name in &names {
+        cluster.customers().delete(name, &DeleteParams::default()).await?;
+    }
+    for name in &names {
+        cluster.until_gone(&cluster.customers(), name, 120).await?;
+    }
+    println!("ending: deleted on a read-only server after {:.0?}", started.elapsed());
+    let servers = cluster.all::<DatabaseServer>();
+    let found = servers.get(SERVER).await?;
+    for database in &databases {
+        let removal = pending(Some(&found), database).context("no pending removal")?;
+        let message = removal.message.clone().unwrap_or_default();
+        ensure!(message.contains("SQLSTATE 25006"), "the server's words: {message}");
+    }
+
+    set_read_only(&cluster, false).await?;
+    let done = |object: Option<&DatabaseServer>| {
+        object.is_some() && databases.iter().all(|database| pending(object, database).is_none())
+    };
+    cluster.until(&servers, SERVER, "nothing pending", REPEATED, done).await?;
+    for login in &logins {
+        ensure!(refusal(login).await?.is_some(), "a login is open");
+    }
+    let retained = logins.last().context("no login")?;
+    ensure!(refusal(retained).await? == Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION), "not NOLOGIN");
+    let mut kept = Vec::new();
+    for (policy, database) in POLICIES.iter().zip(&databases) {
+        kept.extend(kept_by(&cluster, policy, database).await?);
+    }
+    println!("ending: {kept:?}");
+    purge(&cluster, &kept).await?;
+
+    // The DatabaseServer is deleted and created again, as one does to repair it, and deleted for good in the end.
+    let digits: String = server.uid().context("no uid")?.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    let has_login = async |digits: &str| -> Result<bool> {
+        let query = "SELECT 1 FROM pg_roles WHERE starts_with(rolname, $1)";
+        let pattern = format!("ahoi_pooler_{digits}_");
+        Ok(cluster.admin("postgres").await?.query_opt(query, &[&pattern]).await?.is_some())
+    };
+    ensure!(has_login(&digits).await?, "the poolers have no login on the server");
+    cluster.delete(&servers, SERVER, 60).await?;
+    cluster.of::<Secret>(SUITE).delete(SERVER, &DeleteParams::default()).await?;
+    let deleted = Instant::now();
+    while has_login(&digits).await? {
+        ensure!(deleted.elapsed().as_secs() < REPEATED, "the poolers' login of a deleted DatabaseServer stays");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    println!("ending: the login of the deleted DatabaseServer was dropped after {:.0?}", deleted.elapsed());
+    cluster.admin("postgres").await?.batch_execute(&format!("DROP ROLE {ADMIN}")).await?;
+    is_as_before(&cluster, &before, &[]).await
+}

@@ -1,0 +1,43 @@
+//! Passwords that a login has on its server, or is about to have, and that no Secret holds yet: the Secret could not be written, or
+//! is on its way out. In memory only, and only that long: a retry gives the same password instead of generating another.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use crate::scram::Credentials;
+
+/// By the uid of the Database, the login and its credentials.
+#[derive(Default)]
+pub struct Remembered(Mutex<HashMap<String, (String, Credentials)>>);
+
+impl Remembered {
+    /// Keeps the credentials until they are [forgotten](Self::forget).
+    pub fn keep(&self, uid: &str, login: &str, credentials: &Credentials) {
+        self.0.lock().insert(uid.to_owned(), (login.to_owned(), credentials.clone()));
+    }
+
+    /// What the login was given.
+    pub fn of(&self, uid: &str, login: &str) -> Option<Credentials> {
+        self.0.lock().get(uid).filter(|(known, _)| known == login).map(|(_, credentials)| credentials.clone())
+    }
+
+    /// A Secret holds them, or the Database is deleted.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_login_of_a_database_is_remembered() {
+        let (remembered, credentials) = (Remembered::default(), Credentials::of("secret".into()));
+        remembered.keep("u", "c_1_b", &credentials);
+        assert!(remembered.of("u", "c_1_b") == Some(credentials) && remembered.of("u", "c_1_a").is_none());
+        remembered.forget("u");
+        assert!(remembered.of("u", "c_1_b").is_none());
+    }
+}
