@@ -171,18 +171,27 @@ async fn people_are_revoked_from_a_namespace_that_is_refused() {
     spec["groups"] = json!([{"group": "ops"}]);
     let world = World::with_database(spec).await;
     let guardrails = json!({"guardrails": {"network": "Open"}});
-    changed(&world.controller.plans, world.api.put(&Plan::new(DEFAULT_PLAN, serde_json::from_value(guardrails).unwrap())));
+    changed(
+        &world.controller.plans,
+        world.api.put(&Plan::new(DEFAULT_PLAN, serde_json::from_value(guardrails).unwrap())),
+    );
     world.specify(with(true, "Retain"));
-    let refusal = json!({"kind": "Status", "status": "Failure", "code": 403, "message": "spec.guardrails: not this one"});
+    let refusal =
+        json!({"kind": "Status", "status": "Failure", "code": 403, "message": "spec.guardrails: not this one"});
     world.api.answer_next("PUT", 403, refusal);
     world.pass().await.unwrap();
     let stalled = world.stalled();
     assert_eq!(stalled.reason, "Refused");
-    for word in ["namespace: spec.guardrails: not this one", "correct spec.groups", "spec.guardrails of the Plan default"] {
+    for word in
+        ["namespace: spec.guardrails: not this one", "correct spec.groups", "spec.guardrails of the Plan default"]
+    {
         assert!(stalled.message.contains(word), "{word:?} is not in {:?}", stalled.message);
     }
     let namespace = only_child(&world.controller.children.namespaces, &world.customer()).unwrap();
-    assert_eq!((namespace.spec.groups.len(), namespace.spec.guardrails.network), (0, ahoi_api::NetworkIsolation::Isolated));
+    assert_eq!(
+        (namespace.spec.groups.len(), namespace.spec.guardrails.network),
+        (0, ahoi_api::NetworkIsolation::Isolated)
+    );
 }
 
 #[tokio::test]
