@@ -135,11 +135,11 @@ mod tests {
     fn a_customer_is_created_once() {
         let new = ready(FeatureState::Ready);
         let event = ("Created", "created and ready: namespace customer-acme; database, scheduler".to_owned());
-        assert_eq!(told(None, &new), [event.clone()]);
+        assert_eq!(told(None, &new), std::slice::from_ref(&event));
         let pending = CustomerStatus::default();
         assert_eq!(
             told(Some(&pending), &new),
-            [event.clone()],
+            std::slice::from_ref(&event),
             "the API server puts a status without a generation there"
         );
         let on_its_way = status(Verdict::progressing("Progressing", "wait"), &[]);

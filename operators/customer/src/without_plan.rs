@@ -27,10 +27,7 @@ pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted 
              else stays as it is"
         ),
     }];
-    let namespace = in_force
-        .namespace
-        .as_deref()
-        .map(|namespace| CustomerNamespaceSpec { groups: customer.spec.groups.clone(), ..namespace.spec.clone() });
+    let namespace = in_force.namespace.as_deref().map(|child| NamespaceFeature::essential(customer, child).spec);
     if namespace.is_none() {
         held.push(waiting::<NamespaceFeature>());
     }
