@@ -260,6 +260,9 @@ async fn that_data_stays_is_written_down_before_its_database_goes() {
 
     world.specify(with(true, "Delete"));
     world.pass().await.unwrap();
+    // Its namespace is open to PostgreSQL first.
+    world.settle(&world.controller.children.namespaces);
+    world.pass().await.unwrap();
     assert!(world.is_retained(), "the new Database may not have found it yet");
     world.settle(&world.controller.children.databases);
     world.pass().await.unwrap();

@@ -1,7 +1,7 @@
 //! A Customer whose Plan does not exist. What it has stays as it is; people, suspension, features that are off and
 //! credentials to be rotated need no Plan, and are applied. Pure.
 
-use ahoi_api::{Customer, CustomerNamespaceSpec, FeatureState, RunPolicy};
+use ahoi_api::{Customer, FeatureState, RunPolicy};
 use kube::ResourceExt;
 
 use crate::features::{Chain, ConnectionPoolFeature, DatabaseFeature, Feature, NamespaceFeature, SchedulerFeature};
