@@ -235,5 +235,5 @@ async fn deletion_completes_when_the_server_is_gone() -> Result<()> {
         .until(&servers, server, "nothing left to remove", 60, |object| object.is_some() && !pending(object))
         .await?;
     ensure!(!exists(&cluster, &database).await?, "the database is still there");
-    cluster.delete(&servers, server, 60).await
+    cluster.delete(&servers, server, 150).await
 }

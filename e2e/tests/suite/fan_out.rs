@@ -56,7 +56,9 @@ fn status_is_truthful(customer: &Customer) -> Result<()> {
         ensure!(has_condition(customer, type_, "True", "Ready"), "{type_} is not True in {:?}", status.conditions);
     }
     let types: BTreeSet<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
-    ensure!(types.len() == 5, "conditions of disabled features or of progress are left: {types:?}");
+    // The five above, and those of the Database and the Scheduler.
+    ensure!(types.contains("QuotaOk") && types.contains("JobsHealthy"), "conditions of children are missing: {types:?}");
+    ensure!(types.len() == 7, "conditions of disabled features or of progress are left: {types:?}");
     let state = |name| status.features.iter().find(|f| f.name == name).map(|f| f.state);
     ensure!(state("database") == Some(FeatureState::Ready));
     ensure!(state("webhooks") == Some(FeatureState::Disabled));

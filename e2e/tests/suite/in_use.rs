@@ -29,7 +29,7 @@ async fn what_is_in_use_cannot_be_deleted() -> Result<()> {
     cluster.ready(name).await?;
     let has_database = |server: Option<&DatabaseServer>| {
         let status = server.and_then(|server| server.status.as_ref());
-        status.is_some_and(|status| status.databases.unwrap_or(0) > status.retained.unwrap_or(0))
+        status.is_some_and(|status| status.allocated_bytes.unwrap_or(0) > 0)
     };
     cluster.until(&cluster.all(), "demo", "the database is counted", COUNTED, has_database).await?;
     let has_route = |fleet: Option<&PgBouncer>| {
