@@ -57,7 +57,10 @@ fn status_is_truthful(customer: &Customer) -> Result<()> {
     }
     let types: BTreeSet<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
     // The five above, and those of the Database and the Scheduler.
-    ensure!(types.contains("QuotaOk") && types.contains("JobsHealthy"), "conditions of children are missing: {types:?}");
+    ensure!(
+        types.contains("QuotaOk") && types.contains("JobsHealthy"),
+        "conditions of children are missing: {types:?}"
+    );
     ensure!(types.len() == 7, "conditions of disabled features or of progress are left: {types:?}");
     let state = |name| status.features.iter().find(|f| f.name == name).map(|f| f.state);
     ensure!(state("database") == Some(FeatureState::Ready));
