@@ -128,12 +128,12 @@ async fn nobody_reaches_another(cluster: &Cluster) -> Result<()> {
         let session = attacker.clone().to_database(target).connect().await;
         outcomes.push(refused(session, NO_PRIVILEGE, "permission denied for database", target));
         let pooled = cluster.pooled(CUSTOMERS[1]).await?.to_database(target).connect().await;
-        outcomes.push(refused(
-            pooled,
-            NO_PRIVILEGE,
-            "permission denied for database",
-            &format!("{target} through the fleet"),
-        ));
+        // The fleet has routes to customers' databases only.
+        let (state, words) = match target == database {
+            true => (NO_PRIVILEGE, "permission denied for database".to_owned()),
+            false => (BY_POOLER, format!("no such database: {target}")),
+        };
+        outcomes.push(refused(pooled, state, &words, &format!("{target} through the fleet")));
     }
     let session = attacker.connect().await?;
     for statement in [

@@ -7,6 +7,7 @@ use ahoi_api::{Customer, Database};
 use ahoi_e2e::Cluster;
 use ahoi_reconcile::conditions::{READY, find};
 use anyhow::{Context as _, Result, ensure};
+use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -80,10 +81,11 @@ impl Tenant {
     }
 }
 
-/// So many annotations that ours have no room.
-fn filled_up() -> Value {
+/// So many annotations, with those of `kept`, that ours have no room.
+fn filled_up(kept: &[&str]) -> Value {
     let [hash, keys] = ["applied-hash", "applied-keys"].map(|name| format!("{}/{name}", ahoi_api::GROUP));
-    json!({"metadata": {"annotations": {"example.com/huge": "x".repeat(262_100), hash: null, keys: null}}})
+    let kept: usize = kept.iter().map(|text| text.len()).sum();
+    json!({"metadata": {"annotations": {"example.com/huge": "x".repeat(262_100 - kept), hash: null, keys: null}}})
 }
 
 fn text(secret: &Secret, key: &str) -> String {
@@ -98,9 +100,36 @@ fn is_controlled(meta: &ObjectMeta) -> bool {
 /// Damage that leaves the password in the Secret, one kind after the other: it is put right, and no login changes.
 #[tokio::test]
 async fn a_damaged_secret_is_put_right_and_no_password_changes() -> Result<()> {
+    let label = ahoi_api::BINDING_LABEL;
+    let foreign =
+        json!([{"apiVersion": "v1", "kind": "Secret", "name": "mine", "uid": "to be known", "controller": true}]);
+    // Repairs of one Secret that follow each other are delayed, so each customer has a few.
+    let damages = [
+        (
+            "tamper-links",
+            vec![
+                json!({"metadata": {"ownerReferences": null}}),
+                json!({"metadata": {"labels": {label: null}}}),
+                json!({"metadata": {"ownerReferences": foreign}}),
+            ],
+        ),
+        (
+            "tamper-data",
+            vec![
+                json!({"data": {"verifier": null, "username": null, "host": null}}),
+                json!({"stringData": {"password": "by the tenant"}}),
+            ],
+        ),
+        ("tamper-form", vec![json!({"immutable": true}), filled_up(&[])]),
+    ];
+    try_join_all(damages.into_iter().map(|(name, damages)| damaged(name, damages))).await?;
+    Ok(())
+}
+
+async fn damaged(name: &'static str, damages: Vec<Value>) -> Result<()> {
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": true}, "connectionPool": {"enabled": false}});
-    let tenant = Tenant::of(&cluster, "tamper-damage", features).await?;
+    let tenant = Tenant::of(&cluster, name, features).await?;
     cluster.ready(tenant.name).await?;
     let (before, passwords) = (tenant.secrets.get(&tenant.secret()).await?, tenant.passwords().await?);
     let label = ahoi_api::BINDING_LABEL;
@@ -118,16 +147,10 @@ async fn a_damaged_secret_is_put_right_and_no_password_changes() -> Result<()> {
     let mut own = Secret::default();
     own.metadata.name = Some("mine".to_owned());
     let own = tenant.secrets.create(&PostParams::default(), &own).await?;
-    let own = json!([{"apiVersion": "v1", "kind": "Secret", "name": "mine", "uid": own.uid(), "controller": true}]);
-    for damage in [
-        json!({"metadata": {"ownerReferences": null}}),
-        json!({"metadata": {"labels": {label: null}}}),
-        json!({"metadata": {"ownerReferences": own}}),
-        json!({"data": {"verifier": null, "username": null, "host": null}}),
-        json!({"stringData": {"password": "by the tenant"}}),
-        json!({"immutable": true}),
-        filled_up(),
-    ] {
+    for mut damage in damages {
+        if let Some(uid) = damage.pointer_mut("/metadata/ownerReferences/0/uid") {
+            *uid = json!(own.uid());
+        }
         let what: String = damage.to_string().chars().take(80).collect();
         tenant.patch(damage).await.with_context(|| format!("the tenant may not {what}"))?;
         tenant.until(&format!("put right after {what}"), 30, is_right).await?;
@@ -245,7 +268,8 @@ async fn workers_follow_the_spec_whatever_was_done_to_their_deployment() -> Resu
     };
     cluster.until(&tenant.deployments, &name, "owned again", 30, owned).await?;
     ensure!(tenant.deployments.get(&name).await?.uid() == before.uid(), "it was created again");
-    change(filled_up()).await?;
+    let revision = ["deployment.kubernetes.io/revision", "100"];
+    change(filled_up(&revision)).await?;
     cluster
         .patch_spec::<Customer>(&cluster.customers(), tenant.name, json!({"features": {"scheduler": {"workers": 2}}}))
         .await?;
