@@ -169,7 +169,10 @@ async fn a_foreign_database_is_left_alone() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = "customer-db-foreign";
     cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await?;
-    let meta = ObjectMeta { name: Some(namespace.into()), ..ObjectMeta::default() };
+    // Controllers write only where these labels are.
+    let labels = [ahoi_api::CUSTOMER_LABEL, ahoi_api::NAMESPACE_OWNER_LABEL];
+    let labels = labels.map(|label| (label.to_owned(), "db-foreign".to_owned()));
+    let meta = ObjectMeta { name: Some(namespace.into()), labels: Some(labels.into()), ..ObjectMeta::default() };
     cluster
         .all::<Namespace>()
         .create(&PostParams::default(), &Namespace { metadata: meta, ..Namespace::default() })

@@ -12,7 +12,7 @@ async fn options_take_effect_or_are_refused() -> Result<()> {
     let name = "options";
     // One server connection, which all clients share.
     let features = json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 1}});
-    cluster.create_customer(name, features).await?;
+    cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(name).await?;
     let pooled = cluster.pooled(name).await?;
     let mut config = tokio_postgres::Config::new();

@@ -10,7 +10,7 @@ async fn a_reconnect_replaces_the_server_connections() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "reconnect";
     let features = json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 1}});
-    cluster.create_customer(name, features).await?;
+    cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(name).await?;
     let pooled = cluster.pooled(name).await?;
     let processes = cluster.of_agents("ahoi_pooler_routes").await?.len() * 8;
