@@ -2,6 +2,7 @@
 //! customers of its own.
 
 mod admission;
+mod adoption;
 mod database;
 mod drift;
 mod endpoints;

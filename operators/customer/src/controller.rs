@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahoi_api::{
-    ChildRef, ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState, Plan,
-    ReconcilePolicy, Scheduler, finalizers,
+    CUSTOMER_LABEL, ChildRef, ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState,
+    Plan, ReconcilePolicy, Scheduler, finalizers,
 };
 use ahoi_reconcile::{
     Cache, Conditioned, Controller, Error, EventType, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable,
@@ -16,8 +16,8 @@ use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 
 use crate::features::{
-    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, converge, is_refused,
-    not_built,
+    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, child_meta, converge,
+    is_refused, not_built,
 };
 use crate::intake::{Intake, PATIENCE};
 use crate::offboard::{Offboarding, offboard};
@@ -178,6 +178,10 @@ impl CustomerController {
                 .owns(&children.databases)
                 .owns(&children.connection_pools)
                 .owns(&children.schedulers)
+                .watches(children.namespaces.cache(), unlinked)
+                .watches(children.databases.cache(), unlinked)
+                .watches(children.connection_pools.cache(), unlinked)
+                .watches(children.schedulers.cache(), unlinked)
                 .watches(&plans, move |plan: &Plan| {
                     if changes.is_news(plan) { customers_on(&on_plan, &plan.name_any()) } else { Vec::new() }
                 })
@@ -259,9 +263,17 @@ fn owned<C: Conditioned>(platform: &Platform) -> Owned<C> {
     Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default()))
 }
 
-/// The customer's child of kind `C`; a customer has at most one of each.
+/// The customer's child of kind `C`; a customer has at most one of each. One that has lost its owner reference is found by its
+/// name and label: whatever the customer has must be turned off and removed with it, restored or orphaned.
 pub fn only_child<C: Conditioned>(children: &Owned<C>, customer: &Customer) -> Option<Arc<C>> {
-    children.children(customer).into_iter().next()
+    let owned = children.children(customer).into_iter().next();
+    owned.or_else(|| children.lost(customer, &child_meta::<C>(&customer.name_any(), None)))
+}
+
+/// The customer of a child that nothing but its label links to it.
+fn unlinked<C: Conditioned>(child: &C) -> Option<ObjectRef<Customer>> {
+    let customer = child.labels().get(CUSTOMER_LABEL).filter(|_| child.owner_references().is_empty())?;
+    Some(ObjectRef::new(customer))
 }
 
 /// The customers that a change of the Plan `plan` reaches.

@@ -424,3 +424,72 @@ async fn a_namespace_without_our_labels_is_left_alone() {
     world.controller.cleanup(&world.customer()).await.unwrap();
     assert!(world.api.take_writes().is_empty() && world.api.get(&foreign).is_some());
 }
+
+/// Takes the owner reference from the customer's child, as a restore of a backup and an orphaning deletion do.
+fn unlink<C: Conditioned>(world: &World, children: &Owned<C>) {
+    let Some(child) = only_child(children, &world.customer()) else { return };
+    let mut unlinked = (*child).clone();
+    unlinked.owner_references_mut().clear();
+    changed(children.cache(), world.api.put(&unlinked));
+}
+
+fn unlink_all(world: &World) {
+    let children = &world.controller.children;
+    unlink(world, &children.namespaces);
+    unlink(world, &children.databases);
+    unlink(world, &children.connection_pools);
+    unlink(world, &children.schedulers);
+}
+
+#[tokio::test]
+async fn restored_children_are_adopted() {
+    let world = World::with_database(with(true, "Retain")).await;
+    unlink_all(&world);
+    let database = world.database().unwrap();
+    world.pass().await.unwrap();
+    world.pass().await.unwrap();
+    let status = world.customer().status.clone().unwrap();
+    assert_eq!(conditions::find(&status.conditions, "Stalled"), None);
+    let adopted = world.api.get(&*database).unwrap();
+    assert_eq!(
+        (adopted.uid(), adopted.owner_references()[0].uid.clone()),
+        (database.uid(), world.customer().uid().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn a_restored_child_of_a_feature_that_is_off_is_removed() {
+    let world = World::with_database(with(true, "Retain")).await;
+    unlink_all(&world);
+    world.specify(with(false, "Retain"));
+    world.pass().await.unwrap();
+    assert!(world.database().unwrap().metadata.deletion_timestamp.is_some());
+}
+
+/// With --cascade=orphan Kubernetes takes the owner references away while the Customer still has its finalizer.
+#[tokio::test]
+async fn an_orphaning_deletion_removes_what_the_customer_has() {
+    for (policy, kept) in [("Delete", DeletionPolicy::Delete), ("Archive", DeletionPolicy::Archive)] {
+        let world = World::with_database(with(true, policy)).await;
+        unlink_all(&world);
+        world.delete(Duration::ZERO);
+        world.waits().await;
+        let database = world.database().unwrap();
+        assert!(database.metadata.deletion_timestamp.is_some());
+        assert_eq!(database.spec.deletion_policy, kept);
+        world.clean_up_database();
+        world.waits().await;
+        let namespace = only_child(&world.controller.children.namespaces, &world.customer()).unwrap();
+        assert!(namespace.metadata.deletion_timestamp.is_some());
+        assert_eq!(namespace.spec.deletion_policy, NamespaceDeletionPolicy::Delete);
+    }
+}
+
+#[test]
+fn a_child_without_an_owner_wakes_the_customer_of_its_label() {
+    let mut child = crate::features::database_child("acme", serde_json::from_value(json!({"storage": "1gb"})).unwrap());
+    assert_eq!(unlinked(&child), Some(ObjectRef::new("acme")));
+    let owner = serde_json::from_value(json!({"apiVersion": "v1", "kind": "A", "name": "a", "uid": "u"})).unwrap();
+    child.metadata.owner_references = Some(vec![owner]);
+    assert_eq!(unlinked(&child), None, "its owner reference tells whom to wake");
+}

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use ahoi_api::{
-    ConnectionPoolFeature, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec, DatabaseFeature,
-    DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, PoolState, RunPolicy, SchedulerFeature,
-    SchedulerSpec,
+    AdoptionPolicy, ConnectionPoolFeature, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec,
+    DatabaseFeature, DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, PoolState, RunPolicy,
+    SchedulerFeature, SchedulerSpec,
 };
 use k8s_openapi::api::core::v1::EnvVar;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::features::{Chain, ConnectionPoolFeature as Pool};
@@ -140,9 +141,17 @@ fn database_spec(customer: &Customer, plan: Option<&Plan>) -> DatabaseSpec {
         ),
         extensions: field(own, planned, |f| f.extensions.clone()).unwrap_or_default(),
         credentials: credentials(own, planned),
+        refuse_data_before: refuse_data_before(customer, plan),
         // What a toggle or a lost parent removes must not destroy data: only offboarding writes the customer's policy.
         deletion_policy: ahoi_api::DeletionPolicy::Retain,
     }
+}
+
+/// Data from before the Customer is another's; what it has stored itself is its own, also where its Database was lost.
+fn refuse_data_before(customer: &Customer, plan: Option<&Plan>) -> Option<Time> {
+    let policy = customer.spec.adoption_policy.or_else(|| plan.and_then(|plan| plan.spec.adoption_policy));
+    let is_refused = policy.unwrap_or_default() == AdoptionPolicy::Refuse;
+    customer.metadata.creation_timestamp.clone().filter(|_| is_refused)
 }
 
 /// None where nobody says anything about them.

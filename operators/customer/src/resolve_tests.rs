@@ -124,3 +124,23 @@ fn only_offboarding_destroys_data() {
     let wanted = resolved(json!({"deletionPolicy": "Delete", "features": {"database": {"enabled": true}}}), None);
     assert_eq!(wanted.database.unwrap().deletion_policy, ahoi_api::DeletionPolicy::Retain);
 }
+
+#[test]
+fn data_from_before_the_customer_is_refused_where_its_plan_or_itself_says_so() {
+    let created = Time("2026-01-02T03:04:05Z".parse().unwrap());
+    let refused = |own: Value, planned: Value| {
+        let mut customer = customer(own);
+        customer.metadata.creation_timestamp = Some(created.clone());
+        let wanted = resolve(&customer, choice(Some(&plan(planned))), &Chain::default(), "ahoi-system");
+        wanted.database.unwrap().refuse_data_before
+    };
+    let with = |policy: Value| json!({"adoptionPolicy": policy, "features": {"database": {"enabled": true}}});
+    assert_eq!(refused(with(Value::Null), json!({})), None);
+    assert_eq!(refused(with(json!("Refuse")), json!({})), Some(created.clone()));
+    assert_eq!(refused(with(Value::Null), json!({"adoptionPolicy": "Refuse"})), Some(created.clone()));
+    assert_eq!(
+        refused(with(json!("Automatic")), json!({"adoptionPolicy": "Refuse"})),
+        None,
+        "the Customer overrides it"
+    );
+}

@@ -147,7 +147,8 @@ fn what_matters(server: &DatabaseServer) -> [String; 2] {
     let spec = &server.spec;
     let passwords = server.status.as_ref().and_then(|status| status.passwords);
     let address = (server.uid(), &spec.host, spec.port, &spec.tls, passwords);
-    let room = (server.labels(), ready_reason(server), spec.placement, &spec.max_databases, &spec.capacity);
+    let others = (&spec.adopt_from_cluster, &spec.shared_with_clusters);
+    let room = (server.labels(), ready_reason(server), spec.placement, &spec.max_databases, &spec.capacity, others);
     [format!("{address:?}"), format!("{room:?}")]
 }
 

@@ -66,6 +66,9 @@ pub struct CustomerSpec {
     /// What becomes of the customer's data when the Customer is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// What becomes of data that an earlier Customer of this name left. Unset: the Plan's, and where that is silent, Automatic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adoption_policy: Option<AdoptionPolicy>,
     /// While true, deleting the Customer is refused, where `manifests/policies` is installed.
     #[serde(default)]
     pub deletion_protection: bool,
@@ -87,6 +90,17 @@ pub enum RunPolicy {
     Running,
     /// It is stopped and its data kept.
     Suspended,
+}
+
+/// What becomes of data that an earlier Customer of the same name left on a DatabaseServer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AdoptionPolicy {
+    /// The new Customer gets it; an event and the condition DatabaseReady say how old it is.
+    #[default]
+    Automatic,
+    /// The new Customer is Stalled with the reason RetainedDataExists until the policy is Automatic or the data is purged. Data
+    /// that the Customer itself has stored is its own.
+    Refuse,
 }
 
 /// Whether the controllers act.

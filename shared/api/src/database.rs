@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::size::{GROWS, POSITIVE};
@@ -63,10 +64,28 @@ pub struct DatabaseSpec {
     /// When its login and password are replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Data that was retained before this time is not adopted: the Database is Stalled with the reason RetainedDataExists. Unset:
+    /// data of any age is. The Customer's controller sets it to the Customer's creation where its adoptionPolicy is Refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuse_data_before: Option<Time>,
     /// What becomes of the data when this object is deleted. The Customer's controller sets the Customer's own policy
     /// when the Customer itself is deleted; in every other case the data is retained.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+/// Data that an earlier Database of the same namespace and name left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdoptedData {
+    /// Since when it had been kept. Unset: the server does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_since: Option<Time>,
+    /// When this Database adopted it.
+    pub at: Time,
+    /// The cluster that it was adopted from, where that is not this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
 }
 
 /// What the controller made of a Database. Everything needed to clean up is here, so that deletion never needs the spec.
@@ -98,6 +117,9 @@ pub struct DatabaseStatus {
     /// although its storage was used up. They open earlier when `spec.storage` is raised. Unset: they are not closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_until: Option<Time>,
+    /// The data that was found when the Database was created. Unset: it was created empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<AdoptedData>,
     /// The Secret to connect to PostgreSQL directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,

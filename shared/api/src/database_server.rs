@@ -72,6 +72,16 @@ pub struct DatabaseServerSpec {
     /// When the login by which the poolers look up passwords here is replaced. Unset: it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooler_credentials: Option<Credentials>,
+    /// A former cluster whose databases on this server become this cluster's: a Database of the same namespace and name adopts its
+    /// data. Only for a cluster that does not exist any more. Its id is in status.otherClusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 16, max = 16), regex(pattern = r"^[0-9a-f]{16}$"))]
+    pub adopt_from_cluster: Option<String>,
+    /// Clusters that use this server, too, by their ids in status.otherClusters. Their databases stay theirs: a Database of the
+    /// same namespace and name gets an empty database beside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 16, max = 16), regex(pattern = r"^[0-9a-f]{16}$")))]
+    pub shared_with_clusters: Vec<String>,
     /// A wish to restart PostgreSQL without a failed query. Unset: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
@@ -134,6 +144,12 @@ pub struct DatabaseServerStatus {
     /// here again. While the server is away, and this is not zero, new Databases wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained: Option<i64>,
+    /// Clusters that databases on this server belong to by their ownership markers, without this one and without those in
+    /// spec.sharedWithClusters; at most 16. A Database of the same namespace and name as one of these databases is Stalled with the
+    /// reason DataOfAnotherCluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
+    pub other_clusters: Vec<OtherCluster>,
     /// Storage promised to customers here, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated_bytes: Option<i64>,
@@ -166,11 +182,22 @@ pub struct DatabaseServerStatus {
     /// DiskOk is False while at least 85 % of `spec.diskSize` is used.
     /// TemporaryFilesLimited is False while one customer's temporary files can fill the disk because the admin role may not
     /// limit them; its message has the command.
+    /// DataOfOtherClusters is True while databases here belong to clusters of which the spec says nothing.
     /// MaintenanceDatabasesClosed is False while logins of customers may connect to a database that is not theirs and that
     /// the admin role does not own; its message says what the owner has to do, once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A cluster that databases on a server belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherCluster {
+    /// As in the ownership markers of its databases.
+    pub id: String,
+    /// How many there are, those that are archived not included.
+    pub databases: i64,
 }
 
 /// A removal that a server has not carried out yet, although the Database is deleted.

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Features, Guardrails, Size};
+use crate::{AdoptionPolicy, Features, Guardrails, Size};
 
 /// Defaults and limits for customers. Changing a Plan changes its customers.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -36,6 +36,9 @@ pub struct PlanSpec {
     /// The guard rails of the customers' namespaces.
     #[serde(default)]
     pub guardrails: Guardrails,
+    /// What becomes of data that an earlier Customer of a customer's name left. A Customer overrides it. Unset: Automatic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adoption_policy: Option<AdoptionPolicy>,
     /// What a Customer on this Plan cannot exceed.
     #[serde(default)]
     pub limits: PlanLimits,

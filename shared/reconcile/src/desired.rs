@@ -86,7 +86,12 @@ impl<K: Object> Desired<K> {
 fn link(meta: &mut ObjectMeta, owners: Option<Vec<OwnerReference>>) {
     for owner in owners.into_iter().flatten() {
         let owners = meta.owner_references.get_or_insert_default();
-        owners.retain(|other| other.uid != owner.uid);
+        // Nor does one to a former owner stay: garbage collection would delete the object for its sake.
+        let group = |owner: &OwnerReference| owner.api_version.rsplit_once('/').map(|(group, _)| group.to_owned());
+        owners.retain(|other| {
+            (other.kind != owner.kind || other.name != owner.name || group(other) != group(&owner))
+                && other.uid != owner.uid
+        });
         // The API takes one controller at most.
         if owner.controller == Some(true) {
             owners.iter_mut().for_each(|other| other.controller = None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use kube::api::PropagationPolicy;
 use tracing::info;
@@ -148,6 +148,18 @@ impl<K: Object> Owned<K> {
     pub fn child<O: Object>(&self, owner: &O, name: &str) -> Option<Arc<K>> {
         let child = self.cache.lookup(&Key::new(owner.meta().namespace.as_deref(), name))?;
         self.is_owned(owner, &child).then_some(child)
+    }
+
+    /// The child of this namespace and name, if it is the owner's but for its owner reference: a backup was restored, or the owner
+    /// deleted with `--cascade=orphan`. It has all of these labels, a controller of ours wrote it, and no other object of ours
+    /// controls it. [`apply`](Owned::apply) links it to the owner again.
+    pub fn lost<O: Object>(&self, owner: &O, like: &ObjectMeta) -> Option<Arc<K>> {
+        let child = self.cache.lookup(&Key::new(like.namespace.as_deref(), like.name.as_deref()?))?;
+        let labels = child.meta().labels.as_ref();
+        let mut wanted = like.labels.iter().flatten();
+        let is_labelled = wanted.all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+        let is_lost = is_labelled && !self.is_owned(owner, &child) && self.has_lost_its_owner(owner, &child, like);
+        is_lost.then_some(child)
     }
 
     /// Makes the child what is desired, by the fewest requests that do: none if it is so already.
@@ -332,7 +344,7 @@ impl<K: Object> Owned<K> {
 
     fn check<O: Object>(&self, owner: &O, live: &K, desired: &K) -> Result<(), Error> {
         let is_free = self.takes_over && controller_of(live).is_none();
-        if self.is_owned(owner, live) || is_free || self.has_lost_its_owner::<O>(live, desired) {
+        if self.is_owned(owner, live) || is_free || self.has_lost_its_owner(owner, live, desired.meta()) {
             return Ok(());
         }
         let what = format!("{} {}", K::kind(&()), name_of(live));
@@ -346,19 +358,22 @@ impl<K: Object> Owned<K> {
     }
 
     /// Whether an object of the name is the child that a controller of ours wrote, by its annotation, and only its owner reference
-    /// is missing: removed by somebody, or not restored from a backup. One whose labels say that it is another's is that one's, as
-    /// is one that another object of ours controls.
-    fn has_lost_its_owner<O: Object>(&self, live: &K, desired: &K) -> bool {
+    /// is missing: removed, not restored from a backup, or to a former owner of the same name. One whose labels say that it is
+    /// another's is that one's, as is one that another object of ours controls.
+    fn has_lost_its_owner<O: Object>(&self, owner: &O, live: &K, desired: &ObjectMeta) -> bool {
         let Ownership::Controller = self.ownership else { return false };
         let meta = live.meta();
         let is_written = meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(APPLIED_HASH));
         let labels = |key| meta.labels.as_ref().and_then(|labels| labels.get(key));
-        let mut wanted = desired.meta().labels.iter().flatten();
+        let mut wanted = desired.labels.iter().flatten();
         let is_others = wanted.any(|(key, value)| labels(key).is_some_and(|label| label != value));
         let mut owners = meta.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true));
-        let is_controlled = owners.any(|owner| {
-            let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-            group == GROUP || (group == O::group(&()) && owner.kind == O::kind(&()))
+        let is_controlled = owners.any(|other| {
+            let group = group_of(other);
+            let is_of_its_kind = group == O::group(&()) && other.kind == O::kind(&());
+            // Two objects of one name are never there at once.
+            let is_former = is_of_its_kind && Some(&other.name) == owner.meta().name.as_ref();
+            !is_former && (group == GROUP || is_of_its_kind)
         });
         is_written && !is_others && !is_controlled
     }
@@ -369,6 +384,10 @@ impl<K: Object> Owned<K> {
 pub fn is_controlled_by<O: Object>(meta: &ObjectMeta) -> bool {
     let mut owners = meta.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true));
     owners.any(|owner| owner.kind == O::kind(&()) && owner.api_version == O::api_version(&()))
+}
+
+fn group_of(owner: &OwnerReference) -> &str {
+    owner.api_version.rsplit_once('/').map_or("", |(group, _)| group)
 }
 
 fn being_deleted<K: Object>(child: &K) -> Error {

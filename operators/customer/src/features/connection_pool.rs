@@ -49,7 +49,7 @@ impl Feature for ConnectionPoolFeature {
 
 fn pool(customer: &str, spec: ConnectionPoolSpec) -> ConnectionPool {
     let mut child = ConnectionPool::new(customer, spec);
-    child.metadata = child_meta(customer, Some(finalizers::CONNECTION_POOL));
+    child.metadata = child_meta::<ConnectionPool>(customer, Some(finalizers::CONNECTION_POOL));
     child
 }
 

@@ -67,6 +67,6 @@ impl Feature for DatabaseFeature {
 /// The customer's Database.
 pub fn database_child(customer: &str, spec: DatabaseSpec) -> Database {
     let mut child = Database::new(customer, spec);
-    child.metadata = child_meta(customer, Some(finalizers::DATABASE));
+    child.metadata = child_meta::<Database>(customer, Some(finalizers::DATABASE));
     child
 }

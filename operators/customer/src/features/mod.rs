@@ -359,12 +359,12 @@ fn reference<C: Conditioned>(child: &C) -> ChildRef {
     ChildRef { kind: C::kind(&()).into_owned(), namespace: child.namespace(), name: child.name_any() }
 }
 
-/// Metadata of a child in the customer's namespace. The finalizer is put there at creation: that saves the child's
-/// controller a write and leaves no moment at which the child could vanish unseen.
-fn child_meta(customer: &str, finalizer: Option<&str>) -> ObjectMeta {
+/// Metadata of a child of kind `C`, in the customer's namespace where the kind has one. The finalizer is put there at creation: that
+/// saves the child's controller a write and leaves no moment at which the child could vanish unseen.
+pub fn child_meta<C: Conditioned>(customer: &str, finalizer: Option<&str>) -> ObjectMeta {
     ObjectMeta {
         name: Some(customer.to_owned()),
-        namespace: Some(namespace_of(customer)),
+        namespace: (!C::cluster_scoped()).then(|| namespace_of(customer)),
         labels: Some([(CUSTOMER_LABEL.to_owned(), customer.to_owned())].into()),
         finalizers: finalizer.map(|f| vec![f.to_owned()]),
         ..ObjectMeta::default()

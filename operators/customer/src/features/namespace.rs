@@ -30,7 +30,6 @@ impl Feature for NamespaceFeature {
 /// The child of a customer.
 pub fn namespace_child(customer: &str, spec: CustomerNamespaceSpec) -> CustomerNamespace {
     let mut child = CustomerNamespace::new(customer, spec);
-    child.metadata = child_meta(customer, Some(finalizers::CUSTOMER_NAMESPACE));
-    child.metadata.namespace = None;
+    child.metadata = child_meta::<CustomerNamespace>(customer, Some(finalizers::CUSTOMER_NAMESPACE));
     child
 }

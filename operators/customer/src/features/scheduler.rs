@@ -43,7 +43,7 @@ impl Feature for SchedulerFeature {
 
 fn scheduler(customer: &str, spec: SchedulerSpec) -> Scheduler {
     let mut child = Scheduler::new(customer, spec);
-    child.metadata = child_meta(customer, None);
+    child.metadata = child_meta::<Scheduler>(customer, None);
     child
 }
 

@@ -1,5 +1,6 @@
 //! Database: placed on a server, made there step by step, and given away in a binding Secret.
 
+mod adopt;
 mod cleanup;
 mod desired;
 mod execute;
@@ -189,7 +190,8 @@ impl Databases {
         let _ = conditions::set(&mut status.conditions, level.condition().observed_generation(generation));
         let going = binding.metadata.deletion_timestamp.is_some().then(|| blocked_deletion(&binding));
         let message = format!("database {} on DatabaseServer {}", names.database, server.name_any());
-        let message = [Some(message), wait, going].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let adopted = status.adopted.as_ref().map(adopt::explain);
+        let message = [Some(message), adopted, wait, going].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let verdict = match (level, held) {
             (Level::Closed, _) => Verdict::stalled(level.explain().0, level.explain().1),
             (_, Some(at)) => Verdict::progressing(SECRET_LOST, lost_again(database, &names, at)),
@@ -266,8 +268,9 @@ impl Databases {
         if status.server.is_some() && status.database_name.is_some() {
             return Ok(Arc::new(database.clone()));
         }
-        let (server, names) = match self.retained(database).await? {
-            Some(found) => found,
+        let found = adopt::find(context, database).await?;
+        let (server, names) = match &found {
+            Some(found) => (found.server.clone(), found.names.clone()),
             None => (self.choose(database, storage)?, Names::from_uid(&database.uid().unwrap_or_default())),
         };
         let message = format!("making database {} on DatabaseServer {server}", names.database);
@@ -276,39 +279,12 @@ impl Databases {
         status.server = Some(server);
         status.database_name = Some(names.database);
         status.login = Some(names.login);
-        context.platform.write_status(&context.caches.databases, database, &status).await
-    }
-
-    /// What an object of the same name left behind. A server that cannot be asked is passed over, unless it may have it: new
-    /// customers must not wait for the repair of a server they have nothing to do with.
-    async fn retained(&self, database: &Database) -> Result<Option<(String, Names)>, Error> {
-        let context = &self.0;
-        let identity = Identity::of(database, &context.cluster);
-        let mut servers = context.caches.servers.all();
-        // Two objects may describe one server: the one that is meant for such databases comes first.
-        let selector = &database.spec.server_selector;
-        let is_meant = |server: &DatabaseServer| placement::is_meant(server.spec.placement, server.labels(), selector);
-        servers.sort_by_key(|server| (!is_meant(server), server.name_any()));
-        let ask = async |server: &DatabaseServer| match context.pool(server) {
-            // What is to go there is nobody's any more.
-            _ if pending::is_pending(server, database) => Ok(None),
-            Ok(pool) if is_usable(server) => {
-                let found = observe::retained(&pool, &identity.cluster, &identity.object).await;
-                let found = found.map_err(|failure| failure.into_error(&pool.name))?;
-                Ok(found.map(|names| (pool.name.clone(), names)))
-            }
-            pool if may_keep(server, pool.as_ref().ok(), &identity.object) || pending::is_kept(server, database) => {
-                let name = server.name_any();
-                let message = format!(
-                    "DatabaseServer {name} cannot be reached, and may keep the data of an earlier Database of this name; \
-                     repair it, or delete the DatabaseServer to go on without"
-                );
-                Err(Error::waiting(SERVER_UNREACHABLE, message))
-            }
-            _ => Ok(None),
-        };
-        let answers = futures::future::try_join_all(servers.iter().map(|server| ask(server))).await?;
-        Ok(answers.into_iter().flatten().next())
+        status.adopted = found.as_ref().map(|found| found.data.clone());
+        let placed = context.platform.write_status(&context.caches.databases, database, &status).await?;
+        if let Some(found) = &found {
+            adopt::report(context, database, found);
+        }
+        Ok(placed)
     }
 
     fn choose(&self, database: &Database, storage: i64) -> Result<String, Error> {
@@ -394,17 +370,6 @@ fn blocked_deletion(binding: &Secret) -> String {
         binding.name_any(),
         binding.finalizers().join(", ")
     )
-}
-
-/// Whether a server that cannot be asked may keep what an object left: as the last sweep saw it, or, where this process has
-/// made none, if it keeps anything at all.
-fn may_keep(server: &DatabaseServer, pool: Option<&Arc<ServerPool>>, object: &str) -> bool {
-    let swept = pool.and_then(|pool| {
-        let memory = pool.memory.lock();
-        memory.is_swept.then(|| memory.unclaimed.contains(object))
-    });
-    let keeps_something = || server.status.as_ref().and_then(|status| status.retained).is_some_and(|kept| kept > 0);
-    swept.unwrap_or_else(keeps_something)
 }
 
 fn storage(database: &Database) -> Result<i64, Error> {

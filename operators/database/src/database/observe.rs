@@ -1,6 +1,7 @@
 //! Reads what there is from a server's catalogs, in one query, for one database or for all of ours.
 
 use ahoi_reconcile::Error;
+use jiff::Timestamp;
 
 use super::model::Observed;
 use super::names::Names;
@@ -108,6 +109,26 @@ pub async fn retained(server: &ServerPool, cluster: &str, object: &str) -> Resul
             .is_some_and(|stamp| stamp.cluster == cluster && stamp.object == object && stamp.state.can_be_adopted())
     };
     Ok(found.iter().find(|(_, comment)| is_it(comment)).map(|(database, _)| Names::of(database)))
+}
+
+/// Stamped databases of an object of this namespace and name, whatever the cluster, from the platform team's own list.
+const OF_NAME: &str = "SELECT d.datname::text, c.description FROM ahoi.databases l JOIN pg_database d ON d.datname = l.database \
+     JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass \
+     WHERE l.namespace || '/' || l.name = $1 ORDER BY l.since DESC";
+
+/// The databases that objects of this namespace and name have or had here, whatever the cluster. That of another cluster cannot
+/// be told by its stamp alone, which is a hash for that cluster only.
+pub async fn of_name(server: &ServerPool, namespace: &str, name: &str) -> Result<Vec<(Names, Stamp)>, Failure> {
+    let found = server.pairs(OF_NAME, &format!("{namespace}/{name}")).await?;
+    Ok(found.iter().filter_map(|(database, comment)| Some((Names::of(database), Stamp::parse(comment)?))).collect())
+}
+
+/// Since when a database is what it is: retained, or in use.
+pub async fn since(server: &ServerPool, names: &Names) -> Result<Option<Timestamp>, Error> {
+    let sql = "SELECT to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), state FROM ahoi.databases \
+               WHERE database = $1";
+    let found = server.pairs(sql, &names.database).await.map_err(|failure| failure.into_error(&server.name))?;
+    Ok(found.first().and_then(|(since, _)| since.parse().ok()))
 }
 
 /// Namespace and name of the object that a database was made for, from the platform team's own list.

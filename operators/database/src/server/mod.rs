@@ -4,6 +4,7 @@ mod disk;
 mod fleets;
 mod maintenance;
 mod measure;
+mod others;
 mod passwords;
 mod pool;
 mod pooler;
@@ -153,6 +154,7 @@ impl Servers {
         status.version = Some(facts.version_text.clone());
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
         status.retained = i64::try_from(pool.memory.lock().unclaimed.len()).ok();
+        self.report_others(server, &ours(&observed), &mut status);
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
         status.max_connections = Some(facts.connections());
         status.passwords = Some(passwords);
@@ -164,6 +166,24 @@ impl Servers {
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);
         conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::ready(message));
         Ok(Progress::new(status).requeue_in(next_measurement(&pool, 1)))
+    }
+
+    /// Records the databases of other clusters, and publishes an event when the first of a cluster is found.
+    fn report_others(&self, server: &DatabaseServer, observed: &Observed, status: &mut DatabaseServerStatus) {
+        let cluster = &self.0.cluster.id;
+        let found = sweep::other_clusters(observed, cluster, &server.spec.shared_with_clusters);
+        let is_new = found.iter().any(|other| status.other_clusters.iter().all(|known| known.id != other.id));
+        status.other_clusters = found;
+        others::settle(status, server);
+        if let Some(condition) = conditions::find(&status.conditions, others::DATA_OF_OTHER_CLUSTERS).filter(|_| is_new)
+        {
+            self.0.platform.event(
+                server,
+                EventType::Warning,
+                others::DATA_OF_OTHER_CLUSTERS,
+                condition.message.clone(),
+            );
+        }
     }
 
     /// Writes down how full the disk is, and says so when it is nearly full.

@@ -4,8 +4,10 @@
 //! One query for a whole server; a database that is as it should be costs nothing more, and no request at all to the
 //! API server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
+
+use ahoi_api::OtherCluster;
 
 use super::measure::Growth;
 use crate::database::{DatabaseState, Desired, Names, Observed, Stamp, State, differs, is_database};
@@ -157,6 +159,18 @@ pub fn databases(observed: &Observed, cluster: &str) -> i64 {
     i64::try_from(observed.databases.values().filter(is_ours).count()).unwrap_or(i64::MAX)
 }
 
+/// Databases that can be adopted, by the other cluster that they belong to; those of `shared` are no news.
+pub fn other_clusters(observed: &Observed, cluster: &str, shared: &[String]) -> Vec<OtherCluster> {
+    const MOST: usize = 16;
+    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+    for stamp in observed.databases.values().filter_map(DatabaseState::stamp) {
+        if stamp.cluster != cluster && stamp.state.can_be_adopted() && !shared.contains(&stamp.cluster) {
+            *counts.entry(stamp.cluster).or_default() += 1;
+        }
+    }
+    counts.into_iter().map(|(id, databases)| OtherCluster { id, databases }).take(MOST).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +230,12 @@ mod tests {
             assert_eq!(orphans(&server(2), "another", &HashSet::new(), &mut memory), Orphans::default());
         }
         assert_eq!((memory.unclaimed.len(), databases(&server(2), "another")), (0, 0));
-        assert_eq!(databases(&server(2), &Cluster::new("cluster").id), 2);
+        let theirs = Cluster::new("cluster").id;
+        assert_eq!(databases(&server(2), &theirs), 2);
+        let found = |cluster: &str, shared: &[String]| other_clusters(&server(2), cluster, shared);
+        assert_eq!(found("another", &[]), [OtherCluster { id: theirs.clone(), databases: 2 }]);
+        assert_eq!(found("another", std::slice::from_ref(&theirs)), []);
+        assert_eq!(found(&theirs, &[]), []);
     }
 
     #[test]

@@ -146,6 +146,7 @@ async fn a_child_that_has_lost_its_owner_is_taken_back() {
         controller: Some(true),
         ..OwnerReference::default()
     };
+    let former = OwnerReference { uid: "former".into(), ..written.owner_references()[0].clone() };
     for (owners, labels, is_taken_back) in [
         (None, Some(map([("ours", "1")])), true),
         (None, None, true),
@@ -153,6 +154,8 @@ async fn a_child_that_has_lost_its_owner_is_taken_back() {
         (None, Some(map([("ours", "2")])), false),
         (Some(vec![tenants("Ship", &written.owner_references()[0].api_version)]), None, false),
         (Some(vec![tenants("Database", "internal.example.com/v1")]), None, false),
+        // The Ship of this name that was there before.
+        (Some(vec![former.clone()]), None, true),
     ] {
         let mut lost = (*written).clone();
         (lost.metadata.owner_references, lost.metadata.labels) = (owners, labels);
@@ -168,10 +171,35 @@ async fn a_child_that_has_lost_its_owner_is_taken_back() {
             let controllers = |child: &ConfigMap| {
                 child.owner_references().iter().filter(|owner| owner.controller == Some(true)).count()
             };
-            assert_eq!(controllers(&server.get(&lost).unwrap()), 1);
+            let found = server.get(&lost).unwrap();
+            assert_eq!(controllers(&found), 1);
+            assert!(!found.owner_references().contains(&former), "garbage collection would delete it");
             assert_eq!(owned.children(&ship).len(), 1);
         }
     }
+}
+
+/// What an owner is to remove is found although nothing links it to the owner.
+#[tokio::test]
+async fn a_child_without_its_owner_is_found_by_its_name_and_labels() {
+    let server = ApiServer::new();
+    let ship = ship(&server, "a");
+    let mut desired = cargo([("rum", "12")]);
+    desired.metadata.labels = Some(map([("ours", "1")]));
+    let written = owned(&server, []).apply(&ship, desired.clone()).await.unwrap();
+    let mut lost = (*written).clone();
+    lost.metadata.owner_references = None;
+    let found = |child: &ConfigMap, like: &ConfigMap| owned(&server, [child.clone()]).lost(&ship, &like.metadata);
+    assert_eq!(found(&lost, &desired).as_deref(), Some(&lost));
+    assert_eq!(found(&written, &desired), None, "it has its owner");
+
+    let mut unlabelled = lost.clone();
+    unlabelled.metadata.labels = None;
+    assert_eq!(found(&unlabelled, &desired), None, "nothing says that it is this owner's");
+    let mut squatted = lost.clone();
+    squatted.metadata.annotations = None;
+    assert_eq!(found(&squatted, &desired), None, "no controller of ours has written it");
+    assert_eq!(found(&lost, &named(desired.clone(), "port", "ballast")), None);
 }
 
 fn invalid(message: &str) -> serde_json::Value {

@@ -48,6 +48,7 @@ fn database() -> Database {
         parameters: [].into(),
         extensions: Vec::new(),
         credentials: None,
+        refuse_data_before: None,
         deletion_policy: ahoi_api::DeletionPolicy::Retain,
     };
     let mut database = named(Database::new("a", spec), Some(NAMESPACE), "a");
