@@ -212,7 +212,7 @@ impl CustomerController {
     fn plan_of(&self, customer: &Customer) -> PlanOf {
         let name = customer.spec.plan.as_deref();
         let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
-        let found = match self.plans.find("", name.unwrap_or(DEFAULT_PLAN)) {
+        let found = match self.plans.find("", plan_name(customer)) {
             Ok(found) => found,
             Err(unreadable) => return PlanOf::Missing(unreadable.to_string()),
         };
