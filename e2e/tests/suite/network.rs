@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use ahoi_api::{Plan, namespace_of};
+use ahoi_api::{PgBouncer, PgBouncerSpec, Plan, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::controllers::CONTROLLERS;
 use ahoi_e2e::probes::{PROBE, PROBE_PORT, Target};
+use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -21,6 +22,8 @@ const WITHOUT: &str = "network-without";
 const WITH: &str = "network-with";
 const FREE: &str = "network-free";
 const GROUP: &str = "network-developers";
+/// A fleet in which none of them has a pool.
+const FLEET: &str = "network-other";
 
 #[tokio::test]
 async fn customers_reach_what_is_theirs_and_nothing_else() -> Result<()> {
@@ -34,7 +37,8 @@ async fn customers_reach_what_is_theirs_and_nothing_else() -> Result<()> {
     cluster.start_probe(&namespace_of(WITHOUT)).await?;
     let own = cluster.start_probe(&namespace_of(WITH)).await?;
 
-    let closed = forbidden(&cluster, &node, &host, &other).await?;
+    let mut closed = forbidden(&cluster, &node, &host, &other).await?;
+    closed.extend(fleet(&cluster, FLEET).await?);
     let postgres = postgres(&cluster).await?;
     // What nothing listens on would pass as closed. The machine itself is not bound by NetworkPolicies.
     for target in closed.iter().chain(&postgres).filter(|target| !target.host.starts_with("169.254.")) {
@@ -50,6 +54,7 @@ async fn customers_reach_what_is_theirs_and_nothing_else() -> Result<()> {
     for name in [WITHOUT, WITH, FREE] {
         cluster.delete_customer(name).await?;
     }
+    cluster.delete(&cluster.of::<PgBouncer>(SUITE), FLEET, 120).await?;
     cluster.delete(&cluster.all::<Plan>(), FREE, 30).await
 }
 
@@ -59,6 +64,10 @@ async fn prepare(cluster: &Cluster) -> Result<()> {
     }
     let plans = cluster.all::<Plan>();
     cluster.delete(&plans, FREE, 30).await?;
+    let fleets = cluster.of::<PgBouncer>(SUITE);
+    cluster.delete(&fleets, FLEET, 120).await?;
+    let spec: PgBouncerSpec = serde_json::from_value(json!({"replicas": 1}))?;
+    fleets.create(&PostParams::default(), &PgBouncer::new(FLEET, spec)).await?;
     let plan: Plan = serde_json::from_value(json!({
         "metadata": {"name": FREE, "annotations": {"internal.example.com/allow-deletion": "true"}}, "spec": {"guardrails": {"tenantNetworkPolicies": "Unrestricted"}}}))?;
     plans.create(&PostParams::default(), &plan).await?;
@@ -71,7 +80,8 @@ async fn prepare(cluster: &Cluster) -> Result<()> {
     for name in [WITHOUT, WITH, FREE] {
         cluster.ready(name).await?;
     }
-    Ok(())
+    let is_serving = |fleet: Option<&PgBouncer>| fleet.is_some_and(is_ready);
+    cluster.until(&fleets, FLEET, "Ready", 120, is_serving).await.map(drop)
 }
 
 /// The node's address, and the machine's that it runs on.
@@ -108,11 +118,22 @@ async fn forbidden(cluster: &Cluster, node: &str, host: &str, other: &str) -> Re
     Ok(targets)
 }
 
-/// What a customer with a database reaches, and another does not.
+/// What a customer with a database and a pool reaches, and another does not.
 async fn postgres(cluster: &Cluster) -> Result<Vec<Target>> {
     let pod = cluster.address_of_pod("app.kubernetes.io/name=demo-postgres").await?;
     let service = cluster.address(SUITE, "demo-postgres").await?;
-    Ok(vec![Target::new("PostgreSQL's pod", pod, 5432), Target::new("PostgreSQL's Service", service, 5432)])
+    let postgres = [Target::new("PostgreSQL's pod", pod, 5432), Target::new("PostgreSQL's Service", service, 5432)];
+    Ok(postgres.into_iter().chain(fleet(cluster, "global").await?).collect())
+}
+
+/// Where clients of a fleet connect.
+async fn fleet(cluster: &Cluster, name: &str) -> Result<[Target; 2]> {
+    let pod = cluster.address_of_pod(&format!("internal.example.com/pgbouncer={name}")).await?;
+    let service = cluster.address(SUITE, name).await?;
+    Ok([
+        Target::new(&format!("a process of the fleet {name}"), pod, 6432),
+        Target::new(&format!("the Service of the fleet {name}"), service, 6432),
+    ])
 }
 
 async fn only_what_is_theirs(cluster: &Cluster, closed: &[Target], postgres: &[Target], own: &str) -> Result<()> {
@@ -210,8 +231,8 @@ async fn a_plan_can_leave_it_to_them(cluster: &Cluster, closed: &[Target]) -> Re
     ] {
         ensure!(reached.iter().any(|target| target == what), "{what} is not reached by an open namespace: {reached:?}");
     }
-    // The suite's own policy is at the other end.
-    ensure!(!reached.iter().any(|target| target.contains("metrics")), "{reached:?}");
+    // The suite's own policies are at the other end.
+    ensure!(!reached.iter().any(|target| target.contains("metrics") || target.contains("fleet")), "{reached:?}");
     Ok(())
 }
 

@@ -54,6 +54,9 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
     let password = format!("e2e-{:016x}", std::process::id());
     let admin = cluster.admin("postgres").await?;
     admin.batch_execute(&format!("CREATE ROLE {NAME} LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")).await?;
+    // As docs/security.md has it, for a server that logs statements.
+    let logging = "log_statement, log_min_error_statement";
+    admin.batch_execute(&format!("GRANT SET ON PARAMETER {logging} TO {NAME}")).await?;
     admin.batch_execute(&format!("CREATE DATABASE {NAME} OWNER {NAME}")).await?;
     let powers = "SELECT rolsuper OR rolreplication OR rolbypassrls OR pg_has_role(oid, 'pg_read_all_data', 'MEMBER') \
         OR has_table_privilege(oid, 'pg_catalog.pg_authid', 'SELECT') FROM pg_roles WHERE rolname = $1";
@@ -207,6 +210,10 @@ async fn remove(cluster: &Cluster) -> Result<()> {
     cluster.delete(&cluster.of::<Secret>(SUITE), NAME, 60).await?;
     let admin = cluster.admin("postgres").await?;
     admin.batch_execute(&format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
-    admin.batch_execute(&format!("DROP ROLE IF EXISTS {NAME}")).await?;
+    // The role has been granted parameters.
+    let drop = format!(
+        "IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{NAME}') THEN DROP OWNED BY {NAME}; DROP ROLE {NAME}; END IF"
+    );
+    admin.batch_execute(&format!("DO $$ BEGIN {drop}; END $$")).await?;
     Ok(())
 }

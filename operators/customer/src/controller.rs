@@ -49,7 +49,7 @@ pub struct CustomerController {
 enum PlanOf {
     Found(Arc<Plan>),
     BuiltIn,
-    Missing(String),
+    Missing { reason: &'static str, why: String },
 }
 
 impl PlanOf {
@@ -57,7 +57,7 @@ impl PlanOf {
         match self {
             PlanOf::Found(plan) => PlanChoice::Found(plan),
             PlanOf::BuiltIn => PlanChoice::BuiltIn,
-            PlanOf::Missing(why) => PlanChoice::Missing(why),
+            PlanOf::Missing { reason, why } => PlanChoice::Missing { reason, why },
         }
     }
 }
@@ -214,14 +214,15 @@ impl CustomerController {
         let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
         let found = match self.plans.find("", plan_name(customer)) {
             Ok(found) => found,
-            Err(unreadable) => return PlanOf::Missing(unreadable.to_string()),
+            Err(unreadable) => return PlanOf::Missing { reason: "PlanUnreadable", why: unreadable.to_string() },
         };
+        let missing = |why| PlanOf::Missing { reason: "PlanNotFound", why };
         match (found, name) {
             (Some(plan), _) => PlanOf::Found(plan),
-            (None, Some(name)) => PlanOf::Missing(format!(
-                "spec.plan names the Plan {name}, which does not exist: create it or name another"
-            )),
-            (None, None) if used == Some(DEFAULT_PLAN) => PlanOf::Missing(format!(
+            (None, Some(name)) => {
+                missing(format!("spec.plan names the Plan {name}, which does not exist: create it or name another"))
+            }
+            (None, None) if used == Some(DEFAULT_PLAN) => missing(format!(
                 "the Plan {DEFAULT_PLAN}, which the customer uses, does not exist any more: create it again (an empty \
                  one gives the built-in defaults) or name another in spec.plan"
             )),

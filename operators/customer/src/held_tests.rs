@@ -10,6 +10,7 @@ use crate::held::Held;
 use crate::resolve::{PlanChoice, Wanted, resolve};
 
 const SYSTEM: &str = "ahoi-system";
+const MISSING: PlanChoice<'_> = PlanChoice::Missing { reason: "PlanNotFound", why: "no Plan" };
 
 fn customer(spec: Value) -> Customer {
     Customer::new("acme", serde_json::from_value(spec).unwrap())
@@ -197,7 +198,7 @@ fn retained_data_keeps_its_storage() {
 #[test]
 fn without_its_plan_a_customer_keeps_what_it_has() {
     let chain = in_force(everything());
-    let missing = |spec: Value, chain: &Chain| resolve(&customer(spec), PlanChoice::Missing("no Plan"), chain, SYSTEM);
+    let missing = |spec: Value, chain: &Chain| resolve(&customer(spec), MISSING, chain, SYSTEM);
     let wanted = missing(json!({"features": {"scheduler": {"workers": 7}, "database": {"storage": "70gb"}}}), &chain);
     assert_eq!(wanted.database, Some(chain.database.as_ref().unwrap().spec.clone()));
     assert_eq!(wanted.connection_pool, Some(chain.connection_pool.as_ref().unwrap().spec.clone()));
@@ -224,7 +225,7 @@ fn without_its_plan_a_customer_keeps_what_it_has() {
 #[test]
 fn without_its_plan_nothing_is_created() {
     let mut customer = customer(json!({ "features": everything() }));
-    let wanted = resolve(&customer, PlanChoice::Missing("no Plan"), &Chain::default(), SYSTEM);
+    let wanted = resolve(&customer, MISSING, &Chain::default(), SYSTEM);
     assert!(wanted.namespace.is_none() && wanted.database.is_none() && wanted.scheduler.is_none());
     let features: Vec<_> = wanted.held.iter().map(|held| held.feature).collect();
     assert_eq!(features, [None, Some("namespace"), Some("database"), Some("scheduler")]);
@@ -236,7 +237,7 @@ fn without_its_plan_nothing_is_created() {
         reason: "NotImplemented".into(),
         reference: None,
     }];
-    assert!(resolve(&customer, PlanChoice::Missing("no Plan"), &Chain::default(), SYSTEM).webhooks);
+    assert!(resolve(&customer, MISSING, &Chain::default(), SYSTEM).webhooks);
 }
 
 #[test]

@@ -65,7 +65,8 @@ fn walk() -> Vec<(String, String, &'static [&'static str])> {
         &["spec.features.connectionPool.enabled is true", "set spec.features.database.enabled to true"],
     );
 
-    let missing = PlanChoice::Missing("spec.plan names the Plan gold, which does not exist: create it or name another");
+    let why = "spec.plan names the Plan gold, which does not exist: create it or name another";
+    let missing = PlanChoice::Missing { reason: "PlanNotFound", why };
     let wanted = resolve(&customer(json!({})), missing, &Chain::default(), "ahoi-system");
     add(
         vec![(wanted.held[0].reason.to_owned(), wanted.held[0].message.clone())],

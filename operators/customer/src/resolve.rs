@@ -29,8 +29,11 @@ pub enum PlanChoice<'a> {
     Found(&'a Plan),
     /// The Customer names none, and there is none named `default`.
     BuiltIn,
-    /// It does not exist. The text says which one, and what to do.
-    Missing(&'a str),
+    /// It does not exist, or cannot be read. The text says which one, and what to do.
+    Missing {
+        reason: &'static str,
+        why: &'a str,
+    },
 }
 
 impl<'a> PlanChoice<'a> {
@@ -38,7 +41,7 @@ impl<'a> PlanChoice<'a> {
     pub fn found(self) -> Option<&'a Plan> {
         match self {
             PlanChoice::Found(plan) => Some(plan),
-            PlanChoice::BuiltIn | PlanChoice::Missing(_) => None,
+            PlanChoice::BuiltIn | PlanChoice::Missing { .. } => None,
         }
     }
 }
@@ -65,8 +68,8 @@ pub struct Wanted {
 
 /// Joins Customer and Plan and checks what admission cannot see, against what is `in_force`.
 pub fn resolve(customer: &Customer, plan: PlanChoice<'_>, in_force: &Chain, suite_namespace: &str) -> Wanted {
-    if let PlanChoice::Missing(why) = plan {
-        return without_plan(customer, why, in_force);
+    if let PlanChoice::Missing { reason, why } = plan {
+        return without_plan(customer, reason, why, in_force);
     }
     let plan = plan.found();
     let none = Features::default();

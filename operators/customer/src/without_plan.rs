@@ -8,11 +8,8 @@ use crate::features::{Chain, ConnectionPoolFeature, DatabaseFeature, Feature, Na
 use crate::held::Held;
 use crate::resolve::Wanted;
 
-/// Why nothing that comes from the Plan changes.
-const REASON: &str = "PlanNotFound";
-
-/// What a customer shall have until its Plan is found; `why` says which one, and what to do.
-pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted {
+/// What a customer shall have until its Plan is found and can be read; `why` says which one, and what to do.
+pub fn without_plan(customer: &Customer, reason: &'static str, why: &str, in_force: &Chain) -> Wanted {
     let own = &customer.spec.features;
     let status = customer.status.as_ref();
     let was_on = |name| {
@@ -21,7 +18,7 @@ pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted 
     };
     let mut held = vec![Held {
         feature: None,
-        reason: REASON,
+        reason,
         message: format!(
             "{why}; until then spec.groups, spec.runPolicy, features that are turned off and rotations are applied, and all \
              else stays as it is"
@@ -29,9 +26,9 @@ pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted 
     }];
     let namespace = in_force.namespace.as_deref().map(|child| NamespaceFeature::essential(customer, child).spec);
     if namespace.is_none() {
-        held.push(waiting::<NamespaceFeature>());
+        held.push(waiting::<NamespaceFeature>(reason));
     }
-    let mut kept = Kept { held: &mut held };
+    let mut kept = Kept { reason, held: &mut held };
     let database = kept.spec::<DatabaseFeature, _>(
         own.database.as_ref().and_then(|f| f.enabled),
         in_force.database.as_deref().map(|child| DatabaseFeature::essential(customer, child).spec),
@@ -62,6 +59,7 @@ pub fn without_plan(customer: &Customer, why: &str, in_force: &Chain) -> Wanted 
 }
 
 struct Kept<'a> {
+    reason: &'static str,
     held: &'a mut Vec<Held>,
 }
 
@@ -72,12 +70,12 @@ impl Kept<'_> {
             return None;
         }
         if in_force.is_none() && enabled == Some(true) {
-            self.held.push(waiting::<F>());
+            self.held.push(waiting::<F>(self.reason));
         }
         in_force
     }
 }
 
-fn waiting<F: Feature>() -> Held {
-    Held::of::<F>(REASON, "not created before the Plan is found")
+fn waiting<F: Feature>(reason: &'static str) -> Held {
+    Held::of::<F>(reason, "not created before the Plan is found")
 }

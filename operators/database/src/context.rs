@@ -12,6 +12,7 @@ use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use tracing::warn;
 
+use crate::Options;
 use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
 use crate::remembered::Remembered;
@@ -157,7 +158,12 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Context {
     /// Looks up which cluster this is.
-    pub async fn new(platform: Platform, caches: Caches, waker: Waker<Database>, top: usize) -> anyhow::Result<Self> {
+    pub async fn new(
+        platform: Platform,
+        caches: Caches,
+        waker: Waker<Database>,
+        options: &Options,
+    ) -> anyhow::Result<Self> {
         let namespaces: Api<Namespace> = Api::all(platform.client.clone());
         let uid = loop {
             match namespaces.get_metadata("kube-system").await {
@@ -173,8 +179,8 @@ impl Context {
         };
         Ok(Context {
             cluster: Cluster::new(uid),
-            metrics: Metrics::new(&platform, top),
-            pools: Pools::default(),
+            metrics: Metrics::new(&platform, options.top_customers),
+            pools: Pools::new(options.log_statements),
             removals: tokio::sync::Mutex::default(),
             remembered: Remembered::default(),
             placements: Placements::default(),
@@ -203,6 +209,14 @@ impl Context {
         let login = Login { username: key("username")?, password: key("password")? };
         let ca = authorities(server, &self.caches.secrets, suite)?;
         Ok(self.pools.get(server, &login, ca.as_deref()))
+    }
+
+    /// The Databases on a server.
+    pub fn placed_on(&self, server: &str) -> Vec<Arc<Database>> {
+        let mut databases = self.caches.databases.all();
+        databases
+            .retain(|database| database.status.as_ref().is_some_and(|status| status.server.as_deref() == Some(server)));
+        databases
     }
 
     /// A server that a Database is on, if it can be used now.
@@ -261,7 +275,7 @@ pub mod tests {
         Context {
             cluster: Cluster::new("cluster"),
             metrics: Metrics::new(&platform, 20),
-            pools: Pools::default(),
+            pools: Pools::new(false),
             removals: tokio::sync::Mutex::default(),
             remembered: Remembered::default(),
             placements: Placements::default(),

@@ -33,6 +33,9 @@ struct Options {
     /// How many customers have metrics of their own: those whose databases are fullest
     #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
     top_customers: usize,
+    /// Whether PostgreSQL may log what this process runs as it logs other sessions; some statements set SCRAM verifiers
+    #[arg(long, env = "LOG_STATEMENTS")]
+    log_statements: bool,
 }
 
 /// The Database whose former login a pool has let go of; everything else about a pool is no news to it.
@@ -53,6 +56,6 @@ async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runna
         .watches(&caches.servers, caches.databases_of_server())
         .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool))
         .watches(&caches.secrets, caches.databases_of_secret());
-    let context = Arc::new(Context::new(platform, caches, databases.waker(), options.top_customers).await?);
+    let context = Arc::new(Context::new(platform, caches, databases.waker(), &options).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ahoi_api::{
     CUSTOMER_LABEL, CustomerNamespace, GroupRole, NAMESPACE_OWNER_LABEL, NetworkIsolation, PodSecurity,
-    TENANT_NETWORK_POLICIES_LABEL, TenantNetworkPolicies, namespace_of,
+    TENANT_NETWORK_POLICIES_LABEL, TenantNetworkPolicies, fleet_access_label, namespace_of,
 };
 use k8s_openapi::api::core::v1::{LimitRange, LimitRangeSpec, Namespace, ResourceQuota, ResourceQuotaSpec};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -54,12 +54,10 @@ pub fn namespace(owner: &CustomerNamespace) -> Namespace {
         ("pod-security.kubernetes.io/audit", standard.into()),
         (TENANT_NETWORK_POLICIES_LABEL, tenant_network_policies(owner).into()),
     ];
+    let fleets = owner.spec.fleets.iter().map(|fleet| (fleet_access_label(fleet), "true".to_owned()));
+    let labels = labels.map(|(key, value)| (key.to_owned(), value)).into_iter().chain(fleets);
     Namespace {
-        metadata: ObjectMeta {
-            name: Some(name),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(name), labels: Some(labels.collect()), ..ObjectMeta::default() },
         ..Namespace::default()
     }
 }

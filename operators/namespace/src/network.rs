@@ -15,7 +15,9 @@ use crate::desired::meta;
 
 /// Label that Kubernetes puts on every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-/// Label on the pods of a PgBouncer fleet.
+/// Label on the pods of a PgBouncer fleet; its value is the fleet's name.
+const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// Label on the pods of all fleets.
 const FLEET_LABEL: &str = "internal.example.com/pgbouncer";
 /// Port on which the pods of a fleet serve clients.
 const FLEET_PORT: i32 = 6432;
@@ -94,7 +96,7 @@ pub fn policies(owner: &CustomerNamespace, around: &Surroundings, servers: &Serv
     }
 }
 
-/// What every tenant needs: its own pods, DNS, the fleets, and PostgreSQL where it has a database.
+/// What a tenant needs: its own pods, DNS, the fleets where it has a pool, and PostgreSQL where it has a database.
 fn allow_platform(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> NetworkPolicy {
     let own = || NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
     let mut dns = vec![in_namespace("kube-system", labelled("k8s-app", "kube-dns"))];
@@ -102,11 +104,14 @@ fn allow_platform(owner: &CustomerNamespace, around: &Surroundings, servers: &Se
     let mut egress = vec![
         NetworkPolicyEgressRule { to: Some(vec![own()]), ports: None },
         NetworkPolicyEgressRule { to: Some(dns), ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
-        NetworkPolicyEgressRule {
-            to: Some(vec![in_namespace(&around.fleets, with_label(FLEET_LABEL))]),
-            ports: Some(vec![port("TCP", FLEET_PORT)]),
-        },
     ];
+    // A rule without values would be refused.
+    if !owner.spec.fleets.is_empty() {
+        egress.push(NetworkPolicyEgressRule {
+            to: Some(vec![in_namespace(&around.fleets, pods_of(&owner.spec.fleets))]),
+            ports: Some(vec![port("TCP", FLEET_PORT)]),
+        });
+    }
     if owner.spec.direct_database {
         egress.extend(servers.rules());
     }
@@ -153,9 +158,16 @@ fn labelled(key: &str, value: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(labels), match_expressions: None }
 }
 
-fn with_label(key: &str) -> LabelSelector {
-    let exists = LabelSelectorRequirement { key: key.to_owned(), operator: "Exists".to_owned(), values: None };
-    LabelSelector { match_labels: None, match_expressions: Some(vec![exists]) }
+/// The pods of these fleets.
+fn pods_of(fleets: &[String]) -> LabelSelector {
+    let requirement = |key: &str, operator: &str, values: Option<Vec<String>>| LabelSelectorRequirement {
+        key: key.to_owned(),
+        operator: operator.to_owned(),
+        values,
+    };
+    let expressions =
+        vec![requirement(FLEET_LABEL, "Exists", None), requirement(INSTANCE_LABEL, "In", Some(fleets.to_vec()))];
+    LabelSelector { match_labels: None, match_expressions: Some(expressions) }
 }
 
 #[cfg(test)]

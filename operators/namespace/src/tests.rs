@@ -46,16 +46,18 @@ fn an_isolated_namespace() {
     insta::assert_yaml_snapshot!("isolated_bindings", rails.bindings);
 }
 
-/// PostgreSQL is reached directly by those who have a database there.
+/// Fleets are reached by those with a pool there, and PostgreSQL directly by those with a database.
 #[test]
-fn a_customer_without_a_database_reaches_fleets_alone() {
-    let mut owner = read(ISOLATED);
-    owner.spec.direct_database = false;
-    let ports: Vec<_> = rails(&owner).policies.iter().flat_map(egress_ports).collect();
-    assert_eq!(ports, ["53", "53", "6432"]);
-    owner.spec.direct_database = true;
-    let ports: Vec<_> = rails(&owner).policies.iter().flat_map(egress_ports).collect();
-    assert_eq!(ports, ["53", "53", "6432", "5432"]);
+fn a_customer_reaches_what_it_has() {
+    let ports = |fleets: &[&str], direct_database| -> Vec<String> {
+        let mut owner = read(ISOLATED);
+        owner.spec.fleets = fleets.iter().map(|fleet| (*fleet).to_owned()).collect();
+        owner.spec.direct_database = direct_database;
+        rails(&owner).policies.iter().flat_map(egress_ports).collect()
+    };
+    assert_eq!(ports(&[], false), ["53", "53"]);
+    assert_eq!(ports(&["global", "other"], false), ["53", "53", "6432"]);
+    assert_eq!(ports(&["global"], true), ["53", "53", "6432", "5432"]);
 }
 
 fn egress_ports(policy: &NetworkPolicy) -> Vec<String> {

@@ -41,6 +41,12 @@ pub struct CustomerNamespaceSpec {
     /// controller while the customer has a database. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct_database: bool,
+    /// Names of the PgBouncer fleets that pods of the namespace may connect to: those with a pool of the customer. Set by the
+    /// Customer's controller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 32))]
+    pub fleets: Vec<String>,
     /// What becomes of the core Namespace when this object is deleted. The Customer's controller sets Delete when the
     /// Customer itself is deleted; in every other case the namespace stays.
     #[serde(default)]
@@ -96,7 +102,7 @@ pub enum PodSecurity {
 /// Traffic that pods of the namespace may send and receive. The cluster's network plugin must enforce NetworkPolicies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NetworkIsolation {
-    /// Traffic within the namespace, to the cluster's DNS, to PgBouncer fleets and, while the customer has a database, to the
+    /// Traffic within the namespace, to the cluster's DNS, to the PgBouncer fleets with a pool of the customer and, while the customer has a database, to the
     /// DatabaseServers. A DatabaseServer whose host is neither an address nor a Service is reached at the addresses in
     /// `DATABASE_CIDRS` of ahoi-namespace, and a DNS server that is no pod of kube-system labelled `k8s-app: kube-dns` at those in
     /// `DNS_CIDRS`.

@@ -19,6 +19,12 @@ pub const NAMESPACE_OWNER_LABEL: &str = "internal.example.com/customer-namespace
 /// Label on a core Namespace; its value `within-namespace` has an admission policy bound the NetworkPolicies that its tenant adds.
 pub const TENANT_NETWORK_POLICIES_LABEL: &str = "internal.example.com/tenant-network-policies";
 
+/// Label on a core Namespace whose pods may connect to the PgBouncer fleet `name`; its value is `true`.
+#[must_use]
+pub fn fleet_access_label(name: &str) -> String {
+    format!("fleet.internal.example.com/{name}")
+}
+
 /// Finalizers, one for each owner of something that garbage collection cannot clean up. A parent may create a child
 /// with its finalizer in place, which saves the child's controller the write.
 pub mod finalizers {
@@ -28,6 +34,8 @@ pub mod finalizers {
     pub const CUSTOMER_NAMESPACE: &str = "internal.example.com/customer-namespace";
     /// Database: database and roles on the server.
     pub const DATABASE: &str = "internal.example.com/database";
+    /// DatabaseServer: the poolers' logins on the server.
+    pub const DATABASE_SERVER: &str = "internal.example.com/database-server";
     /// ConnectionPool: its route in every pgbouncer process.
     pub const CONNECTION_POOL: &str = "internal.example.com/connection-pool";
 }

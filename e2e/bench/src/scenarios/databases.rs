@@ -43,7 +43,9 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     let scenario = format!("{} databases at once", bench.profile.databases);
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     bench.cluster.apply(&namespace.to_string()).await?;
+    log_statements(bench, "LOG_STATEMENTS=true").await?;
     let recorded = record(bench).await?;
+    log_statements(bench, "LOG_STATEMENTS-").await?;
     either_way(bench, &scenario, &recorded).await?;
 
     bench.with_suite().await?;
@@ -117,6 +119,13 @@ async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instan
         }
     });
     stream::iter(sent).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Restarts the database controller with or without this variable: as shipped it keeps its statements out of the log.
+async fn log_statements(bench: &mut Bench, variable: &str) -> Result<()> {
+    bench.without_suite().await?;
+    bench.cluster.kubectl(&["-n", SUITE, "set", "env", "deployment/ahoi-database", variable], "").await?;
+    bench.with_suite().await
 }
 
 /// Makes one while PostgreSQL logs what it is sent.

@@ -1,5 +1,7 @@
 //! The namespace: what every customer has.
 
+use std::collections::BTreeSet;
+
 use ahoi_api::{Customer, CustomerNamespace, CustomerNamespaceSpec, finalizers};
 use kube::ResourceExt;
 
@@ -15,16 +17,30 @@ impl Feature for NamespaceFeature {
     // Its guard rails are the Plan's, and its groups are spec.groups of the Customer, too.
     const FIELDS: &'static [&'static str] = &[];
 
-    fn desired(wanted: &Wanted, _: &Chain) -> Desired<CustomerNamespace> {
+    fn desired(wanted: &Wanted, chain: &Chain) -> Desired<CustomerNamespace> {
         // It is never removed while the Customer is there.
         let Some(spec) = &wanted.namespace else { return wait_for_namespace(wanted) };
-        Desired::Child(Box::new(namespace_child(&wanted.name, spec.clone())))
+        let spec = CustomerNamespaceSpec { fleets: fleets(wanted, chain), ..spec.clone() };
+        Desired::Child(Box::new(namespace_child(&wanted.name, spec)))
     }
 
     fn essential(customer: &Customer, child: &CustomerNamespace) -> CustomerNamespace {
         let groups = customer.spec.groups.clone();
         namespace_child(&customer.name_any(), CustomerNamespaceSpec { groups, ..child.spec.clone() })
     }
+}
+
+/// The fleets in which the customer has a pool, or will have one: while a pool moves, clients connect to either.
+fn fleets(wanted: &Wanted, chain: &Chain) -> Vec<String> {
+    let pool = chain.connection_pool.as_deref();
+    let status = pool.and_then(|pool| pool.status.as_ref());
+    let places = status.into_iter().flat_map(|status| {
+        let former = status.former_places.iter().map(|former| &former.place);
+        status.place.iter().chain(former).map(|place| &place.fleet)
+    });
+    let specs = wanted.connection_pool.iter().chain(pool.map(|pool| &pool.spec)).map(|spec| &spec.pg_bouncer_ref);
+    let names: BTreeSet<String> = specs.chain(places).map(|fleet| fleet.name.clone()).collect();
+    names.into_iter().collect()
 }
 
 /// The child of a customer.

@@ -55,6 +55,29 @@ fn chain(wanted: &Wanted) -> Chain {
     chain
 }
 
+/// While a pool moves, clients connect to either fleet; the feature that is off closes the network when its pool is gone.
+#[test]
+fn a_namespace_reaches_the_fleets_with_a_pool_of_the_customer() {
+    let fleets = |wanted: &Wanted, chain: &Chain| child::<NamespaceFeature>(wanted, chain).spec.fleets;
+    assert_eq!(fleets(&wanted(json!({})), &Chain::default()), [""; 0]);
+    assert_eq!(fleets(&wanted(all()), &Chain::default()), ["global"]);
+
+    let moving = json!({"database": {"enabled": true},
+        "connectionPool": {"pgBouncerRef": {"namespace": "ahoi-system", "name": "other"}}});
+    let mut chain = chain(&wanted(all()));
+    assert_eq!(fleets(&wanted(moving.clone()), &chain), ["global", "other"]);
+    let mut pool = child::<ConnectionPoolFeature>(&wanted(moving.clone()), &chain);
+    let place = |fleet: &str| json!({"fleet": {"namespace": "ahoi-system", "name": fleet}, "shard": 0});
+    let former = json!([{"place": place("global"), "state": "Left", "since": "2026-01-01T00:00:00Z"}]);
+    pool.status = serde_json::from_value(json!({"place": place("other"), "formerPlaces": former})).unwrap();
+    chain.connection_pool = Some(Arc::new(pool.clone()));
+    assert_eq!(fleets(&wanted(moving.clone()), &chain), ["global", "other"]);
+    pool.status.as_mut().unwrap().former_places.clear();
+    chain.connection_pool = Some(Arc::new(pool));
+    assert_eq!(fleets(&wanted(moving), &chain), ["other"]);
+    assert_eq!(fleets(&wanted(json!({})), &chain), ["other"], "its clients are still connected");
+}
+
 fn all() -> serde_json::Value {
     json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "image": "worker:1", "workers": 2}})
 }

@@ -10,6 +10,7 @@ mod pool;
 mod pooler;
 mod pooler_secret;
 mod prepare;
+mod removal;
 mod removed_poolers;
 mod sweep;
 mod tls;
@@ -19,7 +20,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, Passwords, READY_TO_RESTART};
+use ahoi_api::{
+    Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, Passwords, READY_TO_RESTART, finalizers,
+};
 use ahoi_reconcile::{Error, EventType, ObjectRef, Progress, Reconciler, Verdict, conditions, is_ready};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -58,6 +61,7 @@ pub struct Servers(pub Arc<Context>);
 impl Reconciler for Servers {
     type Kind = DatabaseServer;
     const NAME: &'static str = "database-server";
+    const FINALIZER: Option<&'static str> = Some(finalizers::DATABASE_SERVER);
 
     async fn reconcile(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
         let (maintenance, busy) = self.maintain(server).await;
@@ -83,6 +87,10 @@ impl Reconciler for Servers {
         progress.status.maintenance = maintenance;
         maintenance::tell(&mut progress.status, server.metadata.generation, &busy);
         Ok(progress)
+    }
+
+    async fn cleanup(&self, server: &DatabaseServer) -> Result<(), Error> {
+        removal::remove(&self.0, server).await
     }
 }
 
@@ -135,7 +143,7 @@ impl Servers {
         };
 
         let started = Instant::now();
-        let placed = self.placed_on(&pool.name);
+        let placed = self.0.placed_on(&pool.name);
         if pool.hides_passwords() {
             passwords::find_wrong(context, &pool, &placed).await;
         }
@@ -253,7 +261,7 @@ impl Servers {
         server: &DatabaseServer,
         pool: &ServerPool,
     ) -> Result<Progress<DatabaseServerStatus>, Error> {
-        let placed = self.placed_on(&pool.name);
+        let placed = self.0.placed_on(&pool.name);
         let wanted: Vec<_> = placed.iter().filter_map(|database| Some((database, size_wanted(database)?))).collect();
         measure::measure(pool, &wanted.iter().map(|(_, wanted)| wanted).collect::<Vec<_>>()).await?;
         self.bound_temporary_files(pool, &wanted).await?;
@@ -267,13 +275,6 @@ impl Servers {
         let since_sweep = memory.next_measurement.map_or(1, |(_, since_sweep)| since_sweep + 1);
         drop(memory);
         Ok(Progress::new(server.status.clone().unwrap_or_default()).requeue_in(next_measurement(pool, since_sweep)))
-    }
-
-    fn placed_on(&self, server: &str) -> Vec<Arc<Database>> {
-        let mut databases = self.0.caches.databases.all();
-        databases
-            .retain(|database| database.status.as_ref().is_some_and(|status| status.server.as_deref() == Some(server)));
-        databases
     }
 
     /// Compares every database with its object, and has those looked at that differ.

@@ -32,6 +32,14 @@ const DIRECT_SESSIONS: &str = r"SELECT count(*) FROM pg_stat_activity WHERE datn
 /// A server that answered so recently is busy rather than gone when no connection is free.
 const RECENTLY: Duration = Duration::from_secs(15);
 
+/// Keeps the statements of a session, some of which set verifiers, out of the server's log as far as the role may
+/// (<https://www.postgresql.org/docs/current/runtime-config-logging.html>).
+const NOT_LOGGED: &str = "DO $$ DECLARE setting text[]; BEGIN \
+     FOREACH setting SLICE 1 IN ARRAY ARRAY[['log_statement', 'none'], ['log_min_error_statement', 'panic'], \
+       ['log_min_duration_statement', '-1'], ['log_min_duration_sample', '-1'], ['log_transaction_sample_rate', '0']] LOOP \
+       BEGIN PERFORM set_config(setting[1], setting[2], false); EXCEPTION WHEN insufficient_privilege THEN NULL; END; \
+     END LOOP; END $$";
+
 /// A role that is no superuser has to be a member of the roles it makes, to act in their name.
 const SELF_GRANT: &str = "SELECT set_config('createrole_self_grant', 'set, inherit', false) \
      WHERE current_setting('server_version_num')::int >= 160000";
@@ -49,22 +57,31 @@ pub struct Login {
 }
 
 /// Every pool, by the server's name.
-#[derive(Default)]
-pub struct Pools(Mutex<HashMap<String, Arc<ServerPool>>>);
+pub struct Pools {
+    pools: Mutex<HashMap<String, Arc<ServerPool>>>,
+    /// Run at the start of each session.
+    session: &'static [&'static str],
+}
 
 impl Pools {
+    /// None yet; with whether the servers may log the statements of their sessions, verifiers among them.
+    pub fn new(logged: bool) -> Self {
+        Pools { pools: Mutex::default(), session: if logged { &[SELF_GRANT] } else { &[NOT_LOGGED, SELF_GRANT] } }
+    }
+
     /// The pool for the server as it is described now.
     pub fn get(&self, server: &DatabaseServer, login: &Login, ca: Option<&str>) -> Arc<ServerPool> {
         let name = server.name_any();
         let fingerprint = fingerprint(server, login, ca);
-        let mut pools = self.0.lock();
+        let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(&name).filter(|pool| pool.fingerprint == fingerprint) {
             return pool.clone();
         }
         // What was seen on a server is true of it by whatever login.
         let place = place(server);
         let memory = pools.get(&name).filter(|old| old.place == place).map(|old| old.memory.clone());
-        let pool = Arc::new(ServerPool::new(server, login, ca, (place, fingerprint), memory.unwrap_or_default()));
+        let (known, memory) = ((place, fingerprint), memory.unwrap_or_default());
+        let pool = Arc::new(ServerPool::new(server, login, ca, self.session, known, memory));
         // The one before ends with the last pass that uses it.
         pools.insert(name, pool.clone());
         pool
@@ -72,7 +89,7 @@ impl Pools {
 
     /// Lets go of the servers that are no more.
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
-        self.0.lock().retain(|name, _| exists(name));
+        self.pools.lock().retain(|name, _| exists(name));
     }
 }
 
@@ -187,6 +204,7 @@ impl ServerPool {
         server: &DatabaseServer,
         login: &Login,
         ca: Option<&str>,
+        session: &'static [&'static str],
         (place, fingerprint): (Place, u64),
         memory: Arc<Mutex<Memory>>,
     ) -> Self {
@@ -205,8 +223,13 @@ impl ServerPool {
         let found = server.status.as_ref().and_then(|status| status.passwords);
         let options = tls::secure(options, spec.tls.mode, ca);
         let pool = PgPoolOptions::new()
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(sqlx::raw_sql(SELF_GRANT)).await.map(|_| ()) })
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    for statement in session {
+                        connection.execute(sqlx::raw_sql(statement)).await?;
+                    }
+                    Ok(())
+                })
             })
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)

@@ -48,7 +48,9 @@ pub async fn give(context: &Context, server: &str, login: &PoolerLogin) -> Resul
 pub async fn prune(context: &Context) -> Result<(), Error> {
     let caches = &context.caches;
     let Some(present) = caches.secrets.get_in(context.platform.namespace(), POOLER_AUTH_SECRET) else { return Ok(()) };
-    let is_gone = |server: &&String| caches.servers.get(server).is_none() && !is_named(context, server);
+    let is_there =
+        |server: &str| caches.servers.get(server).is_some_and(|server| server.metadata.deletion_timestamp.is_none());
+    let is_gone = |server: &&String| !is_there(server) && !is_named(context, server);
     let gone: Vec<_> = present.data.iter().flat_map(|data| data.keys()).filter(is_gone).collect();
     if gone.is_empty() {
         return Ok(());

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 pub(crate) use raw::Raw;
@@ -42,6 +42,7 @@ struct Inner<K> {
     view: RwLock<view::View<K>>,
     listeners: RwLock<Vec<Listener<K>>>,
     synced: watch::Sender<bool>,
+    own_writes: Notify,
     /// Drops from each object what nobody reads.
     trim: Trim<K>,
     /// Why the last request of the watch failed, until one succeeds.
@@ -126,6 +127,7 @@ impl<K: Object> Cache<K> {
             view: RwLock::new(view::View::new(packed)),
             listeners: RwLock::default(),
             synced: watch::Sender::new(false),
+            own_writes: Notify::new(),
             trim,
             trouble: Mutex::default(),
         };
@@ -222,7 +224,9 @@ impl<K: Object> Cache<K> {
     /// The API server's answer to a write of ours.
     pub(crate) fn written(&self, mut object: K) -> Arc<K> {
         self.trim(&mut object);
-        self.inner.view.write().written(object)
+        let written = self.inner.view.write().written(object);
+        self.inner.own_writes.notify_waiters();
+        written
     }
 
     /// The API server has told us that our delete removed the object for good.

@@ -25,8 +25,8 @@ use crate::reconciler::Object;
 
 /// How many contents are read at the same time.
 const READS: usize = 4;
-/// The watch is often faster than the answer to our own write, which needs no read.
-const OWN_WRITE_DELAY: Duration = Duration::from_millis(100);
+/// The watch is often faster than the answer to our own write, which needs no read: it is waited for so long.
+const OWN_WRITE: Duration = Duration::from_millis(100);
 /// How long to wait after a read that failed: this often doubled, and so long at most.
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
@@ -155,16 +155,16 @@ impl<O: Object> Contents<O> {
     /// The Secret of this version: as the cache has it, or as the API server does. Nothing if there is none any more.
     async fn read(&self, head: &ObjectMeta, listed: bool) -> Option<Read<Secret>> {
         let (key, mut retry) = (Key::of_meta(head), RETRY);
-        if !listed {
-            tokio::time::sleep(OWN_WRITE_DELAY).await;
+        let known = if listed {
+            self.known(&key, head)
+        } else {
+            // Too late, it costs a read.
+            tokio::time::timeout(OWN_WRITE, self.written(&key, head)).await.ok()
+        };
+        if let Some(known) = known {
+            return Some(Read::Object(Secret::clone(&known)));
         }
         loop {
-            let known = self.cache.lookup(&key).filter(|known| {
-                known.metadata.resource_version == head.resource_version && known.metadata.uid == head.uid
-            });
-            if let Some(known) = known {
-                return Some(Read::Object(Secret::clone(&known)));
-            }
             match self.objects.get(&key).await {
                 Ok(mut secret) => {
                     // What is newer comes with the watch, and the cache is never ahead of that.
@@ -181,6 +181,24 @@ impl<O: Object> Contents<O> {
             }
             tokio::time::sleep(retry).await;
             retry = (retry * 2).min(MAX_RETRY);
+        }
+    }
+
+    /// The Secret of this version, if the cache has it.
+    fn known(&self, key: &Key, head: &ObjectMeta) -> Option<Arc<Secret>> {
+        self.cache
+            .lookup(key)
+            .filter(|known| known.metadata.resource_version == head.resource_version && known.metadata.uid == head.uid)
+    }
+
+    /// The Secret of this version, once a write of ours has put it into the cache.
+    async fn written(&self, key: &Key, head: &ObjectMeta) -> Arc<Secret> {
+        loop {
+            let next = self.cache.inner.own_writes.notified();
+            if let Some(known) = self.known(key, head) {
+                return known;
+            }
+            next.await;
         }
     }
 }

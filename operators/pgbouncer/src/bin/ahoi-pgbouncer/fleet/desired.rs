@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::PgBouncer;
+use ahoi_api::{PgBouncer, fleet_access_label};
 use ahoi_pgbouncer::{PORT, config, fleet};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{
@@ -10,6 +10,9 @@ use k8s_openapi::api::core::v1::{
     ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceFieldSelector,
     ResourceRequirements, SeccompProfile, SecurityContext, Service, ServicePort, ServiceSpec, TopologySpreadConstraint,
     Volume, VolumeMount,
+};
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -24,6 +27,9 @@ const AGENT_PORT: i32 = 8080;
 /// Seconds until every node has heard that a pod is to go, and then for its clients to finish. The agent is told both.
 const ANNOUNCE: i64 = 5;
 const DRAIN: i64 = 60;
+
+/// Label on namespaces whose pods may read metrics.
+const MONITORING_LABEL: &str = "internal.example.com/monitoring";
 
 /// Annotation on the pods: parameters that pgbouncer reads only when it starts, so that another value rolls them.
 const COLD_PARAMETERS: &str = "internal.example.com/cold-parameters";
@@ -177,6 +183,43 @@ pub fn budget(fleet: &PgBouncer, shard: i32) -> PodDisruptionBudget {
     }
 }
 
+/// Who may reach the fleet: pods in namespaces of customers with a pool there, and those of the fleet's own namespace, which are
+/// the controllers and the other processes. Metrics are open to namespaces for monitoring. The kubelet probes from the
+/// node, which NetworkPolicies let through.
+pub fn network_policy(fleet: &PgBouncer) -> NetworkPolicy {
+    let name = fleet.name_any();
+    let own = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
+    let pods = [("app.kubernetes.io/name", "pgbouncer"), (INSTANCE_LABEL, &name)];
+    NetworkPolicy {
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(LabelSelector {
+                match_labels: Some(pods.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+                ..LabelSelector::default()
+            }),
+            policy_types: Some(vec!["Ingress".into()]),
+            ingress: Some(vec![
+                allowed(vec![namespaces(&fleet_access_label(&name)), own], PORT.into()),
+                allowed(vec![namespaces(MONITORING_LABEL)], AGENT_PORT),
+            ]),
+            ..NetworkPolicySpec::default()
+        }),
+        metadata: metadata(fleet, name),
+    }
+}
+
+fn namespaces(label: &str) -> NetworkPolicyPeer {
+    let labels = [(label.to_owned(), "true".to_owned())].into();
+    NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }),
+        ..NetworkPolicyPeer::default()
+    }
+}
+
+fn allowed(from: Vec<NetworkPolicyPeer>, port: i32) -> NetworkPolicyIngressRule {
+    let port = NetworkPolicyPort { protocol: Some("TCP".into()), port: Some(IntOrString::Int(port)), end_port: None };
+    NetworkPolicyIngressRule { from: Some(from), ports: Some(vec![port]) }
+}
+
 fn metadata(fleet: &PgBouncer, shard: String) -> ObjectMeta {
     ObjectMeta {
         labels: Some(labels(fleet, &shard)),
@@ -286,6 +329,7 @@ mod tests {
             service(&fleet, 0),
             peers(&fleet, 0),
             budget(&fleet, 0),
+            network_policy(&fleet),
         ));
     }
 

@@ -18,6 +18,7 @@ use ahoi_reconcile::{
 use clap::Args;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
@@ -49,6 +50,7 @@ struct FleetController {
     stateful_sets: Owned<StatefulSet>,
     services: Owned<Service>,
     budgets: Owned<PodDisruptionBudget>,
+    policies: Owned<NetworkPolicy>,
 }
 
 /// Starts the caches; what comes back is to be run.
@@ -60,12 +62,14 @@ pub fn start(platform: &Platform, shared: &Shared, options: Options) -> Runnable
         stateful_sets: owned(platform),
         services: owned(platform),
         budgets: owned(platform),
+        policies: owned(platform),
     };
     let fleets = shared.fleets.clone();
     Controller::new(platform, &shared.fleets)
         .owns(&controller.stateful_sets)
         .owns(&controller.services)
         .owns(&controller.budgets)
+        .owns(&controller.policies)
         .watches(&shared.secrets, certificates::fleets_of_secret(shared))
         .watches(&shared.servers, certificates::fleets_of_server(shared))
         .watches(&shared.pods, |pod: &Pod| fleet_of(pod))
@@ -84,6 +88,7 @@ impl Reconciler for FleetController {
         let pools = self.shared.pools_of(fleet);
         let running = placement::running(&fleet.spec, &pools);
         let trouble = certificates::converge(&self.platform, &self.shared, fleet, running).await?;
+        self.policies.apply(fleet, desired::network_policy(fleet)).await?;
         for shard in 0..running {
             let service_account = &self.options.agent_service_account;
             let mut stateful_set = desired::stateful_set(fleet, shard, image, service_account);

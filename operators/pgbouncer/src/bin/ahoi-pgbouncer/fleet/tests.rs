@@ -9,6 +9,7 @@ use ahoi_reconcile::testing::{ApiServer, cache};
 use ahoi_reconcile::{Cache, Owned, Reconciler};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::{FleetController, Options};
@@ -21,6 +22,7 @@ struct World {
     stateful_sets: Cache<StatefulSet>,
     services: Cache<Service>,
     budgets: Cache<PodDisruptionBudget>,
+    policies: Cache<NetworkPolicy>,
 }
 
 impl World {
@@ -30,8 +32,15 @@ impl World {
         fleet.metadata.namespace = Some("ahoi-system".into());
         fleet.metadata.uid = Some("uid-global".into());
         fleet.metadata.generation = Some(1);
-        let (stateful_sets, services, budgets) = (cache([]), cache([]), cache([]));
-        World { api: ApiServer::new(), fleet, pools: Vec::new(), stateful_sets, services, budgets }
+        World {
+            api: ApiServer::new(),
+            fleet,
+            pools: Vec::new(),
+            stateful_sets: cache([]),
+            services: cache([]),
+            budgets: cache([]),
+            policies: cache([]),
+        }
     }
 
     /// One pass, its status taken over; the answer is Ready's reason and what was written beside the status.
@@ -56,6 +65,7 @@ impl World {
             stateful_sets: Owned::new(&platform, &self.stateful_sets),
             services: Owned::new(&platform, &self.services),
             budgets: Owned::new(&platform, &self.budgets),
+            policies: Owned::new(&platform, &self.policies),
             platform,
         };
         let status = controller.reconcile(&self.fleet).await.unwrap().status;
@@ -81,6 +91,8 @@ fn pool(shard: i32) -> ConnectionPool {
     pool
 }
 
+/// What a fleet has once, before its shards.
+const FLEET: &str = "POST /networking.k8s.io/v1/networkpolicies";
 const SHARD: [&str; 4] = [
     "POST /apps/v1/statefulsets",
     "POST /api/v1/services",
@@ -91,7 +103,8 @@ const SHARD: [&str; 4] = [
 #[tokio::test]
 async fn a_shard_comes_alone_and_goes_when_it_is_empty() {
     let mut world = World::new();
-    assert_eq!(world.pass().await, ("Starting".into(), SHARD.map(Into::into).to_vec()));
+    let first: Vec<String> = std::iter::once(FLEET).chain(SHARD).map(Into::into).collect();
+    assert_eq!(world.pass().await, ("Starting".into(), first));
     assert_eq!(world.pass().await.1, Vec::<String>::new());
 
     world.fleet.spec.shards = 2;

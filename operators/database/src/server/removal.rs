@@ -1,0 +1,88 @@
+//! What goes with a DatabaseServer: the poolers' logins, unless databases are still placed on it. Those are served by them until a
+//! DatabaseServer describes their server again, which then drops them ([`removed_poolers`](super::removed_poolers)).
+
+use ahoi_api::{DatabaseServer, Passwords};
+use ahoi_reconcile::{Class, Error, EventType};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
+
+use super::pool::Failure;
+use super::{pooler, pooler_secret};
+use crate::context::Context;
+
+/// How long a server that cannot be reached holds its object back.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// Drops the poolers' logins. A server on which that cannot be done does not keep its object: an event names what is left.
+pub async fn remove(context: &Context, server: &DatabaseServer) -> Result<(), Error> {
+    let is_used = !context.placed_on(&server.name_any()).is_empty();
+    let has_logins = server.status.as_ref().is_some_and(|status| status.passwords == Some(Passwords::Lookup));
+    if is_used || !has_logins {
+        return Ok(());
+    }
+    let logins = pooler::names(&server.uid().unwrap_or_default());
+    if let Err(error) = drop_logins(context, server, &logins).await {
+        let may_pass = matches!(error.class(), Class::Transient | Class::Conflict | Class::Waiting);
+        if may_pass && !has_waited(server) {
+            return Err(error);
+        }
+        let note = format!(
+            "the logins {} are left on the server, if they exist: drop them there ({error})",
+            logins.join(", ")
+        );
+        context.platform.event(server, EventType::Warning, "PoolerLoginsLeft", note);
+    }
+    pooler_secret::prune(context).await
+}
+
+fn has_waited(server: &DatabaseServer) -> bool {
+    let since = server.metadata.deletion_timestamp.as_ref();
+    since.is_none_or(|since| Timestamp::now().duration_since(since.0) > PATIENCE)
+}
+
+async fn drop_logins(context: &Context, server: &DatabaseServer, logins: &[String; 2]) -> Result<(), Error> {
+    let pool = context.pool(server)?;
+    let error = |failure: Failure| failure.into_error(&pool.name);
+    for login in logins {
+        // What it owns is nothing, and what it may do is granted in this database.
+        let role = id(login);
+        let sql = format!(
+            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN DROP OWNED BY {role}; DROP ROLE {role}; \
+             END IF; END $$",
+            literal(login)
+        );
+        pool.run(&sql).await.map_err(error)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_api::DatabaseServerStatus;
+    use ahoi_reconcile::testing::ApiServer;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::context::tests::{context, server};
+
+    fn deleted(since: SignedDuration, passwords: Passwords) -> DatabaseServer {
+        let mut server = server("pg-1");
+        server.metadata.deletion_timestamp = Some(Time(Timestamp::now() - since));
+        server.status = Some(DatabaseServerStatus { passwords: Some(passwords), ..DatabaseServerStatus::default() });
+        server
+    }
+
+    /// Its admin Secret is gone as well: no time brings it back.
+    #[tokio::test]
+    async fn a_server_that_cannot_be_entered_does_not_keep_its_object() {
+        let context = context(&ApiServer::new(), vec![], vec![], vec![]);
+        remove(&context, &deleted(SignedDuration::ZERO, Passwords::Lookup)).await.unwrap();
+    }
+
+    #[test]
+    fn one_that_may_come_back_keeps_it_for_a_minute() {
+        assert!(!has_waited(&deleted(SignedDuration::from_secs(50), Passwords::Lookup)));
+        assert!(has_waited(&deleted(SignedDuration::from_secs(70), Passwords::Lookup)));
+    }
+}
