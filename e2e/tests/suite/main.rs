@@ -12,6 +12,7 @@ mod held;
 mod in_use;
 mod isolation;
 mod limits;
+mod migration;
 mod monitoring;
 mod namespace;
 mod network;

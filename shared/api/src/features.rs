@@ -165,7 +165,9 @@ pub struct SchedulerFeature {
     #[schemars(length(max = 50))]
     #[x_kube(validation = Rule::new(JOBS).message("the commands of all jobs have at most 131072 characters together"))]
     pub jobs: Option<Vec<JobTemplate>>,
-    /// A job that must succeed before workers of a new image run, such as a schema migration.
+    /// A job that must succeed before workers of a new image run, such as a schema migration. It connects to PostgreSQL directly, also
+    /// where workers use a connection pool. The pool replaces its server connections after it, so that workers of the new image meet
+    /// no prepared statement from before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(MIGRATION).message("the words of migration.command have at most 32768 characters together"))]
     pub migration: Option<Migration>,
