@@ -71,13 +71,14 @@ pub struct DatabaseFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub connection_limit: Option<i32>,
-    /// PostgreSQL parameters set for the customer's login in this database, such as statement_timeout. Those of the Plan and
-    /// those of the Customer are joined by name; the Customer's wins.
+    /// PostgreSQL parameters set for the customer's logins in this database, such as statement_timeout or search_path (a list of
+    /// names: `app, public`). Those of the Plan and those of the Customer are joined by name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new(PARAMETERS).message("a parameter has at most 128 characters and its value at most 1024"))]
     pub parameters: Option<BTreeMap<String, String>>,
-    /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions).
+    /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions). One that was dropped
+    /// is created again within some minutes, or the Database is Stalled with the reason ExtensionRefused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
     pub extensions: Option<Vec<String>>,
