@@ -67,13 +67,14 @@ const OBJECTS: &str = "CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('fine');
     CREATE SEQUENCE app.own; CREATE VIEW v AS TABLE app.t; CREATE MATERIALIZED VIEW app.\"Matched\" AS TABLE app.t; \
     CREATE FUNCTION app.one(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'; \
     CREATE PROCEDURE app.nothing() LANGUAGE sql AS ''; INSERT INTO app.t (m) VALUES ('x'); \
+    SELECT lo_create(42); \
     COMMENT ON EXTENSION citext IS 'ours'";
 
 /// What the customer's application does with all of them afterwards.
-const USE: &str = "SELECT * FROM v; INSERT INTO app.t (m) VALUES ('y'); ALTER TABLE app.t ADD n int; ALTER TABLE app.part ADD CHECK (n > 0); \
+const USE: &str = "SELECT * FROM v; INSERT INTO app.t (m) VALUES ('y'); ALTER TABLE app.t ADD n int; ALTER TABLE app.part ADD CHECK (n > 0); ALTER TABLE app.parts ADD more int; \
     ALTER TYPE app.mood ADD VALUE 'better'; ALTER DOMAIN app.name SET DEFAULT 'n'; ALTER TYPE app.pair ADD ATTRIBUTE c int; \
     ALTER SEQUENCE app.own CACHE 2; REFRESH MATERIALIZED VIEW app.\"Matched\"; ALTER FUNCTION app.one(int, text) STABLE; \
-    DROP PROCEDURE app.nothing(); CREATE TABLE app.more (n int)";
+    SELECT lo_put(42, 0, 'x'); DROP PROCEDURE app.nothing(); CREATE TABLE app.more (n int)";
 
 /// The commands of `docs/restore.md`.
 #[tokio::test]

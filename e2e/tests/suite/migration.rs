@@ -35,18 +35,16 @@ async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Res
         session.query(SELECT, &[]).await?;
     }
     let before = workers(&cluster).await?;
+    let schedulers = cluster.of::<Scheduler>(&namespace_of(NAME));
+    let migration = |scheduler: &Scheduler| scheduler.status.as_ref().and_then(|status| status.migration.clone());
+    let first = migration(&schedulers.get(NAME).await?);
     let features = json!({"scheduler": scheduler_command("ALTER TABLE changing ADD b int")});
     cluster.patch_spec(&cluster.customers(), NAME, json!({"features": features})).await?;
-    let schedulers = cluster.of::<Scheduler>(&namespace_of(NAME));
     let migrated = |scheduler: Option<&Scheduler>| {
-        let status = scheduler.and_then(|scheduler| scheduler.status.as_ref());
-        let generation = scheduler.and_then(|scheduler| scheduler.metadata.generation);
-        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-        let is_current = status.and_then(|status| status.observed_generation) == generation;
-        is_current && conditions.iter().any(|c| c.type_ == "Migrated" && c.status == "True")
+        let conditions = scheduler.and_then(|scheduler| scheduler.status.as_ref()).map(|status| &status.conditions);
+        let is_over = conditions.into_iter().flatten().any(|c| c.type_ == "Migrated" && c.status == "True");
+        is_over && scheduler.and_then(migration) != first
     };
-    // The old version is Migrated until the controllers have seen the new one.
-    cluster.condition(NAME, "SchedulerReady", "False", "Migrating").await?;
     cluster.until(&schedulers, NAME, "Migrated", 60, migrated).await?;
     for _ in 0..processes {
         let rows = pooled.connect().await?.prepare(SELECT).await;
