@@ -3,15 +3,19 @@
 
 mod admission;
 mod adoption;
+mod contents;
 mod database;
 mod drift;
 mod endpoints;
 mod examples;
 mod fan_out;
+mod full_pool;
 mod held;
 mod in_use;
 mod isolation;
 mod limits;
+mod logins;
+mod migration;
 mod monitoring;
 mod namespace;
 mod network;

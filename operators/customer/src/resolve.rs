@@ -199,6 +199,8 @@ fn connection_pool(
         query_timeout_seconds: field(own, planned, |f| f.query_timeout_seconds),
         idle_transaction_timeout_seconds: field(own, planned, |f| f.idle_transaction_timeout_seconds),
         reconnect: field(own, planned, |f| f.reconnect.clone()),
+        // Known only once it has run.
+        migration: None,
         state: pool_state(customer.spec.run_policy),
     })
 }
@@ -225,6 +227,7 @@ fn scheduler(customer: &Customer, planned: Option<&SchedulerFeature>) -> Option<
         resources: field(own, planned, |f| f.resources.clone()),
         readiness: field(own, planned, |f| f.readiness.clone()),
         binding: None,
+        pool: None,
         jobs: by_name(planned.and_then(|f| f.jobs.clone()), own.and_then(|f| f.jobs.clone()), |j: &JobTemplate| {
             j.name.clone()
         }),

@@ -21,6 +21,7 @@ pub(crate) fn route(database: &str) -> Route {
         query_timeout_seconds: None,
         idle_transaction_timeout_seconds: None,
         reconnect: None,
+        migration: None,
         state: PoolState::Active,
         retiring: None,
     }

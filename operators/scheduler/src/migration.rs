@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use ahoi_api::{Migration as Spec, RunPolicy, Scheduler};
+use ahoi_reconcile::conditions;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use crate::desired::{meta, once};
 use crate::pods::{self, Role};
+use crate::status::MIGRATED;
 
 /// Seconds a migration may take where the spec does not say.
 const DEADLINE_SECONDS: i64 = 600;
@@ -29,7 +31,9 @@ pub enum Migration {
     Behind(String),
     /// This Job is on its way.
     Running(String),
-    /// This Job has succeeded.
+    /// The Job of this uid has succeeded, and the connection pool still has server connections from before it.
+    Reconnecting(String),
+    /// The Job has succeeded.
     Succeeded,
     /// This Job has failed for good, for this reason.
     Failed(String, String),
@@ -51,7 +55,7 @@ pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
             return Migration::Running(name);
         }
         return match end(job) {
-            Some(Ok(())) => Migration::Succeeded,
+            Some(Ok(())) => after(scheduler, job),
             Some(Err(why)) => Migration::Failed(name, why),
             None => Migration::Running(name),
         };
@@ -65,6 +69,19 @@ pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
     Migration::Due(Box::new(desired(scheduler, spec, name)))
 }
 
+/// Where the migration stands after this Job has succeeded. One that was over before the pool was asked for anything is over.
+fn after(scheduler: &Scheduler, job: &Job) -> Migration {
+    let uid = job.uid().unwrap_or_default();
+    let status = scheduler.status.as_ref();
+    let asked = status.and_then(|status| status.migration.as_ref());
+    let migrated = status.and_then(|status| conditions::find(&status.conditions, MIGRATED));
+    let is_over = migrated.is_some_and(|migrated| migrated.status == "True") && asked.is_none_or(|asked| *asked == uid);
+    match &scheduler.spec.pool {
+        Some(pool) if !is_over && pool.reconnected_after.as_ref() != Some(&uid) => Migration::Reconnecting(uid),
+        _ => Migration::Succeeded,
+    }
+}
+
 /// Whether a migration Job stays: that of the version in the spec, and any that is at work. One of another version that
 /// is not at work, perhaps for a mistyped image, goes, and is there until its pods are gone: one may have begun meanwhile.
 pub fn is_kept(scheduler: &Scheduler, job: &Job) -> bool {
@@ -73,7 +90,7 @@ pub fn is_kept(scheduler: &Scheduler, job: &Job) -> bool {
 }
 
 /// A Job's template cannot be changed, so each version has a Job of its own name: the image, the command, and the database
-/// it goes to. The rest of the spec, as the number of workers, is no new version; neither is a new password.
+/// it goes to, by the workers' Secret. The rest of the spec, as the number of workers, is no new version; neither is a new password.
 fn name(scheduler: &Scheduler, spec: &Spec) -> String {
     let mut hash = Sha256::new();
     let binding = scheduler.spec.binding.as_ref().map(|binding| binding.name.as_str()).unwrap_or_default();

@@ -64,13 +64,14 @@ pub fn template(scheduler: &Scheduler, role: Role, image: &str, command: &[Strin
         vec![Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }];
     let mut mounts = vec![VolumeMount { name: "tmp".into(), mount_path: "/tmp".into(), ..VolumeMount::default() }];
     let mut env = spec.env.clone();
-    if let Some(binding) = &spec.binding {
+    let direct = spec.pool.as_ref().filter(|_| role == Role::Migration).map(|pool| &pool.direct_binding_ref.name);
+    if let Some(secret) = direct.or(spec.binding.as_ref().map(|binding| &binding.name)) {
         env.retain(|var| var.name != BINDING_ROOT);
         env.push(EnvVar { name: BINDING_ROOT.into(), value: Some(BINDINGS.into()), value_from: None });
         volumes.push(Volume {
             name: "database".into(),
             secret: Some(SecretVolumeSource {
-                secret_name: Some(binding.name.clone()),
+                secret_name: Some(secret.clone()),
                 // For the pod's group alone.
                 default_mode: Some(0o440),
                 ..SecretVolumeSource::default()

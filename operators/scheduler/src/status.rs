@@ -16,7 +16,8 @@ use crate::migration::Migration;
 
 const WORKERS_READY: &str = "WorkersReady";
 const JOBS_HEALTHY: &str = "JobsHealthy";
-const MIGRATED: &str = "Migrated";
+/// Type of the condition that says whether the migration of the version in the spec is over.
+pub const MIGRATED: &str = "Migrated";
 
 /// How long a change of mere detail (a count, a message, the time of a run) may wait to be told together with the next.
 pub const HOLD: Duration = Duration::from_secs(2);
@@ -52,9 +53,14 @@ pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
         None if wanted == 0 => Workers::Ready,
         None => Workers::Rolling("they start when the migration has succeeded".into()),
     };
+    let known = scheduler.status.as_ref().and_then(|status| status.migration.clone());
     let mut status = SchedulerStatus {
         observed_generation: generation,
         workers: Some(count.clone()),
+        migration: match &observed.migration {
+            Migration::Reconnecting(uid) => Some(uid.clone()),
+            _ => known,
+        },
         jobs: observed.jobs.iter().map(|job| last_run(job)).collect(),
         conditions: Vec::new(),
     };
@@ -150,6 +156,7 @@ fn migrated(scheduler: &Scheduler, migration: &Migration) -> Option<Finding> {
         Migration::Succeeded => (ConditionStatus::True, "Succeeded"),
         Migration::Failed(..) => (ConditionStatus::False, "MigrationFailed"),
         Migration::Suspended => (ConditionStatus::False, "Suspended"),
+        Migration::Reconnecting(_) => (ConditionStatus::False, "Reconnecting"),
         Migration::Due(_) | Migration::Behind(_) | Migration::Running(_) => (ConditionStatus::False, "Migrating"),
     };
     Some(Finding(MIGRATED, state, reason, describe(scheduler, migration)))
@@ -159,6 +166,11 @@ fn describe(scheduler: &Scheduler, migration: &Migration) -> String {
     let namespace = scheduler.namespace().unwrap_or_default();
     match migration {
         Migration::None | Migration::Succeeded => "the migration has succeeded".into(),
+        Migration::Reconnecting(_) => {
+            "the migration has succeeded; workers of its version start when the connection pool has \
+             replaced its server connections. If this lasts, the condition ConnectionPoolReady of the Customer says why"
+                .into()
+        }
         Migration::Suspended => "the migration runs when the customer is no longer suspended".into(),
         Migration::Due(job) => format!("the migration {} is being started", job.name_any()),
         Migration::Running(job) => {

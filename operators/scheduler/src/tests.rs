@@ -140,10 +140,42 @@ mod migrations {
         let seen = |job: Arc<Job>| migration(&scheduler, &[job]);
         assert_eq!(seen(Arc::new(job.clone())), Migration::Running(name.clone()));
         assert_eq!(seen(with(job.clone(), 1, None)), Migration::Running(name.clone()));
-        assert_eq!(seen(with(job.clone(), 0, Some(("Complete", "")))), Migration::Succeeded);
         let failed = seen(with(job.clone(), 0, Some(("Failed", "Job has reached the specified backoff limit"))));
         assert_eq!(failed, Migration::Failed(name, "Job has reached the specified backoff limit".into()));
         assert!(failed.holds() && !Migration::Succeeded.holds() && !Migration::None.holds());
+    }
+
+    /// A worker that starts after its migration must not meet a statement that was prepared for the former tables.
+    #[test]
+    fn workers_wait_for_the_pool_after_each_migration() {
+        let mut scheduler = read(FULL);
+        let complete = |uid: &str| {
+            let mut job = due(&read(FULL));
+            job.metadata.uid = Some(uid.into());
+            with(job, 0, Some(("Complete", "")))
+        };
+        let reconnecting = |uid: &str| Migration::Reconnecting(uid.into());
+        assert_eq!(migration(&scheduler, &[complete("first")]), reconnecting("first"));
+        assert!(reconnecting("first").holds());
+        let observed = |migration| Observed { migration, workers: None, jobs: Vec::new(), refused: Vec::new() };
+        scheduler.status = Some(status(&scheduler, &observed(reconnecting("first"))));
+        assert_eq!(scheduler.status.as_ref().and_then(|status| status.migration.as_deref()), Some("first"));
+        let pool = scheduler.spec.pool.as_mut().unwrap();
+        pool.reconnected_after = Some("first".into());
+        assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded);
+
+        scheduler.status = Some(status(&scheduler, &observed(Migration::Succeeded)));
+        assert_eq!(scheduler.status.as_ref().and_then(|status| status.migration.as_deref()), Some("first"), "it stays");
+        scheduler.spec.pool.as_mut().unwrap().reconnected_after = None;
+        assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded, "what is over stays over");
+        assert_eq!(migration(&scheduler, &[complete("second")]), reconnecting("second"), "the Job was deleted");
+
+        // As a release that asked no pool has left it.
+        scheduler.status.as_mut().unwrap().migration = None;
+        assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded);
+        scheduler.status = None;
+        scheduler.spec.pool = None;
+        assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded, "there is no pool");
     }
 
     #[test]
@@ -205,6 +237,7 @@ mod migrations {
         let mut scheduler = read(FULL);
         let job = due(&scheduler);
         scheduler.spec.run_policy = RunPolicy::Suspended;
+        scheduler.spec.pool = None;
         assert_eq!(migration(&scheduler, &[]), Migration::Suspended);
         assert_eq!(migration(&scheduler, &[with(job, 0, Some(("Complete", "")))]), Migration::Succeeded);
     }

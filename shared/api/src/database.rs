@@ -53,11 +53,11 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub connection_limit: Option<i32>,
-    /// PostgreSQL parameters set for the login in this database, such as statement_timeout.
+    /// PostgreSQL parameters set for the logins in this database, such as statement_timeout or search_path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub parameters: BTreeMap<String, String>,
-    /// Extensions to create; each must be one the server trusts.
+    /// Extensions to create; each must be one the server trusts. One that was dropped is created again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
     pub extensions: Vec<String>,

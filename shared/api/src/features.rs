@@ -71,13 +71,14 @@ pub struct DatabaseFeature {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub connection_limit: Option<i32>,
-    /// PostgreSQL parameters set for the customer's login in this database, such as statement_timeout. Those of the Plan and
-    /// those of the Customer are joined by name; the Customer's wins.
+    /// PostgreSQL parameters set for the customer's logins in this database, such as statement_timeout or search_path (a list of
+    /// names: `app, public`). Those of the Plan and those of the Customer are joined by name; the Customer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new(PARAMETERS).message("a parameter has at most 128 characters and its value at most 1024"))]
     pub parameters: Option<BTreeMap<String, String>>,
-    /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions).
+    /// Extensions to create; each must be one the server trusts (a member of PostgreSQL's trusted extensions). One that was dropped
+    /// is created again within some minutes, or the Database is Stalled with the reason ExtensionRefused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z][a-z0-9_-]*$")))]
     pub extensions: Option<Vec<String>>,
@@ -165,7 +166,9 @@ pub struct SchedulerFeature {
     #[schemars(length(max = 50))]
     #[x_kube(validation = Rule::new(JOBS).message("the commands of all jobs have at most 131072 characters together"))]
     pub jobs: Option<Vec<JobTemplate>>,
-    /// A job that must succeed before workers of a new image run, such as a schema migration.
+    /// A job that must succeed before workers of a new image run, such as a schema migration. It connects to PostgreSQL directly, also
+    /// where workers use a connection pool. The pool replaces its server connections after it, so that workers of the new image meet
+    /// no prepared statement from before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(MIGRATION).message("the words of migration.command have at most 32768 characters together"))]
     pub migration: Option<Migration>,

@@ -286,6 +286,10 @@ pub struct ConnectionPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reconnect: Option<String>,
+    /// Uid of the customer's last migration Job that succeeded. Replaces the server connections each time another one is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub migration: Option<String>,
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,
@@ -401,6 +405,9 @@ pub struct Route {
     /// Each time this changes, each process replaces its server connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnect: Option<String>,
+    /// Each time another one is set, each process replaces its server connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<String>,
     /// Whether clients are served.
     #[serde(default)]
     pub state: PoolState,

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Binding, JobTemplate, Migration, Readiness, RunPolicy};
+use crate::{Binding, JobTemplate, LocalRef, Migration, Readiness, RunPolicy};
 
 /// Workers and scheduled jobs of a customer. Made by the Customer's controller.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -52,6 +52,9 @@ pub struct SchedulerSpec {
     /// Service Binding specification says. Unset: none is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
+    /// What the migration needs where `binding` leads through a connection pool. Unset: the migration uses `binding`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<MigrationPool>,
     /// Scheduled jobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -65,6 +68,19 @@ pub struct SchedulerSpec {
     pub run_policy: RunPolicy,
 }
 
+/// What a migration needs where workers connect through a connection pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationPool {
+    /// Name of the Secret to connect to PostgreSQL directly. The migration mounts it in place of `binding`: migration tools take
+    /// locks of a session, which a pool in transaction mode leaves on a server connection that other clients use.
+    pub direct_binding_ref: LocalRef,
+    /// The value of `status.migration` after which the pool has replaced its server connections. Workers and jobs of a new version
+    /// start when it is that of their migration, so that they meet no statement that was prepared for the former tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnected_after: Option<String>,
+}
+
 /// How a customer's workers and jobs are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -75,6 +91,10 @@ pub struct SchedulerStatus {
     /// Workers that are ready and workers wanted, such as 4/4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<String>,
+    /// Uid of the last migration Job that succeeded. The Customer's controller has the connection pool replace its server
+    /// connections each time it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<String>,
     /// The last run of each job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

@@ -38,7 +38,8 @@ impl Feature for ConnectionPoolFeature {
             let message = format!("waiting for Database {}: the condition DatabaseReady says why", wanted.name);
             return Desired::Wait { reason: "WaitingForDatabase", message };
         }
-        Desired::Child(Box::new(pool(&wanted.name, spec.clone())))
+        let migration = last_migration(chain).cloned();
+        Desired::Child(Box::new(pool(&wanted.name, ConnectionPoolSpec { migration, ..spec.clone() })))
     }
 
     fn essential(customer: &Customer, child: &ConnectionPool) -> ConnectionPool {
@@ -51,6 +52,11 @@ fn pool(customer: &str, spec: ConnectionPoolSpec) -> ConnectionPool {
     let mut child = ConnectionPool::new(customer, spec);
     child.metadata = child_meta::<ConnectionPool>(customer, Some(finalizers::CONNECTION_POOL));
     child
+}
+
+/// The migration after which the pool replaces its server connections.
+pub fn last_migration(chain: &Chain) -> Option<&String> {
+    chain.scheduler.as_ref()?.status.as_ref()?.migration.as_ref()
 }
 
 /// Whether workers still have the pool's address, or are being rolled to another one.

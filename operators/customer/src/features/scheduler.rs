@@ -1,9 +1,10 @@
 //! The feature `scheduler`.
 
-use ahoi_api::{Binding, Customer, Scheduler, SchedulerSpec};
+use ahoi_api::{Binding, Customer, Database, LocalRef, MigrationPool, Scheduler, SchedulerSpec};
 use ahoi_reconcile::is_ready;
 use kube::ResourceExt;
 
+use super::connection_pool::last_migration;
 use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
 use crate::resolve::Wanted;
 
@@ -31,7 +32,8 @@ impl Feature for SchedulerFeature {
             Ok(binding) => binding,
             Err(wait) => return wait,
         };
-        let spec = SchedulerSpec { image: image.to_owned(), binding, ..spec.clone() };
+        let pool = binding.as_ref().filter(|_| spec.migration.is_some()).and_then(|binding| pool(binding, chain));
+        let spec = SchedulerSpec { image: image.to_owned(), binding, pool, ..spec.clone() };
         Desired::Child(Box::new(scheduler(&wanted.name, spec)))
     }
 
@@ -83,4 +85,26 @@ fn binding(wanted: &Wanted, chain: &Chain) -> Result<Option<Binding>, Desired<Sc
             message: format!("waiting for the {source} of {}: its condition says why", wanted.name),
         }),
     }
+}
+
+/// What the migration needs where this binding is not the database's own.
+fn pool(binding: &Binding, chain: &Chain) -> Option<MigrationPool> {
+    let known = chain.scheduler.as_ref().and_then(|scheduler| scheduler.spec.pool.clone());
+    let direct = chain.database.as_deref().and_then(direct_binding);
+    let Some(direct) = direct else { return known };
+    if direct.name == binding.name {
+        return None;
+    }
+    let reconnected = chain.connection_pool.as_deref().filter(|pool| is_ready(*pool));
+    let reconnected = reconnected.and_then(|pool| pool.spec.migration.clone());
+    let known = known.and_then(|pool| pool.reconnected_after);
+    // A pool that is on its way has reconnected after the last one all the same.
+    Some(MigrationPool {
+        direct_binding_ref: LocalRef { name: direct.name.clone() },
+        reconnected_after: reconnected.filter(|now| Some(now) == last_migration(chain)).or(known),
+    })
+}
+
+fn direct_binding(database: &Database) -> Option<&Binding> {
+    database.status.as_ref()?.binding.as_ref()
 }

@@ -168,6 +168,45 @@ fn workers_keep_their_binding_while_the_next_is_not_ready() {
 }
 
 #[test]
+fn a_migration_is_direct_and_has_the_pool_reconnect() {
+    let mut features = all();
+    features["scheduler"]["migration"] = json!({"command": ["migrate"]});
+    let wanted_all = wanted(features.clone());
+    let mut chain = chain(&wanted_all);
+    let migrating = child::<SchedulerFeature>(&wanted_all, &chain);
+    let pool_of =
+        |scheduler: &Scheduler| scheduler.spec.pool.clone().map(|p| (p.direct_binding_ref.name, p.reconnected_after));
+    assert_eq!(pool_of(&migrating), Some(("acme-database".into(), None)));
+    assert_eq!(child::<ConnectionPoolFeature>(&wanted_all, &chain).spec.migration, None);
+
+    let migrated = |scheduler: Scheduler, uid: &str| {
+        let mut scheduler = scheduler;
+        scheduler.status.get_or_insert_default().migration = Some(uid.into());
+        Some(ready(scheduler))
+    };
+    chain.scheduler = migrated(migrating, "first");
+    let with_status = |chain: &Chain| {
+        let mut pool = child::<ConnectionPoolFeature>(&wanted_all, chain);
+        pool.status.clone_from(&chain.connection_pool.as_ref().unwrap().status);
+        pool
+    };
+    let routing = with_status(&chain);
+    assert_eq!(routing.spec.migration.as_deref(), Some("first"));
+    chain.connection_pool = Some(settled(routing, Verdict::progressing("Routing", "a new route")));
+    assert_eq!(pool_of(&child::<SchedulerFeature>(&wanted_all, &chain)).unwrap().1, None, "not every process has");
+    chain.connection_pool = Some(ready(with_status(&chain)));
+    let after_first = child::<SchedulerFeature>(&wanted_all, &chain);
+    assert_eq!(pool_of(&after_first).unwrap().1.as_deref(), Some("first"));
+
+    // The pool as it is has reconnected after another one.
+    chain.scheduler = migrated(after_first, "second");
+    assert_eq!(pool_of(&child::<SchedulerFeature>(&wanted_all, &chain)).unwrap().1.as_deref(), Some("first"));
+
+    features["connectionPool"] = json!({"enabled": false});
+    assert_eq!(pool_of(&child::<SchedulerFeature>(&wanted(features), &chain)), None, "its binding is direct");
+}
+
+#[test]
 fn features_go_in_an_order_that_fails_no_query() {
     let wanted_all = wanted(all());
     let mut chain = chain(&wanted_all);

@@ -100,6 +100,11 @@ impl Failed {
         matches!(&self.failure, Failure::Refused { code, .. } if code == DEPENDENT_OBJECTS)
     }
 
+    /// Whether PostgreSQL has answered that it does not do this.
+    pub fn is_refusal(&self) -> bool {
+        matches!(&self.failure, Failure::Refused { .. })
+    }
+
     /// The error where nothing in the spec can be the reason.
     pub fn into_error(self, server: &ServerPool) -> Error {
         self.failure.into_error(&server.name)
@@ -178,6 +183,11 @@ async fn inside(server: &ServerPool, names: &Names, version: i32, group: &[Step]
             done = server.run_inside(&mut connection, &sql).await;
         }
         done.map_err(|failure| failed(failure, step))?;
+        if let Step::Extension { extension, .. } = step {
+            let mut memory = server.memory.lock();
+            let lost = memory.lost_extensions.get_mut(&names.database);
+            lost.into_iter().for_each(|lost| _ = lost.remove(extension));
+        }
     }
     // Done is done, however the connection ends.
     let _ = sqlx::Connection::close(connection).await;

@@ -1,10 +1,12 @@
 //! Database: placed on a server, made there step by step, and given away in a binding Secret.
 
 mod adopt;
+mod alike;
 mod cleanup;
 mod desired;
 mod execute;
 mod freeze;
+mod lists;
 mod model;
 mod names;
 mod observe;

@@ -43,6 +43,9 @@ pub struct DatabaseState {
     pub comment: Option<String>,
     /// The privileges of everybody but the owner.
     pub grants: BTreeSet<Grant>,
+    /// Extensions that were made in it and that the last look did not find.
+    #[serde(skip)]
+    pub lost_extensions: BTreeSet<String>,
 }
 
 impl DatabaseState {
@@ -88,6 +91,9 @@ pub struct RoleState {
     pub member_of: BTreeMap<String, Membership>,
     /// By database, what `ALTER ROLE … IN DATABASE … SET` has set, as `name=value`.
     pub settings: BTreeMap<String, BTreeSet<String>>,
+    /// What `ALTER ROLE … SET` has set in every database, as `name=value`. Read where one database is looked at.
+    #[serde(default)]
+    pub own_settings: BTreeSet<String>,
 }
 
 /// How a role is a member of another. Before PostgreSQL 16 INHERIT and SET always hold.

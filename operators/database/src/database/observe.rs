@@ -39,6 +39,9 @@ SELECT json_build_object(
       'powers', r.rolsuper OR r.rolcreatedb OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls,
       'expires', coalesce(r.rolvaliduntil <> 'infinity', false),
       'member_of', coalesce(m.groups, '{}'),
+      'own_settings', coalesce((
+        SELECT to_json(s.setconfig) FROM pg_db_role_setting s
+        WHERE $2::text[] IS NOT NULL AND s.setdatabase = 0 AND s.setrole = r.oid), '[]'),
       'settings', coalesce((
         SELECT json_object_agg(d.datname, s.setconfig)
         FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = r.oid
@@ -88,8 +91,12 @@ async fn read(server: &ServerPool, names: [Option<&[String]>; 2]) -> Result<Obse
     let mut observed: Observed = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
     observed.hidden = hidden;
     // What is written down about these is no longer so.
-    for login in &server.memory.lock().wrong_passwords {
+    let memory = server.memory.lock();
+    for login in &memory.wrong_passwords {
         observed.roles.get_mut(login).into_iter().for_each(|role| role.verifier = None);
+    }
+    for (database, lost) in &memory.lost_extensions {
+        observed.databases.get_mut(database).into_iter().for_each(|state| state.lost_extensions.clone_from(lost));
     }
     Ok(observed)
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use ahoi_reconcile::Error;
 
+use super::lists;
+
 /// The parameters that may be set, spelled as PostgreSQL stores them.
-/// Those whose values are lists (search_path) are left out: PostgreSQL stores another text than it was given.
 const ALLOWED: &[&str] = &[
     "bytea_output",
     "client_connection_check_interval",
@@ -51,6 +52,7 @@ const ALLOWED: &[&str] = &[
     "plan_cache_mode",
     "random_page_cost",
     "row_security",
+    "search_path",
     "seq_page_cost",
     "standard_conforming_strings",
     "statement_timeout",
@@ -77,7 +79,13 @@ pub fn check(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, S
         if value.chars().any(char::is_control) || value.len() > 256 {
             return Err(refused(name, "its value must be one line of at most 256 characters"));
         }
-        Ok(((*stored).to_owned(), value.clone()))
+        let value = if lists::is_list(stored) {
+            lists::canonical(value)
+                .ok_or_else(|| refused(name, "its value must be a list of names, such as app, public"))?
+        } else {
+            value.clone()
+        };
+        Ok(((*stored).to_owned(), value))
     });
     checked.collect()
 }
@@ -110,13 +118,20 @@ mod tests {
     }
 
     #[test]
+    fn a_search_path_is_a_list_of_names() {
+        let checked = check(&parameters(&[("Search_Path", "App,\"$user\",  public")])).unwrap();
+        assert_eq!(checked, parameters(&[("search_path", "app, \"$user\", public")]));
+        assert!(check(&parameters(&[("search_path", "app public")])).is_err());
+    }
+
+    #[test]
     fn dangerous_and_unknown_ones_are_named() {
         for name in [
             "role",
             "session_authorization",
             "session_preload_libraries",
             "local_preload_libraries",
-            "search_path",
+            "temp_tablespaces",
             "my.own",
             "",
             "x'; --",

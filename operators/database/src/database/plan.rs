@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::desired::{Access, Desired, Identity, OtherLogin};
+use super::lists;
 use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
 use super::stamp::{Stamp, State};
@@ -360,7 +361,8 @@ impl Plan {
         }
         for (group, uses) in wanted {
             if found.get(*group).is_none_or(|found| !is_wanted(group, *found)) {
-                self.push(Step::Join { group: (*group).to_owned(), member: member.to_owned(), uses: *uses });
+                let (group, member) = ((*group).to_owned(), member.to_owned());
+                self.push(Step::Join { group, member, membership: membership(version, *uses) });
             }
         }
     }
@@ -413,7 +415,7 @@ impl Plan {
             self.push(Step::Reset { login: login.clone(), database: database.clone(), parameter });
         }
         for (parameter, value) in wanted {
-            if !found.contains(&format!("{parameter}={value}")) {
+            if !found.iter().any(|setting| lists::is_set(setting, &parameter, &value)) {
                 self.push(Step::Set { login: login.clone(), database: database.clone(), parameter, value });
             }
         }
@@ -425,7 +427,9 @@ impl Plan {
         if before.extensions.is_none() {
             self.push(Step::PublicSchema { owner: owner.clone() });
         }
-        let made = before.extensions.clone().unwrap_or_default();
+        let mut made = before.extensions.clone().unwrap_or_default();
+        let lost = self.here(&desired.names.database).lost_extensions;
+        made.retain(|extension| !lost.contains(extension));
         for extension in desired.extensions.difference(&made) {
             self.push(Step::Extension { extension: extension.clone(), owner: owner.clone() });
         }

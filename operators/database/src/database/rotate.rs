@@ -8,8 +8,9 @@ use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use tracing::info;
+use tracing::{info, warn};
 
+use super::alike;
 use super::desired::{Access, Desired, OtherLogin};
 use super::execute;
 use super::names::Names;
@@ -113,6 +114,7 @@ impl Rotation<'_> {
         let credentials = remembered.of(&uid, &names.login).map_or_else(Credentials::generate, Ok)?;
         remembered.keep(&uid, &names.login, &credentials);
         self.converge(&names, OtherLogin::Former, &credentials.verifier).await?;
+        let missing = self.give_the_same(&names).await?;
         if self.access != Access::Closed {
             self.try_out(&names, &credentials).await?;
         }
@@ -120,9 +122,35 @@ impl Rotation<'_> {
         let note = format!("login {} takes the place of {former}, which stays open until nothing uses it", names.login);
         info!(server = self.pool.name, "{note}");
         self.context.platform.event(self.database, EventType::Normal, "CredentialsRotated", note);
+        if let Some(missing) = missing {
+            let note = format!(
+                "login {} differs from {former}, which it replaces, in: {missing}. The admin role of DatabaseServer {} may not \
+                 change that: change it as an administrator of PostgreSQL",
+                names.login, self.pool.name
+            );
+            warn!(server = self.pool.name, "{note}");
+            self.context.platform.event(self.database, EventType::Warning, "LoginsDiffer", note);
+        }
         status.login = Some(names.login);
         status.credentials = Some(rotation::begun(self.database, Some(former), Timestamp::now()));
         Ok(binding)
+    }
+
+    /// Gives the next login what an administrator has given to the one that it replaces. The answer is what PostgreSQL does not let
+    /// us give: that is no reason to keep a password.
+    async fn give_the_same(&self, names: &Names) -> Result<Option<String>, Error> {
+        let before = observe::one(self.pool, names).await?;
+        let steps = alike::steps(names, &before);
+        for step in &steps {
+            let done = execute::run(self.pool, names, before.version, std::slice::from_ref(step)).await;
+            done.or_else(|failed| if failed.is_refusal() { Ok(()) } else { Err(failed.into_error(self.pool)) })?;
+        }
+        if steps.is_empty() {
+            return Ok(None);
+        }
+        // What a role may not revoke, PostgreSQL skips with a warning.
+        let left = alike::steps(names, &observe::one(self.pool, names).await?);
+        Ok((!left.is_empty()).then(|| alike::explain(&left)))
     }
 
     fn uid(&self) -> String {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ahoi_api::{CREDENTIALS_PROVED, ConnectionPool, CredentialsStatus, Database, DatabaseStatus};
+use ahoi_api::{ConnectionPool, CredentialsStatus, Database, DatabaseStatus};
 use ahoi_reconcile::Error;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -59,8 +59,8 @@ impl Kept {
         match self {
             Kept::Young => format!("the former login {former} stays open while applications change over"),
             Kept::Unproved(pool) => format!(
-                "the former login {former} stays open because the Secret of ConnectionPool {pool} still has it; the condition \
-                 CredentialsProved of the ConnectionPool says why"
+                "the former login {former} stays open because the Secret of ConnectionPool {pool} still has it; the conditions of \
+                 the ConnectionPool say why"
             ),
             Kept::Pool(pool) => format!(
                 "the former login {former} stays open while clients of ConnectionPool {pool} use it; restart those that \
@@ -89,9 +89,10 @@ pub fn kept_open<'a>(
         status.is_some_and(|status| status.route.is_some() && status.unused_login.as_deref() != Some(former))
     };
     let pool = pools.into_iter().filter(uses).min_by_key(|pool| pool.name_any())?;
-    let conditions = pool.status.iter().flat_map(|status| &status.conditions);
-    let is_unproved = conditions.into_iter().any(|c| c.type_ == CREDENTIALS_PROVED && c.status == "False");
-    Some(if is_unproved { Kept::Unproved(pool.name_any()) } else { Kept::Pool(pool.name_any()) })
+    // A login retires in the route when the Secret has the next one: from then on there is something to read again.
+    let retiring = pool.status.as_ref().and_then(|status| status.route.as_ref()?.retiring.as_deref());
+    let name = pool.name_any();
+    Some(if retiring == Some(former) { Kept::Pool(name) } else { Kept::Unproved(name) })
 }
 
 /// How soon a former login is looked at again. Its pools wake the database, the sessions on the server do not.
@@ -174,21 +175,25 @@ mod tests {
     fn a_former_login_goes_when_every_pool_says_so() {
         let credentials = begun(&database("{}", "{rotatedAt: 2026-02-28T23:00:00Z}"), Some(A.into()), now());
         let later = now() + SignedDuration::from_secs(121);
-        let route =
-            "route: {server: s, host: h, port: 1, database: d, authDatabase: p, poolMode: Transaction, poolSize: 1}";
+        let route = |more: &str| {
+            format!(
+                "route: {{server: s, host: h, port: 1, database: d, authDatabase: p, poolMode: Session, poolSize: 1{more}}}"
+            )
+        };
+        let (idle, route) = (route(""), route(&format!(", retiring: {A}")));
         let busy = pool("busy", &format!("{{{route}}}"));
         let done = pool("done", &format!("{{{route}, unusedLogin: {A}}}"));
-        let other = pool("other", &format!("{{{route}, unusedLogin: {B}}}"));
+        let other = pool("other", &format!("{{{idle}, unusedLogin: {B}}}"));
         let new = pool("new", "{}");
         assert_eq!(kept_open(&credentials, A, [&done], now()), Some(Kept::Young));
         assert_eq!(kept_open(&credentials, A, [&done, &new], later), None);
         assert_eq!(kept_open(&credentials, A, [], later), None, "no pool at all");
         assert_eq!(kept_open(&credentials, A, [&done, &busy], later), Some(Kept::Pool("busy".into())));
-        assert_eq!(kept_open(&credentials, A, [&other], later), Some(Kept::Pool("other".into())));
-        let refused = "type: CredentialsProved, status: 'False', reason: LoginFailed, message: '', lastTransitionTime: '2026-02-28T23:00:00Z'";
-        let unproved = pool("unproved", &format!("{{{route}, conditions: [{{{refused}}}]}}"));
-        let kept = kept_open(&credentials, A, [&unproved], later).unwrap();
-        assert_eq!(kept, Kept::Unproved("unproved".into()));
-        assert!(!kept.explain(A).contains("restart"), "its Secret has not changed");
+        // The Secret of a pool that is full or suspended, or whose next Secret cannot be written, has not changed.
+        for unproved in [pool("unproved", &format!("{{{idle}}}")), other] {
+            let kept = kept_open(&credentials, A, [&unproved], later).unwrap();
+            assert_eq!(kept, Kept::Unproved(unproved.name_any()));
+            assert!(!kept.explain(A).contains("restart"), "its Secret has not changed");
+        }
     }
 }

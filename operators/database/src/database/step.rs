@@ -3,6 +3,7 @@
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 
 use super::freeze;
+use super::lists;
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
 use super::names::Names;
 use super::stamp::{Stamp, State};
@@ -52,14 +53,18 @@ pub enum Step {
     NoLogin { role: String },
     /// The end of a role.
     DropRole { role: String },
-    /// Makes a role a member of another, with the other's privileges or in name only.
-    Join { group: String, member: String, uses: bool },
+    /// Makes a role a member of another.
+    Join { group: String, member: String, membership: Membership },
     /// Ends a membership.
     Leave { group: String, member: String },
     /// Sets a parameter of a login in a database.
     Set { login: String, database: String, parameter: String, value: String },
     /// Unsets one.
     Reset { login: String, database: String, parameter: String },
+    /// Sets a parameter of a login in every database.
+    SetEverywhere { login: String, parameter: String, value: String },
+    /// Unsets one.
+    ResetEverywhere { login: String, parameter: String },
     /// Gives the schema public to the owner role alone.
     PublicSchema { owner: String },
     /// Makes an extension in the owner role's name, so that PostgreSQL itself refuses those it does not trust.
@@ -96,6 +101,7 @@ pub enum Topic {
     Password,
     Membership,
     Parameters,
+    Extensions,
     Contents,
     Sessions,
 }
@@ -112,6 +118,7 @@ impl Topic {
             Topic::Password => "login",
             Topic::Membership => "membership",
             Topic::Parameters => "parameters",
+            Topic::Extensions => "extensions",
             Topic::Contents => "contents",
             Topic::Sessions => "sessions",
         }
@@ -148,9 +155,11 @@ impl Step {
             Step::CreateRole { .. } | Step::Disempower { .. } | Step::DropRole { .. } => Topic::Role,
             Step::Login { .. } | Step::Note { .. } | Step::Reopen { .. } | Step::NoLogin { .. } => Topic::Password,
             Step::Join { .. } | Step::Leave { .. } => Topic::Membership,
-            Step::Set { .. } | Step::Reset { .. } => Topic::Parameters,
+            Step::Set { .. } | Step::Reset { .. } | Step::SetEverywhere { .. } | Step::ResetEverywhere { .. } => {
+                Topic::Parameters
+            }
+            Step::Extension { .. } => Topic::Extensions,
             Step::PublicSchema { .. }
-            | Step::Extension { .. }
             | Step::Seal { .. }
             | Step::RefuseWrites { .. }
             | Step::AllowWrites { .. }
@@ -215,10 +224,12 @@ impl Step {
             }
             Step::NoLogin { role } => format!("ALTER ROLE {} NOLOGIN", id(role)),
             Step::DropRole { role } => format!("DROP ROLE IF EXISTS {}", id(role)),
-            Step::Join { group, member, uses } => {
+            Step::Join { group, member, membership: Membership { admin, inherit, set } } => {
                 let options = if version >= MEMBERSHIP_OPTIONS {
-                    let uses = if *uses { "TRUE" } else { "FALSE" };
-                    format!(" WITH ADMIN FALSE, INHERIT {uses}, SET {uses}")
+                    let word = |is: &bool| if *is { "TRUE" } else { "FALSE" };
+                    format!(" WITH ADMIN {}, INHERIT {}, SET {}", word(admin), word(inherit), word(set))
+                } else if *admin {
+                    " WITH ADMIN OPTION".to_owned()
                 } else {
                     String::new()
                 };
@@ -227,10 +238,17 @@ impl Step {
             Step::Leave { group, member } => format!("REVOKE {} FROM {} CASCADE", id(group), id(member)),
             Step::Set { login, database, parameter, value } => {
                 let (login, database) = (id(login), id(database));
-                format!("ALTER ROLE {login} IN DATABASE {database} SET {} = {}", id(parameter), literal(value))
+                let value = lists::sql(parameter, value);
+                format!("ALTER ROLE {login} IN DATABASE {database} SET {} = {value}", id(parameter))
             }
             Step::Reset { login, database, parameter } => {
                 format!("ALTER ROLE {} IN DATABASE {} RESET {}", id(login), id(database), dotted(parameter))
+            }
+            Step::SetEverywhere { login, parameter, value } => {
+                format!("ALTER ROLE {} SET {} = {}", id(login), dotted(parameter), lists::sql(parameter, value))
+            }
+            Step::ResetEverywhere { login, parameter } => {
+                format!("ALTER ROLE {} RESET {}", id(login), dotted(parameter))
             }
             Step::PublicSchema { owner } => {
                 format!("ALTER SCHEMA public OWNER TO {};\nREVOKE ALL ON SCHEMA public FROM PUBLIC", id(owner))
@@ -251,12 +269,11 @@ impl Step {
 
     /// What it does to what was observed.
     pub fn apply(&self, observed: &mut Observed) {
-        let version = observed.version;
         let operator = observed.operator.clone();
         match self {
             Step::CreateDatabase { database, limit } => {
                 let grants = [Grant::new("", "CONNECT"), Grant::new("", "TEMPORARY")].into();
-                let state = DatabaseState { owner: operator, open: false, limit: *limit, comment: None, grants };
+                let state = DatabaseState { owner: operator, limit: *limit, grants, ..DatabaseState::default() };
                 observed.databases.insert(database.clone(), state);
             }
             Step::DropDatabase { database } => {
@@ -288,20 +305,25 @@ impl Step {
                 }
             }
             Step::Disempower { role } | Step::Login { role, .. } | Step::Reopen { role } | Step::NoLogin { role } => {
-                observed.roles.get_mut(role).into_iter().for_each(|role| self.apply_to_role(role, version));
+                observed.roles.get_mut(role).into_iter().for_each(|role| self.apply_to_role(role));
             }
             Step::Join { member, .. } | Step::Leave { member, .. } => {
-                observed.roles.get_mut(member).into_iter().for_each(|role| self.apply_to_role(role, version));
+                observed.roles.get_mut(member).into_iter().for_each(|role| self.apply_to_role(role));
             }
-            Step::Set { login, .. } | Step::Reset { login, .. } => {
-                observed.roles.get_mut(login).into_iter().for_each(|role| self.apply_to_role(role, version));
+            Step::Set { login, .. }
+            | Step::Reset { login, .. }
+            | Step::SetEverywhere { login, .. }
+            | Step::ResetEverywhere { login, .. } => {
+                observed.roles.get_mut(login).into_iter().for_each(|role| self.apply_to_role(role));
+            }
+            Step::Extension { extension, .. } => {
+                observed.databases.values_mut().for_each(|state| _ = state.lost_extensions.remove(extension));
             }
             // What is inside is not observed; the stamp says whether it has been done.
             Step::Forget { .. }
             | Step::Note { .. }
             | Step::Terminate { .. }
             | Step::PublicSchema { .. }
-            | Step::Extension { .. }
             | Step::Seal { .. }
             | Step::RefuseWrites { .. }
             | Step::AllowWrites { .. }
@@ -323,7 +345,7 @@ impl Step {
         }
     }
 
-    fn apply_to_role(&self, state: &mut RoleState, version: i32) {
+    fn apply_to_role(&self, state: &mut RoleState) {
         match self {
             Step::Disempower { .. } => state.powers = false,
             Step::Login { verifier, .. } => {
@@ -341,9 +363,7 @@ impl Step {
                 state.limit = -1;
             }
             Step::NoLogin { .. } => state.login = false,
-            Step::Join { group, uses, .. } => {
-                _ = state.member_of.insert(group.clone(), membership(version, *uses));
-            }
+            Step::Join { group, membership, .. } => _ = state.member_of.insert(group.clone(), *membership),
             Step::Leave { group, .. } => _ = state.member_of.remove(group),
             Step::Set { database, parameter, value, .. } => {
                 let settings = state.settings.entry(database.clone()).or_default();
@@ -354,12 +374,19 @@ impl Step {
                 let settings = state.settings.entry(database.clone()).or_default();
                 settings.retain(|setting| name_of(setting) != parameter);
             }
+            Step::SetEverywhere { parameter, value, .. } => {
+                state.own_settings.retain(|setting| name_of(setting) != parameter);
+                state.own_settings.insert(format!("{parameter}={value}"));
+            }
+            Step::ResetEverywhere { parameter, .. } => {
+                state.own_settings.retain(|setting| name_of(setting) != parameter);
+            }
             _ => {}
         }
     }
 }
 
-/// The membership that [`Step::Join`] makes.
+/// The membership of a login in the owner role, which it uses, or in another role of ours in name only.
 pub fn membership(version: i32, uses: bool) -> Membership {
     let uses = uses || version < MEMBERSHIP_OPTIONS;
     Membership { admin: false, inherit: uses, set: uses }

@@ -1,6 +1,7 @@
 //! DatabaseServer: reached, prepared once, and swept every minute.
 
 mod disk;
+mod extensions;
 mod fleets;
 mod maintenance;
 mod measure;
@@ -147,6 +148,7 @@ impl Servers {
         if pool.hides_passwords() {
             passwords::find_wrong(context, &pool, &placed).await;
         }
+        extensions::find_lost(&pool, &placed).await;
         let observed = database::observe_all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());

@@ -4,7 +4,7 @@
 //! One query for a whole server; a database that is as it should be costs nothing more, and no request at all to the
 //! API server.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use ahoi_api::OtherCluster;
@@ -46,6 +46,8 @@ pub struct Memory {
     pub removals: HashMap<String, Retry>,
     /// Logins that do not have the password they should have, and where that cannot be seen but by trying.
     pub wrong_passwords: HashSet<String>,
+    /// Declared extensions that were not there at the last look, by database.
+    pub lost_extensions: HashMap<String, BTreeSet<String>>,
     /// Whether nobody used the poolers' former login at the last look.
     pub former_is_unused: bool,
     /// Logins of poolers, of DatabaseServers that are no more, that had no session at the last look.

@@ -135,6 +135,7 @@ fn route(database: &str, port: u16) -> Route {
         pool_size: 8,
         max_client_connections: Some(100),
         reconnect: None,
+        migration: None,
         state: PoolState::Active,
         ..Route::default()
     }

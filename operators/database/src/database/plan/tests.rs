@@ -465,9 +465,10 @@ fn tampered() -> impl Strategy<Value = Observed> {
             let mut observed = provisioned(version);
             if let Some((open, limit, grants, owner)) = database {
                 let comment = observed.databases[&names.database].comment.clone();
-                observed
-                    .databases
-                    .insert(names.database.clone(), DatabaseState { owner, open, limit, comment, grants });
+                observed.databases.insert(
+                    names.database.clone(),
+                    DatabaseState { owner, open, limit, comment, grants, ..DatabaseState::default() },
+                );
             }
             for (name, role) in [&names.owner, &names.login, &names.frozen, &names.other].into_iter().zip(roles) {
                 let Some(([login, powers, expires], limit, verifier, settings, member_of)) = role else {
@@ -477,9 +478,10 @@ fn tampered() -> impl Strategy<Value = Observed> {
                 let settings = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 let settings = [(names.database.clone(), settings)].into();
                 let member_of = member_of.into_values().collect();
-                observed
-                    .roles
-                    .insert(name.clone(), RoleState { login, powers, limit, expires, verifier, member_of, settings });
+                observed.roles.insert(
+                    name.clone(),
+                    RoleState { login, powers, limit, expires, verifier, member_of, settings, ..RoleState::default() },
+                );
             }
             observed
         },
@@ -561,4 +563,32 @@ fn unquoted(sql: &str) -> String {
         }
     }
     rest
+}
+
+/// A declared extension that somebody has dropped is made again, and nothing else.
+#[test]
+fn a_lost_extension_is_made_again() {
+    let mut observed = provisioned(170_006);
+    let database = desired().names.database;
+    observed.databases.get_mut(&database).unwrap().lost_extensions.insert("pgcrypto".into());
+    let steps = open(&desired(), &observed).unwrap();
+    assert_eq!(topics(&steps), ["extensions"]);
+    assert_eq!(open(&desired(), &after(observed.clone(), &steps)).unwrap(), []);
+    let none = Desired { extensions: BTreeSet::new(), ..desired() };
+    assert_eq!(open(&none, &observed).unwrap(), [], "it is not declared any more");
+}
+
+/// PostgreSQL stores a list in its own spelling.
+#[test]
+fn a_search_path_is_set_once() {
+    let desired = Desired { parameters: [("search_path".to_owned(), "app, user".to_owned())].into(), ..desired() };
+    let empty = empty(170_006);
+    let steps = open(&desired, &empty).unwrap();
+    assert!(sql(&steps, 170_006).contains("SET \"search_path\" = 'app', 'user'"), "{}", sql(&steps, 170_006));
+    let mut there = after(empty, &steps);
+    let settings =
+        there.roles.get_mut(&desired.names.login).unwrap().settings.get_mut(&desired.names.database).unwrap();
+    settings.retain(|setting| !setting.starts_with("search_path="));
+    settings.insert("search_path=app, \"user\"".into());
+    assert_eq!(open(&desired, &there).unwrap(), []);
 }

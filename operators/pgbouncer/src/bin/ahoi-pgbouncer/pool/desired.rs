@@ -30,6 +30,7 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         query_timeout_seconds: pool.spec.query_timeout_seconds,
         idle_transaction_timeout_seconds: pool.spec.idle_transaction_timeout_seconds,
         reconnect: pool.spec.reconnect.clone(),
+        migration: pool.spec.migration.clone(),
         state: pool.spec.state,
         // Known only once the Secret is what it is to be.
         retiring: None,
@@ -146,6 +147,7 @@ mod tests {
             query_timeout_seconds: Some(30),
             idle_transaction_timeout_seconds: None,
             reconnect: None,
+            migration: None,
             state: PoolState::Active,
         };
         let mut pool = ConnectionPool::new("big-client", spec);

@@ -1,0 +1,121 @@
+//! A migration goes to PostgreSQL directly, and what starts after it meets nothing from before it.
+
+use ahoi_api::{Scheduler, namespace_of};
+use ahoi_e2e::Cluster;
+use ahoi_e2e::cluster::SUITE;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+
+const NAME: &str = "migration";
+const SELECT: &str = "SELECT * FROM changing";
+
+/// A tool takes a lock of its session and is gone before it has released it; clients have prepared a statement for the table.
+#[tokio::test]
+async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let image = image(&cluster).await?;
+    let scheduler = scheduler(&image, "CREATE TABLE changing (a int)");
+    let features = json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 1}, "scheduler": scheduler});
+    cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
+    cluster.ready(NAME).await?;
+    ensure!(secrets(&cluster).await? == ["migration-database"], "{:?}", secrets(&cluster).await?);
+    nothing_is_locked(&cluster).await?;
+
+    // In each process.
+    let pooled = cluster.pooled(NAME).await?;
+    let processes = cluster.of_agents("ahoi_pooler_routes").await?.len() * 8;
+    let mut sessions = Vec::new();
+    for _ in 0..processes {
+        sessions.push(pooled.connect().await?);
+    }
+    for session in &sessions {
+        session.query(SELECT, &[]).await?;
+    }
+    let before = workers(&cluster).await?;
+    let schedulers = cluster.of::<Scheduler>(&namespace_of(NAME));
+    let migration = |scheduler: &Scheduler| scheduler.status.as_ref().and_then(|status| status.migration.clone());
+    let first = migration(&schedulers.get(NAME).await?);
+    let features = json!({"scheduler": scheduler_command("ALTER TABLE changing ADD b int")});
+    cluster.patch_spec(&cluster.customers(), NAME, json!({"features": features})).await?;
+    let migrated = |scheduler: Option<&Scheduler>| {
+        let conditions = scheduler.and_then(|scheduler| scheduler.status.as_ref()).map(|status| &status.conditions);
+        let is_over = conditions.into_iter().flatten().any(|c| c.type_ == "Migrated" && c.status == "True");
+        is_over && scheduler.and_then(migration) != first
+    };
+    cluster.until(&schedulers, NAME, "Migrated", 60, migrated).await?;
+    for _ in 0..processes {
+        let rows = pooled.connect().await?.prepare(SELECT).await;
+        let columns = rows.context("a client that starts after the migration")?.columns().len();
+        ensure!(columns == 2, "{columns} columns");
+        pooled.connect().await?.query(SELECT, &[]).await.context("a client that starts after the migration")?;
+    }
+    // What was connected before sees it once at most.
+    for session in &sessions {
+        if session.query(SELECT, &[]).await.is_err() {
+            session.query(SELECT, &[]).await.context("the second time")?;
+        }
+    }
+    cluster.ready(NAME).await?;
+    let after = workers(&cluster).await?;
+    ensure!(before != after, "the workers are of the version that was migrated to: {before:?}");
+    nothing_is_locked(&cluster).await?;
+    // The same lock again: the next migration does not wait for what the last one has left.
+    cluster
+        .change(NAME, json!({"features": {"scheduler": scheduler_command("ALTER TABLE changing ADD c int")}}))
+        .await?;
+    let rows = pooled.connect().await?.prepare(SELECT).await?;
+    ensure!(rows.columns().len() == 3, "{} columns", rows.columns().len());
+    cluster.delete_customer(NAME).await
+}
+
+/// PostgreSQL's image, which has psql.
+async fn image(cluster: &Cluster) -> Result<String> {
+    let postgres = cluster.of::<StatefulSet>(SUITE).get("demo-postgres").await?;
+    let pods = postgres.spec.and_then(|spec| spec.template.spec).context("demo-postgres has no pods")?;
+    pods.containers[0].image.clone().context("demo-postgres has no image")
+}
+
+fn scheduler(image: &str, change: &str) -> Value {
+    let mut scheduler = scheduler_command(change);
+    scheduler["enabled"] = json!(true);
+    scheduler["image"] = json!(image);
+    scheduler["readiness"] = json!(null);
+    scheduler["workers"] = json!(1);
+    scheduler
+}
+
+/// The workers differ by version, as the migration does.
+fn scheduler_command(change: &str) -> Value {
+    let migration = format!(
+        "psql -X -v ON_ERROR_STOP=1 \"$(cat /bindings/database/uri)\" -c 'SELECT pg_advisory_lock(72)' -c '{change}'"
+    );
+    let work = "trap 'exit 0' TERM; while true; do sleep 1; done";
+    json!({
+        "command": ["sh", "-c", work, change],
+        "migration": {"command": ["sh", "-c", migration]},
+    })
+}
+
+async fn workers(cluster: &Cluster) -> Result<Option<Vec<String>>> {
+    let workers = cluster.of::<Deployment>(&namespace_of(NAME)).get("migration-worker").await?;
+    let pods = workers.spec.and_then(|spec| spec.template.spec).context("the workers have no pods")?;
+    Ok(pods.containers[0].command.clone())
+}
+
+/// The Secrets that migrations mount.
+async fn secrets(cluster: &Cluster) -> Result<Vec<String>> {
+    let labelled = ListParams::default().labels("app.kubernetes.io/name=migration");
+    let jobs = cluster.of::<Job>(&namespace_of(NAME)).list(&labelled).await?;
+    let volumes = jobs.into_iter().filter_map(|job| job.spec?.template.spec?.volumes).flatten();
+    Ok(volumes.filter_map(|volume| volume.secret?.secret_name).collect())
+}
+
+async fn nothing_is_locked(cluster: &Cluster) -> Result<()> {
+    let direct = cluster.direct(NAME).await?.connect().await?;
+    let row = direct.query_one("SELECT pg_try_advisory_lock(72)", &[]).await?;
+    ensure!(row.get::<_, bool>(0), "the lock of a migration that has ended is still held");
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! What an administrator has given to a login of a database, and the spec says nothing of: memberships in roles of the platform team,
+//! and settings of the role in every database. The login that takes its place gets the same. Pure.
+
+use std::collections::BTreeSet;
+
+use super::model::{Membership, Observed};
+use super::names::{Names, TENANTS, is_role};
+use super::step::{Step, name_of};
+
+/// The steps after which the login is like the other one, which it replaces.
+pub fn steps(names: &Names, observed: &Observed) -> Vec<Step> {
+    let role = |role: &String| observed.roles.get(role).cloned().unwrap_or_default();
+    let (next, former) = (role(&names.login), role(&names.other));
+    let login = || names.login.clone();
+    let mut steps = Vec::new();
+    let is_given = |(group, _): &(&String, &Membership)| !is_role(group) && *group != TENANTS;
+    for (group, found) in next.member_of.iter().filter(is_given) {
+        if former.member_of.get(group) != Some(found) {
+            steps.push(Step::Leave { group: group.clone(), member: login() });
+        }
+    }
+    for (group, given) in former.member_of.iter().filter(is_given) {
+        if next.member_of.get(group) != Some(given) {
+            steps.push(Step::Join { group: group.clone(), member: login(), membership: *given });
+        }
+    }
+    for setting in next.own_settings.difference(&former.own_settings) {
+        let parameter = name_of(setting);
+        if former.own_settings.iter().all(|given| name_of(given) != parameter) {
+            steps.push(Step::ResetEverywhere { login: login(), parameter: parameter.to_owned() });
+        }
+    }
+    for setting in former.own_settings.difference(&next.own_settings) {
+        let (parameter, value) = setting.split_once('=').unwrap_or((setting, ""));
+        steps.push(Step::SetEverywhere { login: login(), parameter: parameter.to_owned(), value: value.to_owned() });
+    }
+    steps
+}
+
+/// What the login does not have like the other one while these steps are not done.
+pub fn explain(steps: &[Step]) -> String {
+    let differences: BTreeSet<_> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Join { group, .. } | Step::Leave { group, .. } => Some(format!("membership in {group}")),
+            Step::SetEverywhere { parameter, .. } | Step::ResetEverywhere { parameter, .. } => {
+                Some(format!("setting {parameter}"))
+            }
+            _ => None,
+        })
+        .collect();
+    differences.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::model::RoleState;
+
+    const USED: Membership = Membership { admin: false, inherit: true, set: true };
+    const IN_NAME: Membership = Membership { admin: false, inherit: false, set: false };
+
+    fn names() -> Names {
+        Names::of("c_3f2504e04f89")
+    }
+
+    fn role(member_of: &[(&str, Membership)], own_settings: &[&str]) -> RoleState {
+        RoleState {
+            member_of: member_of.iter().map(|(group, membership)| ((*group).to_owned(), *membership)).collect(),
+            own_settings: own_settings.iter().map(|setting| (*setting).to_owned()).collect(),
+            ..RoleState::default()
+        }
+    }
+
+    fn observed(next: Option<RoleState>, former: RoleState) -> Observed {
+        let next = next.map(|next| (names().login, next));
+        Observed {
+            version: 170_006,
+            roles: next.into_iter().chain([(names().other, former)]).collect(),
+            ..Observed::default()
+        }
+    }
+
+    fn sql(observed: &Observed) -> Vec<String> {
+        steps(&names(), observed).iter().map(|step| step.sql(observed.version)).collect()
+    }
+
+    #[test]
+    fn the_next_login_gets_what_the_former_one_has() {
+        let owner = (names().owner.clone(), USED);
+        let former = role(
+            &[("pg_monitor", USED), (&owner.0, USED), (TENANTS, IN_NAME)],
+            &["search_path=app, \"user\"", "app.tenant=acme"],
+        );
+        let found = observed(Some(role(&[(TENANTS, IN_NAME)], &[])), former);
+        assert_eq!(
+            sql(&found),
+            [
+                "GRANT \"pg_monitor\" TO \"c_3f2504e04f89_a\" WITH ADMIN FALSE, INHERIT TRUE, SET TRUE",
+                "ALTER ROLE \"c_3f2504e04f89_a\" SET \"app\".\"tenant\" = 'acme'",
+                "ALTER ROLE \"c_3f2504e04f89_a\" SET \"search_path\" = 'app', 'user'",
+            ]
+        );
+        assert_eq!(
+            explain(&steps(&names(), &found)),
+            "membership in pg_monitor, setting app.tenant, setting search_path"
+        );
+        let mut after = found.clone();
+        steps(&names(), &found).iter().for_each(|step| step.apply(&mut after));
+        assert_eq!(sql(&after), [""; 0]);
+    }
+
+    /// What was taken from the login in use must not come back with the one that had it two rotations ago.
+    #[test]
+    fn the_next_login_keeps_nothing_that_the_former_one_has_not() {
+        let next = role(&[("pg_monitor", USED), ("readers", USED)], &["work_mem=1GB", "jit=off"]);
+        let found = observed(Some(next), role(&[("readers", IN_NAME)], &["jit=on"]));
+        assert_eq!(
+            sql(&found),
+            [
+                "REVOKE \"pg_monitor\" FROM \"c_3f2504e04f89_a\" CASCADE",
+                "REVOKE \"readers\" FROM \"c_3f2504e04f89_a\" CASCADE",
+                "GRANT \"readers\" TO \"c_3f2504e04f89_a\" WITH ADMIN FALSE, INHERIT FALSE, SET FALSE",
+                "ALTER ROLE \"c_3f2504e04f89_a\" RESET \"work_mem\"",
+                "ALTER ROLE \"c_3f2504e04f89_a\" SET \"jit\" = 'on'",
+            ]
+        );
+        assert_eq!(
+            explain(&steps(&names(), &found)),
+            "membership in pg_monitor, membership in readers, setting jit, setting work_mem"
+        );
+    }
+
+    #[test]
+    fn logins_that_are_alike_need_nothing() {
+        let given = || role(&[("pg_monitor", USED)], &["jit=on"]);
+        assert_eq!(sql(&observed(Some(given()), given())), [""; 0]);
+        assert_eq!(sql(&observed(None, RoleState::default())), [""; 0]);
+    }
+}
