@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::watch;
@@ -58,8 +58,18 @@ pub struct Ledger {
 impl Ledger {
     /// Makes the `customers`, and lets `connections` clients book for each.
     pub async fn open(cluster: &Cluster, customers: &[&str], connections: usize) -> Result<Ledger> {
+        Ledger::open_with(cluster, customers, connections, json!({"database": {"enabled": true}})).await
+    }
+
+    /// The same for customers with these `features`.
+    pub async fn open_with(
+        cluster: &Cluster,
+        customers: &[&str],
+        connections: usize,
+        features: Value,
+    ) -> Result<Ledger> {
         for customer in customers {
-            let spec = json!({"deletionPolicy": "Delete", "features": {"database": {"enabled": true}}});
+            let spec = json!({"deletionPolicy": "Delete", "features": features});
             cluster.create_customer_with(customer, spec).await?;
         }
         let (stop, stopped) = watch::channel(false);
