@@ -7,7 +7,9 @@ use ahoi_e2e::{Cluster, SUITE};
 use ahoi_reconcile::conditions::find;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use tokio::time::{Duration, sleep, timeout};
 
 use crate::ONE_AT_A_TIME;
 use crate::engine::{Engine, NAME, NAMESPACE, REGION, script};
@@ -26,6 +28,7 @@ async fn the_guide_leads_to_a_server_that_is_ready() -> Result<()> {
     engine.cluster.ready(name).await?;
     customers_are_closed_in(&engine.cluster, name).await?;
     memberships_stay(&engine).await?;
+    the_password_is_replaced(&engine, name).await?;
     engine.cluster.delete_customer(name).await
 }
 
@@ -83,5 +86,28 @@ async fn memberships_stay(engine: &Engine) -> Result<()> {
         ["get", "cluster.postgresql.cnpg.io", NAME, "-n", NAMESPACE, "-o=jsonpath={.status.managedRolesStatus}"];
     let managed = engine.cluster.kubectl(&managed, "").await?;
     ensure!(!managed.contains("cannotReconcile"), "CloudNativePG manages roles: {managed}");
+    Ok(())
+}
+
+/// Of the admin role: in the Secret that CloudNativePG reads, and copied from there.
+async fn the_password_is_replaced(engine: &Engine, customer: &str) -> Result<()> {
+    let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'ahoi';";
+    let former = engine.psql(verifier).await?;
+    let password = json!({"stringData": {"password": format!("e2e-{:?}", std::time::SystemTime::now())}});
+    let secrets = engine.cluster.of::<Secret>(NAMESPACE);
+    secrets.patch("ahoi-admin", &PatchParams::default(), &Patch::Merge(&password)).await?;
+    script("prepare").await?;
+    let replaced = async {
+        while engine.psql(verifier).await? == former {
+            // A catalog cannot be watched; the time-out around this bounds it.
+            sleep(Duration::from_millis(500)).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(Duration::from_secs(60), replaced).await.context("CloudNativePG has not set the password")??;
+    engine.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ahoi';").await?;
+    engine.cluster.change(customer, json!({"features": {"database": {"connectionLimit": 7}}})).await?;
+    let limited = "SELECT count(*) FROM pg_database WHERE datconnlimit = 7;";
+    ensure!(engine.psql(limited).await?.trim() == "1", "the change did not reach the server");
     Ok(())
 }
