@@ -11,7 +11,7 @@ group = $(shell sed -n 's/^pub const GROUP: &str = "\(.*\)";/\1/p' shared/api/sr
 # Said before any recipe: which clone's sources are built.
 $(if $(filter-out help down,$(or $(MAKECMDGOALS),help)),$(shell $(cluster)/claim))
 
-.PHONY: help up demo down test test-ledger test-ending bench bench-quick bench-fleet images crds rename
+.PHONY: help up demo down test test-ledger test-ending test-cnpg bench bench-quick bench-fleet images crds rename
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -40,7 +40,8 @@ test: ## everything CI checks, end-to-end tests included
 	.ci/rename
 	@$(cluster)/build-tools >/dev/null
 	.ci/overlay
-	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e)
+	.ci/guides
+	shellcheck -x -P SCRIPTDIR $$(grep -rlE '^(#!.*sh$$|# shellcheck shell)' .ci demo e2e manifests)
 	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run
 	@traces=$$($(cluster)/traces test); [ -z "$$traces" ] || { echo "left behind:"; echo "$$traces"; exit 1; } >&2
 
@@ -49,6 +50,9 @@ test-ledger: ## a ledger of transactions through every disturbance; takes a whil
 
 test-ending: ## customers and servers deleted while something is in the way, and what is left of them; no part of `make test`
 	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run ending
+
+test-cnpg: ## CloudNativePG as a DatabaseServer: docs/cloudnative-pg.md followed, switchovers and crashes; no part of `make test`
+	@trap '$(cluster)/down test' EXIT; trap 'exit 130' INT TERM; e2e/run cnpg
 
 bench-fleet: ## what a fleet's size costs, measured with real pgbouncers; no part of `make test`
 	@e2e/bench-fleet

@@ -24,7 +24,7 @@ impl Cluster {
         for pod in pods {
             let name = pod.name_any();
             let ip = pod.status.and_then(|status| status.pod_ip).with_context(|| format!("{name} has no address"))?;
-            let metrics = metrics(&ip).await.with_context(|| name.clone())?;
+            let metrics = metrics(&ip, 8080).await.with_context(|| name.clone())?;
             let value = metrics.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse().ok());
             found.push((name.clone(), value.with_context(|| format!("{name} has no {metric}"))?));
         }
@@ -32,9 +32,10 @@ impl Cluster {
     }
 }
 
-async fn metrics(ip: &str) -> Result<String> {
+/// What the process at this address serves to Prometheus.
+pub async fn metrics(ip: &str, port: u16) -> Result<String> {
     let asked = async {
-        let mut stream = TcpStream::connect((ip, 8080)).await?;
+        let mut stream = TcpStream::connect((ip, port)).await?;
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();

@@ -16,6 +16,7 @@ pub mod latency;
 pub mod ledger;
 pub mod postgres;
 pub mod probes;
+pub mod processes;
 pub mod refusal;
 pub mod strangers;
 pub mod tls;

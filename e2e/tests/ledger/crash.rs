@@ -1,15 +1,13 @@
 //! PostgreSQL crashes: not asked to stop, but killed.
 
 use std::convert::Infallible;
-use std::fs;
 
 use ahoi_api::DatabaseServer;
-use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, processes};
 use ahoi_reconcile::{is_ready, not_ready_message};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::outage::{POD, SERVER, back_again, only_in_flight};
@@ -44,9 +42,8 @@ async fn crash_again_and_again(cluster: &Cluster) -> Result<Infallible> {
         let another = |pod: Option<&Pod>| running(pod).is_some_and(|id| id != killed);
         let pod = cluster.until(&pods, POD, "running again", 400, another).await?;
         killed = running(pod.as_ref()).context("it has ended by itself")?;
-        let postmaster = first_process(&killed).context("its first process is not found")?;
-        let status = Command::new("kill").args(["-KILL", &postmaster]).status().await?;
-        ensure!(status.success(), "cannot kill it: {status}");
+        let postmaster = processes::first_of(&killed).context("its first process is not found")?;
+        processes::kill(&[postmaster]).await?;
         println!("crash: killed");
     }
 }
@@ -56,14 +53,4 @@ fn running(pod: Option<&Pod>) -> Option<String> {
     let container: &ContainerStatus = pod?.status.as_ref()?.container_statuses.as_ref()?.first()?;
     container.state.as_ref()?.running.as_ref()?;
     Some(container.container_id.as_ref()?.rsplit('/').next()?.to_owned())
-}
-
-/// The process that is number 1 in the container. From within nobody can kill it; from without it has another number.
-fn first_process(container: &str) -> Option<String> {
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let is_first = |line: &str| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1");
-        let found = read("cgroup").contains(container) && read("status").lines().any(is_first);
-        found.then(|| entry.file_name().to_string_lossy().into_owned())
-    })
 }

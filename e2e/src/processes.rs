@@ -1,0 +1,52 @@
+//! Processes in pods, as the node sees them: a test kills what nothing in the pod may kill.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use tokio::process::Command;
+
+/// A process on the node.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its process id on the node.
+    pub pid: String,
+    /// Its command line, with spaces between the arguments.
+    pub command: String,
+    /// Whether it is process 1 of its container.
+    pub is_first: bool,
+}
+
+/// All processes whose cgroup has this text in its path: the id of a container, or the uid of a pod.
+#[must_use]
+pub fn of(cgroup: &str) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| {
+        // One that has ended meanwhile is in no cgroup.
+        let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if !read("cgroup").contains(cgroup) {
+            return None;
+        }
+        let is_first = |line: &str| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1");
+        Some(Process {
+            pid: entry.file_name().to_string_lossy().into_owned(),
+            command: read("cmdline").replace('\0', " ").trim().to_owned(),
+            is_first: read("status").lines().any(is_first),
+        })
+    });
+    found.collect()
+}
+
+/// Process 1 of the container with this id.
+#[must_use]
+pub fn first_of(container: &str) -> Option<Process> {
+    of(container).into_iter().find(|process| process.is_first)
+}
+
+/// Kills them at once, by SIGKILL.
+pub async fn kill(processes: &[Process]) -> Result<()> {
+    ensure!(!processes.is_empty(), "there is no process to kill");
+    let pids = processes.iter().map(|process| process.pid.as_str());
+    let output = Command::new("kill").arg("-KILL").args(pids).output().await?;
+    ensure!(output.status.success(), "kill: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
