@@ -2,6 +2,7 @@
 //! before and after, so each has the cluster for itself.
 
 mod foreground;
+mod obstacles;
 mod read_only;
 mod refused;
 mod world;
