@@ -45,7 +45,8 @@ async fn a_dropped_extension_is_created_again_or_reported() -> Result<()> {
     let message = conditions.into_iter().find(|c| c.type_ == "DatabaseReady").map(|c| c.message).unwrap_or_default();
     ensure!(message.contains("extension citext") && message.contains("already exists"), "{message}");
     tenant.batch_execute("DROP DOMAIN citext").await?;
-    cluster.ready(name).await?;
+    // It is tried again every five minutes, or when the spec changes.
+    cluster.change(name, json!({"features": {"database": {"connectionLimit": 50}}})).await?;
     let found: i64 = tenant.query_one(count, &[]).await?.get(0);
     ensure!(found == 2, "Ready with {found} of 2 extensions");
     cluster.delete_customer(name).await

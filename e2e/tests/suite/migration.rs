@@ -82,8 +82,8 @@ fn scheduler(image: &str, change: &str) -> Value {
     let mut scheduler = scheduler_command(change);
     scheduler["enabled"] = json!(true);
     scheduler["image"] = json!(image);
-    scheduler["readiness"] = json!(null);
-    scheduler["workers"] = json!(1);
+    // Their version is what matters, not what they do.
+    scheduler["workers"] = json!(0);
     scheduler
 }
 
@@ -92,9 +92,8 @@ fn scheduler_command(change: &str) -> Value {
     let migration = format!(
         "psql -X -v ON_ERROR_STOP=1 \"$(cat /bindings/database/uri)\" -c 'SELECT pg_advisory_lock(72)' -c '{change}'"
     );
-    let work = "trap 'exit 0' TERM; while true; do sleep 1; done";
     json!({
-        "command": ["sh", "-c", work, change],
+        "command": ["sleep", "86400", change],
         "migration": {"command": ["sh", "-c", migration]},
     })
 }
