@@ -14,12 +14,12 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 /// The DatabaseServer of the demo.
-const SERVER: &str = "demo";
+pub const SERVER: &str = "demo";
 /// Kinds that a restore finds in a customer's namespace.
 const KINDS: &str = "secrets,resourcequotas,limitranges,networkpolicies,rolebindings,deployments,cronjobs,poddisruptionbudgets,\
                      databases.internal.example.com,connectionpools,schedulers";
 
-async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value) -> Result<Customer> {
+pub async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value) -> Result<Customer> {
     cluster.create_customer_with(name, json!({"deletionPolicy": policy, "features": features})).await?;
     let customer = cluster.ready(name).await?;
     let client = cluster.direct(name).await?.connect().await?;
@@ -29,7 +29,7 @@ async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value)
     Ok(customer)
 }
 
-async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
+pub async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
     let client = cluster.pooled_again(name, 60).await?;
     let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 100, "{name}: {rows} of 100 rows");
@@ -37,17 +37,17 @@ async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 /// Removes the customer and its data.
-async fn purge(cluster: &Cluster, name: &str) -> Result<()> {
+pub async fn purge(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.patch_spec(&cluster.customers(), name, json!({"deletionPolicy": "Delete"})).await?;
     cluster.delete_customer(name).await
 }
 
-async fn database_name(cluster: &Cluster, name: &str) -> Result<String> {
+pub async fn database_name(cluster: &Cluster, name: &str) -> Result<String> {
     let database = cluster.of::<Database>(&namespace_of(name)).get(name).await?;
     database.status.and_then(|status| status.database_name).context("a database without a name")
 }
 
-async fn exists(cluster: &Cluster, database: &str) -> Result<bool> {
+pub async fn exists(cluster: &Cluster, database: &str) -> Result<bool> {
     let admin = cluster.admin("postgres").await?;
     Ok(admin.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&database]).await?.is_some())
 }

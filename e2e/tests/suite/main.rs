@@ -13,6 +13,7 @@ mod full_pool;
 mod held;
 mod in_use;
 mod isolation;
+mod kept;
 mod limits;
 mod logins;
 mod migration;
