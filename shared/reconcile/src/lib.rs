@@ -135,6 +135,7 @@ mod owned;
 mod pace;
 mod pass;
 mod platform;
+pub mod pods;
 mod queue;
 mod reconciler;
 mod repairs;
