@@ -144,6 +144,7 @@ mod run;
 mod shards;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
+mod unready;
 mod workqueue;
 
 pub use age::age;
