@@ -57,6 +57,8 @@ const LATER: Duration = Duration::from_secs(300);
 
 /// The reason while another object has the name of the binding Secret, and how often that is looked at.
 const NAME_CONFLICT: &str = "NameConflict";
+/// The reason while the database that the status names is another object's.
+const NOT_OURS: &str = "NotOurs";
 const RETRY_CONFLICT: Duration = Duration::from_secs(30);
 
 /// The controller of Databases.
@@ -81,6 +83,7 @@ impl Reconciler for Databases {
                 conditions::settle(&mut status.conditions, generation, Verdict::from(&error));
                 Ok(Progress::new(status).requeue_in(RETRY_CONFLICT))
             }
+            Err(error) if error.reason() == NOT_OURS => self.place_again(database, error).await,
             outcome => outcome,
         }
     }
@@ -270,23 +273,46 @@ impl Databases {
         if status.server.is_some() && status.database_name.is_some() {
             return Ok(Arc::new(database.clone()));
         }
-        let found = adopt::find(context, database).await?;
-        let (server, names) = match &found {
-            Some(found) => (found.server.clone(), found.names.clone()),
-            None => (self.choose(database, storage)?, Names::from_uid(&database.uid().unwrap_or_default())),
-        };
-        let message = format!("making database {} on DatabaseServer {server}", names.database);
-        let verdict = Verdict::progressing("Creating", message);
-        conditions::settle(&mut status.conditions, database.metadata.generation, verdict);
-        status.server = Some(server);
-        status.database_name = Some(names.database);
-        status.login = Some(names.login);
-        status.adopted = found.as_ref().map(|found| found.data.clone());
-        let placed = context.platform.write_status(&context.caches.databases, database, &status).await?;
-        if let Some(found) = &found {
-            adopt::report(context, database, found);
+        match adopt::find(context, database).await? {
+            Some(found) => self.adopt(database, status, &found).await,
+            None => {
+                let server = self.choose(database, storage)?;
+                let names = Names::from_uid(&database.uid().unwrap_or_default());
+                place(&mut status, database, server, names);
+                context.platform.write_status(&context.caches.databases, database, &status).await
+            }
         }
+    }
+
+    async fn adopt(
+        &self,
+        database: &Database,
+        mut status: DatabaseStatus,
+        found: &adopt::Found,
+    ) -> Result<Arc<Database>, Error> {
+        let context = &self.0;
+        place(&mut status, database, found.server.clone(), found.names.clone());
+        status.adopted = Some(found.data.clone());
+        let placed = context.platform.write_status(&context.caches.databases, database, &status).await?;
+        adopt::report(context, database, found);
         Ok(placed)
+    }
+
+    /// The status names a database of another object. It may have been restored from a backup, of this cluster or of one that does
+    /// not exist any more: the data of the Database is then looked for as if there was no status. Where there is none, nothing is
+    /// placed anew: an empty database would hide what happened.
+    async fn place_again(&self, database: &Database, error: Error) -> Result<Progress<DatabaseStatus>, Error> {
+        let databases = &self.0.caches.databases;
+        let now = databases.get_in(&database.namespace().unwrap_or_default(), &database.name_any());
+        let Some(now) = now.filter(|now| now.metadata.uid == database.metadata.uid) else { return Err(error) };
+        let Some(found) = adopt::find(&self.0, &now).await? else { return Err(error) };
+        let mut status = now.status.clone().unwrap_or_default();
+        if status.database_name.as_ref() != Some(&found.names.database) {
+            // What else it says is about the other database, too.
+            status = DatabaseStatus { conditions: status.conditions, ..DatabaseStatus::default() };
+        }
+        let placed = self.adopt(&now, status, &found).await?;
+        Ok(Progress::new(placed.status.clone().unwrap_or_default()).requeue_in(Duration::ZERO))
     }
 
     fn choose(&self, database: &Database, storage: i64) -> Result<String, Error> {
@@ -352,6 +378,16 @@ impl Databases {
         warn!("{note}");
         context.platform.event(database, EventType::Warning, "Repaired", note);
     }
+}
+
+/// Writes down where the database is. The login stays that of a status that names this database.
+fn place(status: &mut DatabaseStatus, database: &Database, server: String, names: Names) {
+    let message = format!("making database {} on DatabaseServer {server}", names.database);
+    conditions::settle(&mut status.conditions, database.metadata.generation, Verdict::progressing("Creating", message));
+    let is_known = status.database_name.as_ref() == Some(&names.database);
+    status.login = status.login.take().filter(|_| is_known).or(Some(names.login));
+    status.server = Some(server);
+    status.database_name = Some(names.database);
 }
 
 /// The reason of a Database whose Secret was lost again, and whose login is not replaced yet.
