@@ -61,7 +61,7 @@ fn verdict(
             "ShardsInUse",
             format!(
                 "shard {index} has ConnectionPools, so it goes on serving them although spec.shards is {}; set that to {} \
-                 again, or delete them and the shard goes too",
+                 again. The shard goes when its last customer has left it: delete the customer, or turn its feature connectionPool off",
                 fleet.spec.shards,
                 index + 1
             ),
@@ -233,7 +233,7 @@ mod tests {
         fleet.spec.shards = 1;
         let refused = status(&fleet, &pods, &pools, None, None);
         assert_eq!(refused.shards[1].room, ShardRoom::Closing);
-        insta::assert_snapshot!(message(&refused), @"False ShardsInUse: shard 1 has ConnectionPools, so it goes on serving them although spec.shards is 1; set that to 2 again, or delete them and the shard goes too");
+        insta::assert_snapshot!(message(&refused), @"False ShardsInUse: shard 1 has ConnectionPools, so it goes on serving them although spec.shards is 1; set that to 2 again. The shard goes when its last customer has left it: delete the customer, or turn its feature connectionPool off");
         assert_eq!(status(&fleet, &pods[..2], &[(0, 2)].into(), None, None).shards, []);
     }
 }
