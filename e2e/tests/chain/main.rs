@@ -2,6 +2,8 @@
 //! tests disturb every customer of the cluster, or are disturbed by them, so they run one after the other, apart from the
 //! rest.
 
+mod restored;
+
 use std::time::{Duration, Instant};
 
 use ahoi_api::{ConnectionPool, Database, PgBouncer, Scheduler};

@@ -106,6 +106,19 @@ fn refused() -> Vec<(Value, String)> {
         features(json!({"database": {"parameters": parameters}})),
         "spec.features.database.parameters".to_owned(),
     ));
+    let plan = |spec: Value| json!({"apiVersion": "internal.example.com/v1", "kind": "Plan", "metadata": {"name": "hostile"}, "spec": spec});
+    for quantity in ["4x", "1 Gi", "many", ""] {
+        table.push((
+            plan(json!({"guardrails": {"quota": {"requests.memory": quantity}}})),
+            "spec.guardrails.quota.requests.memory".to_owned(),
+        ));
+        let limits = json!([{"type": "Container", "max": {"memory": quantity}}]);
+        table
+            .push((plan(json!({"guardrails": {"limits": limits}})), "spec.guardrails.limits[0].max.memory".to_owned()));
+        let resources = json!({"limits": {"memory": quantity}});
+        let field = "spec.features.scheduler.resources.limits.memory";
+        table.push((features(json!({"scheduler": {"resources": resources}})), field.to_owned()));
+    }
     for size in ["0gb", "-1gb", "256", "gb", "1e3gb", "12kb", "1,5tb", "99999999999gb", "1.gb", "256 gb"] {
         table.push((features(json!({"database": {"storage": size}})), "spec.features.database.storage".to_owned()));
     }

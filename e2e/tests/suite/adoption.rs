@@ -14,12 +14,9 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 /// The DatabaseServer of the demo.
-const SERVER: &str = "demo";
-/// Kinds that a restore finds in a customer's namespace.
-const KINDS: &str = "secrets,resourcequotas,limitranges,networkpolicies,rolebindings,deployments,cronjobs,poddisruptionbudgets,\
-                     databases.internal.example.com,connectionpools,schedulers";
+pub const SERVER: &str = "demo";
 
-async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value) -> Result<Customer> {
+pub async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value) -> Result<Customer> {
     cluster.create_customer_with(name, json!({"deletionPolicy": policy, "features": features})).await?;
     let customer = cluster.ready(name).await?;
     let client = cluster.direct(name).await?.connect().await?;
@@ -29,7 +26,7 @@ async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value)
     Ok(customer)
 }
 
-async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
+pub async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
     let client = cluster.pooled_again(name, 60).await?;
     let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 100, "{name}: {rows} of 100 rows");
@@ -37,52 +34,19 @@ async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 /// Removes the customer and its data.
-async fn purge(cluster: &Cluster, name: &str) -> Result<()> {
+pub async fn purge(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.patch_spec(&cluster.customers(), name, json!({"deletionPolicy": "Delete"})).await?;
     cluster.delete_customer(name).await
 }
 
-async fn database_name(cluster: &Cluster, name: &str) -> Result<String> {
+pub async fn database_name(cluster: &Cluster, name: &str) -> Result<String> {
     let database = cluster.of::<Database>(&namespace_of(name)).get(name).await?;
     database.status.and_then(|status| status.database_name).context("a database without a name")
 }
 
-async fn exists(cluster: &Cluster, database: &str) -> Result<bool> {
+pub async fn exists(cluster: &Cluster, database: &str) -> Result<bool> {
     let admin = cluster.admin("postgres").await?;
     Ok(admin.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&database]).await?.is_some())
-}
-
-/// What a backup tool has of the customer's objects, without what it does not restore.
-async fn backup(cluster: &Cluster, name: &str, customer_last: bool) -> Result<String> {
-    let namespace = namespace_of(name);
-    let get = async |args: &[&str]| -> Result<Value> {
-        Ok(serde_json::from_str(&cluster.kubectl(&[&["get", "-o", "json"][..], args].concat(), "").await?)?)
-    };
-    let mut items = vec![get(&["namespace", &namespace]).await?, get(&["customernamespace", name]).await?];
-    let customer = get(&["customer", name]).await?;
-    if !customer_last {
-        items.push(customer.clone());
-    }
-    items.extend(get(&["-n", &namespace, KINDS]).await?["items"].as_array().cloned().unwrap_or_default());
-    if customer_last {
-        items.push(customer);
-    }
-    for item in &mut items {
-        item.as_object_mut().context("no object")?.remove("status");
-        let meta = item["metadata"].as_object_mut().context("no metadata")?;
-        for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "ownerReferences", "managedFields"] {
-            meta.remove(field);
-        }
-    }
-    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
-}
-
-/// Creates what is not there yet: the controllers are at work meanwhile.
-async fn restore(cluster: &Cluster, objects: &str) -> Result<()> {
-    let Err(error) = cluster.kubectl(&["create", "-f", "-"], objects).await else { return Ok(()) };
-    let said = error.to_string();
-    ensure!(said.lines().all(|line| line.contains("already exists")), "{said}");
-    Ok(())
 }
 
 async fn is_owned<K>(cluster: &Cluster, customer: &str, name: &str, owner: &str) -> Result<()>
@@ -108,9 +72,9 @@ async fn comes_back_from_a_backup(cluster: &Cluster, name: &str, customer_last: 
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1, "jobs": jobs}});
     with_rows(cluster, name, "Retain", features).await?;
     let database = database_name(cluster, name).await?;
-    let objects = backup(cluster, name, customer_last).await?;
+    let objects = cluster.backup(name, customer_last).await?;
     cluster.delete_customer(name).await?;
-    restore(cluster, &objects).await?;
+    cluster.restore(&objects).await?;
     let customer = cluster.ready(name).await?;
     ensure!(database_name(cluster, name).await? == database, "{name} has another database");
     has_rows(cluster, name).await?;

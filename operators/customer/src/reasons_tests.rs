@@ -136,3 +136,37 @@ fn every_reason_in_the_sources_is_documented() {
         assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/customer-conditions.md");
     }
 }
+
+/// Reasons of the Databases, ConnectionPools, Schedulers and CustomerNamespaces, which the Customer repeats.
+#[test]
+fn every_reason_of_a_child_is_documented() {
+    let sources = [
+        include_str!("../../database/src/context.rs"),
+        include_str!("../../database/src/database/adopt.rs"),
+        include_str!("../../database/src/database/cleanup.rs"),
+        include_str!("../../database/src/database/execute.rs"),
+        include_str!("../../database/src/database/mod.rs"),
+        include_str!("../../database/src/database/parameters.rs"),
+        include_str!("../../database/src/database/pending.rs"),
+        include_str!("../../database/src/database/placement.rs"),
+        include_str!("../../database/src/database/rotate.rs"),
+        include_str!("../../database/src/renewal.rs"),
+        include_str!("../../database/src/verifiers.rs"),
+        include_str!("../../namespace/src/controller.rs"),
+        include_str!("../../pgbouncer/src/bin/ahoi-pgbouncer/pool/resolve.rs"),
+        include_str!("../../pgbouncer/src/bin/ahoi-pgbouncer/pool/tls.rs"),
+        include_str!("../../scheduler/src/status.rs"),
+    ];
+    let mut reasons = Vec::new();
+    for source in sources {
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+        for marker in ["structural(", "terminal(", "waiting(", "stalled(", "progressing("] {
+            let arguments = source.split(marker).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+            reasons.extend(arguments.filter_map(|reason| reason.split('"').next()));
+        }
+    }
+    assert!(reasons.len() > 20, "{reasons:?}");
+    for reason in reasons {
+        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/customer-conditions.md");
+    }
+}

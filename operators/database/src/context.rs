@@ -199,7 +199,12 @@ impl Context {
         }
         let which = format!("Secret {}/{}", reference.namespace, reference.name);
         let Some(admin) = self.caches.secrets.get_in(suite, &reference.name) else {
-            return Err(Error::structural("SecretMissing", format!("{which} of DatabaseServer {name} does not exist")));
+            return Err(Error::structural(
+                "SecretMissing",
+                format!(
+                    "{which} of DatabaseServer {name} does not exist: create it with username and password of the admin role"
+                ),
+            ));
         };
         let key = |key: &str| {
             secret::text(&admin, key).filter(|text| !text.is_empty()).ok_or_else(|| {
@@ -224,7 +229,7 @@ impl Context {
         let Some(server) = self.caches.servers.find("", name)? else {
             return Err(Error::structural(
                 "ServerGone",
-                format!("DatabaseServer {name} does not exist; create it again"),
+                format!("DatabaseServer {name} does not exist: create it again with the spec that it had"),
             ));
         };
         if !is_usable(&server) {

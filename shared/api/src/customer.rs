@@ -63,7 +63,11 @@ pub struct CustomerSpec {
     /// Whether the controllers act on this customer. Paused: nothing is changed until it is Normal again.
     #[serde(default)]
     pub reconcile_policy: ReconcilePolicy,
-    /// What becomes of the customer's data when the Customer is deleted.
+    /// What becomes of the customer's data when the Customer is deleted. Retain: the database stays on its server, closed to every
+    /// login; the next Customer of this name adopts it, unless its adoptionPolicy is Refuse. Archive: the database is renamed
+    /// `zz_<database>_<unix time>`, closed, and kept until an administrator restores or drops it. Delete: the database and its roles
+    /// are dropped. DatabaseServer.status.kept lists what is retained and archived; docs/restore.md has the commands to restore and to
+    /// purge it.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// What becomes of data that an earlier Customer of this name left. Unset: the Plan's, and where that is silent, Automatic.

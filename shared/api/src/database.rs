@@ -68,7 +68,8 @@ pub struct DatabaseSpec {
     /// data of any age is. The Customer's controller sets it to the Customer's creation where its adoptionPolicy is Refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuse_data_before: Option<Time>,
-    /// What becomes of the data when this object is deleted. The Customer's controller sets the Customer's own policy
+    /// What becomes of the data when this object is deleted: it is kept for a Database of the same namespace and name (Retain),
+    /// renamed and closed (Archive), or dropped (Delete). The Customer's controller sets the Customer's own policy
     /// when the Customer itself is deleted; in every other case the data is retained.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,

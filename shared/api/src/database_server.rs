@@ -26,6 +26,8 @@ use crate::{
     printcolumn(name = "Host", type_ = "string", json_path = ".spec.host"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Databases", type_ = "integer", json_path = ".status.databases"),
+    printcolumn(name = "Retained", type_ = "integer", json_path = ".status.retained", priority = 1),
+    printcolumn(name = "Archived", type_ = "integer", json_path = ".status.archived", priority = 1),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -144,6 +146,16 @@ pub struct DatabaseServerStatus {
     /// here again. While the server is away, and this is not zero, new Databases wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained: Option<i64>,
+    /// Databases that are archived here: renamed `zz_<database>_<unix time>`, closed to all logins, and kept until an administrator
+    /// restores or drops them, as docs/restore.md says. No Database finds them by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<i64>,
+    /// Databases here that no Database of this cluster has: whose they were, since when they are kept, and how large they are. At
+    /// most 20: the 10 that are kept longest and the 10 that are kept last. `retained` and `archived` count all; the table
+    /// ahoi.databases in the server's admin database lists all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["database".into()]))]
+    pub kept: Vec<KeptDatabase>,
     /// Clusters that databases on this server belong to by their ownership markers, without this one and without those in
     /// spec.sharedWithClusters; at most 16. A Database of the same namespace and name as one of these databases is Stalled with the
     /// reason DataOfAnotherCluster.
@@ -198,6 +210,43 @@ pub struct OtherCluster {
     pub id: String,
     /// How many there are, those that are archived not included.
     pub databases: i64,
+}
+
+/// A database that no Database of this cluster has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptDatabase {
+    /// Its name on the server.
+    pub database: String,
+    /// Namespace of the Database that it was made for: `customer-` and the customer's name. Unset where ahoi.databases on the server
+    /// does not contain it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of that Database, which is the customer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Id of the cluster that it belongs to. Unset: this cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Why it is there.
+    pub state: KeptState,
+    /// Since when it is in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Bytes it had when it was listed first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+}
+
+/// Why a database is kept that no Database of this cluster has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KeptState {
+    /// A Database of the same namespace and name adopts it.
+    Retained,
+    /// Renamed and closed. It is kept until an administrator restores or drops it.
+    Archived,
+    /// Another cluster uses it, or did so until that cluster was lost.
+    Active,
 }
 
 /// A removal that a server has not carried out yet, although the Database is deleted.

@@ -38,12 +38,14 @@ pub struct Binding {
 /// What becomes of the data when the object that describes it is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// The data stays where it is, closed to every login; an object of the same name finds it again.
+    /// The database stays as it is on its server, closed to every login; an object of the same name finds it again.
+    /// DatabaseServer.status.kept lists it.
     #[default]
     Retain,
-    /// The data is renamed aside on its server and closed; nothing finds it again by itself.
+    /// The database is renamed to `zz_<database>_<unix time>` on its server, closed to every login, and kept until an administrator
+    /// restores or drops it. No object finds it by itself; DatabaseServer.status.kept lists it.
     Archive,
-    /// The data is destroyed.
+    /// The database is dropped with its roles.
     Delete,
 }
 

@@ -41,6 +41,21 @@ fn no_unsigned_formats() {
     }
 }
 
+/// What nothing can be made from is refused by the name of its field.
+#[test]
+fn every_quantity_has_a_pattern() {
+    let mut found = 0;
+    for (plural, crd) in crds() {
+        walk(&plural, &serde_json::to_value(&crd).unwrap(), &mut |path, value| {
+            if value.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
+                assert!(value.get("pattern").is_some(), "{path} has no pattern");
+                found += 1;
+            }
+        });
+    }
+    assert!(found > 10, "{found} quantities");
+}
+
 /// What a platform team writes, it can look up by `kubectl explain`.
 #[test]
 fn every_field_of_a_spec_is_explained() {

@@ -130,6 +130,22 @@ pub fn not_ready_message<K: Conditioned>(object: &K) -> String {
     format!("{} {}: {why}", K::kind(&()), meta.name.as_deref().unwrap_or_default())
 }
 
+/// The longest message of a condition, in bytes.
+const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// Cuts messages that are too long: they quote what people and the API server write, and a status that the API server refuses for
+/// its length is never written.
+pub(crate) fn shorten(conditions: &mut [Condition]) {
+    for condition in conditions.iter_mut().filter(|condition| condition.message.len() > MAX_MESSAGE_BYTES) {
+        let mut end = MAX_MESSAGE_BYTES - '…'.len_utf8();
+        while !condition.message.is_char_boundary(end) {
+            end -= 1;
+        }
+        condition.message.truncate(end);
+        condition.message.push('…');
+    }
+}
+
 /// Makes conditions that were built from nothing comparable with those of the last pass: the order
 /// of the old ones, and their transition times where the status is the same. Otherwise a reconciler that
 /// starts from an empty list would write its status on every pass.

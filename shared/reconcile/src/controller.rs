@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
@@ -19,6 +20,7 @@ use crate::platform::Platform;
 use crate::queue::Queue;
 use crate::reconciler::{Conditioned, Object, PlainReconciler, Reconciler};
 use crate::requeue;
+use crate::unready::Unready;
 
 /// The bound of a pass. A pass that hangs would keep its object, and a slot, for ever.
 const PASS_TIMEOUT: Duration = Duration::from_secs(120);
@@ -126,7 +128,16 @@ impl<K: Object> Controller<K> {
     where
         K: Conditioned,
     {
+        let unready = Arc::new(Unready::default());
+        let (gone, counted, queue) = (unready.clone(), unready.clone(), self.queue.clone());
+        self.cache.listen(move |change| {
+            if change.gone {
+                gone.forget(&Key::of(&*change.object));
+            }
+        });
+        self.platform.count_unready(R::NAME, move || counted.count(|key| queue.is_ours(key), Timestamp::now()));
         let pass = Full {
+            unready,
             platform: self.platform.clone(),
             cache: self.cache.clone(),
             queue: self.queue.clone(),

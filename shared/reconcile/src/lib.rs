@@ -135,6 +135,7 @@ mod owned;
 mod pace;
 mod pass;
 mod platform;
+pub mod pods;
 mod queue;
 mod reconciler;
 mod repairs;
@@ -143,6 +144,7 @@ mod run;
 mod shards;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
+mod unready;
 mod workqueue;
 
 pub use age::age;

@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tower::{Layer, Service};
 
+use crate::unready::Counts;
+
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// What the crate itself counts.
@@ -31,6 +33,8 @@ pub(crate) struct Metrics {
     pub(crate) shard_takeovers: Family<Labels<1>, Counter>,
     unreadable: Family<[(&'static str, String); 1], Gauge>,
     first_list_overdue: Family<[(&'static str, String); 1], Gauge>,
+    not_ready: Family<Labels<2>, Gauge>,
+    longest_not_ready: Family<Labels<1>, Gauge>,
     requests: Requests,
 }
 
@@ -49,6 +53,8 @@ impl Metrics {
             shard_takeovers: Family::default(),
             unreadable: Family::default(),
             first_list_overdue: Family::default(),
+            not_ready: Family::default(),
+            longest_not_ready: Family::default(),
             requests,
         };
         let mut registry = metrics.registry.lock();
@@ -78,6 +84,16 @@ impl Metrics {
             "1 while this process works without the first list of a kind, after 45 seconds",
             metrics.first_list_overdue.clone(),
         );
+        registry.register(
+            "objects_not_ready",
+            "Objects whose condition Ready is False, by whether they are Stalled or on their way",
+            metrics.not_ready.clone(),
+        );
+        registry.register(
+            "longest_not_ready_seconds",
+            "For how long the object has not been ready that was ready least recently; 0 if all are",
+            metrics.longest_not_ready.clone(),
+        );
         registry.register("api_requests", "Requests to the API server", metrics.requests.0.clone());
         drop(registry);
         metrics
@@ -106,6 +122,14 @@ impl Metrics {
             self.unreadable.get_or_create(&labels).set(i64::try_from(unreadable).unwrap_or(i64::MAX));
             self.first_list_overdue.get_or_create(&labels).set(i64::from(overdue));
         }
+    }
+
+    /// How many objects of a controller are not ready.
+    pub(crate) fn observe_unready(&self, controller: &'static str, counts: Counts) {
+        for (state, count) in [("stalled", counts.stalled), ("reconciling", counts.reconciling)] {
+            self.not_ready.get_or_create(&[("controller", controller), ("state", state)]).set(count);
+        }
+        self.longest_not_ready.get_or_create(&[("controller", controller)]).set(counts.longest);
     }
 
     pub(crate) fn encode(&self) -> Result<String, fmt::Error> {

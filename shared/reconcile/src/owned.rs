@@ -352,7 +352,7 @@ impl<K: Object> Owned<K> {
         Err(Error::structural(
             "NameConflict",
             format!(
-                "{what} exists and does not belong to {owner}; it is left as it is. Delete or rename it to let {owner} create its own"
+                "{what} exists and does not belong to {owner}; it is left as it is. Delete it to let {owner} create its own"
             ),
         ))
     }

@@ -13,6 +13,7 @@ use crate::objects::Objects;
 use crate::platform::{EventType, Platform};
 use crate::queue::Queue;
 use crate::reconciler::{Conditioned, PlainReconciler, Reconciler, Transition};
+use crate::unready::Unready;
 
 /// What a controller does about one object. The answer is when to look again.
 pub(crate) trait Pass<K>: Send + Sync + 'static {
@@ -30,12 +31,34 @@ pub(crate) struct Full<R: Reconciler> {
     pub(crate) queue: Arc<Queue>,
     pub(crate) objects: Objects<R::Kind>,
     pub(crate) reconciler: R,
+    pub(crate) unready: Arc<Unready>,
 }
 
 impl<R: Reconciler> Pass<R::Kind> for Full<R> {
     const NAME: &'static str = R::NAME;
 
     async fn pass(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
+        let key = Key::of(&*object);
+        let delay = self.passed(object).await;
+        self.see(&key);
+        delay
+    }
+
+    async fn report(&self, object: &R::Kind, error: &Error, again: bool) {
+        self.explain(object, error, again).await;
+        self.see(&Key::of(object));
+    }
+}
+
+impl<R: Reconciler> Full<R> {
+    /// Keeps the metrics about objects that are not ready up to date.
+    fn see(&self, key: &Key) {
+        if let Some(now) = self.cache.lookup(key) {
+            self.unready.see(&*now);
+        }
+    }
+
+    async fn passed(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
         if object.meta().deletion_timestamp.is_some() {
             self.finalize(&object).await?;
             // Whatever is left to happen sends an event.
@@ -48,7 +71,7 @@ impl<R: Reconciler> Pass<R::Kind> for Full<R> {
         Ok(delay)
     }
 
-    async fn report(&self, object: &R::Kind, error: &Error, again: bool) {
+    async fn explain(&self, object: &R::Kind, error: &Error, again: bool) {
         // The first of its kind is retried within a second and rarely comes back; saying so would make every parent
         // look twice.
         if error.class() == Class::Conflict || (error.class() == Class::Transient && !again) {
@@ -65,9 +88,7 @@ impl<R: Reconciler> Pass<R::Kind> for Full<R> {
             debug!(%error, "the status could not be written; the next pass will");
         }
     }
-}
 
-impl<R: Reconciler> Full<R> {
     async fn with_finalizer(&self, object: Arc<R::Kind>) -> Result<Arc<R::Kind>, Error> {
         let Some(finalizer) = R::FINALIZER else { return Ok(object) };
         if object.finalizers().iter().any(|present| present == finalizer) {
@@ -109,6 +130,7 @@ impl<R: Reconciler> Full<R> {
         }
         *R::Kind::observed_generation_mut(&mut status) = object.meta().generation;
         let old = object.status().map(R::Kind::conditions).unwrap_or_default();
+        conditions::shorten(R::Kind::conditions_mut(&mut status));
         conditions::keep_history(old, R::Kind::conditions_mut(&mut status));
         // As it was found, or as it was written in the middle of the pass.
         let now = self.cache.lookup(&Key::of(object));

@@ -24,6 +24,7 @@ use crate::metrics::{Metrics, Requests};
 use crate::objects::Objects;
 use crate::reconciler::{Conditioned, Object};
 use crate::shards::Shards;
+use crate::unready::Counts;
 
 /// The group of the suite's kinds, and the prefix of its annotations and finalizers.
 pub const GROUP: &str = "internal.example.com";
@@ -66,7 +67,11 @@ struct Shared {
     caches: Mutex<Vec<Box<dyn CacheState>>>,
     conditions: Mutex<Vec<Gate>>,
     failures: mpsc::UnboundedSender<String>,
+    unready: Mutex<Vec<(&'static str, CountUnready)>>,
 }
+
+/// Counts the objects of a controller that are not ready.
+type CountUnready = Box<dyn Fn() -> Counts + Send + Sync>;
 
 /// Something to be waited for.
 struct Gate {
@@ -94,6 +99,7 @@ impl Platform {
             caches: Mutex::default(),
             conditions: Mutex::default(),
             failures,
+            unready: Mutex::default(),
         };
         Platform { client, shared: Arc::new(shared) }
     }
@@ -350,6 +356,11 @@ impl Platform {
         (working > LIST_OVERDUE).then_some(working)
     }
 
+    /// Has the metrics tell how many objects of a controller are not ready.
+    pub(crate) fn count_unready(&self, controller: &'static str, count: impl Fn() -> Counts + Send + Sync + 'static) {
+        self.shared.unready.lock().push((controller, Box::new(count)));
+    }
+
     /// The metrics as text.
     pub(crate) fn encode_metrics(&self) -> Result<String, std::fmt::Error> {
         let overdue = self.overdue().is_some();
@@ -360,6 +371,9 @@ impl Platform {
             *missing |= overdue && !cache.is_synced();
         }
         self.metrics().observe_caches(kinds);
+        for (controller, count) in &*self.shared.unready.lock() {
+            self.metrics().observe_unready(controller, count());
+        }
         self.metrics().encode()
     }
 

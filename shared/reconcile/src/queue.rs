@@ -51,6 +51,11 @@ impl Queue {
         shard_of(if key.namespace.is_empty() { &key.name } else { &key.namespace }, self.shards.count())
     }
 
+    /// Whether the object is on a shard of this replica's.
+    pub(crate) fn is_ours(&self, key: &Key) -> bool {
+        self.shards.has(self.shard_of(key))
+    }
+
     /// A permit for a pass over the object, if it is ours to look at.
     pub(crate) fn enter(&self, key: &Key) -> Option<Permit> {
         self.shards.enter(self.shard_of(key))

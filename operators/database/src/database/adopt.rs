@@ -87,14 +87,19 @@ async fn ask(
         }
         pool if may_keep(server, pool.as_ref().ok(), &identity.object) || pending::is_kept(server, database) => {
             let name = server.name_any();
-            let message = format!(
-                "DatabaseServer {name} cannot be reached, and may keep the data of an earlier Database of this name; \
-                 repair it, or delete the DatabaseServer to go on without"
-            );
-            Err(Error::waiting(SERVER_UNREACHABLE, message))
+            Err(Error::waiting(SERVER_UNREACHABLE, may_have_data(&name)))
         }
         _ => Ok(None),
     }
+}
+
+/// Nothing here advises to delete the DatabaseServer: whoever does that while its PostgreSQL is repaired gives every customer that
+/// has data there an empty database.
+fn may_have_data(server: &str) -> String {
+    format!(
+        "DatabaseServer {server} cannot be used, and may keep the data of an earlier Database of this name: the condition Ready of \
+         DatabaseServer {server} says what to correct. The Database is created when it is Ready again"
+    )
 }
 
 /// Whether a database is another cluster's, and not one's that is known to use the server.

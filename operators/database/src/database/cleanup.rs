@@ -119,7 +119,7 @@ async fn on_server(
 ) -> Result<(), Error> {
     let pool = context.pool(server)?;
     if let Some(note) = obey(&pool, order).await? {
-        left(context, database, Some(server), "NotOurs", note);
+        left(context, database, Some(server), super::NOT_OURS, note);
     }
     Ok(())
 }
@@ -291,7 +291,9 @@ mod tests {
         assert_eq!(removal.policy, DeletionPolicy::Delete);
         assert_eq!(
             removal.message.as_deref(),
-            Some("Secret ahoi-system/admin of DatabaseServer pg-1 does not exist"),
+            Some(
+                "Secret ahoi-system/admin of DatabaseServer pg-1 does not exist: create it with username and password of the admin role"
+            ),
             "what is in the way"
         );
         assert!(pending::is_pending(&server, &database("{}", "Retain", Duration::ZERO)), "an heir is not to have it");

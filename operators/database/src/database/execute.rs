@@ -81,7 +81,9 @@ pub async fn grows_too_much(server: &ServerPool, names: &Names) -> Result<bool, 
 /// The error for a refusal to plan.
 pub fn refused(server: &ServerPool, refusal: Refusal) -> Error {
     match refusal {
-        Refusal::NotOurs(message) => Error::structural("NotOurs", format!("DatabaseServer {}: {message}", server.name)),
+        Refusal::NotOurs(message) => {
+            Error::structural(super::NOT_OURS, format!("DatabaseServer {}: {message}", server.name))
+        }
         Refusal::Missing(message) => {
             Error::structural("DatabaseMissing", format!("DatabaseServer {}: {message}", server.name))
         }
@@ -116,7 +118,11 @@ impl Failed {
         match self.steps.as_slice() {
             [Step::Extension { extension, .. }] if !is_transient(code) => Error::structural(
                 "ExtensionRefused",
-                format!("DatabaseServer {} does not make the extension {extension}: {message}", server.name),
+                format!(
+                    "spec.extensions: DatabaseServer {} refuses the extension {extension}: {message}. Take it out, or install it on \
+                     the server",
+                    server.name
+                ),
             ),
             // invalid_parameter_value; undefined_object and insufficient_privilege, where they are about a parameter
             _ if sets && (code == "22023" || (code == "42704" || code == "42501") && message.contains("parameter")) => {

@@ -12,6 +12,7 @@ mod names;
 mod observe;
 mod parameters;
 mod pending;
+mod place;
 mod placement;
 mod plan;
 mod rotate;
@@ -23,7 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Binding, Database, DatabaseServer, DatabaseStatus, finalizers};
+use ahoi_api::{Binding, Database, DatabaseStatus, finalizers};
 use ahoi_reconcile::{Error, EventType, Progress, Reconciler, Verdict, conditions, is_ready};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -38,7 +39,6 @@ pub use self::names::{Names, TENANTS, is_database};
 pub use self::observe::{all as observe_all, owner_of};
 pub use self::pending::{catch_up, count as pending_removals, find_unfinished};
 pub use self::placement::Placements;
-use self::placement::{Candidate, Need};
 pub use self::plan::differs;
 use self::rotate::Rotation;
 use self::rotation::Kept;
@@ -57,6 +57,8 @@ const LATER: Duration = Duration::from_secs(300);
 
 /// The reason while another object has the name of the binding Secret, and how often that is looked at.
 const NAME_CONFLICT: &str = "NameConflict";
+/// The reason while the database that the status names is another object's.
+const NOT_OURS: &str = "NotOurs";
 const RETRY_CONFLICT: Duration = Duration::from_secs(30);
 
 /// The controller of Databases.
@@ -81,6 +83,7 @@ impl Reconciler for Databases {
                 conditions::settle(&mut status.conditions, generation, Verdict::from(&error));
                 Ok(Progress::new(status).requeue_in(RETRY_CONFLICT))
             }
+            Err(error) if error.reason() == NOT_OURS => self.place_again(database, error).await,
             outcome => outcome,
         }
     }
@@ -263,59 +266,6 @@ impl Databases {
         }
     }
 
-    /// The object with its place in its status: chosen once, and written down before anything is made there.
-    async fn placed(&self, database: &Database, storage: i64) -> Result<Arc<Database>, Error> {
-        let context = &self.0;
-        let mut status = database.status.clone().unwrap_or_default();
-        if status.server.is_some() && status.database_name.is_some() {
-            return Ok(Arc::new(database.clone()));
-        }
-        let found = adopt::find(context, database).await?;
-        let (server, names) = match &found {
-            Some(found) => (found.server.clone(), found.names.clone()),
-            None => (self.choose(database, storage)?, Names::from_uid(&database.uid().unwrap_or_default())),
-        };
-        let message = format!("making database {} on DatabaseServer {server}", names.database);
-        let verdict = Verdict::progressing("Creating", message);
-        conditions::settle(&mut status.conditions, database.metadata.generation, verdict);
-        status.server = Some(server);
-        status.database_name = Some(names.database);
-        status.login = Some(names.login);
-        status.adopted = found.as_ref().map(|found| found.data.clone());
-        let placed = context.platform.write_status(&context.caches.databases, database, &status).await?;
-        if let Some(found) = &found {
-            adopt::report(context, database, found);
-        }
-        Ok(placed)
-    }
-
-    fn choose(&self, database: &Database, storage: i64) -> Result<String, Error> {
-        let context = &self.0;
-        let need = Need { selector: &database.spec.server_selector, bytes: storage };
-        let all = context.caches.databases.all();
-        let server_of = |other: &Database| other.status.as_ref().and_then(|status| status.server.clone());
-        let candidates = || {
-            let servers = context.caches.servers.all();
-            let candidate = |server: &Arc<DatabaseServer>| {
-                let mut candidate = candidate(server);
-                // What is kept for objects that are gone takes a place, too.
-                let pool = context.pool(server).ok();
-                let unclaimed = pool.map_or(0, |pool| pool.memory.lock().unclaimed.len());
-                candidate.databases = i64::try_from(unclaimed).unwrap_or(i64::MAX);
-                for other in all.iter().filter(|other| server_of(other).as_deref() == Some(&candidate.name)) {
-                    candidate.databases += 1;
-                    let bytes = other.spec.storage.bytes().unwrap_or_default();
-                    candidate.allocated = candidate.allocated.saturating_add(bytes);
-                }
-                candidate
-            };
-            servers.iter().map(candidate).collect()
-        };
-        let is_pending =
-            |uid: &str| all.iter().any(|other| other.uid().as_deref() == Some(uid) && server_of(other).is_none());
-        context.placements.choose(&database.uid().unwrap_or_default(), &need, candidates, is_pending)
-    }
-
     /// One that cannot be read is not lost.
     fn binding(&self, database: &Database) -> Result<Option<Arc<Secret>>, Error> {
         let namespace = database.namespace().unwrap_or_default();
@@ -388,19 +338,6 @@ fn version_of(status: &DatabaseStatus) -> Option<&str> {
     status.binding.as_ref().map(|binding| binding.version.as_str())
 }
 
-fn candidate(server: &DatabaseServer) -> Candidate {
-    Candidate {
-        name: server.name_any(),
-        labels: server.labels().clone(),
-        placement: server.spec.placement,
-        ready: is_usable(server),
-        max_databases: server.spec.max_databases.map(i64::from),
-        // A size that cannot be read is no promise that can be kept.
-        capacity: server.spec.capacity.as_ref().map(|capacity| capacity.bytes().unwrap_or_default()),
-        ..Candidate::default()
-    }
-}
-
 async fn measure(pool: &ServerPool, name: &str) -> Result<i64, Error> {
     let sizes = pool.sizes(&[name.to_owned()]).await.map_err(|failure| failure.into_error(&pool.name))?;
     let size = sizes.first().map(|(_, size)| *size).unwrap_or_default();
@@ -410,6 +347,7 @@ async fn measure(pool: &ServerPool, name: &str) -> Result<i64, Error> {
 
 #[cfg(test)]
 mod tests {
+    use ahoi_api::DatabaseServer;
     use ahoi_reconcile::testing::{ApiServer, ready, settled};
 
     use super::*;

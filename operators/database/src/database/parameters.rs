@@ -92,14 +92,14 @@ pub fn check(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, S
 
 /// The error about one parameter.
 pub fn refused(name: &str, why: &str) -> Error {
-    Error::terminal("InvalidParameter", format!("spec.parameters[{name}]: {why}"))
+    Error::terminal("InvalidParameter", format!("spec.parameters[{name}]: {why}. Correct it or take it out"))
 }
 
 /// The error for parameters that PostgreSQL itself refused; its message names the parameter.
 pub fn refused_by_server(parameters: &BTreeMap<String, String>, message: &str) -> Error {
     match parameters.keys().find(|name| message.contains(&format!("\"{name}\""))) {
         Some(name) => refused(name, message),
-        None => Error::terminal("InvalidParameter", format!("spec.parameters: {message}")),
+        None => Error::terminal("InvalidParameter", format!("spec.parameters: {message}. Correct it or take it out")),
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
         let error = refused_by_server(&given, r#"invalid value for parameter "statement_timeout": "soon""#);
         assert_eq!(
             error.to_string(),
-            r#"spec.parameters[statement_timeout]: invalid value for parameter "statement_timeout": "soon""#
+            r#"spec.parameters[statement_timeout]: invalid value for parameter "statement_timeout": "soon". Correct it or take it out"#
         );
     }
 }

@@ -63,17 +63,22 @@ pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error
     let matching: Vec<_> = candidates.iter().filter(|candidate| candidate.matches(need)).collect();
     if matching.is_empty() {
         let which = if need.selector.is_empty() {
-            "no DatabaseServer takes databases that select none".to_owned()
+            "no DatabaseServer takes databases without a selector: set spec.placement of a DatabaseServer to Open, or set spec.serverSelector"
+                .to_owned()
         } else {
-            format!("no DatabaseServer that takes new databases has the labels {}", labels(need.selector))
+            format!(
+                "no DatabaseServer that takes new databases has the labels {} of spec.serverSelector: correct it, or label a \
+                 DatabaseServer",
+                labels(need.selector)
+            )
         };
-        return Err(Error::structural("NoServer", format!("{which}; add one that customers may be placed on")));
+        return Err(Error::structural("NoServer", which));
     }
     let roomy: Vec<_> = matching.into_iter().filter(|candidate| candidate.has_room(need)).collect();
     if roomy.is_empty() {
         return Err(Error::structural(
             "NoRoom",
-            "every DatabaseServer that may be used is full; raise maxDatabases or capacity of one, or add another",
+            "every DatabaseServer that may be used is full; raise spec.maxDatabases or spec.capacity of one, or add another",
         ));
     }
     let best = roomy
@@ -169,7 +174,8 @@ mod tests {
         let error = choose(&need, &[candidate("any")]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no DatabaseServer that takes new databases has the labels tier=gold; add one that customers may be placed on"
+            "no DatabaseServer that takes new databases has the labels tier=gold of spec.serverSelector: correct it, or label a \
+             DatabaseServer"
         );
     }
 

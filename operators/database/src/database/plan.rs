@@ -63,8 +63,12 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     let mut plan = Plan::new(names, observed);
     let claim = claim(names, &desired.identity, observed);
     if desired.provisioned && matches!(claim, Claim::Absent | Claim::Invalid) {
-        let why = "is not on its server any more; restore it, or delete the Database to have an empty one made";
-        return Err(Refusal::Missing(format!("database {} {why}", names.database)));
+        let Identity { namespace, name, .. } = &desired.identity;
+        return Err(Refusal::Missing(format!(
+            "database {} does not exist any more: restore it under this name, or delete Database {namespace}/{name} to have an \
+             empty one created",
+            names.database
+        )));
     }
     let before = match claim {
         Claim::Foreign(why) => return Err(not_ours(names, why)),

@@ -3,6 +3,7 @@
 mod disk;
 mod extensions;
 mod fleets;
+mod kept;
 mod maintenance;
 mod measure;
 mod others;
@@ -165,6 +166,8 @@ impl Servers {
         status.databases = Some(sweep::databases(&observed, &context.cluster.id));
         status.retained = i64::try_from(pool.memory.lock().unclaimed.len()).ok();
         self.report_others(server, &ours(&observed), &mut status);
+        kept::list(&pool, &ours(&observed), &context.cluster.id, &server.spec.shared_with_clusters, &mut status)
+            .await?;
         status.allocated_bytes = Some(placed.iter().map(|database| storage_of(database)).sum());
         status.max_connections = Some(facts.connections());
         status.passwords = Some(passwords);

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ahoi_api::OtherCluster;
 
+use super::kept::Kept;
 use super::measure::Growth;
 use crate::database::{DatabaseState, Desired, Names, Observed, Stamp, State, differs, is_database};
 use crate::quota::{self, Level};
@@ -40,6 +41,10 @@ pub struct Memory {
     /// Of the databases that no object refers to, closed ones included: [`Stamp::object`]. They take a place, too, and
     /// while the server is away they tell that an object of the same name is to wait for it.
     pub unclaimed: HashSet<String>,
+    /// The names of these databases.
+    pub unclaimed_databases: HashSet<String>,
+    /// What the server's status lists of the databases that no Database has, and what it was made from.
+    pub kept: Kept,
     /// Databases whose removal was begun and that no object and no pending removal refers to, as of the last sweep.
     pub unfinished: HashSet<String>,
     /// When a removal that the server has refused is tried again, by the uid of its Database.
@@ -137,7 +142,8 @@ pub fn orphans(observed: &Observed, cluster: &str, uids: &HashSet<String>, memor
         ours.filter(|(_, stamp)| stamp.cluster == cluster)
     };
     let unclaimed = stamped().filter(|(_, stamp)| stamp.state.can_be_adopted() && !uids.contains(&stamp.uid));
-    memory.unclaimed = unclaimed.map(|(_, stamp)| stamp.object).collect();
+    (memory.unclaimed, memory.unclaimed_databases) =
+        unclaimed.map(|(name, stamp)| (stamp.object, name.clone())).unzip();
     memory.is_swept = true;
     let active: Vec<_> = stamped().filter(|(name, stamp)| stamp.state == State::Active && is_database(name)).collect();
     let orphans: Vec<_> = active

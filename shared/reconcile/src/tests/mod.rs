@@ -15,6 +15,7 @@ mod owning;
 mod passes;
 mod pure;
 mod replicas;
+mod unready;
 mod workqueue;
 
 /// A cluster-scoped kind with a status.

@@ -116,7 +116,7 @@ async fn what_belongs_to_nobody_or_to_somebody_else_is_never_taken_over() {
     assert!(matches!(&error, Error::Structural { reason, .. } if reason == "NameConflict"));
     assert_eq!(
         error.to_string(),
-        "ConfigMap port/cargo exists and does not belong to Ship a; it is left as it is. Delete or rename it to let Ship a create \
+        "ConfigMap port/cargo exists and does not belong to Ship a; it is left as it is. Delete it to let Ship a create \
          its own"
     );
 

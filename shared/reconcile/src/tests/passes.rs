@@ -63,7 +63,8 @@ impl Deck {
         let cache: Cache<Ship> = testing::cache(seen);
         let queue = Queue::new(&Shards::undivided());
         let objects = platform.objects();
-        let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler: Script::default() };
+        let reconciler = Script::default();
+        let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler, unready: Arc::default() };
         Deck { server, pass }
     }
 

@@ -76,6 +76,14 @@ impl Shared {
         self.placements.pools(fleet, &self.pools.all())
     }
 
+    /// The pods of the fleet's shards.
+    pub fn pods_of(&self, fleet: &PgBouncer, shards: i32) -> Vec<Arc<Pod>> {
+        let namespace = fleet.namespace().unwrap_or_default();
+        let shards = (0..shards).map(|shard| fleet::shard(&fleet.name_any(), shard));
+        let names = shards.flat_map(|shard| (0..fleet.spec.replicas).map(move |i| fleet::pod(&shard, i)));
+        names.filter_map(|name| self.pods.get_in(&namespace, &name)).collect()
+    }
+
     /// The pods of the shard that clients are sent to.
     pub fn serving(&self, fleet: &PgBouncer, shard: i32) -> Vec<Serving> {
         let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet::shard(&fleet.name_any(), shard));

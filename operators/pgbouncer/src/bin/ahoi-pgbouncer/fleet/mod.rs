@@ -2,6 +2,7 @@
 
 mod certificates;
 mod desired;
+mod faults;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -103,7 +104,8 @@ impl Reconciler for FleetController {
         self.remove_shards(fleet, running).await?;
         self.forget_former_processes(fleet, running).await?;
         let serving: Vec<_> = (0..running).flat_map(|shard| self.shared.serving(fleet, shard)).collect();
-        Ok(Progress::new(status::status(fleet, &serving, &pools, trouble)))
+        let faults = faults::faults(fleet, &self.shared.pods_of(fleet, running));
+        Ok(Progress::new(status::status(fleet, &serving, &pools, trouble, faults)))
     }
 }
 

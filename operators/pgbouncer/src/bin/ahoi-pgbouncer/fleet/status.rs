@@ -8,11 +8,18 @@ use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Verdict, conditions};
 use kube::ResourceExt;
 
+use super::faults::Faults;
 use crate::placement::{Pools, is_full, running};
 
 /// The status that follows from which pods serve, what their agents say and where the pools are. The agents' own entries
 /// are handed back as they are. What somebody has to mend (`trouble`) is said before everything else.
-pub fn status(fleet: &PgBouncer, serving: &[Serving], pools: &Pools, trouble: Option<Verdict>) -> PgBouncerStatus {
+pub fn status(
+    fleet: &PgBouncer,
+    serving: &[Serving],
+    pools: &Pools,
+    trouble: Option<Verdict>,
+    faults: Option<Faults>,
+) -> PgBouncerStatus {
     let mut status = fleet.status.clone().unwrap_or_default();
     let wanted = fleet.spec.replicas * running(&fleet.spec, pools);
     status.host = Some(fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any()));
@@ -20,7 +27,7 @@ pub fn status(fleet: &PgBouncer, serving: &[Serving], pools: &Pools, trouble: Op
     status.summary = Some(format!("{}/{wanted}", serving.len()));
     status.shards = shards(fleet, pools);
     let wanted = usize::try_from(wanted).unwrap_or_default();
-    let verdict = trouble.unwrap_or_else(|| verdict(fleet, &status, serving.len(), wanted));
+    let verdict = trouble.unwrap_or_else(|| verdict(fleet, &status, serving.len(), wanted, faults));
     conditions::settle(&mut status.conditions, fleet.metadata.generation, verdict);
     status
 }
@@ -41,14 +48,20 @@ fn shards(fleet: &PgBouncer, pools: &Pools) -> Vec<ShardStatus> {
     if running > 1 { (0..running).map(shard).collect() } else { Vec::new() }
 }
 
-fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: usize, wanted: usize) -> Verdict {
+fn verdict(
+    fleet: &PgBouncer,
+    status: &PgBouncerStatus,
+    serving: usize,
+    wanted: usize,
+    faults: Option<Faults>,
+) -> Verdict {
     let closing = status.shards.iter().rev().find(|shard| shard.room == ShardRoom::Closing);
     if let Some(ShardStatus { index, .. }) = closing {
         return Verdict::stalled(
             "ShardsInUse",
             format!(
                 "shard {index} has ConnectionPools, so it goes on serving them although spec.shards is {}; set that to {} \
-                 again, or delete them and the shard goes too",
+                 again. The shard goes when its last customer has left it: delete the customer, or turn its feature connectionPool off",
                 fleet.spec.shards,
                 index + 1
             ),
@@ -69,7 +82,9 @@ fn verdict(fleet: &PgBouncer, status: &PgBouncerStatus, serving: usize, wanted: 
              process: raise its max_connections, place databases elsewhere, or run fewer processes"
         );
     }
-    if serving < wanted {
+    if let Some(faults) = faults.filter(|_| serving < wanted) {
+        Verdict::stalled(faults.reason, format!("{message}; {}", faults.message))
+    } else if serving < wanted {
         Verdict::progressing("Starting", message)
     } else if troubles.is_empty() {
         Verdict::ready(message)
@@ -150,7 +165,7 @@ mod tests {
     #[test]
     fn the_agents_entries_are_left_as_they_are() {
         let fleet = fleet(vec![process("global-0", None), process("global-7", None)]);
-        let status = status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new(), None);
+        let status = status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new(), None, None);
         assert_eq!(status.shards, [], "one shard is nothing to speak of");
         assert_eq!(status.processes, fleet.status.as_ref().unwrap().processes);
         assert_eq!(status.host.as_deref(), Some("global.ahoi-system.svc"));
@@ -169,7 +184,7 @@ mod tests {
             process.held = vec![away, planned];
         }
         assert_eq!(
-            message(&status(&fleet(processes), &serving(&["global-0", "global-1"]), &Pools::default(), None)),
+            message(&status(&fleet(processes), &serving(&["global-0", "global-1"]), &Pools::default(), None, None)),
             "True Ready: 2 of 2 processes serve; \
              global-0, global-1 hold the pools of DatabaseServer pg-1: it cannot be reached"
         );
@@ -180,7 +195,7 @@ mod tests {
         let short = |pod| ProcessStatus { overcommitted: vec!["pg-1".into()], ..process(pod, None) };
         let fleet = fleet(vec![short("global-0"), short("global-1")]);
         assert_eq!(
-            message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::default(), None)),
+            message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::default(), None, None)),
             "True Ready: 2 of 2 processes serve; the DatabaseServer pg-1 has fewer connections than its pools need, one \
              for each in each process: raise its max_connections, place databases elsewhere, or run fewer processes"
         );
@@ -191,11 +206,11 @@ mod tests {
         let mute = Some("pgbouncer does not answer");
         let fleet = fleet(vec![process("global-1", mute), process("global-0", mute)]);
         assert_eq!(
-            message(&status(&fleet, &[], &Pools::new(), None)),
+            message(&status(&fleet, &[], &Pools::new(), None, None)),
             "False Starting: 0 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
         assert_eq!(
-            message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new(), None)),
+            message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new(), None, None)),
             "False NotLoaded: 2 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
         );
     }
@@ -206,7 +221,7 @@ mod tests {
         fleet.spec.shards = 2;
         let pools = Pools::from([(0, 2), (1, 1)]);
         let pods = serving(&["global-0", "global-1", "global-s1-0", "global-s1-1"]);
-        let before = status(&fleet, &pods, &pools, None);
+        let before = status(&fleet, &pods, &pools, None, None);
         assert_eq!(before.summary.as_deref(), Some("4/4"));
         assert_eq!(before.host.as_deref(), Some("global.ahoi-system.svc"));
         let rooms: Vec<_> = before.shards.iter().map(|shard| (shard.host.as_str(), shard.room)).collect();
@@ -216,9 +231,9 @@ mod tests {
         );
         assert_eq!(former(&fleet, 2), ["global-s2-0"]);
         fleet.spec.shards = 1;
-        let refused = status(&fleet, &pods, &pools, None);
+        let refused = status(&fleet, &pods, &pools, None, None);
         assert_eq!(refused.shards[1].room, ShardRoom::Closing);
-        insta::assert_snapshot!(message(&refused), @"False ShardsInUse: shard 1 has ConnectionPools, so it goes on serving them although spec.shards is 1; set that to 2 again, or delete them and the shard goes too");
-        assert_eq!(status(&fleet, &pods[..2], &[(0, 2)].into(), None).shards, []);
+        insta::assert_snapshot!(message(&refused), @"False ShardsInUse: shard 1 has ConnectionPools, so it goes on serving them although spec.shards is 1; set that to 2 again. The shard goes when its last customer has left it: delete the customer, or turn its feature connectionPool off");
+        assert_eq!(status(&fleet, &pods[..2], &[(0, 2)].into(), None, None).shards, []);
     }
 }

@@ -56,7 +56,10 @@ impl PoolController {
         let fleet = self.shared.fleet(&pool.spec.pg_bouncer_ref)?.ok_or_else(|| {
             Error::structural(
                 "PgBouncerNotFound",
-                format!("spec.pgBouncerRef names the PgBouncer {}, which does not exist", fleet_name(pool)),
+                format!(
+                    "spec.pgBouncerRef names the PgBouncer {}, which does not exist: create it or name another",
+                    fleet_name(pool)
+                ),
             )
         })?;
         let name = &pool.spec.database_ref.name;
@@ -73,7 +76,10 @@ impl PoolController {
         }
         let (server, database_name, binding) = places(&database)?;
         let server = self.shared.servers.find("", server)?.ok_or_else(|| {
-            Error::structural("DatabaseServerNotFound", format!("the DatabaseServer {server} does not exist"))
+            Error::structural(
+                "DatabaseServerNotFound",
+                format!("DatabaseServer {server} does not exist: create it again with the spec that it had"),
+            )
         })?;
         check_tls(&server, &fleet)?;
         let has_login = server.status.as_ref().is_some_and(|status| status.pooler_login.is_some());

@@ -1,0 +1,75 @@
+//! What a backup tool has of a customer's objects, and how it brings them back.
+
+use ahoi_api::namespace_of;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::Cluster;
+
+/// Kinds that a restore finds in a customer's namespace.
+const KINDS: &str = "secrets,resourcequotas,limitranges,networkpolicies,rolebindings,deployments,cronjobs,poddisruptionbudgets,\
+                     databases.internal.example.com,connectionpools,schedulers";
+
+/// Objects without what no backup tool restores: uids, owner references, and who wrote which field.
+pub struct Backup(Vec<Value>);
+
+impl Cluster {
+    /// The objects of the customer; the Customer itself stands last if `customer_last`.
+    pub async fn backup(&self, name: &str, customer_last: bool) -> Result<Backup> {
+        let namespace = namespace_of(name);
+        let get = async |args: &[&str]| -> Result<Value> {
+            Ok(serde_json::from_str(&self.kubectl(&[&["get", "-o", "json"][..], args].concat(), "").await?)?)
+        };
+        let mut items = vec![get(&["namespace", &namespace]).await?, get(&["customernamespace", name]).await?];
+        let customer = get(&["customer", name]).await?;
+        if !customer_last {
+            items.push(customer.clone());
+        }
+        items.extend(get(&["-n", &namespace, KINDS]).await?["items"].as_array().cloned().unwrap_or_default());
+        if customer_last {
+            items.push(customer);
+        }
+        for item in &mut items {
+            let meta = item["metadata"].as_object_mut().context("no metadata")?;
+            for field in
+                ["uid", "resourceVersion", "creationTimestamp", "generation", "ownerReferences", "managedFields"]
+            {
+                meta.remove(field);
+            }
+        }
+        Ok(Backup(items))
+    }
+
+    /// Creates what is not there yet, as most tools do: without status. The controllers may be at work meanwhile.
+    pub async fn restore(&self, backup: &Backup) -> Result<()> {
+        let mut items = backup.0.clone();
+        items.iter_mut().filter_map(Value::as_object_mut).for_each(|item| drop(item.remove("status")));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
+        let Err(error) = self.kubectl(&["create", "-f", "-"], &list).await else { return Ok(()) };
+        let answer = error.to_string();
+        ensure!(answer.lines().all(|line| line.contains("already exists")), "{answer}");
+        Ok(())
+    }
+
+    /// The same, and then writes the status that our objects had.
+    pub async fn restore_with_status(&self, backup: &Backup) -> Result<()> {
+        self.restore(backup).await?;
+        for item in &backup.0 {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (kind, group) = (text(&item["kind"]), text(&item["apiVersion"]));
+            if !group.starts_with("internal.example.com/") {
+                continue;
+            }
+            let (name, namespace) = (text(&item["metadata"]["name"]), text(&item["metadata"]["namespace"]));
+            let (kind, patch) =
+                (format!("{kind}.v1.internal.example.com"), json!({"status": item["status"]}).to_string());
+            let mut patch =
+                vec!["patch", kind.as_str(), name.as_str(), "--subresource=status", "--type=merge", "-p", &patch];
+            if !namespace.is_empty() {
+                patch.extend(["-n", namespace.as_str()]);
+            }
+            self.kubectl(&patch, "").await?;
+        }
+        Ok(())
+    }
+}
