@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod probes;
 pub mod processes;
 pub mod refusal;
+pub mod servers;
 pub mod strangers;
 pub mod tls;
 

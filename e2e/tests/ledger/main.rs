@@ -9,6 +9,7 @@ mod customers;
 mod fleet;
 mod flood;
 mod hands;
+mod long_outage;
 mod maintenance;
 mod outage;
 mod pgbench;

@@ -2,14 +2,16 @@
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
-use anyhow::{Context as _, Result};
+use ahoi_e2e::ledger::Ledger;
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::outage::{POD, back_again, only_in_flight};
-use crate::{ONE_AT_A_TIME, booking};
+use crate::{CONNECTIONS, ONE_AT_A_TIME, booking};
 
 #[tokio::test]
 async fn the_pod_of_postgresql_is_deleted() -> Result<()> {
@@ -21,6 +23,34 @@ async fn the_pod_of_postgresql_is_deleted() -> Result<()> {
     })
     .await?;
     only_in_flight(&outcome)
+}
+
+/// Its admin role may not read passwords, so the agents have no session on it whose end they would notice.
+#[tokio::test]
+async fn the_pod_of_postgresql_is_deleted_where_passwords_are_in_files() -> Result<()> {
+    const SERVER: &str = "ledger-file";
+    const ADMIN: &str = "ledger_file";
+    const CUSTOMERS: [&str; 3] = ["ledger-file-a", "ledger-file-b", "ledger-file-c"];
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::connect().await?;
+    for name in CUSTOMERS {
+        cluster.delete_customer(name).await?;
+    }
+    cluster.delete_server(SERVER, ADMIN, ADMIN).await?;
+    cluster.create_server(SERVER, ADMIN, "CREATEDB CREATEROLE", ADMIN).await?;
+    let features = json!({"database": {"enabled": true, "serverSelector": {"for": SERVER}}});
+    let ledger = Ledger::open_with(&cluster, &CUSTOMERS, CONNECTIONS, features).await?;
+    let disturbed = async {
+        replace_pod(&cluster).await?;
+        back_again(&cluster, "pod, File", &ledger).await
+    };
+    let disturbed = disturbed.await;
+    let report = ledger.close(&cluster).await?;
+    println!("pod, File: {report}");
+    disturbed?;
+    report.nothing_lost()?;
+    ensure!(report.needless == 0, "clients failed that could have waited:\n{report}");
+    cluster.delete_server(SERVER, ADMIN, ADMIN).await
 }
 
 /// Deletes it as `kubectl delete pod` does, and waits until another one runs.

@@ -17,7 +17,10 @@ use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
 use crate::remembered::Remembered;
 use crate::secret;
-use crate::server::{AUTHORITIES_BYTES, Login, Pools, ServerPool, UNREACHABLE, authorities, unreachable};
+use crate::server::{
+    AUTHORITIES_BYTES, Login, Outages, Pools, READ_ONLY, ServerPool, UNREACHABLE, authorities, is_outage_reported,
+    read_only, unreachable,
+};
 
 /// What the two controllers share.
 pub struct Context {
@@ -29,6 +32,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// Connections to every server.
     pub pools: Pools,
+    /// Databases that are told that their server is unreachable, or is back.
+    pub outages: Outages,
     /// Taken by whoever changes which removals wait for a server.
     pub removals: tokio::sync::Mutex<()>,
     /// Passwords that no Secret holds yet.
@@ -121,7 +126,9 @@ impl Caches {
             let mut affected = databases.all();
             affected.retain(|database| {
                 let on = database.status.as_ref().and_then(|status| status.server.as_ref());
-                on.is_none_or(|on| *on == name) && (moved || !is_ready(&**database))
+                // Those that report an outage are woken by the server, one after the other.
+                let waits = || !is_ready(&**database) && (on.is_none() || !is_outage_reported(database));
+                on.is_none_or(|on| *on == name) && (moved || waits())
             });
             affected.iter().map(|database| ObjectRef::from_obj(&**database)).collect()
         }
@@ -181,6 +188,7 @@ impl Context {
             cluster: Cluster::new(uid),
             metrics: Metrics::new(&platform, options.top_customers),
             pools: Pools::new(options.log_statements),
+            outages: Outages::default(),
             removals: tokio::sync::Mutex::default(),
             remembered: Remembered::default(),
             placements: Placements::default(),
@@ -235,6 +243,7 @@ impl Context {
         if !is_usable(&server) {
             return Err(match ready_reason(&server) {
                 Some(UNREACHABLE) => unreachable(name),
+                Some(READ_ONLY) => read_only(name),
                 _ => Error::waiting("ServerNotReady", format!("DatabaseServer {name} is not Ready")),
             });
         }
@@ -281,6 +290,7 @@ pub mod tests {
             cluster: Cluster::new("cluster"),
             metrics: Metrics::new(&platform, 20),
             pools: Pools::new(false),
+            outages: Outages::default(),
             removals: tokio::sync::Mutex::default(),
             remembered: Remembered::default(),
             placements: Placements::default(),

@@ -24,6 +24,14 @@ pub fn has(context: &Context, login: &str, verifier: &str) -> bool {
     found.and_then(|found| secret::text(&found, login)).as_deref() == Some(verifier)
 }
 
+/// Whether the agents know a verifier of this database's logins. pgbouncer never looks up a login that it has known from a file,
+/// so these are kept up to date also when the server begins to let passwords be looked up.
+pub fn are_known(context: &Context, database: &str) -> bool {
+    let found = context.caches.secrets.get_in(context.platform.namespace(), &ahoi_api::verifier_secret(database));
+    let prefix = format!("{database}_");
+    found.is_some_and(|found| found.data.iter().flatten().any(|(login, _)| login.starts_with(&prefix)))
+}
+
 /// Tells the agents the verifier of a login.
 pub async fn keep(context: &Context, login: &str, verifier: &str) -> Result<(), Error> {
     if has(context, login, verifier) {
@@ -114,6 +122,7 @@ mod tests {
         forget(&knowing, &Names::of("c_00000000000b")).await.unwrap();
         assert_eq!(api.take_requests(), [], "nothing at rest");
         assert!(!has(&knowing, "c_0123456789ab_a", "another"));
+        assert!(are_known(&knowing, "c_0123456789ab") && !are_known(&knowing, "c_00000000000b"));
         forget(&knowing, &Names::of("c_0123456789ab")).await.unwrap();
         assert_eq!(api.take_writes(), [format!("PATCH {PATH}/{name}")]);
     }

@@ -50,7 +50,9 @@ use crate::quota::{self, Level};
 use crate::renewal::{self, Due};
 use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{Growth, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server};
+use crate::server::{
+    Growth, SERVER_READ_ONLY, SERVER_UNREACHABLE, ServerPool, is_long_outage, is_refusal_of_the_server,
+};
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -71,8 +73,13 @@ impl Reconciler for Databases {
 
     async fn reconcile(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
         match self.pass(database).await {
-            // The server says so itself, once. A thousand databases would each write it, and again when it is back.
-            Err(error) if is_ready(database) && self.is_told_by_the_server(database, error.reason()) => {
+            // The server says so itself, once. A thousand databases would each write it, and again when it is back: they do
+            // when an outage lasts, at the pace at which the server wakes them.
+            Err(error)
+                if is_ready(database)
+                    && self.is_told_by_the_server(database, error.reason())
+                    && !(error.reason() == SERVER_UNREACHABLE && self.is_long_outage(database)) =>
+            {
                 Ok(Progress::new(database.status.clone().unwrap_or_default()).requeue_in(LATER))
             }
             // An object that has the name of the Secret is not ours to watch: only a look tells that it is gone.
@@ -99,8 +106,14 @@ impl Databases {
     fn is_told_by_the_server(&self, database: &Database, reason: &str) -> bool {
         let name = database.status.as_ref().and_then(|status| status.server.as_deref());
         let server = name.and_then(|name| self.0.caches.servers.get(name));
-        reason == SERVER_UNREACHABLE
+        [SERVER_UNREACHABLE, SERVER_READ_ONLY].contains(&reason)
             || is_refusal_of_the_server(reason) && server.is_some_and(|server| !is_usable(&server))
+    }
+
+    fn is_long_outage(&self, database: &Database) -> bool {
+        let name = database.status.as_ref().and_then(|status| status.server.as_deref());
+        let server = name.and_then(|name| self.0.caches.servers.get(name));
+        server.is_some_and(|server| is_long_outage(&server, Timestamp::now()))
     }
 
     async fn pass(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
@@ -346,77 +359,4 @@ async fn measure(pool: &ServerPool, name: &str) -> Result<i64, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use ahoi_api::DatabaseServer;
-    use ahoi_reconcile::testing::{ApiServer, ready, settled};
-
-    use super::*;
-    use crate::context::tests::{context, secret, server};
-    use crate::server::UNREACHABLE;
-
-    #[tokio::test]
-    async fn only_who_wants_something_of_a_server_that_is_away_says_that_it_is() {
-        let api = ApiServer::new();
-        let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
-        let admin = secret("admin", &[("username", "postgres"), ("password", "x")]);
-        let databases = Databases(Arc::new(context(&api, vec![away], vec![], vec![admin])));
-        let database: Database = serde_saphyr::from_str(
-            "
-            apiVersion: internal.example.com/v1
-            kind: Database
-            metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
-            spec: {storage: 1gb}
-            status: {server: pg-1, databaseName: c_3f2504e04f89}
-            ",
-        )
-        .unwrap();
-        let mut settled = ready(database);
-        let told = databases.reconcile(&settled).await.unwrap();
-        assert_eq!(Some(&told.status), settled.status.as_ref());
-
-        settled.metadata.generation = Some(2);
-        let error = databases.reconcile(&settled).await.unwrap_err();
-        assert_eq!(error.reason(), SERVER_UNREACHABLE);
-        assert!(databases.is_told_by_the_server(&settled, "LoginRefused"));
-
-        // A server that is Ready has nothing to tell: what it refuses is about this database.
-        let here = Databases(Arc::new(context(&api, vec![ready(server("pg-1"))], vec![], vec![])));
-        assert!(!here.is_told_by_the_server(&settled, "LoginRefused"));
-        assert!(here.is_told_by_the_server(&settled, SERVER_UNREACHABLE), "it does not know yet");
-    }
-
-    /// What another object of this name left may be on it: an empty database elsewhere would hide that.
-    #[tokio::test]
-    async fn a_new_database_waits_for_a_server_that_may_keep_what_was_its_own() {
-        let admin = || secret("admin", &[("username", "postgres"), ("password", "x")]);
-        let waits = async |server: DatabaseServer, secrets, sweep: Option<&[&str]>| {
-            let databases = Databases(Arc::new(context(&ApiServer::new(), vec![server.clone()], vec![], secrets)));
-            let database: Database = serde_saphyr::from_str(
-                "
-                apiVersion: internal.example.com/v1
-                kind: Database
-                metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
-                spec: {storage: 1gb}
-                ",
-            )
-            .unwrap();
-            if let Some(unclaimed) = sweep {
-                let pool = databases.0.pool(&server).unwrap();
-                let objects = unclaimed.iter().map(|name| databases.0.cluster.object("customer-acme", name));
-                let mut memory = pool.memory.lock();
-                (memory.is_swept, memory.unclaimed) = (true, objects.collect());
-            }
-            databases.reconcile(&database).await.unwrap_err().reason() == SERVER_UNREACHABLE
-        };
-        let keeps = |retained| {
-            let mut away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
-            away.status.get_or_insert_default().retained = retained;
-            away
-        };
-        assert!(waits(keeps(Some(1)), vec![admin()], None).await, "nobody knows what it keeps");
-        assert!(waits(ready(keeps(Some(1))), vec![], None).await, "there is no login to ask it with");
-        assert!(waits(keeps(Some(1)), vec![admin()], Some(&["acme"])).await);
-        assert!(!waits(keeps(Some(1)), vec![admin()], Some(&["other"])).await, "it is known to keep another's");
-        assert!(!waits(keeps(Some(0)), vec![admin()], None).await && !waits(keeps(None), vec![admin()], None).await);
-    }
-}
+mod tests;

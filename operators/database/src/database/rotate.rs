@@ -182,7 +182,7 @@ impl Rotation<'_> {
 
     /// One write: applications see all of it or nothing.
     async fn give_away(&self, names: &Names, credentials: &Credentials) -> Result<Arc<Secret>, Error> {
-        if self.pool.hides_passwords() {
+        if self.pool.hides_passwords() || verifiers::are_known(self.context, &names.database) {
             // The poolers are to know it by then.
             verifiers::keep(self.context, &names.login, &credentials.verifier).await?;
         }
@@ -213,4 +213,50 @@ pub fn look_again(status: &DatabaseStatus, due: Due, now: Timestamp) -> Option<D
     let former = former.map(|credentials| rotation::look_again(credentials, now));
     let due = if let Due::In(due) = due { Some(due).filter(|due| *due < HOUR) } else { None };
     former.into_iter().chain(due).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use ahoi_reconcile::testing::{ApiServer, ready};
+
+    use super::*;
+    use crate::context::tests::{context, secret, server};
+
+    /// pgbouncer never looks up a login that it has known from a file, also after the server lets passwords be looked up.
+    #[tokio::test]
+    async fn the_agents_get_a_new_verifier_where_they_know_a_former_one() {
+        let database: Database = serde_saphyr::from_str(
+            "
+            apiVersion: internal.example.com/v1
+            kind: Database
+            metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
+            spec: {storage: 1gb}
+            status: {server: pg-1, databaseName: c_3f2504e04f89}
+            ",
+        )
+        .unwrap();
+        let names = Names::of("c_3f2504e04f89");
+        let published = ahoi_api::verifier_secret(&names.database);
+        let writes = async |known: &str| {
+            let (api, server) = (ApiServer::new(), ready(server("pg-1")));
+            let admin = secret("admin", &[("username", "postgres"), ("password", "x")]);
+            let verifiers = secret(&published, &[(known, "v")]);
+            let context = context(&api, vec![server.clone()], vec![], vec![admin, verifiers]);
+            let pool = context.pool(&server).unwrap();
+            assert!(!pool.hides_passwords());
+            let rotation = Rotation {
+                context: &context,
+                database: &database,
+                server: &server,
+                pool: &pool,
+                access: Access::Write,
+            };
+            // What the API server answers about the Secret of the binding is none of this test's business.
+            let _ = rotation.give_away(&names, &Credentials::generate().unwrap()).await;
+            api.take_writes()
+        };
+        let patch = format!("PATCH /api/v1/namespaces/ahoi-system/secrets/{published}");
+        assert_eq!(writes("c_3f2504e04f89_b").await.first(), Some(&patch), "before the binding");
+        assert!(!writes("c_000000000000_a").await.contains(&patch), "its logins are looked up");
+    }
 }

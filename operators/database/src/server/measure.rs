@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::disk;
 use super::pool::{Failure, ServerPool};
+use super::read_only;
 use super::sweep::{Memory, Wanted};
 use crate::quota::Level;
 
@@ -32,6 +33,8 @@ pub const TOLERATED: i64 = 1024 * 1024;
 const ACTIVITY: &str = r"
 SELECT json_build_object(
   'counted', current_setting('track_counts')::bool,
+  'standby', pg_is_in_recovery(),
+  'read_only', current_setting('transaction_read_only')::bool,
   'lists_files', has_function_privilege('pg_ls_tmpdir()', 'EXECUTE')
     AND has_function_privilege('pg_ls_waldir()', 'EXECUTE'),
   'written', (SELECT coalesce(json_object_agg(datname, tup_inserted + tup_updated + tup_deleted), '{}')
@@ -45,6 +48,8 @@ WHERE $1::text[] IS NULL AND $2::text[] IS NULL";
 pub struct Activity {
     /// Whether the server counts at all.
     counted: bool,
+    standby: bool,
+    read_only: bool,
     /// Whether the admin role may list temporary files and the WAL.
     lists_files: bool,
     /// Rows written since the statistics began.
@@ -81,6 +86,9 @@ pub async fn measure(pool: &ServerPool, wanted: &[&Wanted]) -> Result<(), Error>
     let failed = |failure: Failure| failure.into_error(&pool.name);
     let json = pool.text(ACTIVITY, [None, None]).await.map_err(failed)?;
     let activity: Activity = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
+    if activity.standby || activity.read_only {
+        return Err(read_only::of_server(&pool.name, activity.standby));
+    }
     let due = {
         let mut memory = pool.memory.lock();
         memory.measurements = memory.measurements.wrapping_add(1);

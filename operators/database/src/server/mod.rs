@@ -1,5 +1,6 @@
 //! DatabaseServer: reached, prepared once, and swept every minute.
 
+mod connections;
 mod disk;
 mod extensions;
 mod fleets;
@@ -7,11 +8,13 @@ mod kept;
 mod maintenance;
 mod measure;
 mod others;
+mod outage;
 mod passwords;
 mod pool;
 mod pooler;
 mod pooler_secret;
 mod prepare;
+mod read_only;
 mod removal;
 mod removed_poolers;
 mod sweep;
@@ -33,10 +36,12 @@ use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
 pub use self::measure::Growth;
+pub use self::outage::{Outages, is_long as is_long_outage, is_reported as is_outage_reported};
 pub use self::pool::{
     DEPENDENT_OBJECTS, Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server, unreachable,
 };
 use self::pooler::Pooler;
+pub use self::read_only::{READ_ONLY, SERVER_READ_ONLY, waits as read_only};
 pub use self::sweep::Retry;
 use self::sweep::{Orphan, Wanted};
 pub use self::tls::{AUTHORITIES_BYTES, CA, authorities};
@@ -78,6 +83,10 @@ impl Reconciler for Servers {
             let servers = &self.0.caches.servers;
             self.0.metrics.server(&server.name_any(), outcome.is_ok(), |name| servers.get(name).is_some());
             match outcome {
+                Err(Error::Waiting { reason, .. }) if reason == SERVER_READ_ONLY => {
+                    let found = read_only::of_server(&server.name_any(), false);
+                    stalled(server, Verdict::from(&found), RETRY_REFUSED)
+                }
                 // Whatever is waited for here, it is the server.
                 Err(Error::Waiting { .. }) => stalled(server, cannot_reach(server), RETRY),
                 Err(Error::Structural { reason, message }) => {
@@ -86,6 +95,7 @@ impl Reconciler for Servers {
                 outcome => outcome?,
             }
         };
+        self.report_outage(server, &progress.status);
         progress.status.maintenance = maintenance;
         maintenance::tell(&mut progress.status, server.metadata.generation, &busy);
         Ok(progress)
@@ -123,6 +133,15 @@ impl Servers {
         (now, busy)
     }
 
+    /// Wakes the Databases that do not say yet that their server has been unreachable for long, or is back.
+    fn report_outage(&self, server: &DatabaseServer, status: &DatabaseServerStatus) {
+        let context = &self.0;
+        let now = DatabaseServer { status: Some(status.clone()), ..server.clone() };
+        let databases = context.caches.databases.all();
+        let outdated = outage::outdated(&now, databases.iter().map(|database| &**database), Timestamp::now());
+        context.outages.wake(&server.name_any(), context, outdated);
+    }
+
     async fn look(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
         let context = &self.0;
         context.pools.retain(|name| context.caches.servers.get(name).is_some());
@@ -143,6 +162,8 @@ impl Servers {
                 prepare::prepare_without_pooler(&pool, facts, &names).await?
             }
         };
+
+        read_only::prove_writes(&pool).await?;
 
         let started = Instant::now();
         let placed = self.0.placed_on(&pool.name);
@@ -300,7 +321,9 @@ impl Servers {
         {
             let memory = pool.memory.lock();
             let unknown = |wanted: &Wanted| {
-                let mut desired = wanted.desired.iter().filter(|_| observed.hidden);
+                let is_known =
+                    |desired: &&Desired| observed.hidden || verifiers::are_known(&self.0, &desired.names.database);
+                let mut desired = wanted.desired.iter().filter(is_known);
                 desired.any(|desired| !verifiers::has(&self.0, &desired.names.login, &desired.verifier))
             };
             let differs = |wanted: &Wanted| {

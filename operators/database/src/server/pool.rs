@@ -10,25 +10,25 @@ use ahoi_api::{DatabaseServer, Passwords, SERVER_STARTED};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use super::connections::{CONNECT_TIMEOUT, Connections, SELF_GRANT};
 use super::maintenance::Seen;
+use super::read_only;
 use super::sweep::Memory;
 use super::tls;
 
-/// Few: the server's connections are the customers'.
-const MAX_CONNECTIONS: u32 = 4;
 /// CREATE and DROP DATABASE at once; they are heavy, and the connection left over is for everything else.
 const MAX_CHANGES: usize = 3;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whoever asks whether the server is there wants to know now.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sessions that a pooler cannot make wait. Whoever may not see what others do sees at least these columns.
 const DIRECT_SESSIONS: &str = r"SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL AND usename IS NOT NULL
-    AND pid <> pg_backend_pid() AND usename NOT LIKE 'ahoi\_pooler\_%' AND coalesce(application_name, '') <> 'ahoi-database'";
+    AND pid <> pg_backend_pid() AND usename NOT LIKE 'ahoi\_pooler\_%'
+    AND coalesce(application_name, '') NOT LIKE 'ahoi-database%'";
 /// A server that answered so recently is busy rather than gone when no connection is free.
 const RECENTLY: Duration = Duration::from_secs(15);
 
@@ -39,10 +39,6 @@ const NOT_LOGGED: &str = "DO $$ DECLARE setting text[]; BEGIN \
        ['log_min_duration_statement', '-1'], ['log_min_duration_sample', '-1'], ['log_transaction_sample_rate', '0']] LOOP \
        BEGIN PERFORM set_config(setting[1], setting[2], false); EXCEPTION WHEN insufficient_privilege THEN NULL; END; \
      END LOOP; END $$";
-
-/// A role that is no superuser has to be a member of the roles it makes, to act in their name.
-const SELF_GRANT: &str = "SELECT set_config('createrole_self_grant', 'set, inherit', false) \
-     WHERE current_setting('server_version_num')::int >= 160000";
 
 /// SQLSTATE of a role that cannot be dropped because something depends on it.
 pub const DEPENDENT_OBJECTS: &str = "2BP01";
@@ -118,8 +114,7 @@ pub struct ServerPool {
     pub changes: Semaphore,
     /// What the sweeps remember.
     pub memory: Arc<Mutex<Memory>>,
-    pool: PgPool,
-    options: PgConnectOptions,
+    connections: Connections,
     place: Place,
     fingerprint: u64,
     answered: Mutex<Option<Instant>>,
@@ -158,6 +153,7 @@ impl Failure {
                 format!("DatabaseServer {server} refuses the login of its admin Secret: {message}"),
             ),
             Failure::Busy => Error::Other(anyhow::anyhow!("DatabaseServer {server} has no free connection")),
+            Failure::Refused { code, .. } if code == read_only::SQLSTATE => read_only::waits(server),
             Failure::Refused { code, message } if code == "42501" => Error::structural(
                 "PrivilegeMissing",
                 format!("the admin role on DatabaseServer {server} may not do this: {message}"),
@@ -174,12 +170,13 @@ pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
 
 /// Whether an error of a Database is one that its DatabaseServer has, and tells, while it is not Ready.
 pub fn is_refusal_of_the_server(reason: &str) -> bool {
-    ["ServerNotReady", "LoginRefused", "NotTrusted", "SecretMissing", "SecretIncomplete"].contains(&reason)
+    ["ServerNotReady", read_only::SERVER_READ_ONLY, "LoginRefused", "NotTrusted", "SecretMissing", "SecretIncomplete"]
+        .contains(&reason)
 }
 
 /// What a Database says while its server cannot be reached, however that was found.
 pub fn unreachable(server: &str) -> Error {
-    Error::waiting(SERVER_UNREACHABLE, format!("DatabaseServer {server} cannot be reached"))
+    Error::waiting(SERVER_UNREACHABLE, format!("DatabaseServer {server} is unreachable; its condition Ready says why"))
 }
 
 /// A connection of its own; none when there is no answer in time.
@@ -215,34 +212,20 @@ impl ServerPool {
             .username(&login.username)
             .password(&login.password)
             .database(&spec.admin_database)
-            .application_name("ahoi-database")
             // Nothing that a customer has made in its own database may come before what the statements mean.
             .options([("search_path", "pg_catalog"), ("statement_timeout", "60s"), ("lock_timeout", "10s")])
+            // sqlx sets none on its side of a connection. On the server's they end the session of a controller that vanished.
+            .options([("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")])
             // Slow statements would be logged with their text.
             .disable_statement_logging();
         let found = server.status.as_ref().and_then(|status| status.passwords);
         let options = tls::secure(options, spec.tls.mode, ca);
-        let pool = PgPoolOptions::new()
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    for statement in session {
-                        connection.execute(sqlx::raw_sql(statement)).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .max_connections(MAX_CONNECTIONS)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .idle_timeout(Duration::from_secs(60))
-            .max_lifetime(Duration::from_secs(30 * 60))
-            .connect_lazy_with(options.clone());
         ServerPool {
             name: server.name_any(),
             authorities: ca.map(str::to_owned),
             changes: Semaphore::new(MAX_CHANGES),
             memory,
-            pool,
-            options,
+            connections: Connections::new(options, session),
             place,
             fingerprint,
             answered: Mutex::default(),
@@ -253,18 +236,18 @@ impl ServerPool {
     /// Runs a query for one text, such as a JSON document; its parameters are lists of names.
     pub async fn text(&self, sql: &str, names: [Option<&[String]>; 2]) -> Result<String, Failure> {
         let [first, second] = names;
-        self.judge(sqlx::query_scalar(sql).bind(first).bind(second).fetch_one(&self.pool).await)
+        self.ask(async |pool| sqlx::query_scalar(sql).bind(first).bind(second).fetch_one(&pool).await).await
     }
 
     /// Runs a query for pairs of texts; its parameter is a text.
     pub async fn pairs(&self, sql: &str, parameter: &str) -> Result<Vec<(String, String)>, Failure> {
-        self.judge(sqlx::query_as(sql).bind(parameter).fetch_all(&self.pool).await)
+        self.ask(async |pool| sqlx::query_as(sql).bind(parameter).fetch_all(&pool).await).await
     }
 
     /// Whether a login has a session, wherever on the server.
     pub async fn is_used(&self, login: &str) -> Result<bool, Failure> {
         let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1)";
-        self.judge(sqlx::query_scalar(sql).bind(login).fetch_one(&self.pool).await)
+        self.ask(async |pool| sqlx::query_scalar(sql).bind(login).fetch_one(&pool).await).await
     }
 
     /// How many bytes each of these databases takes; those that are being dropped are left out.
@@ -272,13 +255,17 @@ impl ServerPool {
         // Of one whose files have gone meanwhile PostgreSQL says NULL.
         let sql = "SELECT name, size FROM (SELECT datname::text AS name, pg_database_size(oid) AS size FROM pg_database \
                    WHERE datname = ANY($1) AND datconnlimit <> -2) AS sized WHERE size IS NOT NULL";
-        self.judge(sqlx::query_as(sql).bind(databases).fetch_all(&self.pool).await)
+        self.ask(async |pool| sqlx::query_as(sql).bind(databases).fetch_all(&pool).await).await
     }
 
     /// Runs statements in the admin database; several of them are one transaction.
     pub async fn run(&self, sql: &str) -> Result<(), Failure> {
-        let outcome = self.pool.execute(sqlx::raw_sql(sql)).await;
-        self.judge(outcome.map(|_| ()))
+        self.ask(async |pool| pool.execute(sqlx::raw_sql(sql)).await.map(|_| ())).await
+    }
+
+    /// Runs a statement on a connection of the pool.
+    async fn ask<T>(&self, statement: impl AsyncFnOnce(PgPool) -> Result<T, sqlx::Error>) -> Result<T, Failure> {
+        self.judge(self.connections.wait_for(statement(self.connections.pool())).await)
     }
 
     /// Whether the admin role may not read verifiers.
@@ -306,14 +293,14 @@ impl ServerPool {
 
     /// A connection of its own to a customer's database.
     pub async fn inside(&self, database: &str) -> Result<PgConnection, Failure> {
-        let outcome = connect(&self.options.clone().database(database)).await;
+        let outcome = connect(&self.connections.options().clone().database(database)).await;
         outcome.map_or(Err(Failure::Unreachable), |outcome| self.judge(outcome))
     }
 
     /// Asks the server itself, by a connection of its own: one of the pool's would be waited for while the server is away.
     pub async fn probe(&self) -> Result<Seen, Failure> {
         let asked = async {
-            let mut connection = PgConnection::connect_with(&self.options).await?;
+            let mut connection = PgConnection::connect_with(self.connections.options()).await?;
             let started = sqlx::query_scalar(SERVER_STARTED).fetch_one(&mut connection).await?;
             let direct_sessions = sqlx::query_scalar(DIRECT_SESSIONS).fetch_one(&mut connection).await?;
             // It is closed either way.
@@ -328,7 +315,7 @@ impl ServerPool {
 
     /// Runs statements on a connection from [`inside`](Self::inside).
     pub async fn run_inside(&self, connection: &mut PgConnection, sql: &str) -> Result<(), Failure> {
-        let outcome = connection.execute(sqlx::raw_sql(sql)).await;
+        let outcome = self.connections.wait_for(connection.execute(sqlx::raw_sql(sql))).await;
         self.judge(outcome.map(|_| ()))
     }
 
@@ -337,21 +324,21 @@ impl ServerPool {
     where
         T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
     {
-        self.judge(sqlx::query_as(sql).fetch_one(connection).await)
+        self.judge(self.connections.wait_for(sqlx::query_as(sql).fetch_one(connection)).await)
     }
 
     /// Logs in to a database as somebody else, for an answer, and leaves.
     pub async fn log_in(&self, database: &str, login: &Login) -> Result<(), Failure> {
         let outcome = connect(&self.options_of(database, login)).await.ok_or(Failure::Unreachable)?;
         let mut connection = self.judge(outcome)?;
-        let answered = connection.execute("SELECT 1").await;
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, connection.execute("SELECT 1")).await;
         // It is closed either way.
         let _ = connection.close().await;
-        self.judge(answered.map(|_| ()))
+        answered.map_or(Err(Failure::Unreachable), |answered| self.judge(answered.map(|_| ())))
     }
 
     fn options_of(&self, database: &str, login: &Login) -> PgConnectOptions {
-        self.options.clone().database(database).username(&login.username).password(&login.password)
+        self.connections.options().clone().database(database).username(&login.username).password(&login.password)
     }
 
     fn judge<T>(&self, outcome: Result<T, sqlx::Error>) -> Result<T, Failure> {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::disk;
 use super::pool::{Failure, ServerPool};
+use super::read_only;
 use crate::database::TENANTS;
 use crate::scram;
 
@@ -39,6 +40,8 @@ SELECT json_build_object(
     - coalesce(current_setting('reserved_connections', true), '0')::int,
   'admin_database', current_database(),
   'admin', current_user,
+  'standby', pg_is_in_recovery(),
+  'read_only', current_setting('transaction_read_only')::bool,
   'temp_file_limit', current_setting('temp_file_limit'),
   'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'SELECT'),
   'superuser', current_setting('is_superuser')::bool,
@@ -79,6 +82,8 @@ pub struct Facts {
     connections: i64,
     admin_database: String,
     admin: String,
+    standby: bool,
+    read_only: bool,
     temp_file_limit: String,
     reads_passwords: bool,
     superuser: bool,
@@ -208,6 +213,9 @@ pub async fn prepare(server: &ServerPool, facts: Facts, poolers: &Poolers) -> Re
 }
 
 fn check(server: &str, facts: &Facts) -> Result<(), Error> {
+    if facts.standby || facts.read_only {
+        return Err(read_only::of_server(server, facts.standby));
+    }
     if facts.version < OLDEST {
         let version = &facts.version_text;
         return Err(Error::structural(

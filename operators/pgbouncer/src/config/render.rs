@@ -226,7 +226,9 @@ fn users(routes: &[&Route], poolers: &Poolers, verifiers: &Verifiers) -> String 
         .filter_map(|route| poolers.get(&route.server))
         .map(|pooler| (pooler.name.as_str(), &pooler.password))
         .collect();
-    for route in routes.iter().filter(|route| route.passwords == Passwords::File) {
+    // A login that pgbouncer has read from this file once is never looked up again: without a line here it is refused until
+    // pgbouncer is started anew. So the known verifiers stay when a server begins to let passwords be looked up.
+    for route in routes {
         logins.extend(verifiers.of(&route.database).map(|(login, verifier)| (login.as_str(), verifier)));
     }
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
@@ -319,6 +321,21 @@ mod tests {
             text.contains(" max_db_client_connections=7000\n") && text.contains("\nmax_client_conn = 13000\n"),
             "{text}"
         );
+    }
+
+    /// pgbouncer never looks up a login that it has read from the file once.
+    #[test]
+    fn a_known_verifier_stays_when_its_server_begins_to_let_passwords_be_looked_up() {
+        let mut settings = Settings::default();
+        settings.verifiers.update([("c_a_a".to_owned(), VERIFIER.to_owned())], []);
+        let users = |route: Route| {
+            let files = render([&route], &poolers(), &settings).files;
+            files.into_iter().find(|(name, _)| *name == AUTH_FILE).map(|(_, text)| text).unwrap()
+        };
+        let line = format!("\"c_a_a\" \"{VERIFIER}\"\n");
+        assert_eq!(users(file_route("c_a")), line);
+        assert!(users(route("c_a")).contains(&line) && users(route("c_a")).contains("ahoi_pooler_1_a"));
+        assert!(!users(route("c_b")).contains("c_"), "its logins are looked up");
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Verifiers {
         let before = std::mem::replace(self, Verifiers(present.collect()));
         let databases: BTreeSet<&str> = loaded
             .into_iter()
-            .filter(|route| route.passwords == Passwords::File && self.of(&route.database).next().is_none())
+            .filter(|route| self.of(&route.database).next().is_none())
             .map(|route| route.database.as_str())
             .collect();
         for database in databases {

@@ -109,12 +109,13 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
     let is_serving = serving.clone();
     platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
     let limit = Duration::from_secs(options.drain_announce + options.drain + 5);
+    let process = Process::new(options.pgbouncer.clone());
     let agent = Agent {
         platform: platform.clone(),
-        process: Process::new(options.pgbouncer.clone()),
         turns: Turns::new(&fleet.name, platform.instance()),
         metrics: Metrics::register(platform),
-        holds: Holds::start(options.directory.clone(), options.port, servers.clone()),
+        holds: Holds::start(options.directory.clone(), options.port, servers.clone(), process.refused()),
+        process,
         servers,
         top: Top::register(platform, options.top_customers),
         resources: logins::resources(options.memory_limit),

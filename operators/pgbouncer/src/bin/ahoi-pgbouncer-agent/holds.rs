@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahoi_api::{DatabaseServer, HeldServer};
@@ -13,7 +14,7 @@ use ahoi_pgbouncer::console::{Console, Database};
 use ahoi_pgbouncer::hold::{Heard, Hold, Server, Way, hold, report};
 use ahoi_reconcile::Cache;
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
@@ -32,19 +33,21 @@ pub struct Holds {
     heard: watch::Sender<By<Heard>>,
     held: watch::Receiver<By<Hold>>,
     objects: Cache<DatabaseServer>,
+    /// Notified when pgbouncer was refused by a server.
+    alarm: Arc<Notify>,
     canaries: By<(Way, AbortOnDropHandle<()>)>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Holds {
     /// Holds what there is to hold at the pgbouncer whose console is in `directory`.
-    pub fn start(directory: PathBuf, port: u16, objects: Cache<DatabaseServer>) -> Holds {
+    pub fn start(directory: PathBuf, port: u16, objects: Cache<DatabaseServer>, alarm: Arc<Notify>) -> Holds {
         let (servers, routed) = watch::channel(By::new());
         let (heard, news) = watch::channel(By::new());
         let (tell, held) = watch::channel(By::new());
         let holder = Holder { directory, port, objects: objects.clone(), routed, news, tell, paused: BTreeSet::new() };
         let task = AbortOnDropHandle::new(tokio::spawn(holder.run()));
-        Holds { servers, heard, held, objects, canaries: By::new(), _task: task }
+        Holds { servers, heard, held, objects, alarm, canaries: By::new(), _task: task }
     }
 
     /// Tells of each change of what is held.
@@ -84,7 +87,7 @@ impl Holds {
         let tell = move |news: Heard| {
             heard.send_if_modified(|all| all.insert(alias.clone(), news.clone()).as_ref() != Some(&news));
         };
-        AbortOnDropHandle::new(tokio::spawn(canary::watch(way.clone(), tell)))
+        AbortOnDropHandle::new(tokio::spawn(canary::watch(way.clone(), self.alarm.clone(), tell)))
     }
 
     /// The databases whose clients wait because of their server.

@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// A process that has run for so long did not die of its start.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// What pgbouncer logs then.
+const REFUSED: &[u8] = b"server login failed: ";
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// pgbouncer, running or not.
@@ -20,11 +25,13 @@ pub struct Process {
     started: Instant,
     /// Deaths in a row soon after the start.
     deaths: u32,
+    /// Notified when a PostgreSQL server refused a login of pgbouncer.
+    refused: Arc<Notify>,
 }
 
 impl Process {
     pub fn new(program: PathBuf) -> Self {
-        Process { program, child: None, started: Instant::now(), deaths: 0 }
+        Process { program, child: None, started: Instant::now(), deaths: 0, refused: Arc::default() }
     }
 
     /// Starts it with the configuration `ini`, unless it runs.
@@ -34,12 +41,20 @@ impl Process {
         }
         tokio::time::sleep_until(self.started + self.pause()).await;
         let mut command = Command::new(&self.program);
-        command.arg(ini).stdin(Stdio::null()).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        command.arg(ini).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         info!(pid = child.id(), "pgbouncer started");
+        if let Some(log) = child.stderr.take() {
+            tokio::spawn(forward(log, self.refused.clone()));
+        }
         self.child = Some(child);
         self.started = Instant::now();
         Ok(())
+    }
+
+    /// Notified when a PostgreSQL server refused a login of pgbouncer.
+    pub fn refused(&self) -> Arc<Notify> {
+        self.refused.clone()
     }
 
     pub fn is_running(&self) -> bool {
@@ -73,6 +88,19 @@ impl Process {
     }
 }
 
+/// Writes pgbouncer's log into the pod's, and reads it for logins that a server refused: pgbouncer then fails whoever asks next.
+async fn forward(log: impl AsyncRead + Unpin, refused: Arc<Notify>) {
+    let (mut log, mut line, mut stderr) = (BufReader::new(log), Vec::new(), tokio::io::stderr());
+    while log.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+        if line.windows(REFUSED.len()).any(|words| words == REFUSED) {
+            refused.notify_waiters();
+        }
+        // Without it pgbouncer goes on.
+        let _ = stderr.write_all(&line).await;
+        line.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +116,14 @@ mod tests {
             assert!(!process.ended().await.unwrap().success());
             assert!(!process.is_running());
         }
+    }
+
+    #[tokio::test]
+    async fn a_refused_login_in_the_log_notifies() {
+        let refused = Arc::new(Notify::new());
+        let notified = refused.clone();
+        let log = &b"LOG stats\nWARNING server login failed: FATAL the database system is shutting down\n"[..];
+        tokio::join!(notified.notified(), forward(log, refused));
     }
 
     #[tokio::test]
