@@ -22,12 +22,15 @@ fn for_database(sql: &str, database: &str, archived: &str) -> String {
     sql.replace("zz_c_3f2504e04f89_1795795124", archived).replace("c_3f2504e04f89", database)
 }
 
-/// Waits until the server lists the customer's database, perhaps under another name, in this state.
-async fn listed(cluster: &Cluster, name: &str, database: &str, state: KeptState) -> Result<KeptDatabase> {
+/// Waits until the server lists the customer's database in this state, whatever its name there, but for one of an earlier archive:
+/// the list is up to a minute old.
+async fn listed(cluster: &Cluster, name: &str, names: [&str; 2], state: KeptState) -> Result<KeptDatabase> {
+    let [database, earlier] = names;
     let entry = |server: &DatabaseServer| {
         let kept = server.status.iter().flat_map(|status| &status.kept);
         let mut found = kept.filter(|kept| {
-            kept.database.contains(database) && kept.name.as_deref() == Some(name) && kept.state == state
+            let is_it = kept.database.contains(database) && kept.database != earlier;
+            is_it && kept.name.as_deref() == Some(name) && kept.state == state
         });
         found.next().cloned()
     };
@@ -61,7 +64,7 @@ async fn archived_data_is_listed_restored_and_purged_as_documented() -> Result<(
     let database = database_name(&cluster, name).await?;
     cluster.delete_customer(name).await?;
 
-    let kept = listed(&cluster, name, &database, KeptState::Archived).await?;
+    let kept = listed(&cluster, name, [&database, ""], KeptState::Archived).await?;
     ensure!(kept.database.starts_with(&format!("zz_{database}_")), "{kept:?}");
     ensure!(kept.namespace == Some(namespace_of(name)) && kept.cluster.is_none(), "{kept:?}");
     ensure!(kept.since.is_some() && kept.size_bytes.is_some_and(|size| size > 1_000_000), "{kept:?}");
@@ -79,7 +82,7 @@ async fn archived_data_is_listed_restored_and_purged_as_documented() -> Result<(
     has_rows(&cluster, name).await?;
 
     cluster.delete_customer(name).await?;
-    let again = listed(&cluster, name, &database, KeptState::Archived).await?;
+    let again = listed(&cluster, name, [&database, &kept.database], KeptState::Archived).await?;
     run_each(&cluster, &for_database(sql("### Purge", 1)?, &database, &again.database)).await?;
     ensure!(!exists(&cluster, &again.database).await? && roles(&cluster, &database).await? == 0);
     let is_gone = |server: Option<&DatabaseServer>| {
@@ -97,7 +100,7 @@ async fn retained_data_is_listed_and_purged_as_documented() -> Result<()> {
     with_rows(&cluster, name, "Retain", features.clone()).await?;
     let database = database_name(&cluster, name).await?;
     cluster.delete_customer(name).await?;
-    let kept = listed(&cluster, name, &database, KeptState::Retained).await?;
+    let kept = listed(&cluster, name, [&database, ""], KeptState::Retained).await?;
     ensure!(kept.database == database && kept.namespace == Some(namespace_of(name)), "{kept:?}");
     ensure!(kept.since.is_some() && kept.size_bytes.is_some(), "{kept:?}");
     run_each(&cluster, &for_database(sql("### Purge", 0)?, &database, "")).await?;
