@@ -21,6 +21,13 @@ FROM (
 WHERE place <= 10 OR place > total - 10
 ORDER BY place"#;
 
+/// The sizes of the databases of a JSON list, in bytes. A role that is no superuser may not measure those it cannot connect to, such
+/// as another role's.
+const SIZES: &str = "
+SELECT datname::text, coalesce(pg_database_size(oid)::text, '') FROM pg_database
+WHERE datname IN (SELECT json_array_elements_text($1::json)) AND datconnlimit <> -2
+  AND (has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE'))";
+
 /// What the ownership marker of a database tells about it: its state, and the cluster, if that is another one.
 type Marker = (State, Option<String>);
 
@@ -101,9 +108,12 @@ async fn describe(
     let parameter = serde_json::to_string(&names).map_err(anyhow::Error::from)?;
     let owners = pool.pairs(OWNERS, &parameter).await.map_err(failed)?;
     let size_of = |name: &str| before.iter().find(|known| known.database == name).and_then(|known| known.size_bytes);
-    let unknown = owners.iter().filter(|(name, _)| size_of(name).is_none()).map(|(name, _)| name.clone());
+    let unknown: Vec<&String> =
+        owners.iter().filter(|(name, _)| size_of(name).is_none()).map(|(name, _)| name).collect();
+    let parameter = serde_json::to_string(&unknown).map_err(anyhow::Error::from)?;
+    let measured = pool.pairs(SIZES, &parameter).await.map_err(failed)?;
     let measured: HashMap<String, i64> =
-        pool.sizes(&unknown.collect::<Vec<_>>()).await.map_err(failed)?.into_iter().collect();
+        measured.into_iter().filter_map(|(name, size)| Some((name, size.parse().ok()?))).collect();
     let entry = |(database, owner): (String, String)| {
         let marker = found.get(&database)?;
         let (state, cluster) = (why(marker), marker.1.clone());
