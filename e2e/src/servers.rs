@@ -23,6 +23,9 @@ impl Cluster {
         let password = format!("e2e-{:016x}", std::process::id());
         let session = self.admin("postgres").await?;
         session.batch_execute(&format!("CREATE ROLE {admin} {attributes} LOGIN PASSWORD '{password}'")).await?;
+        // As docs/security.md has it: the demo's server logs statements.
+        let logging = "log_statement, log_min_error_statement";
+        session.batch_execute(&format!("GRANT SET ON PARAMETER {logging} TO {admin}")).await?;
         if database != demo.spec.admin_database {
             session.batch_execute(&format!("CREATE DATABASE {database} OWNER {admin}")).await?;
         }

@@ -8,7 +8,6 @@ use ahoi_e2e::{Cluster, SUITE};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::PostParams;
 use serde_json::json;
 
 use crate::quota;
@@ -51,27 +50,14 @@ async fn customers_live_on_a_server_without_a_superuser() -> Result<()> {
 }
 
 async fn make_server(cluster: &Cluster) -> Result<()> {
-    let password = format!("e2e-{:016x}", std::process::id());
+    cluster.create_server(NAME, NAME, "CREATEDB CREATEROLE", NAME).await?;
     let admin = cluster.admin("postgres").await?;
-    admin.batch_execute(&format!("CREATE ROLE {NAME} LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")).await?;
-    // As docs/security.md has it, for a server that logs statements.
-    let logging = "log_statement, log_min_error_statement";
-    admin.batch_execute(&format!("GRANT SET ON PARAMETER {logging} TO {NAME}")).await?;
-    admin.batch_execute(&format!("CREATE DATABASE {NAME} OWNER {NAME}")).await?;
     let powers = "SELECT rolsuper OR rolreplication OR rolbypassrls OR pg_has_role(oid, 'pg_read_all_data', 'MEMBER') \
         OR has_table_privilege(oid, 'pg_catalog.pg_authid', 'SELECT') FROM pg_roles WHERE rolname = $1";
     ensure!(!admin.query_one(powers, &[&NAME]).await?.get::<_, bool>(0), "the role can more than it should");
 
-    let secret = json!({"metadata": {"name": NAME}, "stringData": {"username": NAME, "password": password}});
-    cluster.of::<Secret>(SUITE).create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
     let servers = cluster.all::<DatabaseServer>();
-    let demo = servers.get("demo").await?;
-    let server = json!({
-        "metadata": {"name": NAME, "labels": {"for": NAME}},
-        "spec": {"host": demo.spec.host, "adminSecretRef": {"namespace": SUITE, "name": NAME}, "adminDatabase": NAME,
-            "placement": "Selected", "diskSize": "1Mi"},
-    });
-    servers.create(&PostParams::default(), &serde_json::from_value(server)?).await?;
+    cluster.patch_spec(&servers, NAME, json!({"diskSize": "1Mi"})).await?;
     let file = |s: Option<&DatabaseServer>| {
         s.is_some_and(|s| is_ready(s) && s.status.as_ref().is_some_and(|s| s.passwords == Some(Passwords::File)))
     };
@@ -206,14 +192,5 @@ async fn remove(cluster: &Cluster) -> Result<()> {
     for name in CUSTOMERS {
         cluster.delete_customer(name).await?;
     }
-    cluster.delete(&cluster.all::<DatabaseServer>(), NAME, 150).await?;
-    cluster.delete(&cluster.of::<Secret>(SUITE), NAME, 60).await?;
-    let admin = cluster.admin("postgres").await?;
-    admin.batch_execute(&format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
-    // The role has been granted parameters.
-    let drop = format!(
-        "IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{NAME}') THEN DROP OWNED BY {NAME}; DROP ROLE {NAME}; END IF"
-    );
-    admin.batch_execute(&format!("DO $$ BEGIN {drop}; END $$")).await?;
-    Ok(())
+    cluster.delete_server(NAME, NAME, NAME).await
 }
