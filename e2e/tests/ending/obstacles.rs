@@ -76,9 +76,9 @@ async fn a_prepared_transaction_holds_neither_policy() -> Result<()> {
     purge(&cluster, &kept).await
 }
 
-/// PostgreSQL drops the slots of a database with it, but for those in use: whoever reads one loses the connection.
+/// PostgreSQL drops the slots of a database with it, but not while somebody reads one.
 #[tokio::test]
-async fn a_slot_in_use_goes_with_the_database() -> Result<()> {
+async fn a_slot_in_use_holds_the_database_and_goes_with_it() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let name = "end-slot";
@@ -91,9 +91,12 @@ async fn a_slot_in_use_goes_with_the_database() -> Result<()> {
     let receive = format!(
         "export PGPASSWORD=$(cat $POSTGRES_PASSWORD_FILE); \
          /usr/lib/postgresql/*/bin/pg_recvlogical -h 127.0.0.1 -U postgres -d {database} -S end_slot --start -f /dev/null \
-         -o proto_version=1 -o publication_names=p >/dev/null 2>&1 &"
+         -o proto_version=1 -o publication_names=p >/dev/null 2>&1 & echo $!"
     );
-    cluster.kubectl(&["exec", "-n", SUITE, "demo-postgres-0", "--", "bash", "-c", &receive], "").await?;
+    let in_pod = async |command: &str| {
+        cluster.kubectl(&["exec", "-n", SUITE, "demo-postgres-0", "--", "bash", "-c", command], "").await
+    };
+    let receiver = in_pod(&receive).await?;
     let is_active = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = 'end_slot'";
     let started = Instant::now();
     while !admin.query_one(is_active, &[]).await?.get::<_, bool>(0) {
@@ -101,6 +104,10 @@ async fn a_slot_in_use_goes_with_the_database() -> Result<()> {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     cluster.delete_customer(name).await?;
+    let message = words(&cluster, &database).await;
+    in_pod(&format!("kill {receiver}")).await?;
+    let message = message?;
+    ensure!(message.contains("SQLSTATE 55006") && message.contains("active logical replication slot"), "{message}");
     until_removed(&cluster, &database).await?;
     let left: i64 = admin.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await?.get(0);
     ensure!(left == 0, "{left} slots are left");
