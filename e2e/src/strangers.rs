@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 /// What a client sends before it says nothing more.
@@ -27,10 +27,12 @@ pub enum Stranger {
     Scram,
 }
 
-/// Connections that are kept open until this is dropped; one that pgbouncer closes is opened again.
+/// Connections that are kept open until this is dropped; one that pgbouncer closes is opened again. They have a thread of their
+/// own: on that of the test they would delay the clients whose times it takes.
 #[derive(Debug)]
 pub struct Flood {
-    _clients: JoinSet<()>,
+    /// There until this is dropped.
+    clients: Option<Runtime>,
     open: Arc<AtomicUsize>,
     opened: Arc<AtomicUsize>,
 }
@@ -45,7 +47,7 @@ impl Flood {
         database: &str,
     ) -> Result<Flood> {
         let (open, opened) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let mut clients = JoinSet::new();
+        let clients = Builder::new_multi_thread().worker_threads(1).thread_name("flood").enable_all().build()?;
         for _ in 0..count {
             let client = Client {
                 address: (address.0.to_owned(), address.1),
@@ -55,7 +57,7 @@ impl Flood {
             };
             clients.spawn(client.run());
         }
-        let flood = Flood { _clients: clients, open, opened };
+        let flood = Flood { clients: Some(clients), open, opened };
         let all = async {
             while flood.opened() < count {
                 sleep(Duration::from_millis(20)).await;
@@ -75,6 +77,13 @@ impl Flood {
     #[must_use]
     pub fn opened(&self) -> usize {
         self.opened.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        // Whoever drops it may be a task, which must not wait for threads.
+        self.clients.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
 
