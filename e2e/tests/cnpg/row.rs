@@ -61,13 +61,13 @@ pub async fn booking(
 }
 
 impl Outcome {
-    /// Nobody failed.
+    /// No client failed.
     pub fn nothing_failed(&self) -> Result<()> {
         self.ledger.nothing_failed()?;
         self.no_wait_of_ours()
     }
 
-    /// Nobody failed who had nothing in flight. Replication is asynchronous: the last commits before a crash may be lost.
+    /// No client failed without something in flight. Replication is asynchronous: the last commits before a crash may be lost.
     pub fn only_in_flight(&self) -> Result<()> {
         ensure!(self.ledger.needless == 0, "clients failed that could have waited:\n{}", self.ledger);
         ensure!(self.ledger.doubled == 0 && self.ledger.unbalanced == 0, "the ledger is wrong:\n{}", self.ledger);

@@ -1,4 +1,4 @@
-//! The primary ends: asked to, killed, or replaced by an update that nobody supervises.
+//! The primary ends: asked to, killed, or replaced by an unsupervised update.
 
 use ahoi_e2e::processes;
 use anyhow::{Context as _, Result};

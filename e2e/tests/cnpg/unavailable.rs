@@ -1,4 +1,4 @@
-//! How long the server itself served nobody, measured beside the pooler: what of a client's wait is not the pooler's.
+//! How long the server itself served no client, measured beside the pooler: what of a client's wait is not the pooler's.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Other obstacles than in `refused`: transactions that somebody has prepared, a slot in use, a checkpoint that does not end.
+//! Other obstacles than in `refused`: prepared transactions, a slot in use, a checkpoint that does not end.
 
 use std::time::Instant;
 
@@ -76,7 +76,7 @@ async fn a_prepared_transaction_holds_neither_policy() -> Result<()> {
     purge(&cluster, &kept).await
 }
 
-/// PostgreSQL drops the slots of a database with it, but not while somebody reads one.
+/// PostgreSQL drops the slots of a database with it, but not while a client reads one.
 #[tokio::test]
 async fn a_slot_in_use_holds_the_database_and_goes_with_it() -> Result<()> {
     let _alone = ALONE.lock().await;

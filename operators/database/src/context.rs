@@ -32,7 +32,7 @@ pub struct Context {
     pub cluster: Cluster,
     /// Connections to every server.
     pub pools: Pools,
-    /// Databases that are told that their server is unreachable, or is back.
+    /// Databases that are woken to report that their server is unreachable, or is back.
     pub outages: Outages,
     /// Taken by whoever changes which removals wait for a server.
     pub removals: tokio::sync::Mutex<()>,
@@ -298,6 +298,25 @@ pub mod tests {
             caches,
             platform,
         }
+    }
+
+    /// The Database `acme` of a customer, which is on the server `pg-1`.
+    pub fn database() -> Database {
+        serde_saphyr::from_str(
+            "
+            apiVersion: internal.example.com/v1
+            kind: Database
+            metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
+            spec: {storage: 1gb}
+            status: {server: pg-1, databaseName: c_3f2504e04f89}
+            ",
+        )
+        .unwrap()
+    }
+
+    /// The admin Secret of [`server`].
+    pub fn admin() -> Secret {
+        secret("admin", &[("username", "postgres"), ("password", "x")])
     }
 
     pub fn server(name: &str) -> DatabaseServer {

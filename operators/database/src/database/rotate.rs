@@ -220,28 +220,18 @@ mod tests {
     use ahoi_reconcile::testing::{ApiServer, ready};
 
     use super::*;
-    use crate::context::tests::{context, secret, server};
+    use crate::context::tests::{admin, context, database, secret, server};
 
     /// pgbouncer never looks up a login that it has known from a file, also after the server lets passwords be looked up.
     #[tokio::test]
     async fn the_agents_get_a_new_verifier_where_they_know_a_former_one() {
-        let database: Database = serde_saphyr::from_str(
-            "
-            apiVersion: internal.example.com/v1
-            kind: Database
-            metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
-            spec: {storage: 1gb}
-            status: {server: pg-1, databaseName: c_3f2504e04f89}
-            ",
-        )
-        .unwrap();
+        let database = database();
         let names = Names::of("c_3f2504e04f89");
         let published = ahoi_api::verifier_secret(&names.database);
         let writes = async |known: &str| {
             let (api, server) = (ApiServer::new(), ready(server("pg-1")));
-            let admin = secret("admin", &[("username", "postgres"), ("password", "x")]);
             let verifiers = secret(&published, &[(known, "v")]);
-            let context = context(&api, vec![server.clone()], vec![], vec![admin, verifiers]);
+            let context = context(&api, vec![server.clone()], vec![], vec![admin(), verifiers]);
             let pool = context.pool(&server).unwrap();
             assert!(!pool.hides_passwords());
             let rotation = Rotation {

@@ -4,25 +4,15 @@ use ahoi_api::DatabaseServer;
 use ahoi_reconcile::testing::{ApiServer, ready, settled};
 
 use super::*;
-use crate::context::tests::{context, secret, server};
+use crate::context::tests::{admin, context, database, server};
 use crate::server::UNREACHABLE;
 
 #[tokio::test]
 async fn only_who_wants_something_of_a_server_that_is_away_says_that_it_is() {
     let api = ApiServer::new();
     let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
-    let admin = secret("admin", &[("username", "postgres"), ("password", "x")]);
-    let databases = Databases(Arc::new(context(&api, vec![away], vec![], vec![admin])));
-    let database: Database = serde_saphyr::from_str(
-        "
-        apiVersion: internal.example.com/v1
-        kind: Database
-        metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
-        spec: {storage: 1gb}
-        status: {server: pg-1, databaseName: c_3f2504e04f89}
-        ",
-    )
-    .unwrap();
+    let databases = Databases(Arc::new(context(&api, vec![away], vec![], vec![admin()])));
+    let database = database();
     let mut settled = ready(database);
     let told = databases.reconcile(&settled).await.unwrap();
     assert_eq!(Some(&told.status), settled.status.as_ref());
@@ -41,17 +31,7 @@ async fn only_who_wants_something_of_a_server_that_is_away_says_that_it_is() {
 /// The server says so itself at first; later each of its Databases does.
 #[tokio::test]
 async fn a_database_reports_an_outage_that_lasts() {
-    let admin = || secret("admin", &[("username", "postgres"), ("password", "x")]);
-    let database: Database = serde_saphyr::from_str(
-        "
-        apiVersion: internal.example.com/v1
-        kind: Database
-        metadata: {name: acme, namespace: customer-acme, uid: u, generation: 1}
-        spec: {storage: 1gb}
-        status: {server: pg-1, databaseName: c_3f2504e04f89}
-        ",
-    )
-    .unwrap();
+    let database = database();
     let after = async |seconds: i64, verdict: Verdict| {
         let mut away = settled(server("pg-1"), verdict);
         for condition in &mut away.status.get_or_insert_default().conditions {
@@ -69,7 +49,6 @@ async fn a_database_reports_an_outage_that_lasts() {
 /// What another object of this name left may be on it: an empty database elsewhere would hide that.
 #[tokio::test]
 async fn a_new_database_waits_for_a_server_that_may_keep_what_was_its_own() {
-    let admin = || secret("admin", &[("username", "postgres"), ("password", "x")]);
     let waits = async |server: DatabaseServer, secrets, sweep: Option<&[&str]>| {
         let databases = Databases(Arc::new(context(&ApiServer::new(), vec![server.clone()], vec![], secrets)));
         let database: Database = serde_saphyr::from_str(

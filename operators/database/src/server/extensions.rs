@@ -1,4 +1,4 @@
-//! Declared extensions that somebody has dropped. They are in no catalog that databases share, so each database is asked.
+//! Declared extensions that were dropped. They are in no catalog that databases share, so each database is asked.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

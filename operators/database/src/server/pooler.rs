@@ -9,6 +9,7 @@ use ahoi_api::{DatabaseServer, DatabaseServerStatus, PoolerLogin};
 use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use postgres_protocol::escape::escape_identifier;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
@@ -24,6 +25,12 @@ use crate::scram::Credentials;
 pub fn names(server_uid: &str) -> [String; 2] {
     let digits: String = server_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
     ahoi_api::logins(&format!("ahoi_pooler_{}", digits.to_ascii_lowercase()))
+}
+
+/// Drops one of these logins. What it owns is nothing, and what it may do is granted in this database.
+pub fn drop_login(login: &str) -> String {
+    let role = escape_identifier(login);
+    format!("DROP OWNED BY {role};\nDROP ROLE {role}")
 }
 
 /// The comment on the logins of a DatabaseServer, by which they are told apart from another cluster's once it is deleted.

@@ -5,7 +5,7 @@ use ahoi_api::{DatabaseServer, Passwords};
 use ahoi_reconcile::{Class, Error, EventType};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
+use postgres_protocol::escape::escape_literal as literal;
 
 use super::pool::Failure;
 use super::{pooler, pooler_secret};
@@ -45,12 +45,10 @@ async fn drop_logins(context: &Context, server: &DatabaseServer, logins: &[Strin
     let pool = context.pool(server)?;
     let error = |failure: Failure| failure.into_error(&pool.name);
     for login in logins {
-        // What it owns is nothing, and what it may do is granted in this database.
-        let role = id(login);
         let sql = format!(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN DROP OWNED BY {role}; DROP ROLE {role}; \
-             END IF; END $$",
-            literal(login)
+            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN {}; END IF; END $$",
+            literal(login),
+            pooler::drop_login(login)
         );
         pool.run(&sql).await.map_err(error)?;
     }

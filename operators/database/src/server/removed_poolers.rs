@@ -10,7 +10,7 @@ use postgres_protocol::escape::escape_identifier as id;
 use tracing::warn;
 
 use super::pool::{Failure, ServerPool};
-use super::pooler::Mark;
+use super::pooler::{Mark, drop_login};
 use crate::context::Context;
 
 /// Logins of poolers whose comment has a text in it.
@@ -31,9 +31,7 @@ pub async fn drop_unused(context: &Context, server: &DatabaseServer, pool: &Serv
     }
     let before = std::mem::replace(&mut pool.memory.lock().unused_poolers, unused.clone());
     for login in unused.intersection(&before) {
-        // What it owns is nothing, and what it may do is granted in this database.
-        let role = id(login);
-        match pool.run(&format!("DROP OWNED BY {role};\nDROP ROLE {role}")).await {
+        match pool.run(&drop_login(login)).await {
             Ok(()) => {
                 let note =
                     format!("dropped login {login}, which the poolers had for a DatabaseServer that was deleted");
@@ -41,7 +39,7 @@ pub async fn drop_unused(context: &Context, server: &DatabaseServer, pool: &Serv
             }
             Err(Failure::Refused { code, message }) => {
                 warn!(server = pool.name, login, code, "cannot drop the login of a deleted DatabaseServer: {message}");
-                pool.run(&format!("ALTER ROLE {role} NOLOGIN")).await.map_err(error)?;
+                pool.run(&format!("ALTER ROLE {} NOLOGIN", id(login))).await.map_err(error)?;
             }
             Err(failure) => return Err(error(failure)),
         }

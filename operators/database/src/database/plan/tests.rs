@@ -565,7 +565,7 @@ fn unquoted(sql: &str) -> String {
     rest
 }
 
-/// A declared extension that somebody has dropped is made again, and nothing else.
+/// A declared extension that was dropped is created again, and nothing else.
 #[test]
 fn a_lost_extension_is_made_again() {
     let mut observed = provisioned(170_006);
