@@ -12,6 +12,7 @@
 //! | [`PgBouncer`], [`ConnectionPool`] | namespaced | `operators/pgbouncer` |
 //! | [`Scheduler`] | namespaced | `operators/scheduler` |
 
+mod conditioned;
 mod crds;
 mod credentials;
 mod customer;
@@ -30,6 +31,7 @@ mod size;
 mod status;
 mod tls;
 
+pub use conditioned::{Condition, Conditioned, Object};
 pub use crds::crds;
 pub use credentials::*;
 pub use customer::*;

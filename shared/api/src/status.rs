@@ -1,8 +1,8 @@
-//! What every status has in common, told to the reconcile crate: `observedGeneration` and `conditions`.
+//! The kinds with a status.
 
 use crate::*;
 
-ahoi_reconcile::conditioned! {
+conditioned! {
     Customer: CustomerStatus,
     Plan: PlanStatus,
     CustomerNamespace: CustomerNamespaceStatus,

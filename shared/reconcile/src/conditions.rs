@@ -10,8 +10,9 @@ pub use k8s_controller::conditions::{
 };
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use ahoi_api::Conditioned;
+
 use crate::error::{Class, Error};
-use crate::reconciler::Conditioned;
 
 /// True when the object is as its spec wants it.
 pub const READY: &str = "Ready";

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ahoi_api::{Conditioned, Object};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
@@ -18,7 +19,7 @@ use crate::owned::{Owned, Ownership};
 use crate::pass::{Full, Pass, Plain};
 use crate::platform::Platform;
 use crate::queue::Queue;
-use crate::reconciler::{Conditioned, Object, PlainReconciler, Reconciler};
+use crate::reconciler::{PlainReconciler, Reconciler};
 use crate::requeue;
 use crate::unready::Unready;
 

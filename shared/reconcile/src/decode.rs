@@ -1,8 +1,7 @@
 //! From the API server's text to an object, and why that failed in words that hold no value of the object.
 
+use ahoi_api::Object;
 use serde_json::Value;
-
-use crate::reconciler::Object;
 
 /// The longest explanation that goes into a log, a condition or an event.
 const MAX_EXPLANATION_CHARS: usize = 300;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ahoi_api::Object;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -13,7 +14,6 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::Hash;
 use crate::error::Error;
-use crate::reconciler::Object;
 
 /// The hash of the desired state that an object was last written from.
 pub const APPLIED_HASH: &str = "internal.example.com/applied-hash";

@@ -148,6 +148,7 @@ mod unready;
 mod workqueue;
 
 pub use age::age;
+pub use ahoi_api::{Conditioned, GROUP, Object, conditioned};
 pub use cache::Cache;
 pub use conditions::{Verdict, is_ready, not_ready_message};
 pub use controller::{Controller, Runnable, Waker};
@@ -157,8 +158,8 @@ pub use kube::runtime::reflector::ObjectRef;
 pub use kube::runtime::watcher;
 pub use owned::{Owned, Ownership, is_controlled_by};
 pub use pace::Pace;
-pub use platform::{EventType, GROUP, Platform};
-pub use reconciler::{Conditioned, Object, PlainReconciler, Progress, Reconciler, Transition};
+pub use platform::{EventType, Platform};
+pub use reconciler::{PlainReconciler, Progress, Reconciler, Transition};
 pub use run::{run, run_with};
 pub use shards::shard_of;
 

@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use ahoi_api::{Conditioned, Object};
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, Request};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,6 @@ use serde_json::{Value, json};
 use crate::cache::Key;
 use crate::decode::decode;
 use crate::error::Error;
-use crate::reconciler::{Conditioned, Object};
 
 /// What is left of an object after a delete.
 pub(crate) enum Deleted<K> {

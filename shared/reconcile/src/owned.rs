@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ahoi_api::{GROUP, Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use kube::api::PropagationPolicy;
@@ -12,8 +13,7 @@ use crate::cache::{Cache, Hash, Key, controller_of};
 use crate::desired::{APPLIED_HASH, Desired};
 use crate::error::Error;
 use crate::objects::{Deleted, Objects};
-use crate::platform::{GROUP, Platform};
-use crate::reconciler::Object;
+use crate::platform::Platform;
 use crate::repairs::Repairs;
 
 /// How a child says whose it is.

@@ -12,10 +12,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use ahoi_api::Conditioned;
 use parking_lot::Mutex;
 
 use crate::conditions;
-use crate::reconciler::{Conditioned, Progress};
+use crate::reconciler::Progress;
 
 /// After this long nobody comes back for a change that was held back: its object was deleted.
 const FORGET: Duration = Duration::from_secs(600);

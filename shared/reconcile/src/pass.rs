@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahoi_api::Conditioned;
 use kube::{Resource, ResourceExt};
 use tracing::{debug, info};
 
@@ -12,7 +13,7 @@ use crate::error::{Class, Error};
 use crate::objects::Objects;
 use crate::platform::{EventType, Platform};
 use crate::queue::Queue;
-use crate::reconciler::{Conditioned, PlainReconciler, Reconciler, Transition};
+use crate::reconciler::{PlainReconciler, Reconciler, Transition};
 use crate::unready::Unready;
 
 /// What a controller does about one object. The answer is when to look again.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use ahoi_api::{Conditioned, GROUP, Object};
 use k8s_controller::events::{Event, EventRecorder, Reporter};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,12 +23,8 @@ use crate::cache::{Cache, CacheState, Key, Ours, Trim, secrets};
 use crate::error::Error;
 use crate::metrics::{Metrics, Requests};
 use crate::objects::Objects;
-use crate::reconciler::{Conditioned, Object};
 use crate::shards::Shards;
 use crate::unready::Counts;
-
-/// The group of the suite's kinds, and the prefix of its annotations and finalizers.
-pub const GROUP: &str = "internal.example.com";
 
 /// How many objects come with one answer to a list. A page is in memory as a whole, as text and as objects, with much that
 /// is not kept.

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ahoi_api::Object;
 use kube::Resource;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,7 +13,6 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cache::{Cache, Change, Key};
 use crate::desired::{APPLIED_HASH, APPLIED_KEYS};
-use crate::reconciler::Object;
 use crate::requeue::Failures;
 use crate::shards::{Permit, Shards, shard_of};
 use crate::workqueue::{Turn, Workqueue};

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use ahoi_api::{Conditioned, Object};
 use http::Response;
 use kube::Client;
 use kube::client::Body;
@@ -20,7 +21,6 @@ use crate::cache::{Cache, Item};
 use crate::conditions::{self, Verdict};
 use crate::metrics::Requests;
 use crate::platform::{Platform, Process};
-use crate::reconciler::{Conditioned, Object};
 use crate::shards::Shards;
 
 /// A request as the server saw it.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ahoi_api::Conditioned;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
@@ -9,7 +10,6 @@ use parking_lot::Mutex;
 use crate::age::age;
 use crate::cache::Key;
 use crate::conditions::{self, READY, STALLED};
-use crate::reconciler::Conditioned;
 
 /// The objects whose last status has Ready=False. Objects that are Ready, which are nearly all, take no memory here.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::reconciler::Object;
+use ahoi_api::Object;
 
 /// An object, ready to be read or as text.
 ///

@@ -8,6 +8,7 @@ mod view;
 use std::fmt;
 use std::sync::Arc;
 
+use ahoi_api::Object;
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
@@ -22,7 +23,6 @@ pub(crate) use view::{Change, Hash, Key, controller_of};
 
 use crate::error::{Error, describe};
 use crate::platform::{EventType, Platform};
-use crate::reconciler::Object;
 
 /// Objects of one kind in memory. Cheap to clone; reading it costs no request.
 ///

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use ahoi_api::Object;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::DynamicResourceScope;
 use kube::{Api, Resource};
@@ -12,7 +13,6 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::decode::decode;
-use crate::reconciler::Object;
 
 /// The text of one object, and the few fields of its metadata that say which one it is.
 pub(crate) struct Raw<K> {

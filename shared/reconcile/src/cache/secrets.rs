@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahoi_api::Object;
 use futures::stream::{BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,7 +22,6 @@ use super::{Cache, Item, Key};
 use crate::error::Error;
 use crate::objects::Objects;
 use crate::platform::Platform;
-use crate::reconciler::Object;
 
 /// How many contents are read at the same time.
 const READS: usize = 4;

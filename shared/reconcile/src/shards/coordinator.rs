@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ahoi_api::GROUP;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -33,7 +34,6 @@ use super::Shards;
 use super::share::{Move, Standing};
 use super::sightings::{Sightings, holder, version};
 use crate::metrics::Metrics;
-use crate::platform::GROUP;
 
 /// After this long without a renewal others take over.
 const LEASE: Duration = Duration::from_secs(15);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ahoi_api::Object;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::WatchEvent;
@@ -14,7 +15,6 @@ use crate::cache::{Cache, Item};
 use crate::conditions::is_ready;
 use crate::owned::Owned;
 use crate::platform::Platform;
-use crate::reconciler::Object;
 use crate::testing::{self, ApiServer};
 use crate::{Controller, Error, Progress, Reconciler};
 
