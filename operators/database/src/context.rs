@@ -13,14 +13,16 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::Options;
-use crate::database::{Cluster, Placements};
 use crate::metrics::Metrics;
+use crate::outage::{Outages, is_reported as is_outage_reported};
+use crate::placement::Placements;
+use crate::postgres::ownership::Cluster;
+use crate::postgres::read_only::{READ_ONLY, waits as read_only};
+use crate::postgres::server::{Login, Pools, ServerPool, unreachable};
+use crate::postgres::tls::{AUTHORITIES_BYTES, authorities};
 use crate::remembered::Remembered;
 use crate::secret;
-use crate::server::{
-    AUTHORITIES_BYTES, Login, Outages, Pools, READ_ONLY, ServerPool, UNREACHABLE, authorities, is_outage_reported,
-    read_only, unreachable,
-};
+use crate::server::UNREACHABLE;
 
 /// What the two controllers share.
 pub struct Context {

@@ -3,10 +3,13 @@
 mod context;
 mod database;
 mod metrics;
+mod outage;
+mod pending;
+mod placement;
+mod postgres;
 mod quota;
 mod remembered;
 mod renewal;
-mod scram;
 mod secret;
 mod server;
 mod verifiers;

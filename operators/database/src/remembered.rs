@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::scram::Credentials;
+use crate::postgres::scram::Credentials;
 
 /// By the uid of the Database, the login and its credentials.
 #[derive(Default)]

@@ -11,9 +11,9 @@ use kube::core::ObjectMeta;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-use crate::database::Names;
-use crate::scram::{self, Credentials};
-use crate::server::CA;
+use crate::postgres::names::Names;
+use crate::postgres::scram::{self, Credentials};
+use crate::postgres::tls::CA;
 
 /// What the name of a binding Secret has after the name of its Database.
 pub const SUFFIX: &str = "-database";

@@ -12,7 +12,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::database::Names;
+use crate::postgres::names::Names;
 use crate::secret;
 
 /// A Secret holds 1 MiB (<https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size>).

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::desired::Identity;
-use super::names::Names;
-use super::stamp::{Stamp, State};
-use super::step::Step;
-use super::{observe, pending, placement};
 use crate::context::{Context, is_usable};
-use crate::server::{SERVER_UNREACHABLE, ServerPool};
+use crate::postgres::desired::Identity;
+use crate::postgres::names::Names;
+use crate::postgres::observe;
+use crate::postgres::ownership::{Stamp, State};
+use crate::postgres::server::{SERVER_UNREACHABLE, ServerPool};
+use crate::postgres::step::Step;
+use crate::{pending, placement};
 
 /// The reason while data is there that the Database must not adopt.
 const RETAINED_DATA_EXISTS: &str = "RetainedDataExists";
@@ -73,7 +74,7 @@ async fn ask(
         // What is to be removed there belongs to no object any more.
         _ if pending::is_pending(server, database) => Ok(None),
         Ok(pool) if is_usable(server) => {
-            let failed = |failure: crate::server::Failure| failure.into_error(&pool.name);
+            let failed = |failure: crate::postgres::server::Failure| failure.into_error(&pool.name);
             let own = observe::retained(&pool, &identity.cluster, &identity.object).await.map_err(failed)?;
             if let Some(names) = own {
                 return Ok(Some(Kept::Own(pool, names)));
@@ -219,7 +220,7 @@ fn may_keep(server: &DatabaseServer, pool: Option<&Arc<ServerPool>>, object: &st
 mod tests {
     use super::*;
     use crate::context::tests::server;
-    use crate::database::Cluster;
+    use crate::postgres::ownership::Cluster;
 
     fn identity(cluster: &str) -> Identity {
         Identity::new(&Cluster::new(cluster), "customer-acme".into(), "acme".into(), "new".into())

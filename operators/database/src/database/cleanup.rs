@@ -11,15 +11,15 @@ use kube::ResourceExt;
 use postgres_protocol::escape::escape_identifier;
 use tracing::{info, warn};
 
-use super::desired::Identity;
-use super::execute;
-use super::names::Names;
-use super::observe;
-use super::pending;
-use super::plan::{self, Refusal};
-use super::step::Step;
 use crate::context::{Context, is_usable};
-use crate::server::ServerPool;
+use crate::pending;
+use crate::postgres::desired::Identity;
+use crate::postgres::execute;
+use crate::postgres::names::Names;
+use crate::postgres::observe;
+use crate::postgres::plan::{self, Refusal};
+use crate::postgres::server::ServerPool;
+use crate::postgres::step::Step;
 use crate::verifiers;
 
 /// How long a deletion waits for a server that cannot be reached or refuses; less than the pause after the first attempt, so
@@ -174,7 +174,7 @@ async fn carry_out(pool: &ServerPool, names: &Names, version: i32, steps: &[Step
 /// Takes away what others have granted to a role outside of its own database. Where the role owns something nothing is done:
 /// that would be dropped with it.
 async fn revoke_elsewhere(pool: &ServerPool, role: &str) -> Result<(), Error> {
-    let error = |failure: crate::server::Failure| failure.into_error(&pool.name);
+    let error = |failure: crate::postgres::server::Failure| failure.into_error(&pool.name);
     for (database, owns) in pool.pairs(DEPENDENCIES, role).await.map_err(error)? {
         if owns == "true" {
             warn!(server = pool.name, role, database, "the role owns objects outside of its own database");

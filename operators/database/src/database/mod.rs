@@ -1,24 +1,10 @@
 //! Database: placed on a server, made there step by step, and given away in a binding Secret.
 
 mod adopt;
-mod alike;
-mod cleanup;
-mod desired;
-mod execute;
-mod freeze;
-mod lists;
-mod model;
-mod names;
-mod observe;
-mod parameters;
-mod pending;
+pub mod cleanup;
 mod place;
-mod placement;
-mod plan;
 mod rotate;
 mod rotation;
-mod stamp;
-mod step;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,27 +18,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, ResourceExt};
 use tracing::{info, warn};
 
-pub use self::cleanup::close;
-pub use self::desired::{Desired, Identity, OtherLogin};
-pub use self::model::{DatabaseState, Observed};
-pub use self::names::{Names, TENANTS, is_database};
-pub use self::observe::{all as observe_all, owner_of};
-pub use self::pending::{catch_up, count as pending_removals, find_unfinished};
-pub use self::placement::Placements;
-pub use self::plan::differs;
 use self::rotate::Rotation;
 use self::rotation::Kept;
 pub use self::rotation::logins;
-pub use self::stamp::{Cluster, Stamp, State};
-use self::step::{Step, Topic};
 use crate::context::{Context, is_usable};
+use crate::outage::is_long as is_long_outage;
+use crate::postgres::desired::OtherLogin;
+use crate::postgres::names::Names;
+use crate::postgres::read_only::SERVER_READ_ONLY;
+use crate::postgres::scram::Credentials;
+use crate::postgres::server::{SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server};
+use crate::postgres::step::{Step, Topic};
+use crate::postgres::{execute, observe, parameters, plan};
 use crate::quota::{self, Level};
 use crate::renewal::{self, Due};
-use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{
-    Growth, SERVER_READ_ONLY, SERVER_UNREACHABLE, ServerPool, is_long_outage, is_refusal_of_the_server,
-};
+use crate::server::Growth;
 
 /// When a database that has what it needs is looked at again after its server was away; its sweeps come earlier.
 const LATER: Duration = Duration::from_secs(300);
@@ -60,7 +41,7 @@ const LATER: Duration = Duration::from_secs(300);
 /// The reason while another object has the name of the binding Secret, and how often that is looked at.
 const NAME_CONFLICT: &str = "NameConflict";
 /// The reason while the database that the status names is another object's.
-const NOT_OURS: &str = "NotOurs";
+pub const NOT_OURS: &str = "NotOurs";
 const RETRY_CONFLICT: Duration = Duration::from_secs(30);
 
 /// The controller of Databases.

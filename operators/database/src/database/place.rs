@@ -8,10 +8,10 @@ use ahoi_api::{Database, DatabaseServer, DatabaseStatus};
 use ahoi_reconcile::{Error, Progress, Verdict, conditions};
 use kube::ResourceExt;
 
-use super::names::Names;
-use super::placement::{Candidate, Need};
 use super::{Databases, adopt};
 use crate::context::is_usable;
+use crate::placement::{Candidate, Need};
+use crate::postgres::names::Names;
 
 impl Databases {
     /// The object with its place in its status: chosen once, and written down before anything is made there.

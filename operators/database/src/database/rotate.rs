@@ -10,18 +10,18 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tracing::{info, warn};
 
-use super::alike;
-use super::desired::{Access, Desired, OtherLogin};
-use super::execute;
-use super::names::Names;
-use super::observe;
 use super::rotation::{self, Kept};
-use super::step::Step;
 use crate::context::Context;
+use crate::postgres::alike;
+use crate::postgres::desired::{Access, Desired, OtherLogin};
+use crate::postgres::execute;
+use crate::postgres::names::Names;
+use crate::postgres::observe;
+use crate::postgres::scram::Credentials;
+use crate::postgres::server::{Failure, Login, ServerPool};
+use crate::postgres::step::Step;
 use crate::renewal::{self, Due};
-use crate::scram::Credentials;
 use crate::secret;
-use crate::server::{Failure, Login, ServerPool};
 use crate::verifiers;
 
 /// What a change of login needs to know.

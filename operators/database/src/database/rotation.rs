@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 
-use super::desired::OtherLogin;
-use super::names::Names;
+use crate::postgres::desired::OtherLogin;
+use crate::postgres::names::Names;
 use crate::renewal::{self, Due, GRACE, age};
 use crate::secret;
 

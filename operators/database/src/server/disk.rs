@@ -10,7 +10,7 @@ use ahoi_reconcile::Error;
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition, find};
 use postgres_protocol::escape::escape_literal as literal;
 
-use super::pool::ServerPool;
+use crate::postgres::server::ServerPool;
 
 /// The type of the condition about the disk.
 pub const DISK: &str = "DiskOk";

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ahoi_api::Database;
 use tracing::warn;
 
-use super::pool::{Failure, ServerPool};
 use super::sweep;
+use crate::postgres::server::{Failure, ServerPool};
 
 /// How long a sweep asks databases; one takes some 10 ms.
 const TIME_FOR_ALL: Duration = Duration::from_secs(10);

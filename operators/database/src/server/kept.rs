@@ -8,8 +8,9 @@ use ahoi_reconcile::Error;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
-use super::pool::ServerPool;
-use crate::database::{Observed, State};
+use crate::postgres::model::Observed;
+use crate::postgres::ownership::State;
+use crate::postgres::server::ServerPool;
 
 /// The databases of a JSON list with their owners, in the order of their age: the first 10 and the last 10.
 const OWNERS: &str = r#"
@@ -103,7 +104,7 @@ async fn describe(
     found: &BTreeMap<String, Marker>,
     before: &[KeptDatabase],
 ) -> Result<Vec<KeptDatabase>, Error> {
-    let failed = |failure: super::Failure| failure.into_error(&pool.name);
+    let failed = |failure: crate::postgres::server::Failure| failure.into_error(&pool.name);
     let names: Vec<&String> = found.keys().collect();
     let parameter = serde_json::to_string(&names).map_err(anyhow::Error::from)?;
     let owners = pool.pairs(OWNERS, &parameter).await.map_err(failed)?;
@@ -127,7 +128,8 @@ async fn describe(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{Cluster, DatabaseState, Stamp};
+    use crate::postgres::model::DatabaseState;
+    use crate::postgres::ownership::{Cluster, Stamp};
 
     #[test]
     fn what_no_database_has_is_kept() {

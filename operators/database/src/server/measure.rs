@@ -9,9 +9,9 @@ use ahoi_reconcile::Error;
 use serde::Deserialize;
 
 use super::disk;
-use super::pool::{Failure, ServerPool};
-use super::read_only;
 use super::sweep::{Memory, Wanted};
+use crate::postgres::read_only;
+use crate::postgres::server::{Failure, ServerPool};
 use crate::quota::Level;
 
 /// How often databases are measured. With what follows (PostgreSQL publishes a session's statistics after at most 10 s,

@@ -1,24 +1,18 @@
 //! DatabaseServer: reached, prepared once, and swept every minute.
 
-mod connections;
-mod disk;
+mod cleanup;
+pub mod disk;
 mod extensions;
 mod fleets;
 mod kept;
 mod maintenance;
 mod measure;
 mod others;
-mod outage;
 mod passwords;
-mod pool;
 mod pooler;
 mod pooler_secret;
-mod prepare;
-mod read_only;
-mod removal;
 mod removed_poolers;
 mod sweep;
-mod tls;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -35,18 +29,23 @@ use rand::Rng;
 use tracing::{info, warn};
 
 pub use self::fleets::servers_of_fleet;
+pub use self::maintenance::Seen;
 pub use self::measure::Growth;
-pub use self::outage::{Outages, is_long as is_long_outage, is_reported as is_outage_reported};
-pub use self::pool::{
-    DEPENDENT_OBJECTS, Failure, Login, Pools, SERVER_UNREACHABLE, ServerPool, is_refusal_of_the_server, unreachable,
-};
 use self::pooler::Pooler;
-pub use self::read_only::{READ_ONLY, SERVER_READ_ONLY, waits as read_only};
-pub use self::sweep::Retry;
+#[cfg(test)]
+pub use self::pooler::names as pooler_names;
+pub use self::sweep::{Memory, Retry};
 use self::sweep::{Orphan, Wanted};
-pub use self::tls::{AUTHORITIES_BYTES, CA, authorities};
 use crate::context::{Context, is_usable};
-use crate::database::{self, Desired, Identity, Observed};
+use crate::database;
+use crate::outage;
+use crate::pending;
+use crate::postgres::desired::{Desired, Identity};
+use crate::postgres::model::Observed;
+use crate::postgres::observe;
+use crate::postgres::prepare;
+use crate::postgres::read_only::{self, SERVER_READ_ONLY};
+use crate::postgres::server::ServerPool;
 use crate::quota::Level;
 use crate::secret;
 use crate::verifiers;
@@ -102,7 +101,7 @@ impl Reconciler for Servers {
     }
 
     async fn cleanup(&self, server: &DatabaseServer) -> Result<(), Error> {
-        removal::remove(&self.0, server).await
+        cleanup::remove(&self.0, server).await
     }
 }
 
@@ -171,12 +170,12 @@ impl Servers {
             passwords::find_wrong(context, &pool, &placed).await;
         }
         extensions::find_lost(&pool, &placed).await;
-        let observed = database::observe_all(&pool).await?;
+        let observed = observe::all(&pool).await?;
         self.sweep(server, &pool, &observed, &placed).await?;
         context.metrics.sweep.observe(started.elapsed().as_secs_f64());
-        database::find_unfinished(context, server, &pool, &observed).await?;
-        database::catch_up(context, server, &pool).await?;
-        context.metrics.pending_removals(&pool.name, database::pending_removals(context, &pool.name));
+        pending::find_unfinished(context, server, &pool, &observed).await?;
+        pending::catch_up(context, server, &pool).await?;
+        context.metrics.pending_removals(&pool.name, pending::count(context, &pool.name));
         if passwords == Passwords::Lookup {
             removed_poolers::drop_unused(context, server, &pool).await?;
         }
@@ -396,9 +395,9 @@ impl Servers {
             context.platform.event(server, EventType::Warning, "ManyOrphans", note);
         }
         for Orphan { names, stamp } in found.close {
-            let about = database::owner_of(pool, &names).await?;
+            let about = observe::owner_of(pool, &names).await?;
             let identity = Identity::stamped(&stamp, about);
-            match database::close(pool, &names, &identity).await {
+            match database::cleanup::close(pool, &names, &identity).await {
                 Err(error @ Error::Waiting { .. }) => return Err(error),
                 // Of one database this says something, of the server nothing.
                 Err(error) => {

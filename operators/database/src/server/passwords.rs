@@ -7,9 +7,9 @@ use ahoi_api::Database;
 use kube::ResourceExt;
 use tracing::info;
 
-use super::pool::{Login, ServerPool};
 use super::sweep;
 use crate::context::Context;
+use crate::postgres::server::{Login, ServerPool};
 use crate::secret;
 
 /// How long a sweep tries logins; one takes some 10 ms.

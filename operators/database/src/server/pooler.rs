@@ -13,12 +13,12 @@ use postgres_protocol::escape::escape_identifier;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::pool::{Failure, Login, ServerPool};
 use super::pooler_secret::{give, given};
-use super::prepare::{self, Facts, Poolers};
 use crate::context::Context;
+use crate::postgres::prepare::{self, Facts, Poolers};
+use crate::postgres::scram::Credentials;
+use crate::postgres::server::{Failure, Login, ServerPool};
 use crate::renewal::{self, Due, GRACE};
-use crate::scram::Credentials;
 
 /// The names of the two logins. The server's uid is in them, because to a pooler the names of logins are one list for all
 /// servers.
@@ -36,7 +36,7 @@ pub fn drop_login(login: &str) -> String {
 /// The comment on the logins of a DatabaseServer, by which they are told apart from another cluster's once it is deleted.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// [`Cluster::id`](crate::database::Cluster).
+    /// [`Cluster::id`](crate::postgres::ownership::Cluster).
     pub cluster: String,
     /// The uid of the DatabaseServer.
     pub server: String,

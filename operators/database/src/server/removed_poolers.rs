@@ -9,9 +9,9 @@ use kube::ResourceExt;
 use postgres_protocol::escape::escape_identifier as id;
 use tracing::warn;
 
-use super::pool::{Failure, ServerPool};
 use super::pooler::{Mark, drop_login};
 use crate::context::Context;
+use crate::postgres::server::{Failure, ServerPool};
 
 /// Logins of poolers whose comment has a text in it.
 const MARKED: &str = "SELECT rolname::text, shobj_description(oid, 'pg_authid') FROM pg_roles \

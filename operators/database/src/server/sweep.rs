@@ -11,7 +11,11 @@ use ahoi_api::OtherCluster;
 
 use super::kept::Kept;
 use super::measure::Growth;
-use crate::database::{DatabaseState, Desired, Names, Observed, Stamp, State, differs, is_database};
+use crate::postgres::desired::Desired;
+use crate::postgres::model::{DatabaseState, Observed};
+use crate::postgres::names::{Names, is_database};
+use crate::postgres::ownership::{Stamp, State};
+use crate::postgres::plan::differs;
 use crate::quota::{self, Level};
 
 /// What is remembered from one sweep to the next. Losing it costs a sweep; until then the server's status tells how much it
@@ -182,7 +186,7 @@ pub fn other_clusters(observed: &Observed, cluster: &str, shared: &[String]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::Cluster;
+    use crate::postgres::ownership::Cluster;
 
     fn server(databases: usize) -> Observed {
         let cluster = Cluster::new("cluster");

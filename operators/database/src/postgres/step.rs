@@ -6,8 +6,8 @@ use super::freeze;
 use super::lists;
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
 use super::names::Names;
-use super::stamp::{Stamp, State};
-use crate::scram::fingerprint;
+use super::ownership::{Stamp, State};
+use crate::postgres::scram::fingerprint;
 
 /// The first version that knows `GRANT … WITH INHERIT …, SET …`.
 const MEMBERSHIP_OPTIONS: i32 = 160_000;

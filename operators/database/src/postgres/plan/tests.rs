@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::super::step::Topic;
 use super::*;
-use crate::database::model::RoleState;
-use crate::database::stamp::Cluster;
+use crate::postgres::model::RoleState;
+use crate::postgres::ownership::Cluster;
 
 const UID: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
 const OTHER: &str = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
@@ -86,7 +86,7 @@ fn where_verifiers_are_hidden_they_are_written_down() {
 
     // As it is read back.
     let mut there = after(empty, &steps);
-    let fingerprint = crate::scram::fingerprint(VERIFIER);
+    let fingerprint = crate::postgres::scram::fingerprint(VERIFIER);
     there.roles.get_mut(&login).unwrap().verifier = Some(fingerprint);
     assert_eq!(open(&desired(), &there).unwrap(), []);
     // Found to be wrong.

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use super::model::Observed;
 use super::names::Names;
-use super::stamp::Stamp;
-use crate::server::{Failure, ServerPool};
+use super::ownership::Stamp;
+use super::server::{Failure, ServerPool};
 
 /// What takes the place of pg_authid where it may not be read.
 const ROLES: &str = "(SELECT oid, rolname, rolcanlogin, rolconnlimit, rolsuper, rolcreatedb, rolcreaterole, \

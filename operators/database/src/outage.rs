@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at};
 
-use super::{SERVER_UNREACHABLE, UNREACHABLE};
 use crate::context::Context;
+use crate::postgres::server::SERVER_UNREACHABLE;
+use crate::server::UNREACHABLE;
 
 /// How long an outage is reported by the server alone.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(60);

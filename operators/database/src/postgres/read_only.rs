@@ -2,7 +2,7 @@
 
 use ahoi_reconcile::Error;
 
-use super::pool::{Failure, ServerPool};
+use super::server::{Failure, ServerPool};
 
 /// The reason of a DatabaseServer that takes no writes.
 pub const READ_ONLY: &str = "ReadOnly";

@@ -9,11 +9,11 @@ use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition};
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 use serde::Deserialize;
 
-use super::disk;
-use super::pool::{Failure, ServerPool};
+use super::names::TENANTS;
 use super::read_only;
-use crate::database::TENANTS;
-use crate::scram;
+use super::scram;
+use super::server::{Failure, ServerPool};
+use crate::server::disk;
 
 /// The type of the condition about databases that everybody may connect to.
 const CLOSED: &str = "MaintenanceDatabasesClosed";
@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     fn poolers() -> Poolers {
-        let [name, other] = super::super::pooler::names("3F2504e0-4f89-41d3-9a0c-0305e82c3301");
+        let [name, other] = crate::server::pooler_names("3F2504e0-4f89-41d3-9a0c-0305e82c3301");
         Poolers {
             login: PoolerLogin { name, password: "secret".into() },
             other,

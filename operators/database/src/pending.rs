@@ -11,14 +11,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use tracing::warn;
 
-use super::cleanup::{self, Order};
-use super::desired::Identity;
-use super::model::Observed;
-use super::names::{Names, is_database};
-use super::observe;
-use super::stamp::State;
 use crate::context::Context;
-use crate::server::{Retry, ServerPool};
+use crate::database::cleanup::{self, Order};
+use crate::postgres::desired::Identity;
+use crate::postgres::model::Observed;
+use crate::postgres::names::{Names, is_database};
+use crate::postgres::observe;
+use crate::postgres::ownership::State;
+use crate::postgres::server::ServerPool;
+use crate::server::Retry;
 
 /// So many fit into an object; whoever comes later waits for the server.
 const MOST: usize = 2000;

@@ -7,9 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use postgres_protocol::escape::escape_literal as literal;
 
-use super::pool::Failure;
 use super::{pooler, pooler_secret};
 use crate::context::Context;
+use crate::postgres::server::Failure;
 
 /// How long a server that cannot be reached holds its object back.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(1);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::stamp::Stamp;
+use super::ownership::Stamp;
 
 /// `CONNECTION LIMIT` of a database whose DROP was interrupted; nothing but another DROP works on it
 /// (<https://www.postgresql.org/docs/17/catalog-pg-database.html>).

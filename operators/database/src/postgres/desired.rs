@@ -7,8 +7,8 @@ use ahoi_reconcile::Error;
 use kube::ResourceExt;
 
 use super::names::Names;
+use super::ownership::{Cluster, Stamp, State};
 use super::parameters;
-use super::stamp::{Cluster, Stamp, State};
 use crate::quota::Level;
 
 /// Connections a database accepts where its spec says nothing.

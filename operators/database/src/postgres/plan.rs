@@ -10,9 +10,9 @@ use super::desired::{Access, Desired, Identity, OtherLogin};
 use super::lists;
 use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
-use super::stamp::{Stamp, State};
+use super::ownership::{Stamp, State};
 use super::step::{Step, membership, name_of};
-use crate::scram::stands_for;
+use crate::postgres::scram::stands_for;
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,10 +16,10 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::connections::{CONNECT_TIMEOUT, Connections, SELF_GRANT};
-use super::maintenance::Seen;
 use super::read_only;
-use super::sweep::Memory;
 use super::tls;
+use crate::server::Memory;
+use crate::server::Seen;
 
 /// CREATE and DROP DATABASE at once; they are heavy, and the connection left over is for everything else.
 const MAX_CHANGES: usize = 3;

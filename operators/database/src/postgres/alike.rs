@@ -55,7 +55,7 @@ pub fn explain(steps: &[Step]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::model::RoleState;
+    use crate::postgres::model::RoleState;
 
     const USED: Membership = Membership { admin: false, inherit: true, set: true };
     const IN_NAME: Membership = Membership { admin: false, inherit: false, set: false };

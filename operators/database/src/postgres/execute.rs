@@ -10,8 +10,8 @@ use super::names::Names;
 use super::observe;
 use super::parameters;
 use super::plan::{self, Refusal};
+use super::server::{DEPENDENT_OBJECTS, Failure, ServerPool};
 use super::step::{Place, Step};
-use crate::server::{DEPENDENT_OBJECTS, Failure, ServerPool};
 
 /// How long a CREATE or DROP DATABASE waits for its turn: a server that is slow with a few must not hold all others.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,7 +82,7 @@ pub async fn grows_too_much(server: &ServerPool, names: &Names) -> Result<bool, 
 pub fn refused(server: &ServerPool, refusal: Refusal) -> Error {
     match refusal {
         Refusal::NotOurs(message) => {
-            Error::structural(super::NOT_OURS, format!("DatabaseServer {}: {message}", server.name))
+            Error::structural(crate::database::NOT_OURS, format!("DatabaseServer {}: {message}", server.name))
         }
         Refusal::Missing(message) => {
             Error::structural("DatabaseMissing", format!("DatabaseServer {}: {message}", server.name))
