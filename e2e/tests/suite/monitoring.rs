@@ -93,7 +93,7 @@ fn rules() -> Result<Vec<(String, Vec<Used>)>> {
         .map(|rule| {
             let text = |value: &Value| value.as_str().map(str::to_owned);
             let alert = text(&rule["alert"]).context("a rule that is no alert")?;
-            for annotation in ["summary", "runbook"] {
+            for annotation in ["summary", "description", "runbook"] {
                 ensure!(rule["annotations"][annotation].is_string(), "{alert} has no {annotation}");
             }
             let expression = text(&rule["expr"]).context("no expression")?;
