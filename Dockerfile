@@ -1,20 +1,19 @@
-# The suite's images. Binaries come from dist/, where e2e/cluster/images or any other release build
-# puts them: what is compiled once need not be compiled again for each image.
+# The images of Ahoi. They contain release binaries from dist/, where e2e/cluster/images copies them.
 #   docker build --target ahoi .
 #   docker build --target pgbouncer .
-# Nothing here needs root, a shell or a writable root file system at run time.
+# The containers need no root, no shell and no writable root file system.
 
-# Every controller; a Deployment names the one it runs.
+# All controllers. The command of a Deployment names one of them.
 FROM debian:trixie-slim AS ahoi
 COPY dist/ahoi-customer dist/ahoi-namespace dist/ahoi-database dist/ahoi-pgbouncer dist/ahoi-scheduler /usr/local/bin/
 USER 65532:65532
 CMD []
 
-# A stage of its own, so that new code does not install Debian packages again.
+# A separate stage, so that a change of the code does not install Debian packages again.
 #
-# pgbouncer alone comes from the next Debian: the one in trixie has not got the fixes of 1.26.0 and 1.26.1 (docs/fleets.md). Its
-# libraries are trixie's. The build fails where the package is older than the oldest that is safe, wherever it came from; that
-# is also why an outdated list of the next Debian's packages is good enough.
+# Only pgbouncer comes from the next Debian release: that of trixie lacks the fixes of 1.26.0 and 1.26.1 (docs/fleets.md). Its libraries
+# are those of trixie. The build fails if pgbouncer is older than PGBOUNCER_AT_LEAST, so an outdated package list (Check-Valid-Until: no)
+# does no harm.
 FROM debian:trixie-slim AS pgbouncer-base
 ARG PGBOUNCER_AT_LEAST=1.26.1-1
 RUN apt-get update -qq && mirror=$(apt-get indextargets --format '$(SITE)' 'Codename: trixie' | head -n 1) \
@@ -30,7 +29,7 @@ RUN apt-get update -qq && mirror=$(apt-get indextargets --format '$(SITE)' 'Code
       || { echo "pgbouncer $installed lacks security fixes: $PGBOUNCER_AT_LEAST or newer is needed" >&2; exit 1; }; } \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 
-# pgbouncer and the agent that tells it what to serve; a pod runs both.
+# pgbouncer and its agent; each pod of a fleet runs both.
 FROM pgbouncer-base AS pgbouncer
 COPY dist/ahoi-pgbouncer-agent /usr/local/bin/
 USER 65532:65532

@@ -1,4 +1,4 @@
-// The first process of every pod: it holds the pod's namespaces and sleeps until it is told to end.
+// The first process of each pod: it keeps the namespaces of the pod and sleeps until it gets a signal.
 #include <signal.h>
 #include <unistd.h>
 
@@ -7,7 +7,7 @@ static void end(int signal) { _exit(128 + signal); }
 int main(void) {
 	signal(SIGTERM, end);
 	signal(SIGINT, end);
-	signal(SIGCHLD, SIG_IGN); // processes that the pod's containers leave behind are reaped
+	signal(SIGCHLD, SIG_IGN); // reaps orphaned processes of the pod
 	for (;;)
 		pause();
 }
