@@ -37,6 +37,7 @@ test: ## Run all checks of CI, including the end-to-end tests
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --locked
 	.ci/licences
 	.ci/links
+	.ci/words
 	.ci/rename
 	@$(cluster)/build-tools >/dev/null
 	.ci/overlay
