@@ -1,4 +1,4 @@
-//! The way to the database, as the Service Binding specification has it: one folder a binding, one file an entry.
+//! Connection details of the database, as in the Service Binding specification: a folder for each binding, a file for each entry.
 
 use std::path::Path;
 use std::{env, fs};
@@ -6,7 +6,7 @@ use std::{env, fs};
 use anyhow::Context;
 use sqlx::postgres::PgConnectOptions;
 
-/// The binding of the type postgresql under `SERVICE_BINDING_ROOT`, if there is one.
+/// The binding of the type postgresql in `SERVICE_BINDING_ROOT`, if there is one.
 pub fn find() -> anyhow::Result<Option<PgConnectOptions>> {
     let Some(root) = env::var_os("SERVICE_BINDING_ROOT") else { return Ok(None) };
     let root = Path::new(&root);
@@ -28,11 +28,11 @@ fn read(folder: &Path) -> anyhow::Result<PgConnectOptions> {
         .database(&entry(folder, "database")?)
         .username(&entry(folder, "username")?)
         .password(&entry(folder, "password")?)
-        // What does not survive a pooler that gives each transaction another connection: prepared statements, and a
-        // parameter that it does not know.
+        // In the pool mode Transaction, each transaction may use another server connection, so nothing may stay prepared. pgbouncer
+        // refuses unknown startup parameters.
         .statement_cache_capacity(0)
         .extra_float_digits(None);
-    // Whom to trust comes with the binding, where the way demands that the other side is verified.
+    // The binding has a file with authorities if its sslmode verifies the server.
     let authorities = folder.join("ca.crt");
     let options = if authorities.exists() { options.ssl_root_cert(authorities) } else { options };
     Ok(match entry(folder, "sslmode") {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_binding_is_read_whole_or_not_at_all() {
+    fn an_incomplete_binding_is_an_error() {
         let folder = env::temp_dir().join(format!("ahoi-demo-worker-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("a file");

@@ -1,5 +1,5 @@
-//! A customer's worker, for the demo. It takes tasks from a table of the customer's database and finishes them; it knows of
-//! Kubernetes only the Secret that is mounted (<https://servicebinding.io/spec/core/1.1.0/>).
+//! Worker of a customer for the demo. It processes tasks in a table of the customer's database. It uses nothing of Kubernetes but the mounted
+//! binding Secret (<https://servicebinding.io/spec/core/1.1.0/>).
 #![forbid(unsafe_code)]
 
 mod binding;
@@ -21,16 +21,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take tasks and finish them, until told to stop; the default
+    /// Process tasks until SIGTERM; the default
     Work,
     /// Create the table of tasks
     Migrate,
     /// Add tasks
     Enqueue {
-        /// How many
+        /// Number of tasks
         count: i64,
     },
-    /// Say how many tasks there are in each state
+    /// Print the number of tasks in each state
     Report,
 }
 
@@ -53,5 +53,5 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn bound(database: Option<PgPool>) -> anyhow::Result<PgPool> {
-    database.context("no database is bound: there is no binding of the type postgresql under SERVICE_BINDING_ROOT")
+    database.context("no binding of the type postgresql in SERVICE_BINDING_ROOT")
 }

@@ -1,5 +1,5 @@
-//! The table of tasks. Every statement is sent within a transaction, and none as a prepared statement: then a pooler may
-//! give each transaction another connection.
+//! The table of tasks. All statements run in transactions, and none is prepared, so that pgbouncer may use another connection for each
+//! transaction.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,25 +18,25 @@ const TABLE: &str = "
     );
     CREATE INDEX IF NOT EXISTS tasks_queued ON tasks (id) WHERE state = 'queued';
 ";
-/// The lock under which the table is created: of two that create it at once, one would fail.
+/// Advisory lock for the creation of the table: of two concurrent creations, one would fail.
 const TABLE_LOCK: i64 = 0x61_68_6f_69;
 
-/// A task that is to be done.
+/// A queued task.
 #[derive(Debug)]
 pub struct Task {
     pub id: i64,
     pub payload: String,
 }
 
-/// One connection, made when it is needed and made again when it breaks.
+/// A pool of one connection, which is opened when it is needed and after it breaks.
 pub fn connect(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
 }
 
-/// Creates the table where there is none.
+/// Creates the table if it does not exist.
 pub async fn create_table(database: &PgPool) -> sqlx::Result<()> {
     let mut transaction = database.begin().await?;
-    // Asked first, since IF NOT EXISTS wants the right to create even where there is nothing to create.
+    // IF NOT EXISTS needs the privilege CREATE even if the table exists.
     let exists = sqlx::query("SELECT to_regclass('tasks') IS NOT NULL").persistent(false);
     if !exists.fetch_one(&mut *transaction).await?.get::<bool, _>(0) {
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
@@ -49,8 +49,8 @@ pub async fn create_table(database: &PgPool) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-/// Takes the oldest task that nobody else has, does it, and says who did; `false` when there is none. All in one
-/// transaction: a worker that dies gives its task back, and no other waits for it.
+/// Processes the oldest task that no other worker has locked; `false` if there is none. Runs in one transaction, so a worker that dies
+/// releases its task.
 pub async fn take<F>(database: &PgPool, worker: &str, work: impl FnOnce(Task) -> F) -> sqlx::Result<bool>
 where
     F: Future<Output = ()>,
@@ -87,7 +87,7 @@ pub async fn enqueue(database: &PgPool, count: i64) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-/// How many tasks there are in each state.
+/// Number of tasks in each state.
 pub async fn report(database: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
     create_table(database).await?;
     let mut transaction = database.begin().await?;

@@ -1,4 +1,4 @@
-//! The worker itself: asks for tasks, tells whether it is ready, and stops between two tasks.
+//! The worker: processes tasks, serves its readiness, and stops between two tasks.
 
 use std::env;
 use std::sync::Arc;
@@ -17,28 +17,27 @@ use tracing::{info, warn};
 
 use crate::tasks::{self, Task};
 
-/// How long an idle worker waits before it asks again. LISTEN would tell at once, and does not work through a pooler.
+/// Delay of an idle worker before the next query. LISTEN does not work through pgbouncer.
 const IDLE: Duration = Duration::from_millis(500);
-/// How long a worker waits after an error, at first and at most.
+/// First and longest delay after an error.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
-/// What a task of the demo takes.
+/// Duration of a task of the demo.
 const TASK: Duration = Duration::from_millis(50);
 
-/// Works until SIGTERM. Without a database there is nothing to do and nothing to wait for: once one is bound, the pods
-/// are replaced.
+/// Processes tasks until SIGTERM. Without a database, only waits: the controller replaces the pods when there is one.
 pub async fn run(database: Option<PgPool>) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let ready = Arc::new(AtomicBool::new(database.is_none()));
-    tokio::spawn(tell_readiness(ready.clone()));
+    tokio::spawn(serve_readiness(ready.clone()));
     match database {
         Some(database) => {
             let worker = env::var("HOSTNAME").unwrap_or_else(|_| format!("pid-{}", std::process::id()));
-            info!(worker, "at work");
+            info!(worker, "started");
             work(&database, &worker, &ready, &stop).await;
             database.close().await;
         }
         None => {
-            info!("no database is bound; idle");
+            info!("no binding; idle");
             stop.cancelled().await;
         }
     }
@@ -49,7 +48,7 @@ pub async fn run(database: Option<PgPool>) -> anyhow::Result<()> {
 async fn work(database: &PgPool, worker: &str, ready: &AtomicBool, stop: &CancellationToken) {
     let [first, longest] = BACKOFF;
     let mut backoff = first;
-    // Also after an error: the table may have been part of what broke.
+    // Checked again after an error, which may have been caused by a missing table.
     let mut table = false;
     while !stop.is_cancelled() {
         let outcome = match table {
@@ -65,14 +64,14 @@ async fn work(database: &PgPool, worker: &str, ready: &AtomicBool, stop: &Cancel
                 if found { Duration::ZERO } else { IDLE }
             }
             Err(error) => {
-                warn!(%error, "the database does not answer as it should; trying again");
+                warn!(%error, "query failed; retrying");
                 table = false;
                 let now = backoff;
                 backoff = longest.min(2 * now);
                 now
             }
         };
-        // Spread, or all workers of all customers would ask at once.
+        // Random, so that not all workers of all customers query at once.
         let pause = pause.mul_f64(rand::rng().random_range(0.7..1.3));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -86,16 +85,15 @@ async fn finish(task: Task) {
     info!(id = task.id, payload = task.payload, "done");
 }
 
-/// Ready once the database has answered, and from then on: an outage of the database is not cured by taking its workers
-/// out of service.
-async fn tell_readiness(ready: Arc<AtomicBool>) {
+/// Ready after the first answer of the database, and from then on: removing workers from service does not end an outage of the database.
+async fn serve_readiness(ready: Arc<AtomicBool>) {
     let answer = move || async move {
         if ready.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
     };
     let router = Router::new().route("/readyz", get(answer));
     let served = async { axum::serve(TcpListener::bind("0.0.0.0:8080").await?, router).await };
     if let Err(error) = served.await {
-        warn!(%error, "readiness is not told");
+        warn!(%error, "cannot serve readiness");
     }
 }
 
