@@ -19,7 +19,7 @@ const NOT_YET: &[&str] = &[
 
 /// Which files must not use which.
 const LAYERS: &[Layer] = &[
-    // Whoever wants the kinds alone gets no client and no runtime.
+    // Users of the kinds alone need no client and no runtime.
     Layer { files: "shared/api/", must_not_use: &["ahoi_reconcile", "tokio", "axum", "clap"] },
     // PostgreSQL, and nothing of Kubernetes.
     Layer {
