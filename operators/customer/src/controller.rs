@@ -308,5 +308,4 @@ impl PlanChanges {
 }
 
 #[cfg(test)]
-#[path = "controller_tests.rs"]
 mod tests;

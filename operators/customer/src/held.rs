@@ -28,5 +28,4 @@ pub fn held_of(held: &[Held], feature: &str) -> Option<(&'static str, String)> {
 }
 
 #[cfg(test)]
-#[path = "held_tests.rs"]
 mod tests;

@@ -26,4 +26,4 @@ mod without_plan;
 pub use controller::CustomerController;
 
 #[cfg(test)]
-mod reasons_tests;
+mod tests;

@@ -254,5 +254,4 @@ fn by_name<T>(base: Option<Vec<T>>, over: Option<Vec<T>>, name: impl Fn(&T) -> S
 }
 
 #[cfg(test)]
-#[path = "resolve_tests.rs"]
 mod tests;

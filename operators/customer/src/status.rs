@@ -217,5 +217,4 @@ fn say(report: &Report) -> String {
 }
 
 #[cfg(test)]
-#[path = "status_tests.rs"]
 mod tests;

@@ -384,5 +384,4 @@ fn wait_for_namespace<C>(wanted: &Wanted) -> Desired<C> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
