@@ -4,30 +4,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{
-    CUSTOMER_LABEL, ChildRef, ConnectionPool, Customer, CustomerNamespace, CustomerStatus, Database, FeatureState,
-    Plan, ReconcilePolicy, Scheduler, finalizers,
-};
+use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, ReconcilePolicy, finalizers};
 use ahoi_reconcile::{
-    Cache, Conditioned, Controller, Error, EventType, ObjectRef, Owned, Pace, Platform, Progress, Reconciler, Runnable,
-    Transition, Waker, watcher,
+    Cache, Controller, Error, EventType, ObjectRef, Pace, Platform, Progress, Reconciler, Runnable, Transition, Waker,
+    watcher,
 };
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 
-use crate::features::{
-    Chain, ConnectionPoolFeature, DatabaseFeature, NamespaceFeature, Report, SchedulerFeature, child_meta, converge,
-    is_refused, not_built,
-};
+use crate::children::{Children, owned, unlinked};
+use crate::features::chain::Chain;
+use crate::features::connection_pool::ConnectionPoolFeature;
+use crate::features::converge::{converge, is_refused};
+use crate::features::database::DatabaseFeature;
+use crate::features::namespace::NamespaceFeature;
+use crate::features::report::{Report, not_built};
+use crate::features::scheduler::SchedulerFeature;
 use crate::intake::{Intake, PATIENCE};
-use crate::offboard::{Offboarding, offboard};
-use crate::plan::{PlanController, plan_name};
-use crate::resolve::{PlanChoice, Wanted, resolve};
+use crate::offboard::offboard;
+use crate::offboarding::Offboarding;
+use crate::plan::{DEFAULT_PLAN, PlanController, plan_name};
+use crate::resolve::{PlanChoice, resolve};
 use crate::status::{HOLD, paused, retaining, status, substance};
 use crate::story::story;
+use crate::wanted::Wanted;
 
-/// The Plan of a Customer that names none, where there is one of that name.
-pub const DEFAULT_PLAN: &str = "default";
 /// How often a customer with a stalled feature is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -60,14 +61,6 @@ impl PlanOf {
             PlanOf::Missing { reason, why } => PlanChoice::Missing { reason, why },
         }
     }
-}
-
-/// Everything a Customer can have.
-pub struct Children {
-    pub namespaces: Owned<CustomerNamespace>,
-    pub databases: Owned<Database>,
-    pub connection_pools: Owned<ConnectionPool>,
-    pub schedulers: Owned<Scheduler>,
 }
 
 impl Reconciler for CustomerController {
@@ -246,35 +239,6 @@ impl CustomerController {
         self.platform.write_status(&self.customers, customer, &status).await?;
         Ok(Some(Customer { status: Some(status), ..customer.clone() }))
     }
-}
-
-impl Children {
-    /// What the customer has now.
-    fn of(&self, customer: &Customer) -> Chain {
-        Chain {
-            namespace: only_child(&self.namespaces, customer),
-            database: only_child(&self.databases, customer),
-            connection_pool: only_child(&self.connection_pools, customer),
-            scheduler: only_child(&self.schedulers, customer),
-        }
-    }
-}
-
-fn owned<C: Conditioned>(platform: &Platform) -> Owned<C> {
-    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default()))
-}
-
-/// The customer's child of kind `C`; a customer has at most one of each. One that has lost its owner reference is found by its
-/// name and label: whatever the customer has must be turned off and removed with it, restored or orphaned.
-pub fn only_child<C: Conditioned>(children: &Owned<C>, customer: &Customer) -> Option<Arc<C>> {
-    let owned = children.children(customer).into_iter().next();
-    owned.or_else(|| children.lost(customer, &child_meta::<C>(&customer.name_any(), None)))
-}
-
-/// The customer of a child that nothing but its label links to it.
-fn unlinked<C: Conditioned>(child: &C) -> Option<ObjectRef<Customer>> {
-    let customer = child.labels().get(CUSTOMER_LABEL).filter(|_| child.owner_references().is_empty())?;
-    Some(ObjectRef::new(customer))
 }
 
 /// The customers that a change of the Plan `plan` reaches.

@@ -12,10 +12,10 @@ use ahoi_reconcile::{Error, EventType, is_ready, not_ready_message};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt};
 
-use crate::controller::only_child;
-use crate::features::namespace_child;
-use crate::offboard::{Offboarding, definition_is_going};
-use crate::recall::{is_overdue, note};
+use crate::children::only_child;
+use crate::features::namespace::namespace_child;
+use crate::offboarding::{Offboarding, definition_is_going, is_overdue, note};
+
 use crate::story::OFFBOARDING;
 
 /// What Kubernetes puts on an object whose children it deletes by itself.

@@ -1,7 +1,5 @@
 //! Parts of a Customer's spec that are not applied.
 
-use crate::features::Feature;
-
 /// A part of the spec that is not applied. What is in force for it stays, and the rest of the spec is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -14,9 +12,9 @@ pub struct Held {
 }
 
 impl Held {
-    /// A part of the feature `F`.
-    pub fn of<F: Feature>(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { feature: Some(F::NAME), reason, message: message.into() }
+    /// A part of this feature.
+    pub fn of(feature: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { feature: Some(feature), reason, message: message.into() }
     }
 }
 
@@ -25,6 +23,14 @@ pub fn held_of(held: &[Held], feature: &str) -> Option<(&'static str, String)> {
     let of_feature: Vec<&Held> = held.iter().filter(|held| held.feature == Some(feature)).collect();
     let messages: Vec<&str> = of_feature.iter().map(|held| held.message.as_str()).collect();
     Some((of_feature.first()?.reason, messages.join("; ")))
+}
+
+/// What holds until the field is corrected.
+pub fn stays(feature: &str, field: &str, kept: Option<String>) -> String {
+    match kept {
+        Some(kept) => format!("until then {field} stays {kept}, and the rest of the spec is applied"),
+        None => format!("until then the feature {feature} is not created, and the rest of the spec is applied"),
+    }
 }
 
 #[cfg(test)]

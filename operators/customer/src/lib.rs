@@ -8,6 +8,7 @@
 //! Many new customers at once are made [a few at a time](intake).
 //! Deleting a Customer is its own story: [offboard], which may begin with having data back that was retained: [recall].
 
+mod children;
 mod controller;
 mod features;
 mod foreground;
@@ -15,12 +16,14 @@ mod held;
 mod intake;
 mod limits;
 mod offboard;
+mod offboarding;
 mod plan;
 mod recall;
 mod resolve;
 mod status;
 mod storage;
 mod story;
+mod wanted;
 mod without_plan;
 
 pub use controller::CustomerController;

@@ -3,10 +3,14 @@
 use ahoi_api::{Customer, Plan, Size};
 use kube::ResourceExt;
 
-use crate::features::{Chain, ConnectionPoolFeature, DatabaseFeature, Feature, SchedulerFeature};
-use crate::held::Held;
-use crate::resolve::Wanted;
+use crate::features::chain::Chain;
+use crate::features::connection_pool::ConnectionPoolFeature;
+use crate::features::database::DatabaseFeature;
+use crate::features::feature::Feature;
+use crate::features::scheduler::SchedulerFeature;
+use crate::held::{Held, stays};
 use crate::storage;
+use crate::wanted::Wanted;
 
 /// Takes back what exceeds the limits of `plan`.
 pub fn apply_limits(wanted: &mut Wanted, customer: &Customer, plan: &Plan, in_force: &Chain) {
@@ -51,12 +55,13 @@ fn limit_storage(wanted: &mut Wanted, customer: &Customer, plan: &Plan, in_force
     let kept = storage::in_force(customer, in_force);
     let held = match (size.bytes(), most.bytes()) {
         (Ok(bytes), Ok(limit)) if bytes <= limit => return,
-        (_, Err(error)) => Held::of::<DatabaseFeature>(
+        (_, Err(error)) => Held::of(
+            DatabaseFeature::NAME,
             "InvalidSize",
             format!(
                 "spec.limits.maxStorage of the Plan {}: {error}; {}",
                 plan.name_any(),
-                stays::<DatabaseFeature>(field, kept.as_ref().map(Size::to_string))
+                stays(DatabaseFeature::NAME, field, kept.as_ref().map(Size::to_string))
             ),
         ),
         (_, Ok(limit)) => {
@@ -108,7 +113,7 @@ impl Limit<'_> {
                  set spec.features.{field} of the Customer to at most {most}"
             )
         };
-        Held::of::<F>("ExceedsPlan", format!("{message}; {}", stays::<F>(field, kept)))
+        Held::of(F::NAME, "ExceedsPlan", format!("{message}; {}", stays(F::NAME, field, kept)))
     }
 
     /// What is in force is more than the Plan allows, and cannot become less.
@@ -120,14 +125,6 @@ impl Limit<'_> {
              spec.plan, or set spec.limits.{limit} of the Plan {plan} to at least {kept}",
             F::NAME
         );
-        Held::of::<F>("ExceedsPlan", format!("{message}; {}", stays::<F>(field, Some(kept.to_owned()))))
-    }
-}
-
-/// What holds until the field is corrected.
-pub fn stays<F: Feature>(field: &str, kept: Option<String>) -> String {
-    match kept {
-        Some(kept) => format!("until then {field} stays {kept}, and the rest of the spec is applied"),
-        None => format!("until then the feature {} is not created, and the rest of the spec is applied", F::NAME),
+        Held::of(F::NAME, "ExceedsPlan", format!("{message}; {}", stays(F::NAME, field, Some(kept.to_owned()))))
     }
 }

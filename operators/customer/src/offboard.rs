@@ -2,27 +2,16 @@
 //! customer's own policy, also one that was turned off and has left its data behind, the namespace last. Each step waits for
 //! the one before it by event.
 
-use ahoi_api::{Customer, NamespaceDeletionPolicy, Plan};
-use ahoi_reconcile::{Cache, Conditioned, Error, Owned, Platform, not_ready_message};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::core::PartialObjectMeta;
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use ahoi_api::{Customer, NamespaceDeletionPolicy};
+use ahoi_reconcile::{Conditioned, Error, Owned, not_ready_message};
+use kube::{Client, ResourceExt};
 
-use crate::controller::{Children, only_child};
-use crate::features::removed;
+use crate::children::only_child;
+use crate::features::converge::removed;
 use crate::foreground::restore_for_deletion;
+use crate::offboarding::{Offboarding, definition_is_going};
 use crate::recall::recall;
 use crate::story::OFFBOARDING;
-
-/// A Customer that is being deleted, and what is needed for it.
-pub struct Offboarding<'a> {
-    pub platform: &'a Platform,
-    pub customers: &'a Cache<Customer>,
-    pub children: &'a Children,
-    /// The customer's, where it is still there.
-    pub plan: Option<&'a Plan>,
-    pub customer: &'a Customer,
-}
 
 /// Removes what the customer has. `Err(Waiting)` until the last of it is gone.
 pub async fn offboard(leaving: &Offboarding<'_>) -> Result<(), Error> {
@@ -75,11 +64,4 @@ async fn remove<C: Conditioned + PartialEq>(
             Err(Error::waiting(OFFBOARDING, format!("waiting until it is removed: {}", not_ready_message(&*child))))
         }
     }
-}
-
-/// Whether the definition of Customer is being deleted.
-pub async fn definition_is_going(client: &Client) -> Result<bool, Error> {
-    let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
-    let definition = api.get_opt(Customer::crd_name()).await?;
-    Ok(definition.is_none_or(|d| d.metadata.deletion_timestamp.is_some()))
 }

@@ -11,8 +11,8 @@ use ahoi_reconcile::{
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
-use crate::controller::DEFAULT_PLAN;
-
+/// The Plan of a Customer that names none, where there is one of that name.
+pub const DEFAULT_PLAN: &str = "default";
 /// How old a number of customers may be. That a Plan is used at all, and that it is no longer, is reported at once.
 const HOLD: Duration = Duration::from_secs(10);
 /// Counting goes through all customers: it takes at most one part in so many of the time.

@@ -4,22 +4,15 @@
 //! Only a Database that has the data can have it archived or deleted. So it is made again, finds the data by its name, and
 //! goes like any other when it is Ready.
 
-use std::time::Duration;
-
 use ahoi_api::{Customer, Database, DatabaseSpec, DeletionPolicy};
-use ahoi_reconcile::{Class, Error, EventType, age, is_ready, not_ready_message};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use ahoi_reconcile::{Class, Error, EventType, is_ready, not_ready_message};
 use kube::ResourceExt;
 
-use crate::controller::only_child;
-use crate::features::database_child;
-use crate::offboard::{Offboarding, definition_is_going};
+use crate::children::only_child;
+use crate::features::database::database_child;
+use crate::offboarding::{Offboarding, definition_is_going, is_overdue, note};
 use crate::resolve::database_if_on;
 use crate::story::OFFBOARDING;
-
-/// How long it may take. A server that is gone must not keep a Customer for ever.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Sees to it that data that is to go has a Database. `Err(Waiting)` until it has; `false`: the definition is being
 /// deleted, and everything stays.
@@ -91,22 +84,9 @@ async fn leave(leaving: &Offboarding<'_>, why: &str) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Writes down whether there is data without a Database.
-pub async fn note(leaving: &Offboarding<'_>, is_retained: bool) -> Result<(), Error> {
-    let &Offboarding { platform, customers, customer, .. } = leaving;
-    let mut status = customer.status.clone().unwrap_or_default();
-    status.database_retained = is_retained;
-    platform.write_status(customers, customer, &status).await?;
-    Ok(())
-}
-
 fn waiting(customer: &Customer, child: &Database) -> Error {
     let done = if customer.spec.deletion_policy == DeletionPolicy::Archive { "archived" } else { "deleted" };
     let why = not_ready_message(child);
     let message = format!("the Database is made again, to have the data {done} that was retained: {why}");
     Error::waiting(OFFBOARDING, message)
-}
-
-pub fn is_overdue(since: Option<&Time>) -> bool {
-    since.is_some_and(|since| age(since, Timestamp::now()) >= PATIENCE)
 }

@@ -7,17 +7,21 @@ use std::collections::BTreeMap;
 
 use ahoi_api::{
     AdoptionPolicy, ConnectionPoolFeature, ConnectionPoolSpec, Credentials, Customer, CustomerNamespaceSpec,
-    DatabaseFeature, DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, PoolState, RunPolicy,
-    SchedulerFeature, SchedulerSpec,
+    DatabaseFeature, DatabaseSpec, Features, JobTemplate, LocalRef, NamespacedRef, Plan, RunPolicy, SchedulerFeature,
+    SchedulerSpec,
 };
 use k8s_openapi::api::core::v1::EnvVar;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use crate::features::{Chain, ConnectionPoolFeature as Pool};
+use crate::features::chain::Chain;
+use crate::features::connection_pool::ConnectionPoolFeature as Pool;
+use crate::features::connection_pool::pool_state;
+use crate::features::feature::Feature;
 use crate::held::Held;
 use crate::limits::apply_limits;
 use crate::storage::{self, Storage};
+use crate::wanted::Wanted;
 use crate::without_plan::without_plan;
 
 const DEFAULT_WORKERS: i32 = 1;
@@ -44,26 +48,6 @@ impl<'a> PlanChoice<'a> {
             PlanChoice::BuiltIn | PlanChoice::Missing { .. } => None,
         }
     }
-}
-
-/// What a customer shall have. `None` is a feature that is off, or held back before it was created.
-#[derive(Debug)]
-pub struct Wanted {
-    pub name: String,
-    pub plan: Option<String>,
-    pub suspended: bool,
-    /// None: it is not created, and one that exists stays as it is.
-    pub namespace: Option<CustomerNamespaceSpec>,
-    pub database: Option<DatabaseSpec>,
-    pub connection_pool: Option<ConnectionPoolSpec>,
-    /// Without its binding, which is known only once the database or the pool is there.
-    pub scheduler: Option<SchedulerSpec>,
-    pub webhooks: bool,
-    pub previews: bool,
-    /// The default of the storage, in bytes, while the customer has a database.
-    pub default_storage: Option<i64>,
-    /// What of the spec is not applied, and why.
-    pub held: Vec<Held>,
 }
 
 /// Joins Customer and Plan and checks what admission cannot see, against what is `in_force`.
@@ -179,7 +163,8 @@ fn connection_pool(
     // The Plan's word about pools is about customers with a database; the Customer's own word is an order.
     let asked = own.and_then(|f: &ConnectionPoolFeature| f.enabled);
     if asked == Some(true) && !has_database {
-        held.push(Held::of::<Pool>(
+        held.push(Held::of(
+            Pool::NAME,
             "PoolNeedsDatabase",
             "spec.features.connectionPool.enabled is true and the customer has no database: set \
              spec.features.database.enabled to true, or spec.features.connectionPool.enabled to false",
@@ -203,14 +188,6 @@ fn connection_pool(
         migration: None,
         state: pool_state(customer.spec.run_policy),
     })
-}
-
-/// The state of the route of a customer whose workload runs, or is suspended.
-pub fn pool_state(run_policy: RunPolicy) -> PoolState {
-    match run_policy {
-        RunPolicy::Running => PoolState::Active,
-        RunPolicy::Suspended => PoolState::Disabled,
-    }
 }
 
 fn scheduler(customer: &Customer, planned: Option<&SchedulerFeature>) -> Option<SchedulerSpec> {

@@ -7,9 +7,13 @@ use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondit
 use ahoi_reconcile::{Verdict, is_ready};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::features::{Chain, DatabaseFeature, Feature, Mirrored, REMOVING, Report, SchedulerFeature};
-use crate::resolve::Wanted;
+use crate::features::chain::Chain;
+use crate::features::database::DatabaseFeature;
+use crate::features::feature::Feature;
+use crate::features::report::{Mirrored, REMOVING, Report};
+use crate::features::scheduler::SchedulerFeature;
 use crate::storage;
+use crate::wanted::Wanted;
 
 /// Type of the condition of a Customer that is not acted on.
 pub const PAUSED: &str = "Paused";

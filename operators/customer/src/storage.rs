@@ -5,9 +5,10 @@
 
 use ahoi_api::{Customer, Plan, Size};
 
-use crate::features::{Chain, DatabaseFeature};
-use crate::held::Held;
-use crate::limits::stays;
+use crate::features::chain::Chain;
+use crate::features::database::DatabaseFeature;
+use crate::features::feature::Feature;
+use crate::held::{Held, stays};
 
 const DEFAULT_STORAGE: &str = "10Gi";
 const FIELD: &str = "database.storage";
@@ -44,8 +45,8 @@ pub fn resolve(customer: &Customer, plan: Option<&Plan>, chain: &Chain, held: &m
 
     let text = kept.as_ref().map(Size::to_string);
     let mut refuse = |reason, message: String| {
-        let message = format!("{message}; {}", stays::<DatabaseFeature>(FIELD, text.clone()));
-        held.push(Held::of::<DatabaseFeature>(reason, message));
+        let message = format!("{message}; {}", stays(DatabaseFeature::NAME, FIELD, text.clone()));
+        held.push(Held::of(DatabaseFeature::NAME, reason, message));
         kept.clone()
     };
     let kept_bytes = kept.as_ref().and_then(|kept| kept.bytes().ok());

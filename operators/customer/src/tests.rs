@@ -1,10 +1,17 @@
 //! A walk through the reasons that this controller gives: each names its object or field and what to do, and stands in the
 //! documentation.
 
+use std::path::Path;
+
 use ahoi_api::{Customer, FeatureState, Plan};
 use serde_json::{Value, json};
 
-use crate::features::{Chain, DatabaseFeature, Desired, Feature, NamespaceFeature, SchedulerFeature, not_built};
+use crate::features::chain::Chain;
+use crate::features::database::DatabaseFeature;
+use crate::features::feature::{Desired, Feature};
+use crate::features::namespace::NamespaceFeature;
+use crate::features::report::not_built;
+use crate::features::scheduler::SchedulerFeature;
 use crate::resolve::{PlanChoice, resolve};
 use crate::status::paused;
 
@@ -108,22 +115,30 @@ fn every_reason_names_its_field_and_what_to_do() {
     }
 }
 
+/// Rust sources below `folder` of the repository, without tests and without folders of these names.
+fn sources(folder: &str, without: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            if path.is_dir() && !without.contains(&name.as_str()) {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests" {
+                let source = std::fs::read_to_string(&path).unwrap();
+                found.push(source.split("#[cfg(test)]").next().unwrap_or_default().to_owned());
+            }
+        }
+    }
+    found
+}
+
 /// Reasons in this crate's sources that are written out.
 #[test]
 fn every_reason_in_the_sources_is_documented() {
-    let sources = [
-        include_str!("controller.rs"),
-        include_str!("features/connection_pool.rs"),
-        include_str!("features/database.rs"),
-        include_str!("features/mod.rs"),
-        include_str!("features/scheduler.rs"),
-        include_str!("limits.rs"),
-        include_str!("resolve.rs"),
-        include_str!("storage.rs"),
-        include_str!("without_plan.rs"),
-    ];
     let mut reasons = Vec::new();
-    for source in sources {
+    for source in sources("operators/customer/src", &[]) {
         for marker in
             ["reason: \"", "REASON: &str = \"", "REMOVING: &str = \"", "refuse(\"", "(\n                    \""]
         {
@@ -140,29 +155,14 @@ fn every_reason_in_the_sources_is_documented() {
 /// Reasons of the Databases, ConnectionPools, Schedulers and CustomerNamespaces, which the Customer repeats.
 #[test]
 fn every_reason_of_a_child_is_documented() {
-    let sources = [
-        include_str!("../../database/src/context.rs"),
-        include_str!("../../database/src/database/adopt.rs"),
-        include_str!("../../database/src/database/cleanup.rs"),
-        include_str!("../../database/src/database/execute.rs"),
-        include_str!("../../database/src/database/mod.rs"),
-        include_str!("../../database/src/database/parameters.rs"),
-        include_str!("../../database/src/database/pending.rs"),
-        include_str!("../../database/src/database/placement.rs"),
-        include_str!("../../database/src/database/rotate.rs"),
-        include_str!("../../database/src/renewal.rs"),
-        include_str!("../../database/src/verifiers.rs"),
-        include_str!("../../namespace/src/controller.rs"),
-        include_str!("../../pgbouncer/src/bin/ahoi-pgbouncer/pool/resolve.rs"),
-        include_str!("../../pgbouncer/src/bin/ahoi-pgbouncer/pool/tls.rs"),
-        include_str!("../../scheduler/src/status.rs"),
-    ];
-    let mut reasons = Vec::new();
-    for source in sources {
-        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
-        for marker in ["structural(", "terminal(", "waiting(", "stalled(", "progressing("] {
-            let arguments = source.split(marker).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
-            reasons.extend(arguments.filter_map(|reason| reason.split('"').next()));
+    let mut reasons: Vec<String> = Vec::new();
+    for owner in ["database", "namespace", "pgbouncer", "scheduler"] {
+        // A customer does not see the conditions of servers and fleets.
+        for source in sources(&format!("operators/{owner}/src"), &["fleet", "postgres", "server"]) {
+            for marker in ["structural(", "terminal(", "waiting(", "stalled(", "progressing("] {
+                let arguments = source.split(marker).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+                reasons.extend(arguments.filter_map(|reason| reason.split('"').next()).map(str::to_owned));
+            }
         }
     }
     assert!(reasons.len() > 20, "{reasons:?}");

@@ -4,9 +4,14 @@
 use ahoi_api::{Customer, FeatureState, RunPolicy};
 use kube::ResourceExt;
 
-use crate::features::{Chain, ConnectionPoolFeature, DatabaseFeature, Feature, NamespaceFeature, SchedulerFeature};
+use crate::features::chain::Chain;
+use crate::features::connection_pool::ConnectionPoolFeature;
+use crate::features::database::DatabaseFeature;
+use crate::features::feature::Feature;
+use crate::features::namespace::NamespaceFeature;
+use crate::features::scheduler::SchedulerFeature;
 use crate::held::Held;
-use crate::resolve::Wanted;
+use crate::wanted::Wanted;
 
 /// What a customer shall have until its Plan is found and can be read; `why` says which one, and what to do.
 pub fn without_plan(customer: &Customer, reason: &'static str, why: &str, in_force: &Chain) -> Wanted {
@@ -77,5 +82,5 @@ impl Kept<'_> {
 }
 
 fn waiting<F: Feature>(reason: &'static str) -> Held {
-    Held::of::<F>(reason, "not created before the Plan is found")
+    Held::of(F::NAME, reason, "not created before the Plan is found")
 }

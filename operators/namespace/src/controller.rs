@@ -16,7 +16,8 @@ use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::desired::{BINDINGS, GUARD_RAIL_LABEL, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
+use crate::desired::{BINDINGS, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
+use crate::guard_rail::GUARD_RAIL_LABEL;
 use crate::network::{Servers, Surroundings};
 use crate::ownership::{Claim, Reason, claim, customer_of, remaining};
 

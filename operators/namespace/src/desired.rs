@@ -12,11 +12,8 @@ use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
+use crate::guard_rail::meta;
 use crate::network::{self, Servers, Surroundings};
-
-/// Label on every guard rail; its value is the name of the CustomerNamespace. A label of its own, because people put the
-/// customer's label on objects of theirs, and those are not ours to prune.
-pub const GUARD_RAIL_LABEL: &str = "internal.example.com/guard-rail-of";
 
 /// Every name a guard rail can have, so that one that is no longer wanted is found without a search.
 pub const QUOTAS: &[&str] = &["customer"];
@@ -114,15 +111,5 @@ fn binding(owner: &CustomerNamespace, role: &str, mut groups: Vec<&str>) -> Role
         metadata: meta(owner, &format!("customer-{role}")),
         role_ref: RoleRef { api_group: RBAC.into(), kind: "ClusterRole".into(), name: role.to_owned() },
         subjects: Some(groups.into_iter().map(subject).collect()),
-    }
-}
-
-pub(crate) fn meta(owner: &CustomerNamespace, name: &str) -> ObjectMeta {
-    let labels = [(CUSTOMER_LABEL, owner.name_any()), (GUARD_RAIL_LABEL, owner.name_any())];
-    ObjectMeta {
-        name: Some(name.to_owned()),
-        namespace: Some(namespace_of(&owner.name_any())),
-        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
-        ..ObjectMeta::default()
     }
 }

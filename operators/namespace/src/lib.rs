@@ -6,6 +6,7 @@
 
 mod controller;
 mod desired;
+mod guard_rail;
 mod network;
 mod ownership;
 

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::desired::{meta, once};
 use crate::pods::{self, Role};
-use crate::status::MIGRATED;
 
+/// Type of the condition that says whether the migration of the version in the spec is over.
+pub const MIGRATED: &str = "Migrated";
 /// Seconds a migration may take where the spec does not say.
 const DEADLINE_SECONDS: i64 = 600;
 /// How often a failed migration is tried again where the spec does not say.

@@ -12,12 +12,10 @@ use kube::ResourceExt;
 
 use crate::desired::{PROGRESS_DEADLINE_SECONDS, wanted_workers};
 use crate::health::{self, Workers};
-use crate::migration::Migration;
+use crate::migration::{MIGRATED, Migration};
 
 const WORKERS_READY: &str = "WorkersReady";
 const JOBS_HEALTHY: &str = "JobsHealthy";
-/// Type of the condition that says whether the migration of the version in the spec is over.
-pub const MIGRATED: &str = "Migrated";
 
 /// How long a change of mere detail (a count, a message, the time of a run) may wait to be told together with the next.
 pub const HOLD: Duration = Duration::from_secs(2);

@@ -1,10 +1,10 @@
 //! Passes over a customer, against an API server in memory.
 
 use ahoi_api::{
-    CUSTOMER_LABEL, CustomerSpec, DeletionPolicy, NAMESPACE_OWNER_LABEL, NamespaceDeletionPolicy, PlanSpec,
+    CUSTOMER_LABEL, CustomerSpec, Database, DeletionPolicy, NAMESPACE_OWNER_LABEL, NamespaceDeletionPolicy, PlanSpec,
 };
-use ahoi_reconcile::conditions;
 use ahoi_reconcile::testing::{ApiServer, cache, changed, gone, ready, unreadable};
+use ahoi_reconcile::{Conditioned, Owned, conditions};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -12,6 +12,8 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::children::only_child;
+use crate::features::database::database_child;
 
 const NETWORK: &str = "PUT /apis/internal.example.com/v1/customernamespaces/acme";
 const STATUS: &str = "PATCH /apis/internal.example.com/v1/customers/acme/status";
@@ -487,7 +489,7 @@ async fn an_orphaning_deletion_removes_what_the_customer_has() {
 
 #[test]
 fn a_child_without_an_owner_wakes_the_customer_of_its_label() {
-    let mut child = crate::features::database_child("acme", serde_json::from_value(json!({"storage": "1gb"})).unwrap());
+    let mut child = database_child("acme", serde_json::from_value(json!({"storage": "1gb"})).unwrap());
     assert_eq!(unlinked(&child), Some(ObjectRef::new("acme")));
     let owner = serde_json::from_value(json!({"apiVersion": "v1", "kind": "A", "name": "a", "uid": "u"})).unwrap();
     child.metadata.owner_references = Some(vec![owner]);

@@ -1,11 +1,14 @@
 //! The feature `connectionPool`.
 
-use ahoi_api::{ConnectionPool, ConnectionPoolSpec, Customer, finalizers};
+use ahoi_api::{ConnectionPool, ConnectionPoolSpec, Customer, PoolState, RunPolicy, finalizers};
 use ahoi_reconcile::is_ready;
 use kube::ResourceExt;
 
-use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
-use crate::resolve::{Wanted, pool_state};
+use super::chain::Chain;
+use super::feature::{Desired, Feature, awaits_namespace, wait_for_namespace};
+use super::report::state_of;
+use crate::children::child_meta;
+use crate::wanted::Wanted;
 
 pub struct ConnectionPoolFeature;
 
@@ -48,6 +51,14 @@ impl Feature for ConnectionPoolFeature {
     }
 }
 
+/// The state of the route of a customer whose workload runs, or is suspended.
+pub fn pool_state(run_policy: RunPolicy) -> PoolState {
+    match run_policy {
+        RunPolicy::Running => PoolState::Active,
+        RunPolicy::Suspended => PoolState::Disabled,
+    }
+}
+
 fn pool(customer: &str, spec: ConnectionPoolSpec) -> ConnectionPool {
     let mut child = ConnectionPool::new(customer, spec);
     child.metadata = child_meta::<ConnectionPool>(customer, Some(finalizers::CONNECTION_POOL));
@@ -66,6 +77,6 @@ fn workers_use_it(chain: &Chain) -> bool {
     };
     let bound = scheduler.spec.binding.as_ref().map(|b| &b.name);
     let pooled = pool.status.as_ref().and_then(|s| s.binding.as_ref()).map(|b| &b.name);
-    let stalled = super::state_of(&**scheduler).0 == ahoi_api::FeatureState::Stalled;
+    let stalled = state_of(&**scheduler).0 == ahoi_api::FeatureState::Stalled;
     pooled.is_some() && (bound == pooled || !(is_ready(&**scheduler) || stalled))
 }

@@ -4,8 +4,10 @@ use ahoi_api::{Credentials, Customer, Database, DatabaseSpec, finalizers};
 use ahoi_reconcile::conditions::Condition;
 use kube::ResourceExt;
 
-use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace, with_fields_of_the_customer};
-use crate::resolve::Wanted;
+use super::chain::Chain;
+use super::feature::{Desired, Feature, awaits_namespace, wait_for_namespace, with_fields_of_the_customer};
+use crate::children::child_meta;
+use crate::wanted::Wanted;
 
 pub struct DatabaseFeature;
 

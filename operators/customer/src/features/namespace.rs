@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use ahoi_api::{Customer, CustomerNamespace, CustomerNamespaceSpec, finalizers};
 use kube::ResourceExt;
 
-use super::{Chain, Desired, Feature, child_meta, wait_for_namespace};
-use crate::resolve::Wanted;
+use super::chain::Chain;
+use super::feature::{Desired, Feature, wait_for_namespace};
+use crate::children::child_meta;
+use crate::wanted::Wanted;
 
 pub struct NamespaceFeature;
 
@@ -22,6 +24,10 @@ impl Feature for NamespaceFeature {
         let Some(spec) = &wanted.namespace else { return wait_for_namespace(wanted) };
         let spec = CustomerNamespaceSpec { fleets: fleets(wanted, chain), ..spec.clone() };
         Desired::Child(Box::new(namespace_child(&wanted.name, spec)))
+    }
+
+    fn corrected_in() -> (String, String) {
+        ("spec.groups".to_owned(), "spec.guardrails".to_owned())
     }
 
     fn essential(customer: &Customer, child: &CustomerNamespace) -> CustomerNamespace {

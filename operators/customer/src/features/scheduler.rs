@@ -4,9 +4,11 @@ use ahoi_api::{Binding, Customer, Database, LocalRef, MigrationPool, Scheduler, 
 use ahoi_reconcile::is_ready;
 use kube::ResourceExt;
 
+use super::chain::Chain;
 use super::connection_pool::last_migration;
-use super::{Chain, Desired, Feature, awaits_namespace, child_meta, wait_for_namespace};
-use crate::resolve::Wanted;
+use super::feature::{Desired, Feature, awaits_namespace, wait_for_namespace};
+use crate::children::child_meta;
+use crate::wanted::Wanted;
 
 pub struct SchedulerFeature;
 

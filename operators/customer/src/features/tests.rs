@@ -1,9 +1,22 @@
-use ahoi_api::{Binding, ConnectionPool, CustomerNamespace, Database, PoolState, RunPolicy, Scheduler};
-use ahoi_reconcile::{Verdict, conditions};
+use std::sync::Arc;
+
+use ahoi_api::{
+    Binding, ConnectionPool, Customer, CustomerNamespace, Database, FeatureState, PoolState, RunPolicy, Scheduler,
+};
+use ahoi_reconcile::conditions::ConditionStatus;
+use ahoi_reconcile::{Conditioned, Verdict, conditions};
 use serde_json::json;
 
-use super::*;
+use super::chain::Chain;
+use super::connection_pool::ConnectionPoolFeature;
+use super::converge::{mirrored, outage};
+use super::database::DatabaseFeature;
+use super::feature::{Desired, Feature, with_fields_of_the_customer};
+use super::namespace::NamespaceFeature;
+use super::report::state_of;
+use super::scheduler::SchedulerFeature;
 use crate::resolve::{PlanChoice, resolve};
+use crate::wanted::Wanted;
 
 fn wanted(features: serde_json::Value) -> Wanted {
     let spec = json!({ "features": features });

@@ -5,9 +5,14 @@ use std::sync::Arc;
 use ahoi_api::{Customer, FeatureState, GroupBinding, Plan, PoolState, RunPolicy, Size};
 use serde_json::{Value, json};
 
-use crate::features::{Chain, DatabaseFeature, Desired, Feature, NamespaceFeature, SchedulerFeature};
+use crate::features::chain::Chain;
+use crate::features::database::DatabaseFeature;
+use crate::features::feature::{Desired, Feature};
+use crate::features::namespace::NamespaceFeature;
+use crate::features::scheduler::SchedulerFeature;
 use crate::held::Held;
-use crate::resolve::{PlanChoice, Wanted, resolve};
+use crate::resolve::{PlanChoice, resolve};
+use crate::wanted::Wanted;
 
 const SYSTEM: &str = "ahoi-system";
 const MISSING: PlanChoice<'_> = PlanChoice::Missing { reason: "PlanNotFound", why: "no Plan" };

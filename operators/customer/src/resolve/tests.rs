@@ -1,4 +1,4 @@
-use ahoi_api::Size;
+use ahoi_api::{PoolState, Size};
 use serde_json::{Value, json};
 
 use super::*;

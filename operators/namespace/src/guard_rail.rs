@@ -1,0 +1,20 @@
+//! What every guard rail has in common: the label by which it is found, and its metadata.
+
+use ahoi_api::{CUSTOMER_LABEL, CustomerNamespace, namespace_of};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+
+/// Label on every guard rail; its value is the name of the CustomerNamespace. A label of its own, because people put the
+/// customer's label on objects of theirs, and those are not ours to prune.
+pub const GUARD_RAIL_LABEL: &str = "internal.example.com/guard-rail-of";
+
+/// Metadata of the guard rail `name`.
+pub fn meta(owner: &CustomerNamespace, name: &str) -> ObjectMeta {
+    let labels = [(CUSTOMER_LABEL, owner.name_any()), (GUARD_RAIL_LABEL, owner.name_any())];
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(namespace_of(&owner.name_any())),
+        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+        ..ObjectMeta::default()
+    }
+}
