@@ -1,7 +1,7 @@
-//! Whether replicas of a controller kept to their shards, told from the audit log of the API server.
+//! Whether replicas of a controller kept to their partitions, told from the audit log of the API server.
 //!
-//! The Leases of the shards say who had which shard, from when to when. Every write of the controller must have been asked for
-//! and answered while its pod had the shard of its object: not before it took the shard, and not after it gave it back
+//! The Leases of the partitions say who had which partition, from when to when. Every write of the controller must have been asked for
+//! and answered while its pod had the partition of its object: not before it took the partition, and not after it gave it back
 //! or another took it over.
 
 use std::collections::BTreeMap;
@@ -38,16 +38,16 @@ pub enum What {
         /// For people.
         line: String,
     },
-    /// It made the Lease of this shard name this pod; empty: nobody.
+    /// It made the Lease of this partition name this pod; empty: nobody.
     Named {
-        /// The shard.
-        shard: u32,
+        /// The partition.
+        partition: u32,
         /// The pod.
         holder: String,
     },
 }
 
-/// A shard in the hands of a pod.
+/// A partition in the hands of a pod.
 #[derive(Clone, Debug)]
 struct Tenure {
     pod: String,
@@ -61,30 +61,32 @@ struct Tenure {
 pub struct Verdict {
     /// Writes that were looked at.
     pub writes: usize,
-    /// How often a shard changed hands.
+    /// How often a partition changed hands.
     pub hands: usize,
     /// Writes of each pod.
     pub by_pod: BTreeMap<String, usize>,
-    /// Writes outside of the time in which their pod had the shard.
+    /// Writes outside of the time in which their pod had the partition.
     pub violations: Vec<String>,
 }
 
-/// Looks at everything that happened. `shard_of` says which shard a customer is on.
-pub fn check(acts: &[Act], shard_of: impl Fn(&str) -> u32) -> Verdict {
+/// Looks at everything that happened. `partition_of` says which partition a customer is on.
+pub fn check(acts: &[Act], partition_of: impl Fn(&str) -> u32) -> Verdict {
     let tenures = tenures(acts);
     let mut verdict = Verdict { hands: tenures.values().map(Vec::len).sum(), ..Verdict::default() };
     for act in acts {
         let What::Wrote { customer, line } = &act.what else { continue };
-        let shard = shard_of(customer);
+        let partition = partition_of(customer);
         verdict.writes += 1;
         *verdict.by_pod.entry(act.pod.clone()).or_default() += 1;
         let had = |tenure: &Tenure| {
             tenure.pod == act.pod && tenure.from <= act.asked && tenure.to.is_none_or(|to| act.answered <= to)
         };
-        let known = tenures.get(&shard).map(Vec::as_slice).unwrap_or_default();
+        let known = tenures.get(&partition).map(Vec::as_slice).unwrap_or_default();
         if !known.iter().any(had) {
             let Act { pod, asked, answered, .. } = act;
-            verdict.violations.push(format!("{pod} {line} on shard {shard} from {asked} to {answered}: {known:?}"));
+            verdict
+                .violations
+                .push(format!("{pod} {line} on partition {partition} from {asked} to {answered}: {known:?}"));
         }
     }
     verdict
@@ -93,23 +95,23 @@ pub fn check(acts: &[Act], shard_of: impl Fn(&str) -> u32) -> Verdict {
 fn tenures(acts: &[Act]) -> BTreeMap<u32, Vec<Tenure>> {
     let mut named: Vec<(&Act, u32, &str)> = Vec::new();
     for act in acts {
-        if let What::Named { shard, holder } = &act.what {
-            named.push((act, *shard, holder));
+        if let What::Named { partition, holder } = &act.what {
+            named.push((act, *partition, holder));
         }
     }
     named.sort_by_key(|(act, ..)| act.answered);
     let mut tenures = BTreeMap::<u32, Vec<Tenure>>::new();
-    for (act, shard, holder) in named {
-        let of_shard = tenures.entry(shard).or_default();
+    for (act, partition, holder) in named {
+        let of_partition = tenures.entry(partition).or_default();
         // A container that was started again in its pod takes what names its pod already.
-        if of_shard.last().is_some_and(|last| last.to.is_none() && last.pod == holder) {
+        if of_partition.last().is_some_and(|last| last.to.is_none() && last.pod == holder) {
             continue;
         }
-        if let Some(last) = of_shard.last_mut() {
+        if let Some(last) = of_partition.last_mut() {
             last.to.get_or_insert(act.asked);
         }
         if !holder.is_empty() {
-            of_shard.push(Tenure { pod: holder.to_owned(), from: act.asked, to: None });
+            of_partition.push(Tenure { pod: holder.to_owned(), from: act.asked, to: None });
         }
     }
     tenures
@@ -160,8 +162,8 @@ fn what(event: &Value, controller: &str) -> Option<What> {
     if resource == "leases" {
         let lease = &event["requestObject"];
         let name = text(&lease["metadata"]["name"]);
-        let shard = name.strip_prefix(&format!("{controller}-"))?.split_once("-of-")?.0.parse().ok()?;
-        return Some(What::Named { shard, holder: text(&lease["spec"]["holderIdentity"]) });
+        let partition = name.strip_prefix(&format!("{controller}-"))?.split_once("-of-")?.0.parse().ok()?;
+        return Some(What::Named { partition, holder: text(&lease["spec"]["holderIdentity"]) });
     }
     let place = if namespace.is_empty() { &name } else { &namespace };
     let customer = place.strip_prefix("customer-").unwrap_or(place).to_owned();
@@ -178,7 +180,7 @@ mod tests {
     }
 
     fn named(pod: &str, at: i64, holder: &str) -> Act {
-        act(pod, at, at + 1, What::Named { shard: 0, holder: holder.into() })
+        act(pod, at, at + 1, What::Named { partition: 0, holder: holder.into() })
     }
 
     fn wrote(pod: &str, asked: i64, answered: i64) -> Act {
@@ -204,7 +206,7 @@ mod tests {
         let late = [named("a", 0, "a"), named("b", 20, "b"), wrote("a", 22, 23)];
         assert_eq!(violations(&late), 1, "the one before writes again");
         let across = [named("a", 0, "a"), wrote("a", 9, 11), named("a", 10, "")];
-        assert_eq!(violations(&across), 1, "it was still writing when it gave the shard back");
+        assert_eq!(violations(&across), 1, "it was still writing when it gave the partition back");
         let never = [named("a", 0, "a"), wrote("b", 2, 3)];
         assert_eq!(violations(&never), 1, "somebody who never had it");
         let early = [wrote("a", 0, 1), named("a", 2, "a")];

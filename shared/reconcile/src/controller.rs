@@ -68,7 +68,7 @@ impl<K: Object> Controller<K> {
     /// A controller for the objects in `cache`. It is woken by changes of spec, labels, annotations, finalizers and
     /// deletion, and not by status.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
-        let queue = Arc::new(Queue::new(platform.shards()));
+        let queue = Arc::new(Queue::new(platform.partitions()));
         let listener = queue.clone();
         cache.listen(move |change| listener.primary(change));
         let concurrency = platform.concurrency();
@@ -160,7 +160,7 @@ impl<K: Object> Controller<K> {
             let Worker { platform, cache, queue, .. } = &*worker;
             platform.synced().await;
             let (gaining, objects) = (queue.clone(), cache.clone());
-            platform.shards().on_gain(move |shard| gaining.gained(shard, &objects));
+            platform.partitions().on_gain(move |partition| gaining.gained(partition, &objects));
             queue.start(cache);
             let mut passes = JoinSet::new();
             loop {

@@ -100,15 +100,15 @@
 //! # What it must be allowed
 //!
 //! Besides the kinds an operator works with: `get`, `create`, `update` of `leases.coordination.k8s.io` in its own namespace,
-//! with `--shards` also `list` and `delete`;
+//! with `--partitions` also `list` and `delete`;
 //! `create`, `patch` of `events.events.k8s.io` everywhere; `patch` of the status subresource and, with a finalizer, of the
 //! objects of its own kind.
 //!
 //! # Several replicas at work
 //!
-//! With `--shards=N` the objects are divided by namespace (cluster-scoped ones by name) into N shards, which the replicas
+//! With `--partitions=N` the objects are divided by namespace (cluster-scoped ones by name) into N partitions, which the replicas
 //! share; each looks only at objects of its own. All of them have everything in their caches, and learn what others write from
-//! their watches, as from anybody else. Whoever takes a shard waits two seconds before the first pass, for what the one before wrote
+//! their watches, as from anybody else. Whoever takes a partition waits two seconds before the first pass, for what the one before wrote
 //! last to arrive, and looks at everybody on it. What a reconciler keeps in memory besides is one replica's.
 //!
 //! # Rules that the types do not enforce
@@ -133,6 +133,7 @@ mod metrics;
 mod objects;
 mod owned;
 mod pace;
+mod partitions;
 mod pass;
 mod platform;
 pub mod pods;
@@ -141,7 +142,6 @@ mod reconciler;
 mod repairs;
 pub mod requeue;
 mod run;
-mod shards;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 mod unready;
@@ -158,10 +158,10 @@ pub use kube::runtime::reflector::ObjectRef;
 pub use kube::runtime::watcher;
 pub use owned::{Owned, Ownership, is_controlled_by};
 pub use pace::Pace;
+pub use partitions::partition_of;
 pub use platform::{EventType, Platform};
 pub use reconciler::{PlainReconciler, Progress, Reconciler, Transition};
 pub use run::{run, run_with};
-pub use shards::shard_of;
 
 #[cfg(test)]
 mod tests;

@@ -29,8 +29,8 @@ pub(crate) struct Metrics {
     in_flight: Family<Labels<1>, Gauge>,
     queued: Family<Labels<1>, Gauge>,
     pub(crate) leader: Gauge,
-    pub(crate) shards_held: Gauge,
-    pub(crate) shard_takeovers: Family<Labels<1>, Counter>,
+    pub(crate) partitions_held: Gauge,
+    pub(crate) partition_takeovers: Family<Labels<1>, Counter>,
     unreadable: Family<[(&'static str, String); 1], Gauge>,
     first_list_overdue: Family<[(&'static str, String); 1], Gauge>,
     not_ready: Family<Labels<2>, Gauge>,
@@ -49,8 +49,8 @@ impl Metrics {
             in_flight: Family::default(),
             queued: Family::default(),
             leader: Gauge::default(),
-            shards_held: Gauge::default(),
-            shard_takeovers: Family::default(),
+            partitions_held: Gauge::default(),
+            partition_takeovers: Family::default(),
             unreadable: Family::default(),
             first_list_overdue: Family::default(),
             not_ready: Family::default(),
@@ -67,12 +67,16 @@ impl Metrics {
             "Objects that are due to be looked at and wait for a slot",
             metrics.queued.clone(),
         );
-        registry.register("leader", "1 while this process holds the lease, or a shard", metrics.leader.clone());
-        registry.register("shards_held", "Shards of the work that this process has", metrics.shards_held.clone());
+        registry.register("leader", "1 while this process holds the lease, or a partition", metrics.leader.clone());
         registry.register(
-            "shard_takeovers",
-            "Shards taken by this process, from nobody or from a replica whose Lease expired",
-            metrics.shard_takeovers.clone(),
+            "partitions_held",
+            "Partitions of the work that this process has",
+            metrics.partitions_held.clone(),
+        );
+        registry.register(
+            "partition_takeovers",
+            "Partitions taken by this process, from nobody or from a replica whose Lease expired",
+            metrics.partition_takeovers.clone(),
         );
         registry.register(
             "unreadable_objects",

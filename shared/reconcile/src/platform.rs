@@ -23,7 +23,7 @@ use crate::cache::{Cache, CacheState, Key, Ours, Trim, secrets};
 use crate::error::Error;
 use crate::metrics::{Metrics, Requests};
 use crate::objects::Objects;
-use crate::shards::Shards;
+use crate::partitions::Partitions;
 use crate::unready::Counts;
 
 /// How many objects come with one answer to a list. A page is in memory as a whole, as text and as objects, with much that
@@ -50,7 +50,7 @@ pub(crate) struct Process {
     pub(crate) instance: String,
     pub(crate) namespace: String,
     pub(crate) concurrency: u16,
-    pub(crate) shards: Shards,
+    pub(crate) partitions: Partitions,
 }
 
 struct Shared {
@@ -117,9 +117,9 @@ impl Platform {
     }
 
     /// For an operator whose work cannot be divided among replicas: an error that says `why`, if it is told to
-    /// (`--shards`). Such is what decides by what is in its memory alone.
+    /// (`--partitions`). Such is what decides by what is in its memory alone.
     pub fn undivided(&self, why: &str) -> anyhow::Result<()> {
-        anyhow::ensure!(self.shards().count() == 1, "{} runs with --shards=1 only: {why}", self.name());
+        anyhow::ensure!(self.partitions().count() == 1, "{} runs with --partitions=1 only: {why}", self.name());
         Ok(())
     }
 
@@ -323,8 +323,8 @@ impl Platform {
     }
 
     /// What of the work is this replica's.
-    pub(crate) fn shards(&self) -> &Shards {
-        &self.shared.process.shards
+    pub(crate) fn partitions(&self) -> &Partitions {
+        &self.shared.process.partitions
     }
 
     pub(crate) fn concurrency(&self) -> u16 {

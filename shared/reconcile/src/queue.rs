@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cache::{Cache, Change, Key};
 use crate::desired::{APPLIED_HASH, APPLIED_KEYS};
+use crate::partitions::{Partitions, Permit, partition_of};
 use crate::requeue::Failures;
-use crate::shards::{Permit, Shards, shard_of};
 use crate::workqueue::{Turn, Workqueue};
 
 /// The objects of a controller that are to be looked at.
@@ -26,18 +26,18 @@ pub(crate) struct Queue {
     /// Of each object that there is, a hash of what may wake it.
     seen: Mutex<HashMap<Key, u64>>,
     pub(crate) failures: Failures,
-    shards: Shards,
+    partitions: Partitions,
 }
 
 impl Queue {
-    pub(crate) fn new(shards: &Shards) -> Self {
+    pub(crate) fn new(partitions: &Partitions) -> Self {
         Queue {
             waiting: Mutex::default(),
             woken: Notify::new(),
             started: AtomicBool::new(false),
             seen: Mutex::default(),
             failures: Failures::default(),
-            shards: shards.clone(),
+            partitions: partitions.clone(),
         }
     }
 
@@ -46,26 +46,26 @@ impl Queue {
         self.waiting.lock().len()
     }
 
-    /// The shard that an object is on: its namespace's, which is its customer's. Without a namespace its name's.
-    fn shard_of(&self, key: &Key) -> u32 {
-        shard_of(if key.namespace.is_empty() { &key.name } else { &key.namespace }, self.shards.count())
+    /// The partition that an object is on: its namespace's, which is its customer's. Without a namespace its name's.
+    fn partition_of(&self, key: &Key) -> u32 {
+        partition_of(if key.namespace.is_empty() { &key.name } else { &key.namespace }, self.partitions.count())
     }
 
-    /// Whether the object is on a shard of this replica's.
+    /// Whether the object is on a partition of this replica's.
     pub(crate) fn is_ours(&self, key: &Key) -> bool {
-        self.shards.has(self.shard_of(key))
+        self.partitions.has(self.partition_of(key))
     }
 
     /// A permit for a pass over the object, if it is ours to look at.
     pub(crate) fn enter(&self, key: &Key) -> Option<Permit> {
-        self.shards.enter(self.shard_of(key))
+        self.partitions.enter(self.partition_of(key))
     }
 
-    /// A shard has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
-    pub(crate) fn gained<K: Object>(&self, shard: u32, cache: &Cache<K>) {
+    /// A partition has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
+    pub(crate) fn gained<K: Object>(&self, partition: u32, cache: &Cache<K>) {
         let ours = |object: &K| {
             let key = Key::of(object);
-            (self.shard_of(&key) == shard).then(|| (key, object.meta().uid.clone().unwrap_or_default()))
+            (self.partition_of(&key) == partition).then(|| (key, object.meta().uid.clone().unwrap_or_default()))
         };
         for (key, uid) in cache.select(ours) {
             self.failures.forget(&uid);
@@ -80,7 +80,7 @@ impl Queue {
 
     /// Gives the object a turn, if it is ours. If it is not, it will have one when it becomes ours.
     fn give(&self, key: Key, turn: Turn) {
-        if self.started.load(Ordering::SeqCst) && self.shards.has(self.shard_of(&key)) {
+        if self.started.load(Ordering::SeqCst) && self.partitions.has(self.partition_of(&key)) {
             self.waiting.lock().wake(key, turn);
             self.woken.notify_one();
         }

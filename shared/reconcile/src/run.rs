@@ -20,9 +20,9 @@ use crate::controller::Runnable;
 use crate::http::{self, Stage, Stages};
 use crate::logging::{self, LogFormat};
 use crate::metrics::Requests;
+use crate::partitions::coordinator::{Coordinator, Mood};
+use crate::partitions::{self, Fence, Partitions};
 use crate::platform::{Platform, Process};
-use crate::shards::coordinator::{Coordinator, Mood};
-use crate::shards::{self, Fence, Shards};
 
 /// How long the first lists may take. Then the process ends, and another replica tries.
 const FIRST_LISTS_TIMEOUT: Duration = Duration::from_secs(120);
@@ -40,10 +40,10 @@ struct Options {
     /// Work only while holding the lease; `false` for a single process on a laptop
     #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     leader_elect: bool,
-    /// Into how many shards the work is divided among the replicas, each with a lease; 1: one replica does it all, the
+    /// Into how many partitions the work is divided among the replicas, each with a lease; 1: one replica does it all, the
     /// others stand by
-    #[arg(long, env = "SHARDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(shards::MOST)))]
-    shards: u32,
+    #[arg(long, env = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(partitions::MOST)))]
+    partitions: u32,
     /// The namespace of the lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "ahoi-system")]
     lease_namespace: String,
@@ -100,19 +100,19 @@ where
     let Cli { options, extra } = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::start(&options.log, options.log_format)?;
 
-    // Without an election this is the only process, and has every shard.
-    let divided = options.leader_elect && options.shards > 1;
-    let shards = if divided { Shards::divided(options.shards) } else { Shards::undivided() };
+    // Without an election this is the only process, and has every partition.
+    let divided = options.leader_elect && options.partitions > 1;
+    let partitions = if divided { Partitions::divided(options.partitions) } else { Partitions::undivided() };
     let requests = Requests::default();
     let instance = options.instance.clone().unwrap_or_else(host_name);
-    let client = connect(name, &instance, &requests, shards.fence()).await.context("no way to the API server")?;
+    let client = connect(name, &instance, &requests, partitions.fence()).await.context("no way to the API server")?;
     let (failures, failed) = mpsc::unbounded_channel();
     let process = Process {
         name: name.to_owned(),
         instance: instance.clone(),
         namespace: options.lease_namespace.clone(),
         concurrency: options.concurrency,
-        shards,
+        partitions,
     };
     let platform = Platform::new(client.clone(), process, requests, failures);
     stop_on_signal(&platform)?;
@@ -121,7 +121,7 @@ where
     http::serve(options.metrics_address, platform.clone(), stages.clone()).await?;
     let controllers = setup(platform.clone(), extra).await.context("cannot set up the controllers")?;
     if divided && let Some(whole) = controllers.iter().find(|controller| !controller.divisible) {
-        bail!("{name} runs with --shards=1 only: {} cannot be divided", whole.name);
+        bail!("{name} runs with --partitions=1 only: {} cannot be divided", whole.name);
     }
     let work = work(platform.clone(), stages.clone(), controllers, failed, options.leader_elect);
 
@@ -146,23 +146,24 @@ where
     }
 }
 
-/// Works on what this replica has of the shards, which may change at any time.
+/// Works on what this replica has of the partitions, which may change at any time.
 async fn divide(platform: &Platform, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let (client, shards) = (platform.client.clone(), platform.shards());
-    let mut coordinator = Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), shards);
-    watch_over(shards.fence().clone());
+    let (client, partitions) = (platform.client.clone(), platform.partitions());
+    let mut coordinator =
+        Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), partitions);
+    watch_over(partitions.fence().clone());
     let mood = || Mood { willing: platform.unsynced().is_empty() && !platform.shutdown().is_cancelled() };
     let outcome = tokio::select! {
         outcome = work => outcome,
         () = coordinator.run(mood, platform.metrics()) => {
-            error!("the shards of this replica are lost; leaving at once");
+            error!("the partitions of this replica are lost; leaving at once");
             // Returning would wait for tasks that may still be writing.
             std::process::exit(1);
         }
     };
     // What is not given back expires.
     if let Err(error) = coordinator.resign().await {
-        warn!(error = format!("{error:#}"), "the shards are not given back");
+        warn!(error = format!("{error:#}"), "the partitions are not given back");
     }
     outcome
 }
@@ -189,9 +190,9 @@ async fn work(
 ) -> anyhow::Result<()> {
     platform.begin();
     stages.enter(Stage::Leading);
-    if platform.shards().count() == 1 {
+    if platform.partitions().count() == 1 {
         platform.metrics().leader.set(1);
-        platform.metrics().shards_held.set(1);
+        platform.metrics().partitions_held.set(1);
     }
     let shutdown = platform.shutdown().clone();
     let patience = controllers.iter().map(|controller| controller.patience).max().unwrap_or_default();

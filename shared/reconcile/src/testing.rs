@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use crate::cache::{Cache, Item};
 use crate::conditions::{self, Verdict};
 use crate::metrics::Requests;
+use crate::partitions::Partitions;
 use crate::platform::{Platform, Process};
-use crate::shards::Shards;
 
 /// A request as the server saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,14 +85,14 @@ impl ApiServer {
 
     /// A platform on this server, called "test".
     pub fn platform(&self) -> Platform {
-        self.replica("test-0", self.client(), Shards::undivided())
+        self.replica("test-0", self.client(), Partitions::undivided())
     }
 
     /// One of several replicas.
-    pub(crate) fn replica(&self, instance: &str, client: Client, shards: Shards) -> Platform {
+    pub(crate) fn replica(&self, instance: &str, client: Client, partitions: Partitions) -> Platform {
         let (failures, _) = mpsc::unbounded_channel();
         let (name, namespace) = ("test".to_owned(), "ahoi-system".to_owned());
-        let process = Process { name, instance: instance.to_owned(), namespace, concurrency: 16, shards };
+        let process = Process { name, instance: instance.to_owned(), namespace, concurrency: 16, partitions };
         Platform::new(client, process, Requests::default(), failures)
     }
 

@@ -11,10 +11,10 @@ use super::{Ship, ShipSpec, ShipStatus, ship};
 use crate::cache::{Cache, Key};
 use crate::conditions::{Verdict, find, settle};
 use crate::error::{Class, Error};
+use crate::partitions::Partitions;
 use crate::pass::{Full, Pass};
 use crate::queue::Queue;
 use crate::reconciler::{Progress, Reconciler};
-use crate::shards::Shards;
 use crate::testing::{self, ApiServer};
 use crate::{is_ready, not_ready_message};
 
@@ -61,7 +61,7 @@ impl Deck {
     fn new(server: ApiServer, seen: impl IntoIterator<Item = Ship>) -> Self {
         let platform = server.platform();
         let cache: Cache<Ship> = testing::cache(seen);
-        let queue = Queue::new(&Shards::undivided());
+        let queue = Queue::new(&Partitions::undivided());
         let objects = platform.objects();
         let reconciler = Script::default();
         let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler, unready: Arc::default() };

@@ -17,10 +17,10 @@ use super::{Ship, ShipStatus, named, ship};
 use crate::ObjectRef;
 use crate::controller::{Controller, Waker};
 use crate::error::Error;
+use crate::partitions::coordinator::{Coordinator, Mood};
+use crate::partitions::{Fence, Partitions};
 use crate::platform::Platform;
 use crate::reconciler::{Progress, Reconciler};
-use crate::shards::coordinator::{Coordinator, Mood};
-use crate::shards::{Fence, Shards};
 use crate::testing::{self, ApiServer};
 
 const SHIPS: usize = 24;
@@ -107,9 +107,9 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(server: &ApiServer, log: &Log, name: &str, shards: Shards) -> Self {
+    fn start(server: &ApiServer, log: &Log, name: &str, partitions: Partitions) -> Self {
         let cut = Arc::new(AtomicBool::new(false));
-        let platform = server.replica(name, cuttable(server.client(), cut.clone()), shards);
+        let platform = server.replica(name, cuttable(server.client(), cut.clone()), partitions);
         let ships = testing::cache((0..SHIPS).map(|number| ship(server, &format!("ship-{number:02}"))));
         let controller = Controller::new(&platform, &ships);
         let load = tokio::spawn(wake_all(controller.waker()));
@@ -128,7 +128,7 @@ impl Replica {
     }
 
     fn held(&self) -> usize {
-        self.platform.shards().held().len()
+        self.platform.partitions().held().len()
     }
 
     /// As SIGTERM does.
@@ -149,8 +149,8 @@ impl Replica {
 }
 
 fn coordinator(platform: &Platform) -> Coordinator {
-    let (client, shards) = (platform.client.clone(), platform.shards());
-    Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), shards)
+    let (client, partitions) = (platform.client.clone(), platform.partitions());
+    Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), partitions)
 }
 
 /// Its requests are never answered once it is cut off.
@@ -179,9 +179,9 @@ async fn seconds(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shards_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
+async fn partitions_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let start = |name: &str| Replica::start(&server, &log, name, Shards::divided(3));
+    let start = |name: &str| Replica::start(&server, &log, name, Partitions::divided(3));
     let a = start("a");
     seconds(10).await;
     assert_eq!(a.held(), 3);
@@ -192,13 +192,13 @@ async fn shards_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
     assert_eq!([&a, &b, &c].map(Replica::held), [1, 1, 1]);
     log.everybody_is_looked_at_by(&["a", "b", "c"]).await;
 
-    // Told to stop, it gives its shard back at once.
+    // Told to stop, it gives its partition back at once.
     c.stop().await;
     seconds(10).await;
     assert_eq!(a.held() + b.held(), 3);
     log.everybody_is_looked_at_by(&["a", "b"]).await;
 
-    // Killed, its shards are free when its Lease has not been renewed for 15 seconds.
+    // Killed, its partitions are free when its Lease has not been renewed for 15 seconds.
     b.kill();
     seconds(12).await;
     assert!(a.held() < 3, "too early");
@@ -217,17 +217,20 @@ async fn shards_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
     log.everybody_is_looked_at_by(&["a"]).await;
     assert_eq!(log.clashes(), [""; 0]);
     let metrics = a.platform.metrics().encode().unwrap();
-    assert!(metrics.contains("ahoi_shards_held 3") && metrics.contains(r#"ahoi_shard_takeovers_total{from="free"} 3"#));
+    assert!(
+        metrics.contains("ahoi_partitions_held 3")
+            && metrics.contains(r#"ahoi_partition_takeovers_total{from="free"} 3"#)
+    );
 }
 
 /// The replica that is cut off, and whoever takes over from it.
-async fn cut_off(log: &Log, shards: Shards) {
+async fn cut_off(log: &Log, partitions: Partitions) {
     let server = ApiServer::new();
-    let a = Replica::start(&server, log, "a", shards);
+    let a = Replica::start(&server, log, "a", partitions);
     seconds(10).await;
     assert_eq!(a.held(), 2);
     a.cut.store(true, Ordering::Relaxed);
-    let b = Replica::start(&server, log, "b", Shards::divided(2));
+    let b = Replica::start(&server, log, "b", Partitions::divided(2));
     seconds(40).await;
     assert_eq!(b.held(), 2);
     log.everybody_is_looked_at_by(&["b"]).await;
@@ -236,7 +239,7 @@ async fn cut_off(log: &Log, shards: Shards) {
 #[tokio::test(start_paused = true)]
 async fn who_cannot_renew_stops_before_another_takes_over() {
     let log = Log::default();
-    cut_off(&log, Shards::divided(2)).await;
+    cut_off(&log, Partitions::divided(2)).await;
     assert_eq!(log.clashes(), [""; 0]);
 }
 
@@ -244,21 +247,25 @@ async fn who_cannot_renew_stops_before_another_takes_over() {
 #[should_panic(expected = "{\"a\", \"b\"}")]
 async fn without_a_fence_the_same_is_seen_to_go_wrong() {
     let log = Log::default();
-    cut_off(&log, Shards::with_fence(2, Fence::open_for_ever())).await;
+    cut_off(&log, Partitions::with_fence(2, Fence::open_for_ever())).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_is_given_away_when_its_passes_are_over_and_not_before() {
+async fn a_partition_is_given_away_when_its_passes_are_over_and_not_before() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let a = Replica::start(&server, &log, "a", Shards::divided(2));
+    let a = Replica::start(&server, &log, "a", Partitions::divided(2));
     seconds(10).await;
-    // A pass that takes a minute, on each shard.
-    let shards = a.platform.shards().clone();
-    let long: Vec<_> = (0..2).map(|shard| shards.enter(shard).unwrap()).collect();
-    let b = Replica::start(&server, &log, "b", Shards::divided(2));
+    // A pass that takes a minute, on each partition.
+    let partitions = a.platform.partitions().clone();
+    let long: Vec<_> = (0..2).map(|partition| partitions.enter(partition).unwrap()).collect();
+    let b = Replica::start(&server, &log, "b", Partitions::divided(2));
     seconds(60).await;
     assert_eq!((a.held(), b.held()), (2, 0));
-    assert_eq!((0..2).filter(|shard| shards.has(*shard)).count(), 1, "no more passes begin on the one that goes");
+    assert_eq!(
+        (0..2).filter(|partition| partitions.has(*partition)).count(),
+        1,
+        "no more passes begin on the one that goes"
+    );
     drop(long);
     seconds(10).await;
     assert_eq!((a.held(), b.held()), (1, 1));
@@ -268,7 +275,7 @@ async fn a_shard_is_given_away_when_its_passes_are_over_and_not_before() {
 #[tokio::test(start_paused = true)]
 async fn those_who_divide_the_work_in_another_way_wait() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let start = |name: &str, count| Replica::start(&server, &log, name, Shards::divided(count));
+    let start = |name: &str, count| Replica::start(&server, &log, name, Partitions::divided(count));
     // A leader of an undivided controller, who renews its Lease.
     let leader = |holder: &str, times: i32| {
         let spec = LeaseSpec {
@@ -305,7 +312,7 @@ async fn those_who_divide_the_work_in_another_way_wait() {
 #[tokio::test(start_paused = true)]
 async fn whose_lease_is_taken_by_hand_leaves() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let a = Replica::start(&server, &log, "a", Shards::divided(2));
+    let a = Replica::start(&server, &log, "a", Partitions::divided(2));
     seconds(10).await;
     let lease = server.get(&named(Lease::default(), "ahoi-system", "test-1-of-2")).unwrap();
     assert_eq!(lease.spec.as_ref().unwrap().holder_identity.as_deref(), Some("a"));
@@ -317,9 +324,9 @@ async fn whose_lease_is_taken_by_hand_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_noticed() {
+async fn a_partition_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_noticed() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let start = |name: &str| Replica::start(&server, &log, name, Shards::divided(3));
+    let start = |name: &str| Replica::start(&server, &log, name, Partitions::divided(3));
     let a = start("a");
     seconds(10).await;
     let b = start("b");
@@ -327,8 +334,8 @@ async fn a_shard_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_
     assert_eq!((a.held(), b.held()), (2, 1));
     // It cannot look, and so it goes on until its fence falls.
     a.cut.store(true, Ordering::Relaxed);
-    let shard = a.platform.shards().held()[0];
-    server.remove(&named(Lease::default(), "ahoi-system", &format!("test-{shard}-of-3")));
+    let partition = a.platform.partitions().held()[0];
+    server.remove(&named(Lease::default(), "ahoi-system", &format!("test-{partition}-of-3")));
     seconds(12).await;
     assert_eq!(b.held(), 1, "too early");
     seconds(30).await;
@@ -340,7 +347,7 @@ async fn a_shard_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_
 #[tokio::test(start_paused = true)]
 async fn few_requests_keep_what_is_settled() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Shards::divided(6)));
+    let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Partitions::divided(6)));
     seconds(60).await;
     assert_eq!(replicas.each_ref().map(Replica::held), [2, 2, 2]);
     server.take_requests();

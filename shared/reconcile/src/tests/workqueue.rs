@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{Ship, ship};
 use crate::cache::{Change, Key};
+use crate::partitions::Partitions;
 use crate::queue::Queue;
-use crate::shards::Shards;
 use crate::testing::{self, ApiServer};
 use crate::workqueue::{Turn, Workqueue};
 
@@ -64,7 +64,7 @@ fn who_changes_an_object_does_not_wait_for_the_news_about_its_children() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
-    let (server, queue) = (ApiServer::new(), Queue::new(&Shards::undivided()));
+    let (server, queue) = (ApiServer::new(), Queue::new(&Partitions::undivided()));
     queue.start::<Ship>(&testing::cache([]));
     let mut ship = ship(&server, "a");
     let until_its_turn = async |ship: &Ship| {

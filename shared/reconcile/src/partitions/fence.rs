@@ -1,6 +1,6 @@
 //! The end of what a process may do, on the clock of its own machine.
 //!
-//! Others take a replica's shards 15 seconds after they have last seen it renew its Lease. A replica counts its own 10
+//! Others take a replica's partitions 15 seconds after they have last seen it renew its Lease. A replica counts its own 10
 //! seconds from before it sent the renewal, so that it stops well before, whatever becomes of answers. What remains are the
 //! requests that were on their way when it stopped; they have 5 seconds to arrive.
 

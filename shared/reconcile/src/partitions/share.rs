@@ -1,11 +1,11 @@
-//! Who should have how many shards. Pure.
+//! Who should have how many partitions. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::hash::liking;
 
-/// How often a replica leaves free shards to those who have fewer, before it takes them itself.
+/// How often a replica leaves free partitions to those who have fewer, before it takes them itself.
 const PATIENCE: u32 = 3;
 
 /// What a replica knows.
@@ -13,13 +13,13 @@ const PATIENCE: u32 = 3;
 pub(crate) struct Standing<'a> {
     /// Its name.
     pub(crate) me: &'a str,
-    /// How many shards there are.
+    /// How many partitions there are.
     pub(crate) count: u32,
-    /// Its own shards.
+    /// Its own partitions.
     pub(crate) mine: BTreeSet<u32>,
-    /// The replicas that are there, this one aside, and how many shards each has.
+    /// The replicas that are there, this one aside, and how many partitions each has.
     pub(crate) others: BTreeMap<&'a str, u32>,
-    /// The shards that nobody has, or somebody who is not there any more.
+    /// The partitions that nobody has, or somebody who is not there any more.
     pub(crate) free: BTreeSet<u32>,
     /// How often in a row there have been free ones, and it took none.
     pub(crate) waited: u32,
@@ -37,15 +37,15 @@ pub(crate) enum Move {
 }
 
 impl Standing<'_> {
-    /// At most ceil(shards / replicas) for each. Whoever has the fewest takes first; whoever has two more than somebody else
+    /// At most ceil(partitions / replicas) for each. Whoever has the fewest takes first; whoever has two more than somebody else
     /// gives one away, and another when that has found its way.
     pub(crate) fn next(&self) -> Move {
         let have = u32::try_from(self.mine.len()).unwrap_or(u32::MAX);
         let fewest = self.others.values().min().copied();
         if self.free.is_empty() {
-            let least_liked = self.mine.iter().min_by_key(|shard| liking(self.me, **shard));
+            let least_liked = self.mine.iter().min_by_key(|partition| liking(self.me, **partition));
             return match least_liked {
-                Some(shard) if fewest.is_some_and(|fewest| have >= fewest + 2) => Move::Give(*shard),
+                Some(partition) if fewest.is_some_and(|fewest| have >= fewest + 2) => Move::Give(*partition),
                 _ => Move::Rest,
             };
         }
@@ -53,7 +53,7 @@ impl Standing<'_> {
         let share = self.count.div_ceil(replicas);
         let turn = if self.waited >= PATIENCE { share } else { fewest.map_or(share, |fewest| share.min(fewest + 1)) };
         let mut liked: Vec<u32> = self.free.iter().copied().collect();
-        liked.sort_by_key(|shard| Reverse(liking(self.me, *shard)));
+        liked.sort_by_key(|partition| Reverse(liking(self.me, *partition)));
         liked.truncate(turn.saturating_sub(have) as usize);
         if liked.is_empty() { Move::Rest } else { Move::Take(liked) }
     }
@@ -73,16 +73,18 @@ mod tests {
             for me in replicas {
                 owners.retain(|_, owner| replicas.contains(&owner.as_str()));
                 let has = |who: &str| -> BTreeSet<u32> {
-                    owners.iter().filter(|(_, owner)| *owner == who).map(|(shard, _)| *shard).collect()
+                    owners.iter().filter(|(_, owner)| *owner == who).map(|(partition, _)| *partition).collect()
                 };
                 let others = replicas.iter().filter(|who| *who != me);
                 let others = others.map(|who| (*who, u32::try_from(has(who).len()).unwrap())).collect();
-                let free: BTreeSet<u32> = (0..count).filter(|shard| !owners.contains_key(shard)).collect();
+                let free: BTreeSet<u32> = (0..count).filter(|partition| !owners.contains_key(partition)).collect();
                 let (mine, waited) = (has(me), waited.entry(me).or_default());
                 let standing = Standing { me, count, mine, others, free, waited: *waited };
                 match standing.next() {
-                    Move::Take(shards) => owners.extend(shards.into_iter().map(|shard| (shard, (*me).to_owned()))),
-                    Move::Give(shard) => drop(owners.remove(&shard)),
+                    Move::Take(partitions) => {
+                        owners.extend(partitions.into_iter().map(|partition| (partition, (*me).to_owned())))
+                    }
+                    Move::Give(partition) => drop(owners.remove(&partition)),
                     Move::Rest if !standing.free.is_empty() => *waited += 1,
                     Move::Rest => *waited = 0,
                 }
@@ -111,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn few_shards_move_when_a_replica_comes() {
+    fn few_partitions_move_when_a_replica_comes() {
         let mut owners = BTreeMap::new();
         settle(12, &["a", "b"], &mut owners);
         let before = owners.clone();
         settle(12, &["a", "b", "c"], &mut owners);
-        let moved = before.iter().filter(|(shard, owner)| owners[*shard] != **owner).count();
+        let moved = before.iter().filter(|(partition, owner)| owners[*partition] != **owner).count();
         assert!((4..=5).contains(&moved), "{moved}: the new one has a third, and hardly more than that moves");
     }
 

@@ -1,8 +1,8 @@
-//! The work of a process, divided into shards, and which of them this replica may work on.
+//! The work of a process, divided into partitions, and which of them this replica may work on.
 //!
-//! A shard is a part of the customers, by a hash. For each there is a Lease that names the replica that works on it; the
+//! A partition is a part of the customers, by a hash. For each there is a Lease that names the replica that works on it; the
 //! [coordinator] is who takes them and gives them back. Here is what the rest of the crate sees of
-//! that: whether a pass may begin, and a permit that keeps the shard from being given away until the pass is over.
+//! that: whether a pass may begin, and a permit that keeps the partition from being given away until the pass is over.
 
 pub(crate) mod coordinator;
 pub(crate) mod fence;
@@ -16,14 +16,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub(crate) use fence::Fence;
-pub use hash::shard_of;
+pub use hash::partition_of;
 
-/// The most shards that `--shards` takes. More than replicas can ever make sense of.
+/// The most partitions that `--partitions` takes. More than replicas can ever make sense of.
 pub(crate) const MOST: u32 = 64;
 
-/// The shards of this process. Clones are the same.
+/// The partitions of this process. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Shards(Arc<Inner>);
+pub(crate) struct Partitions(Arc<Inner>);
 
 struct Inner {
     count: u32,
@@ -34,7 +34,7 @@ struct Inner {
 
 type Listener = Box<dyn Fn(u32) + Send + Sync>;
 
-/// A shard while this replica has it.
+/// A partition while this replica has it.
 #[derive(Default)]
 struct Tenure {
     /// No more passes begin: it is to be given away.
@@ -43,12 +43,12 @@ struct Tenure {
     passes: usize,
 }
 
-impl Shards {
+impl Partitions {
     /// All the work, for a process that is elected as a whole or not at all.
     pub(crate) fn undivided() -> Self {
         let held = Mutex::new([(0, Tenure::default())].into());
         let inner = Inner { count: 1, fence: Fence::open_for_ever(), held, listeners: Mutex::default() };
-        Shards(Arc::new(inner))
+        Partitions(Arc::new(inner))
     }
 
     /// So many, none of them ours yet.
@@ -58,7 +58,7 @@ impl Shards {
 
     pub(crate) fn with_fence(count: u32, fence: Fence) -> Self {
         let inner = Inner { count, fence, held: Mutex::default(), listeners: Mutex::default() };
-        Shards(Arc::new(inner))
+        Partitions(Arc::new(inner))
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -70,62 +70,62 @@ impl Shards {
     }
 
     /// Whether somebody who is woken now is ours to look at.
-    pub(crate) fn has(&self, shard: u32) -> bool {
-        self.0.held.lock().get(&shard).is_some_and(|tenure| !tenure.ending)
+    pub(crate) fn has(&self, partition: u32) -> bool {
+        self.0.held.lock().get(&partition).is_some_and(|tenure| !tenure.ending)
     }
 
-    /// A permit to work on an object of this shard, if there may be one now.
-    pub(crate) fn enter(&self, shard: u32) -> Option<Permit> {
+    /// A permit to work on an object of this partition, if there may be one now.
+    pub(crate) fn enter(&self, partition: u32) -> Option<Permit> {
         let mut held = self.0.held.lock();
-        let tenure = held.get_mut(&shard).filter(|tenure| !tenure.ending && self.0.fence.is_open())?;
+        let tenure = held.get_mut(&partition).filter(|tenure| !tenure.ending && self.0.fence.is_open())?;
         tenure.passes += 1;
-        Some(Permit { shards: self.clone(), shard })
+        Some(Permit { partitions: self.clone(), partition })
     }
 
-    /// Calls `listener` with each shard that becomes ours, when it is.
+    /// Calls `listener` with each partition that becomes ours, when it is.
     pub(crate) fn on_gain(&self, listener: impl Fn(u32) + Send + Sync + 'static) {
         self.0.listeners.lock().push(Box::new(listener));
     }
 
     /// From now on passes may begin. Whoever was woken before was not ours and was passed over: so everybody is
-    /// woken, and after the shard is ours, not before.
-    pub(crate) fn gain(&self, shard: u32) {
-        self.0.held.lock().insert(shard, Tenure::default());
-        self.0.listeners.lock().iter().for_each(|listener| listener(shard));
+    /// woken, and after the partition is ours, not before.
+    pub(crate) fn gain(&self, partition: u32) {
+        self.0.held.lock().insert(partition, Tenure::default());
+        self.0.listeners.lock().iter().for_each(|listener| listener(partition));
     }
 
     /// From now on no pass begins.
-    pub(crate) fn end(&self, shard: u32) {
-        if let Some(tenure) = self.0.held.lock().get_mut(&shard) {
+    pub(crate) fn end(&self, partition: u32) {
+        if let Some(tenure) = self.0.held.lock().get_mut(&partition) {
             tenure.ending = true;
         }
     }
 
-    /// Lets go of the shard, if no pass runs on it and none can begin.
-    pub(crate) fn let_go(&self, shard: u32) -> bool {
+    /// Lets go of the partition, if no pass runs on it and none can begin.
+    pub(crate) fn let_go(&self, partition: u32) -> bool {
         let mut held = self.0.held.lock();
-        let over = held.get(&shard).is_none_or(|tenure| tenure.ending && tenure.passes == 0);
+        let over = held.get(&partition).is_none_or(|tenure| tenure.ending && tenure.passes == 0);
         if over {
-            held.remove(&shard);
+            held.remove(&partition);
         }
         over
     }
 
-    /// The shards that are ours, those that are to be given away included.
+    /// The partitions that are ours, those that are to be given away included.
     pub(crate) fn held(&self) -> Vec<u32> {
         self.0.held.lock().keys().copied().collect()
     }
 }
 
-/// While it lives, its shard is not given away.
+/// While it lives, its partition is not given away.
 pub(crate) struct Permit {
-    shards: Shards,
-    shard: u32,
+    partitions: Partitions,
+    partition: u32,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(tenure) = self.shards.0.held.lock().get_mut(&self.shard) {
+        if let Some(tenure) = self.partitions.0.held.lock().get_mut(&self.partition) {
             tenure.passes -= 1;
         }
     }

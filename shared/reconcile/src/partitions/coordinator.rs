@@ -1,19 +1,19 @@
-//! Takes shards and gives them back.
+//! Takes partitions and gives them back.
 //!
-//! With `--shards=3` a controller `ahoi-x` has these Leases:
+//! With `--partitions=3` a controller `ahoi-x` has these Leases:
 //!
 //! - `ahoi-x-replica-POD`, one for each replica, which it renews every two seconds. As long as it does, what it has taken
 //!   is its own.
-//! - `ahoi-x-0-of-3` to `ahoi-x-2-of-3`, one for each shard, which names the replica that works on it. Each change of
-//!   hands is one conditional write of it: of two that reach for a shard, one is refused.
-//! - `ahoi-x`, the one that a controller with a single shard has. Here it names no replica, but says `3-shards`, and
+//! - `ahoi-x-0-of-3` to `ahoi-x-2-of-3`, one for each partition, which names the replica that works on it. Each change of
+//!   hands is one conditional write of it: of two that reach for a partition, one is refused.
+//! - `ahoi-x`, the one that a controller with a single partition has. Here it names no replica, but says `3-partitions`, and
 //!   whichever replica finds it not renewed renews it. So replicas that divide the work in another way, or not at all,
 //!   wait until the last of these is gone, and the other way round.
 //!
-//! A replica that has been seen to renew nothing for 15 seconds is taken for dead, and its shards are free. It stops by itself
-//! 10 seconds after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and has to begin anew. A shard
+//! A replica that has been seen to renew nothing for 15 seconds is taken for dead, and its partitions are free. It stops by itself
+//! 10 seconds after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and has to begin anew. A partition
 //! whose Lease somebody has deleted is free when that has been missing for 15 seconds, for the same reason.
-//! Membership only decides who takes how much; that nobody is at work in two places hangs on the Leases of the shards, each of
+//! Membership only decides who takes how much; that nobody is at work in two places hangs on the Leases of the partitions, each of
 //! them taken by a write that fails when the Lease has changed, and on the fence.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ use rand::Rng as _;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::Shards;
+use super::Partitions;
 use super::share::{Move, Standing};
 use super::sightings::{Sightings, holder, version};
 use crate::metrics::Metrics;
@@ -53,7 +53,7 @@ pub(crate) struct Coordinator {
     name: String,
     /// The name of this replica.
     me: String,
-    shards: Shards,
+    partitions: Partitions,
     sightings: Sightings,
     /// Before when our own Lease cannot have been renewed for the last time.
     renewed: Option<Instant>,
@@ -78,7 +78,7 @@ struct Layout {
 /// What there is at one moment.
 struct View {
     replicas: BTreeMap<String, Lease>,
-    shards: BTreeMap<u32, Lease>,
+    partitions: BTreeMap<u32, Lease>,
     layout: Option<Lease>,
     /// When it was asked for.
     asked: Instant,
@@ -89,17 +89,17 @@ struct View {
 /// What else decides what a replica does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mood {
-    /// Its caches are complete, and it has not been told to stop: it takes shards.
+    /// Its caches are complete, and it has not been told to stop: it takes partitions.
     pub(crate) willing: bool,
 }
 
 impl Coordinator {
-    pub(crate) fn new(client: Client, namespace: &str, name: &str, me: &str, shards: &Shards) -> Self {
+    pub(crate) fn new(client: Client, namespace: &str, name: &str, me: &str, partitions: &Partitions) -> Self {
         Coordinator {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
             me: me.to_owned(),
-            shards: shards.clone(),
+            partitions: partitions.clone(),
             sightings: Sightings::default(),
             renewed: None,
             layout: Layout::default(),
@@ -111,7 +111,7 @@ impl Coordinator {
 
     /// Goes on until this replica has lost what it had: nothing may be written after that.
     pub(crate) async fn run(&mut self, mood: impl Fn() -> Mood, metrics: &Metrics) {
-        let fence = self.shards.fence().clone();
+        let fence = self.partitions.fence().clone();
         loop {
             let looked = tokio::select! {
                 looked = self.look(mood(), metrics) => looked,
@@ -122,8 +122,8 @@ impl Coordinator {
                 Ok(false) => return,
                 Err(error) => warn!(error = format!("{error:#}"), "cannot see to the Leases; trying again"),
             }
-            let held = self.shards.held().len();
-            metrics.shards_held.set(i64::try_from(held).unwrap_or(i64::MAX));
+            let held = self.partitions.held().len();
+            metrics.partitions_held.set(i64::try_from(held).unwrap_or(i64::MAX));
             metrics.leader.set(i64::from(held > 0));
             let period = PERIOD.mul_f64(rand::rng().random_range(0.8..1.2));
             tokio::select! {
@@ -141,18 +141,20 @@ impl Coordinator {
             return Ok(false);
         }
         let (Some(renewed), Some(layout)) = (self.renewed, self.layout.renewed) else { return Ok(true) };
-        self.shards.fence().extend(renewed.min(layout) + DEADLINE);
-        if !self.shards.fence().is_open() {
-            return Ok(!self.shards.fence().has_fallen());
+        self.partitions.fence().extend(renewed.min(layout) + DEADLINE);
+        if !self.partitions.fence().is_open() {
+            return Ok(!self.partitions.fence().has_fallen());
         }
-        if let Some(lost) = self.shards.held().into_iter().find(|shard| self.named(&view, *shard) != Some(&self.me)) {
-            warn!(shard = lost, "somebody else has taken a shard from this replica");
+        if let Some(lost) =
+            self.partitions.held().into_iter().find(|partition| self.named(&view, *partition) != Some(&self.me))
+        {
+            warn!(partition = lost, "somebody else has taken a partition from this replica");
             return Ok(false);
         }
-        for shard in std::mem::take(&mut self.arriving) {
-            if self.named(&view, shard) == Some(&self.me) {
-                info!(shard, "at work on a shard");
-                self.shards.gain(shard);
+        for partition in std::mem::take(&mut self.arriving) {
+            if self.named(&view, partition) == Some(&self.me) {
+                info!(partition, "at work on a partition");
+                self.partitions.gain(partition);
             }
         }
         if !self.leave(&view).await? {
@@ -164,17 +166,17 @@ impl Coordinator {
 
     /// Gives everything back, for a replica whose passes are over. What is not over is not given back; it expires.
     pub(crate) async fn resign(&mut self) -> anyhow::Result<()> {
-        for shard in self.shards.held() {
-            self.shards.end(shard);
+        for partition in self.partitions.held() {
+            self.partitions.end(partition);
         }
         let view = self.view().await?;
-        for (shard, lease) in &view.shards {
-            if holder(lease) == Some(&self.me) && self.shards.let_go(*shard) {
-                self.write(Some(lease), &self.shard_name(*shard), "").await?;
+        for (partition, lease) in &view.partitions {
+            if holder(lease) == Some(&self.me) && self.partitions.let_go(*partition) {
+                self.write(Some(lease), &self.partition_name(*partition), "").await?;
             }
         }
         if let Some(own) = view.replicas.get(&self.me)
-            && self.shards.held().is_empty()
+            && self.partitions.held().is_empty()
         {
             self.remove(own).await?;
         }
@@ -186,13 +188,16 @@ impl Coordinator {
         let ours = ListParams::default().labels(&format!("{}={}", replicas_of(), self.name));
         let (list, layout) =
             bounded(futures::future::try_join(self.api.list(&ours), self.api.get_opt(&self.name))).await?;
-        let mut view = View { replicas: BTreeMap::new(), shards: BTreeMap::new(), layout, asked, seen: Instant::now() };
+        let mut view =
+            View { replicas: BTreeMap::new(), partitions: BTreeMap::new(), layout, asked, seen: Instant::now() };
         for lease in list {
             let name = lease.metadata.name.clone().unwrap_or_default();
             if let Some(replica) = name.strip_prefix(&format!("{}-replica-", self.name)) {
                 view.replicas.insert(replica.to_owned(), lease);
-            } else if let Some(shard) = (0..self.shards.count()).find(|shard| self.shard_name(*shard) == name) {
-                view.shards.insert(shard, lease);
+            } else if let Some(partition) =
+                (0..self.partitions.count()).find(|partition| self.partition_name(*partition) == name)
+            {
+                view.partitions.insert(partition, lease);
             }
         }
         Ok(view)
@@ -200,15 +205,15 @@ impl Coordinator {
 
     fn note(&mut self, view: &View) {
         self.sightings.note(&self.name, view.layout.as_ref(), view.seen);
-        let holders = view.shards.values().filter_map(holder).map(str::to_owned);
+        let holders = view.partitions.values().filter_map(holder).map(str::to_owned);
         let replicas: BTreeSet<String> = view.replicas.keys().cloned().chain(holders).collect();
         for replica in &replicas {
             self.sightings.note(&self.replica_name(replica), view.replicas.get(replica), view.seen);
         }
         let mut known: BTreeSet<String> = replicas.iter().map(|replica| self.replica_name(replica)).collect();
         known.insert(self.name.clone());
-        for shard in 0..self.shards.count() {
-            let (name, lease) = (self.shard_name(shard), view.shards.get(&shard));
+        for partition in 0..self.partitions.count() {
+            let (name, lease) = (self.partition_name(partition), view.partitions.get(&partition));
             // One that has never been there has no holder who would have to notice.
             if lease.is_some() || self.sightings.has(&name) {
                 self.sightings.note(&name, lease, view.seen);
@@ -218,7 +223,7 @@ impl Coordinator {
         self.sightings.retain(|name| known.contains(name));
     }
 
-    /// That this replica is there. `false`: somebody has removed its Lease, and others may take its shards.
+    /// That this replica is there. `false`: somebody has removed its Lease, and others may take its partitions.
     async fn renew(&mut self, view: &View) -> anyhow::Result<bool> {
         let own = view.replicas.get(&self.me);
         if own.is_none() && self.renewed.is_some() {
@@ -232,9 +237,9 @@ impl Coordinator {
         Ok(true)
     }
 
-    /// That the work is divided into so many shards. `false`: it was, and is not any more.
+    /// That the work is divided into so many partitions. `false`: it was, and is not any more.
     async fn renew_layout(&mut self, view: &View) -> anyhow::Result<bool> {
-        let ours = format!("{}-shards", self.shards.count());
+        let ours = format!("{}-partitions", self.partitions.count());
         let named = view.layout.as_ref().and_then(holder);
         if let Some(other) = named.filter(|named| *named != ours)
             && self.sightings.age(&self.name, view.seen) < LEASE
@@ -262,12 +267,16 @@ impl Coordinator {
         Ok(true)
     }
 
-    /// Gives a shard away once its passes are over. `true`: done, and the view is not what there is any more.
+    /// Gives a partition away once its passes are over. `true`: done, and the view is not what there is any more.
     async fn leave(&mut self, view: &View) -> anyhow::Result<bool> {
-        let Some(shard) = self.leaving.filter(|shard| self.shards.let_go(*shard)) else { return Ok(false) };
+        let Some(partition) = self.leaving.filter(|partition| self.partitions.let_go(*partition)) else {
+            return Ok(false);
+        };
         self.leaving = None;
-        info!(shard, "giving a shard away");
-        self.write(view.shards.get(&shard), &self.shard_name(shard), "").await.context("giving a shard away")?;
+        info!(partition, "giving a partition away");
+        self.write(view.partitions.get(&partition), &self.partition_name(partition), "")
+            .await
+            .context("giving a partition away")?;
         Ok(true)
     }
 
@@ -282,66 +291,68 @@ impl Coordinator {
         // takes it while we are here.
         let mut stray: Vec<u32> = standing.free.iter().copied().collect();
         self.waited = if waits { self.waited.saturating_add(1) } else { 0 };
-        stray.retain(|shard| self.named(view, *shard) == Some(&self.me));
+        stray.retain(|partition| self.named(view, *partition) == Some(&self.me));
         let wanted = match next {
-            Move::Take(shards) => shards,
+            Move::Take(partitions) => partitions,
             // One at a time.
-            Move::Give(shard) if self.leaving.is_none() => {
-                self.shards.end(shard);
-                self.leaving = Some(shard);
+            Move::Give(partition) if self.leaving.is_none() => {
+                self.partitions.end(partition);
+                self.leaving = Some(partition);
                 Vec::new()
             }
             Move::Give(_) | Move::Rest => Vec::new(),
         };
-        stray.retain(|shard| !wanted.contains(shard));
-        for shard in wanted {
+        stray.retain(|partition| !wanted.contains(partition));
+        for partition in wanted {
             // What takes long is better taken up at another look, after another renewal.
             if view.asked.elapsed() > CALL {
                 return Ok(());
             }
-            self.take(view, shard, metrics).await?;
+            self.take(view, partition, metrics).await?;
         }
-        for shard in stray {
-            self.write(view.shards.get(&shard), &self.shard_name(shard), "").await.context("giving a shard away")?;
+        for partition in stray {
+            self.write(view.partitions.get(&partition), &self.partition_name(partition), "")
+                .await
+                .context("giving a partition away")?;
         }
         Ok(())
     }
 
-    async fn take(&mut self, view: &View, shard: u32, metrics: &Metrics) -> anyhow::Result<()> {
-        let lease = view.shards.get(&shard);
-        let taken = self.write(lease, &self.shard_name(shard), &self.me).await.context("taking a shard")?;
+    async fn take(&mut self, view: &View, partition: u32, metrics: &Metrics) -> anyhow::Result<()> {
+        let lease = view.partitions.get(&partition);
+        let taken = self.write(lease, &self.partition_name(partition), &self.me).await.context("taking a partition")?;
         if taken.is_none() {
-            debug!(shard, "somebody else was faster");
+            debug!(partition, "somebody else was faster");
             return Ok(());
         }
         let from = match lease.and_then(holder) {
             Some(dead) if dead != self.me => "expired",
             _ => "free",
         };
-        info!(shard, from, "took a shard");
-        metrics.shard_takeovers.get_or_create(&[("from", from)]).inc();
-        self.arriving.insert(shard);
+        info!(partition, from, "took a partition");
+        metrics.partition_takeovers.get_or_create(&[("from", from)]).inc();
+        self.arriving.insert(partition);
         Ok(())
     }
 
     fn standing<'a>(&'a self, view: &'a View) -> Standing<'a> {
-        let held: BTreeSet<u32> = self.shards.held().into_iter().chain(self.arriving.iter().copied()).collect();
+        let held: BTreeSet<u32> = self.partitions.held().into_iter().chain(self.arriving.iter().copied()).collect();
         let alive = |who: &str| self.sightings.age(&self.replica_name(who), view.seen) < LEASE;
         // Somebody has deleted its Lease, and whoever had it may not have noticed.
-        let deleted = |shard: u32| {
-            let missing = self.sightings.missing(&self.shard_name(shard), view.seen);
+        let deleted = |partition: u32| {
+            let missing = self.sightings.missing(&self.partition_name(partition), view.seen);
             missing.is_some_and(|missing| missing < LEASE)
         };
         let others = view.replicas.iter().filter(|(_, lease)| self.divides_as_we_do(lease));
         let others = others.map(|(who, _)| who.as_str()).filter(|who| *who != self.me && alive(who));
         let mut others: BTreeMap<&str, u32> = others.map(|who| (who, 0)).collect();
         let mut free = BTreeSet::new();
-        for shard in 0..self.shards.count() {
-            match self.named(view, shard) {
+        for partition in 0..self.partitions.count() {
+            match self.named(view, partition) {
                 // It may name us from before this process was started.
                 Some(who) if who == self.me => {
-                    if !held.contains(&shard) {
-                        free.insert(shard);
+                    if !held.contains(&partition) {
+                        free.insert(partition);
                     }
                 }
                 Some(who) if alive(who) => {
@@ -349,21 +360,21 @@ impl Coordinator {
                         *has += 1;
                     }
                 }
-                None if deleted(shard) => {}
-                _ => drop(free.insert(shard)),
+                None if deleted(partition) => {}
+                _ => drop(free.insert(partition)),
             }
         }
-        Standing { me: &self.me, count: self.shards.count(), mine: held, others, free, waited: self.waited }
+        Standing { me: &self.me, count: self.partitions.count(), mine: held, others, free, waited: self.waited }
     }
 
     fn divides_as_we_do(&self, lease: &Lease) -> bool {
-        let label = lease.metadata.labels.as_ref().and_then(|labels| labels.get(&shards_label()));
-        label.is_some_and(|label| *label == self.shards.count().to_string())
+        let label = lease.metadata.labels.as_ref().and_then(|labels| labels.get(&partitions_label()));
+        label.is_some_and(|label| *label == self.partitions.count().to_string())
     }
 
     /// Removes what replicas left behind that are long gone. One of us is enough to do that.
     async fn forget(&self, view: &View) {
-        if !self.shards.has(0) {
+        if !self.partitions.has(0) {
             return;
         }
         for (replica, lease) in &view.replicas {
@@ -406,7 +417,7 @@ impl Coordinator {
         if name != self.name {
             let labels = meta.labels.get_or_insert_default();
             labels.insert(replicas_of(), self.name.clone());
-            labels.insert(shards_label(), self.shards.count().to_string());
+            labels.insert(partitions_label(), self.partitions.count().to_string());
         }
         let before = lease.spec.take().unwrap_or_default();
         let same = before.holder_identity.as_deref() == Some(who);
@@ -422,12 +433,12 @@ impl Coordinator {
         lease
     }
 
-    fn named<'a>(&self, view: &'a View, shard: u32) -> Option<&'a str> {
-        view.shards.get(&shard).and_then(holder)
+    fn named<'a>(&self, view: &'a View, partition: u32) -> Option<&'a str> {
+        view.partitions.get(&partition).and_then(holder)
     }
 
-    fn shard_name(&self, shard: u32) -> String {
-        format!("{}-{shard}-of-{}", self.name, self.shards.count())
+    fn partition_name(&self, partition: u32) -> String {
+        format!("{}-{partition}-of-{}", self.name, self.partitions.count())
     }
 
     fn replica_name(&self, replica: &str) -> String {
@@ -436,11 +447,11 @@ impl Coordinator {
 }
 
 fn replicas_of() -> String {
-    format!("{GROUP}/shards-of")
+    format!("{GROUP}/partitions-of")
 }
 
-fn shards_label() -> String {
-    format!("{GROUP}/shards")
+fn partitions_label() -> String {
+    format!("{GROUP}/partitions")
 }
 
 async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> anyhow::Result<T> {

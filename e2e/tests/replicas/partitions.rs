@@ -16,17 +16,17 @@ use serde_json::json;
 use tokio::process::Command;
 
 pub const CONTROLLER: &str = "ahoi-namespace";
-pub const SHARDS: u32 = 3;
+pub const PARTITIONS: u32 = 3;
 
 pub struct Replicas(pub Cluster);
 
-/// Who has which shard.
+/// Who has which partition.
 type Holders = BTreeMap<u32, String>;
 
 impl Replicas {
-    /// Has the controller work in so many shards, by so many replicas, and waits until the Deployment is so.
-    pub async fn divide(&self, shards: u32, replicas: i32) -> Result<()> {
-        let container = json!({"name": "controller", "env": [{"name": "SHARDS", "value": shards.to_string()}]});
+    /// Has the controller work in so many partitions, by so many replicas, and waits until the Deployment is so.
+    pub async fn divide(&self, partitions: u32, replicas: i32) -> Result<()> {
+        let container = json!({"name": "controller", "env": [{"name": "PARTITIONS", "value": partitions.to_string()}]});
         let patch = json!({"spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}}});
         let deployments = self.0.of::<Deployment>(SUITE);
         deployments.patch(CONTROLLER, &PatchParams::default(), &Patch::Strategic(patch)).await?;
@@ -50,7 +50,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// Waits until the pods have so many shards each, from the fewest to the most.
+    /// Waits until the pods have so many partitions each, from the fewest to the most.
     pub async fn share(&self, what: &str, shares: &[usize]) -> Result<()> {
         self.share_without("", what, shares).await
     }
@@ -70,14 +70,14 @@ impl Replicas {
         Ok(())
     }
 
-    /// Waits until this shard is somebody else's.
-    pub async fn taken_from(&self, pod: &str, shard: u32) -> Result<()> {
-        self.until("taken over", |holders| holders.get(&shard).is_some_and(|holder| holder != pod)).await
+    /// Waits until this partition is somebody else's.
+    pub async fn taken_from(&self, pod: &str, partition: u32) -> Result<()> {
+        self.until("taken over", |holders| holders.get(&partition).is_some_and(|holder| holder != pod)).await
     }
 
-    /// The pod that has this shard.
-    pub async fn holder_of(&self, shard: u32) -> Result<String> {
-        self.holders().await?.remove(&shard).with_context(|| format!("nobody has shard {shard}"))
+    /// The pod that has this partition.
+    pub async fn holder_of(&self, partition: u32) -> Result<String> {
+        self.holders().await?.remove(&partition).with_context(|| format!("nobody has partition {partition}"))
     }
 
     /// Kills the pod as a failing node does.
@@ -89,11 +89,11 @@ impl Replicas {
 
     async fn holders(&self) -> Result<Holders> {
         let leases = self.0.of::<Lease>(SUITE).list(&ListParams::default()).await?;
-        let shard = |lease: &Lease| {
+        let partition = |lease: &Lease| {
             let name = lease.name_any();
-            name.strip_prefix(&format!("{CONTROLLER}-"))?.strip_suffix(&format!("-of-{SHARDS}"))?.parse().ok()
+            name.strip_prefix(&format!("{CONTROLLER}-"))?.strip_suffix(&format!("-of-{PARTITIONS}"))?.parse().ok()
         };
-        Ok(leases.iter().filter_map(|lease| Some((shard(lease)?, holder(lease)?.to_owned()))).collect())
+        Ok(leases.iter().filter_map(|lease| Some((partition(lease)?, holder(lease)?.to_owned()))).collect())
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Holders) -> bool) -> Result<()> {
@@ -108,7 +108,7 @@ impl Replicas {
         };
         match tokio::time::timeout(Duration::from_secs(120), waiting).await {
             Ok(outcome) => outcome,
-            Err(_) => bail!("not within 120 s: {what}; the shards are {:?}", self.holders().await?),
+            Err(_) => bail!("not within 120 s: {what}; the partitions are {:?}", self.holders().await?),
         }
     }
 }
