@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, ReconcilePolicy, finalizers};
 use ahoi_reconcile::{
-    Cache, Controller, Error, EventType, ObjectRef, Pace, Platform, Progress, Reconciler, Runnable, Transition, Waker,
-    watcher,
+    Cache, Controller, Error, EventType, ObjectRef, Platform, Progress, Reconciler, Runnable, StatusThrottle,
+    Transition, Waker, watcher,
 };
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -43,7 +43,7 @@ pub struct CustomerController {
     children: Children,
     intake: Intake,
     waker: Waker<Customer>,
-    pace: Pace,
+    throttle: StatusThrottle,
 }
 
 /// [`PlanChoice`] that owns its Plan.
@@ -114,7 +114,7 @@ impl Reconciler for CustomerController {
             self.waker.wake(&next);
         }
         let status = status(customer, &wanted, &chain, &namespace, &features);
-        let progress = self.pace.keep(customer, status, substance, Instant::now());
+        let progress = self.throttle.limit(customer, status, substance, Instant::now());
         // What is in a feature's way may belong to nobody who would wake us when it goes; looking costs no request.
         let stalled = || std::iter::once(&namespace).chain(&features).filter(|r| r.state == FeatureState::Stalled);
         // What the API server refused it refuses again: each look is a request.
@@ -185,7 +185,7 @@ impl CustomerController {
                     children,
                     intake: Intake::default(),
                     waker,
-                    pace: Pace::new(HOLD),
+                    throttle: StatusThrottle::new(HOLD),
                 });
         vec![customer_controller, plan_controller]
     }

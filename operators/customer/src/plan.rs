@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ahoi_api::{Customer, Plan, PlanStatus};
 use ahoi_reconcile::{
-    Cache, Controller, Error, ObjectRef, Pace, Platform, Progress, Reconciler, Runnable, Verdict, conditions,
+    Cache, Controller, Error, ObjectRef, Platform, Progress, Reconciler, Runnable, StatusThrottle, Verdict, conditions,
 };
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ const SHARE: u32 = 20;
 /// Reconciles Plans.
 pub struct PlanController {
     customers: Cache<Customer>,
-    pace: Pace,
+    throttle: StatusThrottle,
     /// When each Plan, by uid, may be counted again.
     next_count: Mutex<HashMap<String, Instant>>,
 }
@@ -53,7 +53,7 @@ impl Reconciler for PlanController {
             let stalled = conditions::find(&status.conditions, conditions::STALLED).map(|c| c.message.clone());
             (status.observed_generation, status.customers.map(|customers| customers > 0), stalled)
         };
-        Ok(self.pace.keep(plan, status, is_used, started))
+        Ok(self.throttle.limit(plan, status, is_used, started))
     }
 }
 
@@ -61,7 +61,8 @@ impl PlanController {
     /// A controller of the Plans, which are `plans`.
     #[must_use]
     pub fn start(platform: &Platform, plans: &Cache<Plan>, customers: &Cache<Customer>) -> Runnable {
-        let reconciler = Self { customers: customers.clone(), pace: Pace::new(HOLD), next_count: Mutex::default() };
+        let reconciler =
+            Self { customers: customers.clone(), throttle: StatusThrottle::new(HOLD), next_count: Mutex::default() };
         Controller::new(platform, plans)
             .watches(customers, |customer: &Customer| [ObjectRef::new(plan_name(customer))])
             .run(reconciler)
@@ -110,8 +111,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_and_the_last_customer_are_reported_at_once() {
         let customers = cache([]);
-        let controller =
-            PlanController { customers: customers.clone(), pace: Pace::new(HOLD), next_count: Mutex::default() };
+        let controller = PlanController {
+            customers: customers.clone(),
+            throttle: StatusThrottle::new(HOLD),
+            next_count: Mutex::default(),
+        };
         let mut plan = Plan::new(DEFAULT_PLAN, ahoi_api::PlanSpec::default());
         let again = || controller.next_count.lock().clear();
         assert_eq!(counted(&controller, &mut plan).await.0, Some(0));

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use ahoi_api::{CUSTOMER_LABEL, Scheduler, SchedulerStatus};
 use ahoi_reconcile::{
-    Class, Controller, Error, Object, Owned, Pace, Platform, Progress, Reconciler, Runnable, is_controlled_by, watcher,
+    Class, Controller, Error, Object, Owned, Platform, Progress, Reconciler, Runnable, StatusThrottle,
+    is_controlled_by, watcher,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -22,7 +23,7 @@ pub struct SchedulerController {
     workers: Owned<Deployment>,
     budgets: Owned<PodDisruptionBudget>,
     jobs: Owned<CronJob>,
-    pace: Pace,
+    throttle: StatusThrottle,
 }
 
 impl Reconciler for SchedulerController {
@@ -54,7 +55,7 @@ impl Reconciler for SchedulerController {
         };
 
         let status = status(scheduler, &Observed { migration, workers, jobs, refused: refused_jobs });
-        Ok(self.pace.keep(scheduler, status, substance, Instant::now()))
+        Ok(self.throttle.limit(scheduler, status, substance, Instant::now()))
     }
 }
 
@@ -70,7 +71,7 @@ impl SchedulerController {
             workers: children(platform, CUSTOMER_LABEL).withstanding(),
             budgets: children(platform, CUSTOMER_LABEL).withstanding(),
             jobs: children(platform, CUSTOMER_LABEL).withstanding(),
-            pace: Pace::new(HOLD),
+            throttle: StatusThrottle::new(HOLD),
         };
         Controller::new(platform, &schedulers)
             .owns(&controller.migrations)

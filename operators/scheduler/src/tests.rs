@@ -13,7 +13,7 @@ use crate::desired::{budget, cron_job, suspended_only, workers};
 use crate::health::{self, Workers};
 use crate::migration::{Migration, is_kept, migration};
 use crate::status::{HOLD, Observed, status, substance};
-use ahoi_reconcile::Pace;
+use ahoi_reconcile::StatusThrottle;
 
 const FULL: &str = include_str!("../fixtures/full.yaml");
 const PLAIN: &str = include_str!("../fixtures/plain.yaml");
@@ -405,11 +405,11 @@ mod paces {
 
     #[test]
     fn counts_are_told_every_two_seconds_and_the_end_at_once() {
-        let (pace, start) = (Pace::new(HOLD), Instant::now());
+        let (throttle, start) = (StatusThrottle::new(HOLD), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         let workers = |told, now, when| {
             let (scheduler, status) = step(told, now);
-            let progress = pace.keep(&scheduler, status, substance, when);
+            let progress = throttle.limit(&scheduler, status, substance, when);
             (progress.status.workers.unwrap_or_default(), progress.requeue)
         };
         assert_eq!(workers(0, 1, at(0)), ("0/4".into(), Some(HOLD)));
@@ -422,12 +422,12 @@ mod paces {
 
     #[test]
     fn a_new_generation_is_told_when_it_is_done_or_due() {
-        let (pace, start) = (Pace::new(HOLD), Instant::now());
+        let (throttle, start) = (StatusThrottle::new(HOLD), Instant::now());
         let keep = |now, when| {
             let (mut scheduler, mut status) = step(4, now);
             scheduler.metadata.generation = Some(4);
             status.observed_generation = Some(4);
-            let kept = pace.keep(&scheduler, status.clone(), substance, when).status;
+            let kept = throttle.limit(&scheduler, status.clone(), substance, when).status;
             if kept == status {
                 "told"
             } else {
@@ -440,18 +440,18 @@ mod paces {
         assert_eq!(keep(2, start + HOLD), "held");
         assert_eq!(keep(4, start + HOLD), "told", "it is done");
         let (scheduler, status) = step(4, 3);
-        let kept = pace.keep(&scheduler, status.clone(), substance, start).status;
+        let kept = throttle.limit(&scheduler, status.clone(), substance, start).status;
         assert_eq!(kept, status, "no longer ready, and nobody could know");
     }
 
     #[test]
     fn one_customer_does_not_hold_another() {
-        let (pace, start) = (Pace::new(HOLD), Instant::now());
+        let (throttle, start) = (StatusThrottle::new(HOLD), Instant::now());
         let (first, status) = step(0, 1);
-        pace.keep(&first, status, substance, start);
+        throttle.limit(&first, status, substance, start);
         let (mut second, status) = step(0, 1);
         second.metadata.uid = Some("another".into());
-        assert_eq!(pace.keep(&second, status, substance, start + HOLD).requeue, Some(HOLD));
+        assert_eq!(throttle.limit(&second, status, substance, start + HOLD).requeue, Some(HOLD));
     }
 }
 

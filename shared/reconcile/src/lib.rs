@@ -132,7 +132,6 @@ mod logging;
 mod metrics;
 mod objects;
 mod owned;
-mod pace;
 mod partitions;
 mod pass;
 mod platform;
@@ -144,6 +143,7 @@ pub mod requeue;
 mod run;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
+mod throttle;
 mod unready;
 mod workqueue;
 
@@ -157,11 +157,11 @@ pub use error::{Class, Error};
 pub use kube::runtime::reflector::ObjectRef;
 pub use kube::runtime::watcher;
 pub use owned::{Owned, Ownership, is_controlled_by};
-pub use pace::Pace;
 pub use partitions::partition_of;
 pub use platform::{EventType, Platform};
 pub use reconciler::{PlainReconciler, Progress, Reconciler, Transition};
 pub use run::{run, run_with};
+pub use throttle::StatusThrottle;
 
 #[cfg(test)]
 mod tests;

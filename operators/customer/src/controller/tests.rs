@@ -44,7 +44,7 @@ impl World {
             },
             intake: Intake::default(),
             waker: Controller::new(&platform, &customers).waker(),
-            pace: Pace::new(HOLD),
+            throttle: StatusThrottle::new(HOLD),
             customers,
             platform,
         };

@@ -2,7 +2,7 @@
 //!
 //! What a controller watches arrives in steps: workers become available one by one, children report one after the
 //! other. Each step changes the status, and each write of it wakes whoever watches it. Told at once are therefore only
-//! changes of substance; a change of mere detail is told when it is as old as the pace says, together with whatever has
+//! changes of substance; a change of mere detail is told when it is as old as the throttle allows, together with whatever has
 //! changed since. So a status is never wrong in substance, in detail it is at most so much behind, and many
 //! steps cost few writes.
 //!
@@ -23,12 +23,12 @@ const FORGET: Duration = Duration::from_secs(600);
 
 /// Holds back changes of detail. Since when is remembered here and nowhere else: a restart forgets it, and tells
 /// late by as much.
-pub struct Pace {
+pub struct StatusThrottle {
     hold: Duration,
     held: Mutex<HashMap<String, Instant>>,
 }
 
-impl Pace {
+impl StatusThrottle {
     /// Tells changes of detail at most once in `hold`.
     pub fn new(hold: Duration) -> Self {
         Self { hold, held: Mutex::default() }
@@ -36,7 +36,7 @@ impl Pace {
 
     /// The status to write `now`, and when to look again: the one the object has, while `status` differs from it in
     /// nothing that `substance` looks at.
-    pub fn keep<K: Conditioned, S: PartialEq>(
+    pub fn limit<K: Conditioned, S: PartialEq>(
         &self,
         object: &K,
         mut status: K::Status,
