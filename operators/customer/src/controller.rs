@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, ReconcilePolicy, finalizers};
 use ahoi_reconcile::{
     Cache, Controller, Error, EventType, ObjectRef, Platform, Progress, Reconciler, Runnable, StatusThrottle,
-    Transition, Waker, watcher,
+    Transition, Trigger, watcher,
 };
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -42,7 +42,7 @@ pub struct CustomerController {
     plans: Cache<Plan>,
     children: Children,
     intake: Intake,
-    waker: Waker<Customer>,
+    trigger: Trigger<Customer>,
     throttle: StatusThrottle,
 }
 
@@ -111,7 +111,7 @@ impl Reconciler for CustomerController {
         if features.iter().all(is_made)
             && let Some(next) = self.intake.done(customer)
         {
-            self.waker.wake(&next);
+            self.trigger.request(&next);
         }
         let status = status(customer, &wanted, &chain, &namespace, &features);
         let progress = self.throttle.limit(customer, status, substance, Instant::now());
@@ -164,7 +164,7 @@ impl CustomerController {
         let changes = PlanChanges { plans: plans.clone(), seen: Mutex::default() };
         let plan_controller = PlanController::start(platform, &plans, &customers);
         let controller = Controller::new(platform, &customers);
-        let waker = controller.waker();
+        let trigger = controller.trigger();
         let customer_controller =
             controller
                 .owns(&children.namespaces)
@@ -184,7 +184,7 @@ impl CustomerController {
                     plans,
                     children,
                     intake: Intake::default(),
-                    waker,
+                    trigger,
                     throttle: StatusThrottle::new(HOLD),
                 });
         vec![customer_controller, plan_controller]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer};
 use ahoi_reconcile::conditions::{READY, find};
-use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Waker, is_ready, watcher};
+use ahoi_reconcile::{Cache, Error, ObjectRef, Owned, Platform, Trigger, is_ready, watcher};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
@@ -45,7 +45,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Metrics,
     /// Has a Database looked at.
-    pub waker: Waker<Database>,
+    pub trigger: Trigger<Database>,
 }
 
 /// The caches, which exist before the controllers do.
@@ -170,7 +170,7 @@ impl Context {
     pub async fn new(
         platform: Platform,
         caches: Caches,
-        waker: Waker<Database>,
+        trigger: Trigger<Database>,
         options: &Options,
     ) -> anyhow::Result<Self> {
         let namespaces: Api<Namespace> = Api::all(platform.client.clone());
@@ -196,7 +196,7 @@ impl Context {
             placements: Placements::default(),
             caches,
             platform,
-            waker,
+            trigger,
         })
     }
 
@@ -296,7 +296,7 @@ pub mod tests {
             removals: tokio::sync::Mutex::default(),
             remembered: Remembered::default(),
             placements: Placements::default(),
-            waker: Controller::new(&platform, &caches.databases).waker(),
+            trigger: Controller::new(&platform, &caches.databases).trigger(),
             caches,
             platform,
         }

@@ -59,6 +59,6 @@ async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runna
         .watches(&caches.servers, caches.databases_of_server())
         .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool))
         .watches(&caches.secrets, caches.databases_of_secret());
-    let context = Arc::new(Context::new(platform, caches, databases.waker(), &options).await?);
+    let context = Arc::new(Context::new(platform, caches, databases.trigger(), &options).await?);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

@@ -43,7 +43,7 @@ impl Outages {
             let mut pace = interval_at(Instant::now() + START, PACE);
             for database in databases {
                 pace.tick().await;
-                context.waker.wake(&database);
+                context.trigger.request(&database);
             }
         });
         running.insert(server.to_owned(), task);

@@ -107,9 +107,9 @@ impl<K: Object> Controller<K> {
         self
     }
 
-    /// A handle that wakes objects by name: for news that no watch brings, such as what a sweep has found.
-    pub fn waker(&self) -> Waker<K> {
-        Waker { queue: self.queue.clone(), kind: PhantomData }
+    /// Requests reconciles of objects by name, after changes that no watch reports, such as what a sweep has found.
+    pub fn trigger(&self) -> Trigger<K> {
+        Trigger { queue: self.queue.clone(), kind: PhantomData }
     }
 
     /// How many objects are looked at at once, instead of the process's `--concurrency`.
@@ -186,15 +186,15 @@ impl<K: Object> Controller<K> {
     }
 }
 
-/// Wakes a controller's objects, see [`Controller::waker`].
-pub struct Waker<K: Object> {
+/// Requests reconciles, see [`Controller::trigger`].
+pub struct Trigger<K: Object> {
     queue: Arc<Queue>,
     kind: PhantomData<fn(K)>,
 }
 
-impl<K: Object> Waker<K> {
-    /// Has the object looked at soon.
-    pub fn wake(&self, object: &ObjectRef<K>) {
+impl<K: Object> Trigger<K> {
+    /// Requests a reconcile of the object.
+    pub fn request(&self, object: &ObjectRef<K>) {
         self.queue.wake(Key::new(object.namespace.as_deref(), &object.name));
     }
 }

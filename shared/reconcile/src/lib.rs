@@ -151,7 +151,7 @@ pub use age::age;
 pub use ahoi_api::{Conditioned, GROUP, Object, conditioned};
 pub use cache::Cache;
 pub use conditions::{Verdict, is_ready, not_ready_message};
-pub use controller::{Controller, Runnable, Waker};
+pub use controller::{Controller, Runnable, Trigger};
 pub use desired::{APPLIED_HASH, APPLIED_KEYS};
 pub use error::{Class, Error};
 pub use kube::runtime::reflector::ObjectRef;

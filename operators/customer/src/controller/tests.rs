@@ -43,7 +43,7 @@ impl World {
                 schedulers: Owned::new(&platform, &cache([])),
             },
             intake: Intake::default(),
-            waker: Controller::new(&platform, &customers).waker(),
+            trigger: Controller::new(&platform, &customers).trigger(),
             throttle: StatusThrottle::new(HOLD),
             customers,
             platform,

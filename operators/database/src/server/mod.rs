@@ -295,7 +295,7 @@ impl Servers {
         };
         let memory = pool.memory.lock();
         for (database, _) in wanted.iter().filter(|(database, wanted)| news(&memory, database, wanted)) {
-            self.0.waker.wake(&ObjectRef::from_obj(&***database));
+            self.0.trigger.request(&ObjectRef::from_obj(&***database));
         }
         let since_sweep = memory.next_measurement.map_or(1, |(_, since_sweep)| since_sweep + 1);
         drop(memory);
@@ -331,7 +331,7 @@ impl Servers {
                     || unknown(wanted)
             };
             for (database, _) in wanted.iter().filter(|(_, wanted)| differs(wanted)) {
-                self.0.waker.wake(&ObjectRef::from_obj(&***database));
+                self.0.trigger.request(&ObjectRef::from_obj(&***database));
             }
         }
         self.close_orphans(server, pool, observed).await

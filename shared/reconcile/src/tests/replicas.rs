@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::{Ship, ShipStatus, named, ship};
 use crate::ObjectRef;
-use crate::controller::{Controller, Waker};
+use crate::controller::{Controller, Trigger};
 use crate::error::Error;
 use crate::partitions::coordinator::{Coordinator, Mood};
 use crate::partitions::{Fence, Partitions};
@@ -112,7 +112,7 @@ impl Replica {
         let platform = server.replica(name, cuttable(server.client(), cut.clone()), partitions);
         let ships = testing::cache((0..SHIPS).map(|number| ship(server, &format!("ship-{number:02}"))));
         let controller = Controller::new(&platform, &ships);
-        let load = tokio::spawn(wake_all(controller.waker()));
+        let load = tokio::spawn(wake_all(controller.trigger()));
         let rigger = Rigger { replica: name.to_owned(), log: log.clone() };
         let controller = tokio::spawn(controller.run(rigger).future);
         let end = controller.abort_handle();
@@ -167,10 +167,10 @@ fn cuttable(client: Client, cut: Arc<AtomicBool>) -> Client {
     Client::new(service, "default")
 }
 
-async fn wake_all(waker: Waker<Ship>) {
+async fn wake_all(trigger: Trigger<Ship>) {
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        (0..SHIPS).for_each(|number| waker.wake(&ObjectRef::new(&format!("ship-{number:02}"))));
+        (0..SHIPS).for_each(|number| trigger.request(&ObjectRef::new(&format!("ship-{number:02}"))));
     }
 }
 
