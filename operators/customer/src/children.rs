@@ -37,7 +37,7 @@ pub fn owned<C: Conditioned>(platform: &Platform) -> Owned<C> {
 /// name and label: whatever the customer has must be turned off and removed with it, restored or orphaned.
 pub fn only_child<C: Conditioned>(children: &Owned<C>, customer: &Customer) -> Option<Arc<C>> {
     let owned = children.children(customer).into_iter().next();
-    owned.or_else(|| children.lost(customer, &child_meta::<C>(&customer.name_any(), None)))
+    owned.or_else(|| children.orphan(customer, &child_meta::<C>(&customer.name_any(), None)))
 }
 
 /// The customer of a child that nothing but its label links to it.

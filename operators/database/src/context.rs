@@ -77,7 +77,7 @@ impl Caches {
             databases,
             fleets: platform.cache(Api::all(client()), everything()),
             pools: platform.cache(Api::all(client()), everything()),
-            bindings: Owned::new(platform, &bindings).made_anew_if(secret::must_be_made_anew).withstanding(),
+            bindings: Owned::new(platform, &bindings).recreated_if(secret::must_be_made_anew).recreated_if_refused(),
             secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
         }
     }

@@ -49,7 +49,8 @@ fn database_of(pool: &ConnectionPool) -> Option<ObjectRef<Database>> {
 
 async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runnable>> {
     // PostgreSQL is what bounds this work, so a second process would be no faster.
-    platform.undivided("where databases are placed, and what a sweep has found of them, is in one memory")?;
+    platform
+        .require_one_partition("where databases are placed, and what a sweep has found of them, is in one memory")?;
     let caches = Caches::new(&platform);
     let servers = Controller::new(&platform, &caches.servers)
         .watches(&caches.secrets, caches.servers_of_secret())

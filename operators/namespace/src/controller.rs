@@ -144,13 +144,14 @@ impl NamespaceController {
             owners,
             namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
             accounts,
-            quotas: guarded::<ResourceQuota>(platform, QUOTAS).made_anew_if(|live, _| is_scoped(live)),
+            quotas: guarded::<ResourceQuota>(platform, QUOTAS).recreated_if(|live, _| is_scoped(live)),
             limits: guarded(platform, LIMITS),
             // Another rule lets more through.
-            policies: guarded::<NetworkPolicy>(platform, POLICIES).refusing(|live, desired| live.spec != desired.spec),
+            policies: guarded::<NetworkPolicy>(platform, POLICIES)
+                .overwritten_if(|live, desired| live.spec != desired.spec),
             // The role of a binding cannot be changed.
             bindings: guarded::<RoleBinding>(platform, BINDINGS)
-                .made_anew_if(|live, desired| live.role_ref != desired.role_ref),
+                .recreated_if(|live, desired| live.role_ref != desired.role_ref),
         }
     }
 
@@ -253,8 +254,8 @@ fn guarded<K: Object>(platform: &Platform, names: &'static [&'static str]) -> Ow
     let ours = move |head: &ObjectMeta| head.name.as_deref().is_some_and(|name| names.contains(&name));
     Owned::new(platform, &platform.cache_ours(Api::all(platform.client.clone()), config, ours))
         .linked_by(GUARD_RAIL_LABEL)
-        .taking_over()
-        .withstanding()
+        .adopting_unowned()
+        .recreated_if_refused()
 }
 
 /// Whose namespace a guard rail is in, if its label says something else: they are not told by the label.

@@ -67,10 +67,10 @@ impl SchedulerController {
         let controller = Self {
             // The Jobs that CronJobs make are many, and their CronJob says what there is to know.
             migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration"))
-                .deleted_with_what_they_own(),
-            workers: children(platform, CUSTOMER_LABEL).withstanding(),
-            budgets: children(platform, CUSTOMER_LABEL).withstanding(),
-            jobs: children(platform, CUSTOMER_LABEL).withstanding(),
+                .deleted_in_foreground(),
+            workers: children(platform, CUSTOMER_LABEL).recreated_if_refused(),
+            budgets: children(platform, CUSTOMER_LABEL).recreated_if_refused(),
+            jobs: children(platform, CUSTOMER_LABEL).recreated_if_refused(),
             throttle: StatusThrottle::new(HOLD),
         };
         Controller::new(platform, &schedulers)

@@ -34,16 +34,16 @@ pub struct Owned<K> {
     cache: Cache<K>,
     objects: Objects<K>,
     ownership: Ownership,
-    /// See [`Owned::taking_over`].
-    takes_over: bool,
-    /// See [`Owned::refusing`].
-    refuses: fn(&K, &K) -> bool,
-    /// See [`Owned::made_anew_if`].
-    made_anew: fn(&K, &K) -> bool,
-    /// See [`Owned::withstanding`].
-    withstands: bool,
+    /// See [`Owned::adopting_unowned`].
+    adopts_unowned: bool,
+    /// See [`Owned::overwritten_if`].
+    must_overwrite: fn(&K, &K) -> bool,
+    /// See [`Owned::recreated_if`].
+    must_recreate: fn(&K, &K) -> bool,
+    /// See [`Owned::recreated_if_refused`].
+    recreates_if_refused: bool,
     repairs: Arc<Repairs>,
-    /// See [`Owned::deleted_with_what_they_own`].
+    /// See [`Owned::deleted_in_foreground`].
     propagation: PropagationPolicy,
 }
 
@@ -53,10 +53,10 @@ impl<K> Clone for Owned<K> {
             cache: self.cache.clone(),
             objects: self.objects.clone(),
             ownership: self.ownership.clone(),
-            takes_over: self.takes_over,
-            refuses: self.refuses,
-            made_anew: self.made_anew,
-            withstands: self.withstands,
+            adopts_unowned: self.adopts_unowned,
+            must_overwrite: self.must_overwrite,
+            must_recreate: self.must_recreate,
+            recreates_if_refused: self.recreates_if_refused,
             repairs: self.repairs.clone(),
             propagation: self.propagation.clone(),
         }
@@ -71,10 +71,10 @@ impl<K: Object> Owned<K> {
             cache: cache.clone(),
             objects: platform.objects(),
             ownership: Ownership::Controller,
-            takes_over: false,
-            refuses: |_, _| false,
-            made_anew: |_, _| false,
-            withstands: false,
+            adopts_unowned: false,
+            must_overwrite: |_, _| false,
+            must_recreate: |_, _| false,
+            recreates_if_refused: false,
             repairs: Arc::default(),
             propagation: PropagationPolicy::Background,
         }
@@ -89,35 +89,35 @@ impl<K: Object> Owned<K> {
     /// For children whose names are nobody else's in the place where they are, and which guard something: whoever may change
     /// one could otherwise get rid of it by its label. One that is not linked to its owner is taken over unless something
     /// else controls it, and one that a finalizer keeps from going is repaired for as long as it is there.
-    pub fn taking_over(mut self) -> Self {
-        self.takes_over = true;
+    pub fn adopting_unowned(mut self) -> Self {
+        self.adopts_unowned = true;
         self
     }
 
     /// What others add to a child stands, since API servers add defaults, unless `refuses` says of the live child and the
     /// desired one that it must not: then it is replaced.
-    pub fn refusing(mut self, refuses: fn(&K, &K) -> bool) -> Self {
-        self.refuses = refuses;
+    pub fn overwritten_if(mut self, must_overwrite: fn(&K, &K) -> bool) -> Self {
+        self.must_overwrite = must_overwrite;
         self
     }
 
-    /// Where `made_anew` says so of the live child and the desired one, the child is deleted and created: the API does not
+    /// Where `must_recreate` says so of the live child and the desired one, the child is deleted and created: the API does not
     /// let it be changed into what is desired, as the role of a RoleBinding.
-    pub fn made_anew_if(mut self, made_anew: fn(&K, &K) -> bool) -> Self {
-        self.made_anew = made_anew;
+    pub fn recreated_if(mut self, must_recreate: fn(&K, &K) -> bool) -> Self {
+        self.must_recreate = must_recreate;
         self
     }
 
     /// For children that a tenant may write to. One that a tenant has changed so that the API server refuses to have it put
     /// right (an immutable field, metadata that is too large) is deleted and created, and one that a finalizer keeps from going
     /// is put right for as long as it is there.
-    pub fn withstanding(mut self) -> Self {
-        self.withstands = true;
+    pub fn recreated_if_refused(mut self) -> Self {
+        self.recreates_if_refused = true;
         self
     }
 
     /// A child that is deleted is there until everything is gone that blocks it, as the pods of a Job do.
-    pub fn deleted_with_what_they_own(mut self) -> Self {
+    pub fn deleted_in_foreground(mut self) -> Self {
         self.propagation = PropagationPolicy::Foreground;
         self
     }
@@ -153,7 +153,7 @@ impl<K: Object> Owned<K> {
     /// The child of this namespace and name, if it is the owner's but for its owner reference: a backup was restored, or the owner
     /// deleted with `--cascade=orphan`. It has all of these labels, a controller of ours wrote it, and no other object of ours
     /// controls it. [`apply`](Owned::apply) links it to the owner again.
-    pub fn lost<O: Object>(&self, owner: &O, like: &ObjectMeta) -> Option<Arc<K>> {
+    pub fn orphan<O: Object>(&self, owner: &O, like: &ObjectMeta) -> Option<Arc<K>> {
         let child = self.cache.lookup(&Key::new(like.namespace.as_deref(), like.name.as_deref()?))?;
         let labels = child.meta().labels.as_ref();
         let mut wanted = like.labels.iter().flatten();
@@ -166,7 +166,7 @@ impl<K: Object> Owned<K> {
     ///
     /// The answer is the child as it is now, with the status its own controller gave it. A child of the same name
     /// that is not the owner's is refused as `NameConflict`; it is never taken over silently (but see
-    /// [`taking_over`](Owned::taking_over)). What others put on our child (labels, annotations, finalizers, defaults) stays.
+    /// [`adopting_unowned`](Owned::adopting_unowned)). What others put on our child (labels, annotations, finalizers, defaults) stays.
     pub async fn apply<O: Object>(&self, owner: &O, mut desired: K) -> Result<Arc<K>, Error> {
         self.claim(owner, &mut desired)?;
         let desired = Desired::new(desired)?;
@@ -186,12 +186,12 @@ impl<K: Object> Owned<K> {
             },
         };
         self.check(owner, &live, &desired.object)?;
-        let anew = !self.cache.agrees(&*live, &desired.hash) && (self.made_anew)(&live, &desired.object);
+        let anew = !self.cache.agrees(&*live, &desired.hash) && (self.must_recreate)(&live, &desired.object);
         if live.meta().deletion_timestamp.is_none() {
-            return if anew { self.make_anew(desired, &live).await } else { self.update(owner, desired, live).await };
+            return if anew { self.recreate(desired, &live).await } else { self.update(owner, desired, live).await };
         }
         // As long as a finalizer keeps it, it does what it does.
-        if (self.takes_over || self.withstands) && !anew {
+        if (self.adopts_unowned || self.recreates_if_refused) && !anew {
             self.update(owner, desired, live.clone()).await?;
         }
         Err(being_deleted(&*live))
@@ -231,7 +231,7 @@ impl<K: Object> Owned<K> {
             return Ok(live);
         }
         let hash = desired.hash.clone();
-        let refused = (self.refuses)(&live, &desired.object).then(|| "what others have added".to_owned());
+        let refused = (self.must_overwrite)(&live, &desired.object).then(|| "what others have added".to_owned());
         let difference = desired.difference(&live)?.or(refused);
         if difference.is_none() && is_owned {
             self.cache.agree(&*live, &hash);
@@ -245,10 +245,12 @@ impl<K: Object> Owned<K> {
         info!(kind = %K::kind(&()), name = %name_of(&*live), %difference, "updating");
         match self.objects.replace(&desired.clone().over(&live)).await {
             Ok(replaced) => Ok(self.agreed(replaced, &hash)),
-            Err(error) if self.withstands && is_invalid(&error) && live.meta().deletion_timestamp.is_none() => {
+            Err(error)
+                if self.recreates_if_refused && is_invalid(&error) && live.meta().deletion_timestamp.is_none() =>
+            {
                 // Where the new object would be refused as well, what is there is better than nothing.
                 if self.objects.is_valid(&desired.object).await? {
-                    self.replace_by_new(desired, &live).await
+                    self.delete_and_create(desired, &live).await
                 } else {
                     Err(error)
                 }
@@ -257,12 +259,12 @@ impl<K: Object> Owned<K> {
         }
     }
 
-    async fn make_anew(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
+    async fn recreate(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
         self.admit(&desired)?;
-        self.replace_by_new(desired, live).await
+        self.delete_and_create(desired, live).await
     }
 
-    async fn replace_by_new(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
+    async fn delete_and_create(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
         info!(kind = %K::kind(&()), name = %name_of(live), "deleting it, to make it anew");
         if let Deleted::Terminating(_) = self.objects.delete(live, self.propagation.clone()).await? {
             return Err(being_deleted(live));
@@ -343,7 +345,7 @@ impl<K: Object> Owned<K> {
     }
 
     fn check<O: Object>(&self, owner: &O, live: &K, desired: &K) -> Result<(), Error> {
-        let is_free = self.takes_over && controller_of(live).is_none();
+        let is_free = self.adopts_unowned && controller_of(live).is_none();
         if self.is_owned(owner, live) || is_free || self.has_lost_its_owner(owner, live, desired.meta()) {
             return Ok(());
         }

@@ -118,7 +118,7 @@ impl Platform {
 
     /// For an operator whose work cannot be divided among replicas: an error that says `why`, if it is told to
     /// (`--partitions`). Such is what decides by what is in its memory alone.
-    pub fn undivided(&self, why: &str) -> anyhow::Result<()> {
+    pub fn require_one_partition(&self, why: &str) -> anyhow::Result<()> {
         anyhow::ensure!(self.partitions().count() == 1, "{} runs with --partitions=1 only: {why}", self.name());
         Ok(())
     }

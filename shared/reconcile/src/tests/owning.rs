@@ -189,7 +189,7 @@ async fn a_child_without_its_owner_is_found_by_its_name_and_labels() {
     let written = owned(&server, []).apply(&ship, desired.clone()).await.unwrap();
     let mut lost = (*written).clone();
     lost.metadata.owner_references = None;
-    let found = |child: &ConfigMap, like: &ConfigMap| owned(&server, [child.clone()]).lost(&ship, &like.metadata);
+    let found = |child: &ConfigMap, like: &ConfigMap| owned(&server, [child.clone()]).orphan(&ship, &like.metadata);
     assert_eq!(found(&lost, &desired).as_deref(), Some(&lost));
     assert_eq!(found(&written, &desired), None, "it has its owner");
 
@@ -211,7 +211,7 @@ fn invalid(message: &str) -> serde_json::Value {
 async fn a_child_that_cannot_be_put_right_is_created_again_if_that_can_be() {
     let server = ApiServer::new();
     let ship = ship(&server, "a");
-    let owned = owned(&server, []).withstanding();
+    let owned = owned(&server, []).recreated_if_refused();
     let child = owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
     server.take_requests();
     // A tenant has filled it with annotations.
@@ -267,7 +267,7 @@ const CARGOES: &str = "/api/v1/namespaces/port/configmaps";
 
 /// ConfigMaps that keep a ship within its bounds, found by a label that others can remove.
 fn guarding(server: &ApiServer) -> Owned<ConfigMap> {
-    owned(server, []).linked_by("example.com/ship").taking_over()
+    owned(server, []).linked_by("example.com/ship").adopting_unowned()
 }
 
 #[tokio::test]
@@ -315,7 +315,7 @@ async fn what_guards_is_kept_right_for_as_long_as_a_finalizer_keeps_it() {
 async fn additions_that_must_not_stand_are_written_over_and_once_only_if_they_come_back() {
     let server = ApiServer::new();
     let ship = ship(&server, "a");
-    let owned = owned(&server, []).refusing(|live, desired| live.data != desired.data);
+    let owned = owned(&server, []).overwritten_if(|live, desired| live.data != desired.data);
     owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
     let mut added = server.get(&cargo([])).unwrap();
     added.data.as_mut().unwrap().insert("added".into(), "by somebody".into());
@@ -339,7 +339,7 @@ async fn additions_that_must_not_stand_are_written_over_and_once_only_if_they_co
 async fn what_cannot_be_changed_is_made_anew() {
     let server = ApiServer::new();
     let ship = ship(&server, "a");
-    let owned = owned(&server, []).made_anew_if(|live, desired| live.immutable != desired.immutable);
+    let owned = owned(&server, []).recreated_if(|live, desired| live.immutable != desired.immutable);
     let child = owned.apply(&ship, cargo([("rum", "12")])).await.unwrap();
     let sealed = server.put(&ConfigMap { immutable: Some(true), ..(*child).clone() });
     testing::changed(owned.cache(), sealed);

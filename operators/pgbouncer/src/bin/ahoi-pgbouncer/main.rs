@@ -10,7 +10,8 @@ use ahoi_reconcile::run_with;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     run_with("ahoi-pgbouncer", |platform, options: fleet::Options| async move {
-        platform.undivided("a fleet has one that looks after it and its pools, and gives places in it away")?;
+        platform
+            .require_one_partition("a fleet has one that looks after it and its pools, and gives places in it away")?;
         let shared = shared::Shared::new(&platform);
         Ok(vec![fleet::start(&platform, &shared, options), pool::start(&platform, &shared)])
     })

@@ -61,7 +61,7 @@ pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         shared: shared.clone(),
         databases,
         direct,
-        pooled: Owned::new(platform, &pooled).made_anew_if(desired::must_be_made_anew).withstanding(),
+        pooled: Owned::new(platform, &pooled).recreated_if(desired::must_be_made_anew).recreated_if_refused(),
     };
     let wake = Wake::new(&shared.pools);
     Controller::new(platform, &shared.pools)
