@@ -48,7 +48,7 @@ impl Reconciler for PlanController {
         drop(next_count);
 
         status.customers = i64::try_from(count).ok();
-        conditions::settle(&mut status.conditions, plan.metadata.generation, verdict(plan));
+        conditions::set_verdict(&mut status.conditions, plan.metadata.generation, verdict(plan));
         let is_used = |status: &PlanStatus| {
             let stalled = conditions::find(&status.conditions, conditions::STALLED).map(|c| c.message.clone());
             (status.observed_generation, status.customers.map(|customers| customers > 0), stalled)

@@ -61,7 +61,7 @@ pub fn retaining(customer: &Customer) -> CustomerStatus {
     let mut status = customer.status.clone().unwrap_or_default();
     conditions::remove(&mut status.conditions, PAUSED);
     let verdict = Verdict::progressing("Progressing", "database: it is being removed, and its data retained");
-    conditions::settle(&mut status.conditions, generation, verdict);
+    conditions::set_verdict(&mut status.conditions, generation, verdict);
     status.observed_generation = generation;
     status.database_retained = true;
     status
@@ -107,7 +107,7 @@ pub fn status(
         );
     }
     mirror(&mut conditions, generation, features);
-    conditions::settle(&mut conditions, generation, verdict(wanted, namespace, features));
+    conditions::set_verdict(&mut conditions, generation, verdict(wanted, namespace, features));
 
     CustomerStatus {
         observed_generation: generation,

@@ -116,7 +116,7 @@ mod tests {
             features: features.iter().map(feature).collect(),
             ..CustomerStatus::default()
         };
-        conditions::settle(&mut status.conditions, 1, verdict);
+        conditions::set_verdict(&mut status.conditions, 1, verdict);
         status
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let mut ready = ready(FeatureState::Ready);
         ready.storage_bytes = Some(1);
         let mut leaving = ready.clone();
-        conditions::settle(&mut leaving.conditions, 1, Verdict::progressing(OFFBOARDING, "waiting"));
+        conditions::set_verdict(&mut leaving.conditions, 1, Verdict::progressing(OFFBOARDING, "waiting"));
         for (policy, word) in [("Retain", "retained"), ("Archive", "archived"), ("Delete", "deleted")] {
             let customer = customer(json!({ "deletionPolicy": policy }));
             let events = story(&customer, Some(&ready), &leaving);

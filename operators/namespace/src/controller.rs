@@ -4,7 +4,7 @@ use ahoi_api::{
     CUSTOMER_LABEL, CustomerNamespace, CustomerNamespaceStatus, DatabaseServer, NAMESPACE_OWNER_LABEL,
     NamespaceDeletionPolicy, finalizers, namespace_of,
 };
-use ahoi_reconcile::conditions::{Verdict, settle};
+use ahoi_reconcile::conditions::{Verdict, set_verdict};
 use ahoi_reconcile::{
     Cache, Controller, Error, Object, ObjectRef, Owned, Platform, Progress, Reconciler, Runnable, watcher,
 };
@@ -284,7 +284,7 @@ fn status(owner: &CustomerNamespace, namespace: &Namespace) -> CustomerNamespace
         Verdict::progressing("NamespaceNotActive", format!("namespace {name} is not active"))
     };
     let mut status = CustomerNamespaceStatus { namespace: Some(name), ..CustomerNamespaceStatus::default() };
-    settle(&mut status.conditions, owner.metadata.generation, verdict);
+    set_verdict(&mut status.conditions, owner.metadata.generation, verdict);
     status
 }
 

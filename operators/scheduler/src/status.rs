@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ahoi_api::{JobStatus, RunPolicy, Scheduler, SchedulerStatus};
-use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition, Verdict, set, settle};
+use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition, Verdict, set, set_verdict};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
 use kube::ResourceExt;
@@ -69,7 +69,7 @@ pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
             DesiredCondition::new(type_, state, reason, message).observed_generation(generation),
         );
     }
-    settle(&mut status.conditions, generation, verdict(scheduler, observed, &workers, &count));
+    set_verdict(&mut status.conditions, generation, verdict(scheduler, observed, &workers, &count));
     status
 }
 

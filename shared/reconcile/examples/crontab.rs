@@ -5,7 +5,7 @@
 //! cargo run --example crontab -- --leader-elect=false
 //! ```
 
-use ahoi_reconcile::conditions::{Condition, settle};
+use ahoi_reconcile::conditions::{Condition, set_verdict};
 use ahoi_reconcile::{
     Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned, watcher,
 };
@@ -61,7 +61,7 @@ impl Reconciler for CrontabController {
             self.jobs.apply(crontab, job).await?;
         }
         let mut status = crontab.status.clone().unwrap_or_default();
-        settle(&mut status.conditions, crontab.metadata.generation, verdict);
+        set_verdict(&mut status.conditions, crontab.metadata.generation, verdict);
         Ok(Progress::new(status))
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ahoi_reconcile::conditions::{Condition, settle};
+use ahoi_reconcile::conditions::{Condition, set_verdict};
 use ahoi_reconcile::{
     Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned, watcher,
 };
@@ -67,7 +67,7 @@ impl Reconciler for TodoController {
         }
         let mut status = todo.status.clone().unwrap_or_default();
         status.open = i32::try_from(open).unwrap_or(i32::MAX);
-        settle(&mut status.conditions, todo.metadata.generation, Verdict::ready(format!("{open} to do")));
+        set_verdict(&mut status.conditions, todo.metadata.generation, Verdict::ready(format!("{open} to do")));
         Ok(Progress::new(status).requeue_in(Duration::from_secs(60)))
     }
 }

@@ -75,7 +75,7 @@ impl From<&Error> for Verdict {
 
 /// Sets `Ready`, `Reconciling` and `Stalled` from the verdict on `generation`. Transition times move
 /// only when a condition's status does, so settling the same verdict twice changes nothing.
-pub fn settle(conditions: &mut Vec<Condition>, generation: impl Into<Option<i64>>, verdict: Verdict) {
+pub fn set_verdict(conditions: &mut Vec<Condition>, generation: impl Into<Option<i64>>, verdict: Verdict) {
     let generation = generation.into();
     let mut put = |type_: &str, status: ConditionStatus, reason: &str, message: &str| {
         let desired = DesiredCondition::new(type_, status, reason, message).observed_generation(generation);

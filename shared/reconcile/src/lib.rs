@@ -3,7 +3,7 @@
 //! # A controller
 //!
 //! ```no_run
-//! use ahoi_reconcile::conditions::{Condition, settle};
+//! use ahoi_reconcile::conditions::{Condition, set_verdict};
 //! use ahoi_reconcile::{
 //!     Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned, watcher,
 //! };
@@ -42,7 +42,7 @@
 //!         }
 //!         self.cards.apply(greeting, card(greeting)).await?;
 //!         let mut status = greeting.status.clone().unwrap_or_default();
-//!         settle(&mut status.conditions, greeting.metadata.generation, Verdict::ready("said"));
+//!         set_verdict(&mut status.conditions, greeting.metadata.generation, Verdict::ready("said"));
 //!         Ok(Progress::new(status))
 //!     }
 //! }
@@ -76,7 +76,7 @@
 //! 2. Calls [`Reconciler::reconcile`], which reads [`Cache`]s, works out what should be, and applies it through [`Owned`].
 //! 3. Writes the status if it differs, with `observedGeneration`; publishes an event if the object has become ready or
 //!    stalled.
-//! 4. After an [`Error`]: keeps the rest of the status and settles its conditions from the error; looks again when
+//! 4. After an [`Error`]: keeps the rest of the status and sets its conditions from the error; looks again when
 //!    [`requeue::after_error`] says so. There is no other place where a delay is chosen.
 //!
 //! An object that is being deleted gets [`Reconciler::cleanup`] instead, until that says `Ok`.

@@ -84,7 +84,7 @@ impl<R: Reconciler> Full<R> {
         let same = |now: &Arc<R::Kind>| now.meta().uid == *uid && now.meta().generation == generation;
         let Some(object) = self.cache.lookup(&Key::of(object)).filter(same) else { return };
         let mut status = object.status().cloned().unwrap_or_default();
-        conditions::settle(R::Kind::conditions_mut(&mut status), generation, Verdict::from(error));
+        conditions::set_verdict(R::Kind::conditions_mut(&mut status), generation, Verdict::from(error));
         if let Err(error) = self.write_status(&object, status).await {
             debug!(%error, "the status could not be written; the next pass will");
         }

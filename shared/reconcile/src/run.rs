@@ -20,7 +20,7 @@ use crate::controller::Runnable;
 use crate::http::{self, Stage, Stages};
 use crate::logging::{self, LogFormat};
 use crate::metrics::Requests;
-use crate::partitions::coordinator::{Coordinator, Mood};
+use crate::partitions::coordinator::{Coordinator, Eligibility};
 use crate::partitions::{self, Fence, Partitions};
 use crate::platform::{Platform, Process};
 
@@ -152,10 +152,11 @@ async fn divide(platform: &Platform, work: impl Future<Output = anyhow::Result<(
     let mut coordinator =
         Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), partitions);
     watch_over(partitions.fence().clone());
-    let mood = || Mood { willing: platform.unsynced().is_empty() && !platform.shutdown().is_cancelled() };
+    let eligibility =
+        || Eligibility { may_take: platform.unsynced().is_empty() && !platform.shutdown().is_cancelled() };
     let outcome = tokio::select! {
         outcome = work => outcome,
-        () = coordinator.run(mood, platform.metrics()) => {
+        () = coordinator.run(eligibility, platform.metrics()) => {
             error!("the partitions of this replica are lost; leaving at once");
             // Returning would wait for tasks that may still be writing.
             std::process::exit(1);

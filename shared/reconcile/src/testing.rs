@@ -297,7 +297,7 @@ pub fn ready<K: Conditioned>(object: K) -> K {
 pub fn settled<K: Conditioned>(mut object: K, verdict: Verdict) -> K {
     let mut status = object.status().cloned().unwrap_or_default();
     let generation = object.meta().generation;
-    conditions::settle(K::conditions_mut(&mut status), generation, verdict);
+    conditions::set_verdict(K::conditions_mut(&mut status), generation, verdict);
     *K::observed_generation_mut(&mut status) = generation;
     object.set_status(status);
     object

@@ -34,7 +34,7 @@ fn settled<C: Conditioned>(mut child: C, verdict: Verdict) -> Arc<C> {
     child.meta_mut().generation = Some(3);
     let mut status = child.status().cloned().unwrap_or_default();
     *C::observed_generation_mut(&mut status) = Some(3);
-    conditions::settle(C::conditions_mut(&mut status), 3, verdict);
+    conditions::set_verdict(C::conditions_mut(&mut status), 3, verdict);
     child.set_status(status);
     Arc::new(child)
 }

@@ -68,7 +68,7 @@ impl Reconciler for Databases {
                 let (namespace, generation) = (database.namespace().unwrap_or_default(), database.metadata.generation);
                 let now = self.0.caches.databases.get_in(&namespace, &database.name_any());
                 let mut status = now.and_then(|now| now.status.clone()).unwrap_or_default();
-                conditions::settle(&mut status.conditions, generation, Verdict::from(&error));
+                conditions::set_verdict(&mut status.conditions, generation, Verdict::from(&error));
                 Ok(Progress::new(status).requeue_in(RETRY_CONFLICT))
             }
             Err(error) if error.reason() == NOT_OURS => self.place_again(database, error).await,
@@ -196,7 +196,7 @@ impl Databases {
             (_, Some(at)) => Verdict::progressing(SECRET_LOST, lost_again(database, &names, at)),
             _ => Verdict::ready(message),
         };
-        conditions::settle(&mut status.conditions, generation, verdict);
+        conditions::set_verdict(&mut status.conditions, generation, verdict);
         let again = rotate::look_again(&status, due, now);
         let opens = status.closed_until.as_ref().map(|until| opens_in(until, Timestamp::now()));
         let held = held.and_then(|at| Duration::try_from(at.duration_since(now)).ok());

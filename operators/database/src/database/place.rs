@@ -98,7 +98,11 @@ impl Databases {
 /// Writes down where the database is. The login stays that of a status that names this database.
 fn place(status: &mut DatabaseStatus, database: &Database, server: String, names: Names) {
     let message = format!("making database {} on DatabaseServer {server}", names.database);
-    conditions::settle(&mut status.conditions, database.metadata.generation, Verdict::progressing("Creating", message));
+    conditions::set_verdict(
+        &mut status.conditions,
+        database.metadata.generation,
+        Verdict::progressing("Creating", message),
+    );
     let is_known = status.database_name.as_ref() == Some(&names.database);
     status.login = status.login.take().filter(|_| is_known).or(Some(names.login));
     status.server = Some(server);

@@ -127,7 +127,7 @@ pub fn tell(status: &mut DatabaseServerStatus, generation: Option<i64>, busy: &[
     };
     if maintenance.state.is_underway() {
         // Ready all the while: whoever waits for this server would otherwise be told of its restart, each by a write.
-        conditions::settle(&mut status.conditions, generation, Verdict::ready(&message));
+        conditions::set_verdict(&mut status.conditions, generation, Verdict::ready(&message));
     }
     let desired = DesiredCondition::new(READY_TO_RESTART, is, reason, message).observed_generation(generation);
     let _ = conditions::set(&mut status.conditions, desired);

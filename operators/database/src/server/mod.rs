@@ -197,7 +197,7 @@ impl Servers {
         let _ = conditions::set(&mut status.conditions, limited.observed_generation(server.metadata.generation));
         self.look_at_disk(server, &pool, &placed, &mut status).await?;
         let message = format!("PostgreSQL {} is reachable and prepared", facts.version_text);
-        conditions::settle(&mut status.conditions, server.metadata.generation, Verdict::ready(message));
+        conditions::set_verdict(&mut status.conditions, server.metadata.generation, Verdict::ready(message));
         Ok(Progress::new(status).requeue_in(next_measurement(&pool, 1)))
     }
 
@@ -463,7 +463,7 @@ fn cannot_reach(server: &DatabaseServer) -> Verdict {
 /// What else is known of the server stays as it was.
 fn stalled(server: &DatabaseServer, verdict: Verdict, again: Duration) -> Progress<DatabaseServerStatus> {
     let mut status = server.status.clone().unwrap_or_default();
-    conditions::settle(&mut status.conditions, server.metadata.generation, verdict);
+    conditions::set_verdict(&mut status.conditions, server.metadata.generation, verdict);
     Progress::new(status).requeue_in(again)
 }
 

@@ -88,9 +88,9 @@ struct View {
 
 /// What else decides what a replica does.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mood {
+pub(crate) struct Eligibility {
     /// Its caches are complete, and it has not been told to stop: it takes partitions.
-    pub(crate) willing: bool,
+    pub(crate) may_take: bool,
 }
 
 impl Coordinator {
@@ -110,11 +110,11 @@ impl Coordinator {
     }
 
     /// Goes on until this replica has lost what it had: nothing may be written after that.
-    pub(crate) async fn run(&mut self, mood: impl Fn() -> Mood, metrics: &Metrics) {
+    pub(crate) async fn run(&mut self, eligibility: impl Fn() -> Eligibility, metrics: &Metrics) {
         let fence = self.partitions.fence().clone();
         loop {
             let looked = tokio::select! {
-                looked = self.look(mood(), metrics) => looked,
+                looked = self.look(eligibility(), metrics) => looked,
                 () = fence.fallen() => Ok(false),
             };
             match looked {
@@ -134,7 +134,7 @@ impl Coordinator {
     }
 
     /// Looks once, and does what is to be done. `false`: what this replica had is lost.
-    pub(crate) async fn look(&mut self, mood: Mood, metrics: &Metrics) -> anyhow::Result<bool> {
+    pub(crate) async fn look(&mut self, eligibility: Eligibility, metrics: &Metrics) -> anyhow::Result<bool> {
         let view = self.view().await.context("reading the Leases")?;
         self.note(&view);
         if !self.renew(&view).await? || !self.renew_layout(&view).await? {
@@ -158,7 +158,7 @@ impl Coordinator {
             }
         }
         if !self.leave(&view).await? {
-            self.share(&view, mood, metrics).await?;
+            self.share(&view, eligibility, metrics).await?;
         }
         self.forget(&view).await;
         Ok(true)
@@ -280,8 +280,8 @@ impl Coordinator {
         Ok(true)
     }
 
-    async fn share(&mut self, view: &View, mood: Mood, metrics: &Metrics) -> anyhow::Result<()> {
-        if !mood.willing {
+    async fn share(&mut self, view: &View, eligibility: Eligibility, metrics: &Metrics) -> anyhow::Result<()> {
+        if !eligibility.may_take {
             return Ok(());
         }
         let standing = self.standing(view);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Ship, ShipStatus, map, named, ship};
 use crate::cache::Cache;
-use crate::conditions::{Verdict, settle};
+use crate::conditions::{Verdict, set_verdict};
 use crate::controller::Controller;
 use crate::error::Error;
 use crate::owned::Owned;
@@ -46,7 +46,7 @@ impl Reconciler for Shipyard {
         let child = ConfigMap { data: Some(map([("sails", &ship.spec.sails.to_string())])), ..ConfigMap::default() };
         self.children.apply(ship, named(child, "port", &ship.name_any())).await?;
         let mut status = ship.status.clone().unwrap_or_default();
-        settle(&mut status.conditions, ship.metadata.generation, Verdict::ready("built"));
+        set_verdict(&mut status.conditions, ship.metadata.generation, Verdict::ready("built"));
         Ok(Progress::new(status))
     }
 }

@@ -129,7 +129,7 @@ impl Reconciler for Sailor {
     async fn reconcile(&self, ship: &Ship) -> Result<Progress<super::ShipStatus>, Error> {
         let mut status = ship.status.clone().unwrap_or_default();
         let verdict = crate::Verdict::ready("sails");
-        crate::conditions::settle(&mut status.conditions, ship.metadata.generation, verdict);
+        crate::conditions::set_verdict(&mut status.conditions, ship.metadata.generation, verdict);
         Ok(Progress::new(status))
     }
 }

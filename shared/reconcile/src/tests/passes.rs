@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Ship, ShipSpec, ShipStatus, ship};
 use crate::cache::{Cache, Key};
-use crate::conditions::{Verdict, find, settle};
+use crate::conditions::{Verdict, find, set_verdict};
 use crate::error::{Class, Error};
 use crate::partitions::Partitions;
 use crate::pass::{Full, Pass};
@@ -43,7 +43,7 @@ impl Reconciler for Script {
         }
         // Conditions built from nothing, as careless people do.
         let mut status = ShipStatus { sails: ship.spec.sails, ..ShipStatus::default() };
-        settle(&mut status.conditions, ship.metadata.generation, Verdict::ready("all sails set"));
+        set_verdict(&mut status.conditions, ship.metadata.generation, Verdict::ready("all sails set"));
         Ok(Progress::new(status))
     }
 

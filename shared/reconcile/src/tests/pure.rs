@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::{Ship, ShipSpec};
 use crate::cache::Cache;
-use crate::conditions::{Condition, Verdict, find, keep_history, settle};
+use crate::conditions::{Condition, Verdict, find, keep_history, set_verdict};
 use crate::desired::{Desired, difference, hash, same_quantity};
 use crate::error::{Class, Error};
 use crate::http::{Stage, Stages, router};
@@ -167,10 +167,10 @@ fn a_verdict_sets_the_three_conditions_and_settling_it_again_changes_nothing() {
         (Verdict::ready("3/3"), "Ready=True"),
         (Verdict::stalled("NoPlan", "no plan"), "Ready=False Stalled=True"),
     ] {
-        settle(&mut conditions, 7, verdict.clone());
+        set_verdict(&mut conditions, 7, verdict.clone());
         assert_eq!(types(&conditions), expected);
         let before = conditions.clone();
-        settle(&mut conditions, Some(7), verdict);
+        set_verdict(&mut conditions, Some(7), verdict);
         assert_eq!(conditions, before);
     }
     assert_eq!(find(&conditions, "Ready").unwrap().observed_generation, Some(7));
@@ -179,17 +179,17 @@ fn a_verdict_sets_the_three_conditions_and_settling_it_again_changes_nothing() {
 #[test]
 fn conditions_built_afresh_keep_their_history() {
     let mut old = Vec::new();
-    settle(&mut old, 1, Verdict::progressing("A", "a"));
+    set_verdict(&mut old, 1, Verdict::progressing("A", "a"));
     for condition in &mut old {
         condition.last_transition_time.0 = "2020-01-01T00:00:00Z".parse().unwrap();
     }
     let mut new = Vec::new();
-    settle(&mut new, 1, Verdict::progressing("A", "a"));
+    set_verdict(&mut new, 1, Verdict::progressing("A", "a"));
     new.reverse();
     keep_history(&old, &mut new);
     assert_eq!(new, old);
     let mut changed = Vec::new();
-    settle(&mut changed, 1, Verdict::ready("b"));
+    set_verdict(&mut changed, 1, Verdict::ready("b"));
     keep_history(&old, &mut changed);
     assert_ne!(changed[0].last_transition_time, old[0].last_transition_time);
 }

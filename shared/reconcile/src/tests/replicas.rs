@@ -17,7 +17,7 @@ use super::{Ship, ShipStatus, named, ship};
 use crate::ObjectRef;
 use crate::controller::{Controller, Trigger};
 use crate::error::Error;
-use crate::partitions::coordinator::{Coordinator, Mood};
+use crate::partitions::coordinator::{Coordinator, Eligibility};
 use crate::partitions::{Fence, Partitions};
 use crate::platform::Platform;
 use crate::reconciler::{Progress, Reconciler};
@@ -120,7 +120,7 @@ impl Replica {
         let coordinator = tokio::spawn(async move {
             let mut coordinator = coordinator(&running);
             let stopping = running.shutdown().clone();
-            coordinator.run(|| Mood { willing: !stopping.is_cancelled() }, running.metrics()).await;
+            coordinator.run(|| Eligibility { may_take: !stopping.is_cancelled() }, running.metrics()).await;
             // What the end of the process does.
             end.abort();
         });

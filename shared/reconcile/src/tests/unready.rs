@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{Ship, ShipSpec};
 use crate::cache::Key;
-use crate::conditions::{Verdict, settle, shorten};
+use crate::conditions::{Verdict, set_verdict, shorten};
 use crate::unready::{Counts, Unready};
 
 #[test]
@@ -14,7 +14,7 @@ fn objects_that_are_not_ready_are_counted_until_they_are_or_do_not_exist_any_mor
     let unready = Unready::default();
     let see = |name: &str, verdict: Verdict| {
         let mut object = Ship::new(name, ShipSpec::default());
-        settle(&mut object.status.get_or_insert_default().conditions, None, verdict);
+        set_verdict(&mut object.status.get_or_insert_default().conditions, None, verdict);
         unready.see(&object);
         Key::of(&object)
     };
@@ -36,7 +36,7 @@ fn objects_that_are_not_ready_are_counted_until_they_are_or_do_not_exist_any_mor
 #[test]
 fn a_message_that_quotes_a_large_value_is_shortened() {
     let mut conditions = Vec::new();
-    settle(&mut conditions, None, Verdict::stalled("Refused", "ö".repeat(40_000)));
+    set_verdict(&mut conditions, None, Verdict::stalled("Refused", "ö".repeat(40_000)));
     shorten(&mut conditions);
     let lengths: Vec<usize> = conditions.iter().map(|condition| condition.message.len()).collect();
     assert!(lengths.iter().all(|length| (4000..=4096).contains(length)), "{lengths:?}");

@@ -28,7 +28,7 @@ pub fn status(
     status.shards = shards(fleet, pools);
     let wanted = usize::try_from(wanted).unwrap_or_default();
     let verdict = trouble.unwrap_or_else(|| verdict(fleet, &status, serving.len(), wanted, faults));
-    conditions::settle(&mut status.conditions, fleet.metadata.generation, verdict);
+    conditions::set_verdict(&mut status.conditions, fleet.metadata.generation, verdict);
     status
 }
 

@@ -75,7 +75,11 @@ impl PoolController {
             None => ("Unrouting", "waiting for every process to remove the route"),
         };
         if step != Step::Wait {
-            conditions::settle(&mut status.conditions, pool.metadata.generation, Verdict::progressing(reason, message));
+            conditions::set_verdict(
+                &mut status.conditions,
+                pool.metadata.generation,
+                Verdict::progressing(reason, message),
+            );
             status.observed_generation = pool.metadata.generation;
             self.platform.write_status(&self.shared.pools, pool, &status).await?;
         }

@@ -164,7 +164,7 @@ impl Reconciler for PoolController {
         self.retire(pool, &resolved, &place, &mut status, given.as_deref());
         let failed = credentials::tell(&mut status.conditions, pool.metadata.generation, trial);
         let verdict = blocked.as_ref().map_or(verdict, Verdict::from);
-        conditions::settle(&mut status.conditions, pool.metadata.generation, verdict);
+        conditions::set_verdict(&mut status.conditions, pool.metadata.generation, verdict);
         let again = failed.then_some(credentials::RETRY).into_iter().chain(leaving);
         let again = again.chain(blocked.map(|_| SECRET_RETRY)).min();
         Ok(Progress { requeue: again, ..Progress::new(status) })
