@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 pub use k8s_controller::events::EventType;
 
-use crate::cache::{Cache, CacheState, Key, Ours, Trim, secrets};
+use crate::cache::{Cache, CacheState, Key, Ours, Report, Trim, secrets};
 use crate::error::Error;
 use crate::metrics::{Metrics, Requests};
 use crate::objects::Objects;
@@ -224,7 +224,8 @@ impl Platform {
         };
         let cache = Cache::new(Box::new(trim), false);
         let config = config.page_size(PAGE_OF_TENANTS);
-        let watch = secrets::watch(cache.clone(), owners.clone(), suffix, self.client.clone(), config, self.clone());
+        let (objects, client, report) = (self.objects(), self.client.clone(), self.report_unreadable::<Secret>());
+        let watch = secrets::watch(cache.clone(), owners.clone(), suffix, objects, client, config, report);
         self.spawn_watch(&cache, watch);
         cache
     }
@@ -236,7 +237,22 @@ impl Platform {
     }
 
     fn feed<K: Object>(&self, api: Api<K>, config: watcher::Config, cache: &Cache<K>, ours: Ours) {
-        self.spawn_watch(cache, cache.clone().watch(api, config, ours, self.clone()));
+        self.spawn_watch(cache, cache.clone().watch(api, config, ours, self.report_unreadable::<K>()));
+    }
+
+    /// Reports an object that cannot be decoded, in the log and as an event of the object.
+    fn report_unreadable<K: Object>(&self) -> Report {
+        let platform = self.clone();
+        Box::new(move |head, why| {
+            let (kind, namespace, name) = (K::kind(&()), head.namespace.as_deref(), head.name.as_deref());
+            warn!(%kind, namespace, name, error = why, "cannot decode the object; leaving it as it is");
+            let note = format!(
+                "{} cannot read this {kind}: {why}. It is left as it is, with everything that depends on it, until the \
+                 field is corrected or a release that reads it is installed",
+                platform.name()
+            );
+            platform.event_at::<K>(head, EventType::Warning, "Unreadable", note);
+        })
     }
 
     fn spawn_watch<K: Object>(&self, cache: &Cache<K>, watch: impl Future<Output = ()> + Send + 'static) {

@@ -22,7 +22,6 @@ use raw::Read;
 pub(crate) use view::{Change, Hash, Key, controller_of};
 
 use crate::error::{Error, describe};
-use crate::platform::{EventType, Platform};
 
 /// Objects of one kind in memory. Cheap to clone; reading it costs no request.
 ///
@@ -105,6 +104,9 @@ impl<K: Object> Item<K> {
 
 /// Which objects a cache is for, by their heads.
 pub(crate) type Ours = Box<dyn Fn(&ObjectMeta) -> bool + Send + Sync>;
+
+/// Called with an object that cannot be decoded, and why, when that is news.
+pub(crate) type Report = Box<dyn Fn(ObjectMeta, String) + Send + Sync>;
 
 type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 pub(crate) type Trim<K> = Box<dyn Fn(&mut K) + Send + Sync>;
@@ -311,20 +313,20 @@ impl<K: Object> Cache<K> {
     }
 
     /// Feeds the cache for ever.
-    pub(crate) async fn watch(self, api: Api<K>, config: watcher::Config, ours: Ours, platform: Platform) {
+    pub(crate) async fn watch(self, api: Api<K>, config: watcher::Config, ours: Ours, report: Report) {
         let read = move |raw: Raw<K>| {
             let read = if ours(raw.head()) { raw.decode() } else { Read::Ignored };
             Item { head: raw.into_head(), read }
         };
         let events = watcher::watcher(Raw::api(api), config).default_backoff();
-        self.follow(events.map(move |event| event.map(|event| map(event, &read))), &platform).await;
+        self.follow(events.map(move |event| event.map(|event| map(event, &read))), &report).await;
     }
 
     /// Feeds the cache with these events.
     async fn follow(
         self,
         events: impl Stream<Item = watcher::Result<watcher::Event<Item<K>>>> + Send,
-        platform: &Platform,
+        report: &Report,
     ) {
         let kind = K::kind(&());
         let mut events = std::pin::pin!(events);
@@ -333,7 +335,7 @@ impl<K: Object> Cache<K> {
                 Ok(event) => {
                     *self.inner.trouble.lock() = None;
                     if let Some((head, why)) = self.receive(event) {
-                        report::<K>(platform, head, &why);
+                        report(head, why);
                     }
                 }
                 Err(error) => {
@@ -351,18 +353,6 @@ impl<K: Object> Cache<K> {
             }
         }
     }
-}
-
-/// An object that cannot be decoded, in the log and as an event of the object.
-fn report<K: Object>(platform: &Platform, head: ObjectMeta, why: &str) {
-    let (kind, namespace, name) = (K::kind(&()), head.namespace.as_deref(), head.name.as_deref());
-    warn!(%kind, namespace, name, error = why, "cannot read the object; leaving it as it is");
-    let note = format!(
-        "{} cannot read this {kind}: {why}. It is left as it is, with everything that depends on it, until the field is \
-         corrected or a release that reads it is installed",
-        platform.name()
-    );
-    platform.event_at::<K>(head, EventType::Warning, "Unreadable", note);
 }
 
 fn map<A, B>(event: watcher::Event<A>, f: impl Fn(A) -> B) -> watcher::Event<B> {

@@ -18,10 +18,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::raw::{Raw, Read};
-use super::{Cache, Item, Key};
+use super::{Cache, Item, Key, Report};
 use crate::error::Error;
 use crate::objects::Objects;
-use crate::platform::Platform;
 
 /// How many contents are read at the same time.
 const READS: usize = 4;
@@ -57,12 +56,12 @@ pub(crate) async fn watch<O: Object>(
     cache: Cache<Secret>,
     owners: Cache<O>,
     suffix: &'static str,
+    objects: Objects<Secret>,
     client: Client,
     config: watcher::Config,
-    platform: Platform,
+    report: Report,
 ) {
     let (found, mut known) = mpsc::unbounded_channel();
-    let objects = platform.objects();
     let contents = Arc::new(Contents { cache: cache.clone(), owners, objects, suffix, waiting: Mutex::default() });
     let listening = contents.clone();
     contents.owners.listen(move |change| listening.came(&Key::of(&*change.object), &found));
@@ -81,7 +80,7 @@ pub(crate) async fn watch<O: Object>(
         .buffered(READS)
         .filter_map(std::future::ready)
         .boxed();
-    cache.follow(events, &platform).await;
+    cache.follow(events, &report).await;
 }
 
 /// What is to be done about an input, decided in their order.
