@@ -31,7 +31,7 @@ async fn a_full_database_stays_full_on_another_primary() -> Result<()> {
     let session = cluster.pooled(name).await?.connect().await?;
     session.batch_execute("CREATE TABLE fill (n int, text text)").await?;
     session.batch_execute(FILL).await?;
-    level(cluster, name, "QuotaExceeded").await?;
+    level(cluster, name, "StorageQuotaExceeded").await?;
     let insert = "INSERT INTO fill VALUES (0, 'too much')";
     let session = cluster.pooled(name).await?.connect().await?;
     refused(session.batch_execute(insert).await, "53100", "storage quota", insert)?;
@@ -41,7 +41,7 @@ async fn a_full_database_stays_full_on_another_primary() -> Result<()> {
     refused(session.batch_execute(insert).await, "53100", "storage quota", "the same on another primary")?;
     session.batch_execute("DELETE FROM fill WHERE n > 10").await.context("a delete")?;
     cluster.change(name, json!({"features": {"database": {"storage": "90Mi"}}})).await?;
-    level(cluster, name, "WithinQuota").await?;
+    level(cluster, name, "WithinStorageQuota").await?;
     session.batch_execute(insert).await.context("a write after the storage was raised")?;
     cluster.delete_customer(name).await
 }
@@ -108,7 +108,7 @@ async fn create(cluster: &Cluster, name: &str, policy: &str, features: Value) ->
 async fn level(cluster: &Cluster, name: &str, reason: &str) -> Result<()> {
     let has_reason = |database: Option<&Database>| {
         let conditions = database.and_then(|database| database.status.as_ref()).map(|status| &status.conditions);
-        conditions.and_then(|all| find(all, "QuotaOk")).is_some_and(|quota| quota.reason == reason)
+        conditions.and_then(|all| find(all, "StorageQuotaOk")).is_some_and(|quota| quota.reason == reason)
     };
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(name));
     cluster.until(&databases, name, reason, 90, has_reason).await.map(drop)

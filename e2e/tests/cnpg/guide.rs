@@ -36,7 +36,7 @@ async fn server_says_so(cluster: &Cluster) -> Result<()> {
     let server = cluster.all::<DatabaseServer>().get(NAME).await?;
     let status = server.status.context("no status")?;
     ensure!(status.passwords == Some(Passwords::File), "{:?}", status.passwords);
-    for condition in ["MaintenanceDatabasesClosed", "TemporaryFilesLimited", "DiskOk"] {
+    for condition in ["DefaultDatabasesClosed", "TemporaryFilesLimited", "DiskOk"] {
         let found = find(&status.conditions, condition);
         ensure!(found.is_some_and(|found| found.status == "True"), "{condition}: {found:?}");
     }

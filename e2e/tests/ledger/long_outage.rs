@@ -53,10 +53,10 @@ async fn reported(cluster: &Cluster) -> Result<()> {
     for name in CUSTOMERS {
         let says = |customer: Option<&Customer>| {
             customer.is_some_and(|customer| {
-                !is_ready(customer) && has_condition(customer, "DatabaseReady", "False", "ServerUnreachable")
+                !is_ready(customer) && has_condition(customer, "DatabaseReady", "False", "DatabaseServerUnreachable")
             })
         };
-        cluster.until(&cluster.customers(), name, "DatabaseReady=False, ServerUnreachable", 60, says).await?;
+        cluster.until(&cluster.customers(), name, "DatabaseReady=False, DatabaseServerUnreachable", 60, says).await?;
     }
     Ok(())
 }

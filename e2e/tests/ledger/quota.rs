@@ -41,10 +41,13 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     session.batch_execute("CREATE TABLE filling (n int, text text)").await?;
     session.batch_execute(FILL).await?;
     let filled = Instant::now();
-    level(cluster, &["QuotaExceeded"]).await?;
+    level(cluster, &["StorageQuotaExceeded"]).await?;
     println!("quota: exceeded {:.1?} after it was", filled.elapsed());
-    let customer = cluster.condition(NAME, "Ready", "False", "QuotaExceeded").await?;
-    ensure!(has_condition(&customer, "QuotaOk", "False", "QuotaExceeded"), "QuotaOk is not on the customer");
+    let customer = cluster.condition(NAME, "Ready", "False", "StorageQuotaExceeded").await?;
+    ensure!(
+        has_condition(&customer, "StorageQuotaOk", "False", "StorageQuotaExceeded"),
+        "StorageQuotaOk is not on the customer"
+    );
 
     let refusal = refused(&session).await?;
     let direct = cluster.direct(NAME).await?.connect().await?;
@@ -57,7 +60,7 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     // Deleted rows take their space until then.
     session.batch_execute("VACUUM FULL filling").await.context("VACUUM FULL")?;
     let emptied = Instant::now();
-    level(cluster, &["WithinQuota", "QuotaWarning"]).await?;
+    level(cluster, &["WithinStorageQuota", "StorageQuotaWarning"]).await?;
     println!("quota: lifted {:.1?} after there was room", emptied.elapsed());
     cluster.ready(NAME).await?;
     session.batch_execute("INSERT INTO filling VALUES (1, 'again')").await.context("a write after it was lifted")?;
@@ -72,7 +75,9 @@ async fn level(cluster: &Cluster, reasons: &[&str]) -> Result<()> {
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(NAME));
     let said = |database: Option<&Database>| {
         let conditions = database.and_then(|database| database.status.as_ref()).map(|status| &status.conditions);
-        conditions.and_then(|all| find(all, "QuotaOk")).is_some_and(|quota| reasons.contains(&quota.reason.as_str()))
+        conditions
+            .and_then(|all| find(all, "StorageQuotaOk"))
+            .is_some_and(|quota| reasons.contains(&quota.reason.as_str()))
     };
     cluster.until(&databases, NAME, reasons[0], BOUND, said).await.map(drop)
 }

@@ -192,9 +192,9 @@ async fn a_foreign_database_is_left_alone() -> Result<()> {
     cluster.patch_spec(&databases, "foreign", json!({"connectionLimit": 7, "deletionPolicy": "Delete"})).await?;
     let stalled = |d: Option<&Database>| {
         d.and_then(|d| d.status.as_ref())
-            .is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == "NotOurs"))
+            .is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == "DatabaseNotOwned"))
     };
-    cluster.until(&databases, "foreign", "Stalled with the reason NotOurs", 60, stalled).await?;
+    cluster.until(&databases, "foreign", "Stalled with the reason DatabaseNotOwned", 60, stalled).await?;
     cluster.delete(&databases, "foreign", 60).await?;
     ensure!(exists(&cluster, &database).await?, "a database that is not ours was dropped");
     admin.batch_execute(&format!("DROP DATABASE {database}")).await?;

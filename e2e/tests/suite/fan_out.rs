@@ -58,7 +58,7 @@ fn status_is_truthful(customer: &Customer) -> Result<()> {
     let types: BTreeSet<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
     // The five above, and those of the Database and the Scheduler.
     ensure!(
-        types.contains("QuotaOk") && types.contains("JobsHealthy"),
+        types.contains("StorageQuotaOk") && types.contains("JobsHealthy"),
         "conditions of children are missing: {types:?}"
     );
     ensure!(types.len() == 7, "conditions of disabled features or of progress are left: {types:?}");

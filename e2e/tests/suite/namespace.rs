@@ -142,7 +142,7 @@ async fn a_foreign_namespace_is_refused() -> Result<()> {
         .await?;
     let before = namespaces.get(namespace).await?;
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
-    let stalled = cluster.condition(name, "NamespaceReady", "False", "NamespaceConflict").await?;
+    let stalled = cluster.condition(name, "NamespaceReady", "False", "NameConflict").await?;
     let ready =
         stalled.status.context("no status")?.conditions.into_iter().find(|c| c.type_ == "Ready").context("no Ready")?;
     ensure!(ready.status == "False" && ready.message.contains(namespace), "{ready:?} does not name the namespace");

@@ -65,7 +65,7 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
         cluster.until(&servers, NAME, "Ready, with the passwords in files", 60, file).await?.context("gone")?;
     let status = server.status.context("no status")?;
     ensure!(status.pooler_login.is_none(), "{status:?}");
-    let closed = status.conditions.iter().find(|condition| condition.type_ == "MaintenanceDatabasesClosed");
+    let closed = status.conditions.iter().find(|condition| condition.type_ == "DefaultDatabasesClosed");
     // The demo's own server object has closed them.
     ensure!(closed.is_some_and(|closed| closed.status == "True"), "{closed:?}");
     for (condition, reason) in [("DiskOk", "DiskNearlyFull"), ("TemporaryFilesLimited", "PrivilegeMissing")] {
@@ -153,14 +153,14 @@ async fn drift_is_repaired(cluster: &Cluster) -> Result<()> {
 async fn what_a_full_database_writes_closes_it(cluster: &Cluster) -> Result<()> {
     let (name, login) = (CUSTOMERS[1], cluster.direct(CUSTOMERS[1]).await?);
     quota::fill_up(&login).await?;
-    quota::level(cluster, name, "QuotaExceeded").await?;
+    quota::level(cluster, name, "StorageQuotaExceeded").await?;
     let session = login.connect().await?;
     quota::refused(&session, "UPDATE fill SET n = 1", quota::DISK_FULL).await?;
     quota::refused(&session, "CREATE TABLE more (n int)", "42501").await?;
     quota::refused(&session, "CREATE TEMP TABLE more (n int)", "42501").await?;
     session.batch_execute("ALTER TABLE fill DISABLE TRIGGER USER").await.context("an owner may")?;
     quota::fill(&session, 5).await?;
-    quota::level(cluster, name, "QuotaBreached").await?;
+    quota::level(cluster, name, "StorageQuotaBreached").await?;
     ensure!(login.connect().await.is_err(), "a closed database is open");
     cluster.change(name, json!({"features": {"database": {"storage": "90Mi"}}})).await?;
     let session = login.connect().await?;

@@ -41,7 +41,7 @@ async fn a_small_database_that_grows_is_refused_writes_within_a_minute() -> Resu
     let waited = way_back(&login).await?;
     println!("quota: lifted {waited:.1?} after there was room");
     ensure!(waited < BOUND, "writes are back only after {waited:?}");
-    level(&cluster, name, "WithinQuota").await?;
+    level(&cluster, name, "WithinStorageQuota").await?;
     nothing_is_left(&cluster, &login).await?;
     cluster.delete_customer(name).await
 }
@@ -53,14 +53,14 @@ async fn a_full_database_that_grows_is_closed_until_there_is_room() -> Result<()
     let name = "quota-breached";
     let login = customer(&cluster, name).await?;
     fill_up(&login).await?;
-    level(&cluster, name, "QuotaExceeded").await?;
+    level(&cluster, name, "StorageQuotaExceeded").await?;
 
     let admin = cluster.admin(login.get("database")).await?;
     for _ in 0..5 {
         admin.batch_execute(FILL).await.context("the administrator's write")?;
     }
     let grew = Instant::now();
-    let database = level(&cluster, name, "QuotaBreached").await?;
+    let database = level(&cluster, name, "StorageQuotaBreached").await?;
     println!("quota: closed {:.1?} after it grew", grew.elapsed());
     ensure!(grew.elapsed() < BOUND, "closed only after {:?}", grew.elapsed());
     let status = database.status.context("no status")?;
@@ -71,7 +71,7 @@ async fn a_full_database_that_grows_is_closed_until_there_is_room() -> Result<()
     ensure!(code.is_some_and(|code| code.code() == "28000"), "{refusal:?}");
 
     cluster.change(name, json!({"features": {"database": {"storage": "90Mi"}}})).await?;
-    let database = level(&cluster, name, "WithinQuota").await?;
+    let database = level(&cluster, name, "WithinStorageQuota").await?;
     ensure!(database.status.is_some_and(|status| status.closed_until.is_none()), "still closed");
     login.connect().await?.batch_execute(FILL).await.context("a write after the storage was raised")?;
     nothing_is_left(&cluster, &login).await?;
@@ -311,7 +311,7 @@ pub async fn level(cluster: &Cluster, name: &str, reason: &str) -> Result<Databa
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(name));
     let says = |database: Option<&Database>| {
         let conditions = database.and_then(|database| database.status.as_ref()).map(|status| &status.conditions);
-        conditions.and_then(|all| find(all, "QuotaOk")).is_some_and(|quota| quota.reason == reason)
+        conditions.and_then(|all| find(all, "StorageQuotaOk")).is_some_and(|quota| quota.reason == reason)
     };
     let database = cluster.until(&databases, name, reason, 2 * BOUND.as_secs(), says).await?;
     database.context("the Database vanished")

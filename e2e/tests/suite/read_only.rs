@@ -28,15 +28,15 @@ async fn a_read_only_server_is_reported_and_gets_no_new_database() -> Result<()>
     let servers = cluster.all::<DatabaseServer>();
     let reported = |server: Option<&DatabaseServer>| {
         let ready = server.and_then(|server| conditions::find(&server.status.as_ref()?.conditions, "Ready"));
-        ready.is_some_and(|ready| ready.status == "False" && ready.reason == "ReadOnly")
+        ready.is_some_and(|ready| ready.status == "False" && ready.reason == "DatabaseServerReadOnly")
     };
     // It is measured every 16 to 24 s.
-    let server = cluster.until(&servers, SERVER, "Ready=False, ReadOnly", 40, reported).await?;
+    let server = cluster.until(&servers, SERVER, "Ready=False, DatabaseServerReadOnly", 40, reported).await?;
     let message = server.map(|server| ahoi_reconcile::not_ready_message(&server)).unwrap_or_default();
     ensure!(message.contains("default_transaction_read_only is on"), "{message}");
 
     cluster.create_customer_with(new, spec).await?;
-    cluster.condition(new, "DatabaseReady", "False", "WaitingForServer").await?;
+    cluster.condition(new, "DatabaseReady", "False", "WaitingForDatabaseServer").await?;
     let placed = cluster.of::<Database>(&namespace_of(new)).get(new).await?;
     ensure!(placed.status.and_then(|status| status.server).is_none(), "placed on a server that takes no writes");
     cluster.ready(old).await?;

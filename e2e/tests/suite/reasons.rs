@@ -89,7 +89,7 @@ fn cases() -> Vec<Case> {
         case(
             "reasons-namespace",
             json!({"plan": "reasons"}),
-            ["NamespaceReady", "False", "NamespaceConflict"],
+            ["NamespaceReady", "False", "NameConflict"],
             &["namespace customer-reasons-namespace exists", "Delete it", "hand it over with the labels"],
             Remedy::Labels,
         ),
@@ -103,21 +103,21 @@ fn cases() -> Vec<Case> {
         case(
             "reasons-server",
             database(json!({"serverSelector": {"reasons": "none"}})),
-            ["DatabaseReady", "False", "NoServer"],
+            ["DatabaseReady", "False", "NoMatchingDatabaseServer"],
             &["reasons=none", "spec.features.database.serverSelector", "correct it, or label a DatabaseServer"],
             features(json!({"database": {"serverSelector": null}})),
         ),
         case(
             "reasons-room",
             database(json!({"serverSelector": {"reasons": "full"}})),
-            ["DatabaseReady", "False", "NoRoom"],
+            ["DatabaseReady", "False", "NoFreeCapacity"],
             &["is full", "raise spec.maxDatabases or spec.capacity"],
             Remedy::Server(json!({"maxDatabases": 1000})),
         ),
         case(
             "reasons-away",
             database(json!({"serverSelector": {"reasons": "away"}})),
-            ["DatabaseReady", "False", "WaitingForServer"],
+            ["DatabaseReady", "False", "WaitingForDatabaseServer"],
             &["DatabaseServer reasons-away is not Ready"],
             features(json!({"database": {"serverSelector": null}})),
         ),

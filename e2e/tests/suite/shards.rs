@@ -107,9 +107,10 @@ async fn a_fleet_grows_and_nobody_moves() -> Result<()> {
     create_customer(&cluster, LATE).await?;
     let pools = cluster.of::<ConnectionPool>(&namespace_of(LATE));
     let shut_out = |pool: Option<&ConnectionPool>| {
-        pool.and_then(|pool| pool.status.as_ref()).is_some_and(|status| is_stalled(&status.conditions, "NoRoom"))
+        pool.and_then(|pool| pool.status.as_ref())
+            .is_some_and(|status| is_stalled(&status.conditions, "NoFreeCapacity"))
     };
-    cluster.until(&pools, LATE, "NoRoom", READY, shut_out).await?;
+    cluster.until(&pools, LATE, "NoFreeCapacity", READY, shut_out).await?;
     cluster.patch_spec(&fleets, FLEET, json!({"shards": 3})).await?;
     cluster.ready(LATE).await?;
     let grown = fleet_until(&cluster, &fleets, "Ready", is_ready).await?;

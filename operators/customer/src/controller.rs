@@ -207,7 +207,7 @@ impl CustomerController {
         let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
         let found = match self.plans.find("", plan_name(customer)) {
             Ok(found) => found,
-            Err(unreadable) => return PlanOf::Missing { reason: "PlanUnreadable", why: unreadable.to_string() },
+            Err(unreadable) => return PlanOf::Missing { reason: "Unreadable", why: unreadable.to_string() },
         };
         let missing = |why| PlanOf::Missing { reason: "PlanNotFound", why };
         match (found, name) {

@@ -205,12 +205,15 @@ impl Context {
         let (name, reference) = (server.name_any(), &server.spec.admin_secret_ref);
         let suite = self.platform.namespace();
         if reference.namespace != suite {
-            return Err(Error::terminal("SecretNamespace", format!("spec.adminSecretRef.namespace must be {suite}")));
+            return Err(Error::terminal(
+                "SecretNamespaceNotAllowed",
+                format!("spec.adminSecretRef.namespace must be {suite}"),
+            ));
         }
         let which = format!("Secret {}/{}", reference.namespace, reference.name);
         let Some(admin) = self.caches.secrets.get_in(suite, &reference.name) else {
             return Err(Error::structural(
-                "SecretMissing",
+                "SecretNotFound",
                 format!(
                     "{which} of DatabaseServer {name} does not exist: create it with username and password of the admin role"
                 ),
@@ -238,7 +241,7 @@ impl Context {
     pub fn usable(&self, name: &str) -> Result<(Arc<DatabaseServer>, Arc<ServerPool>), Error> {
         let Some(server) = self.caches.servers.find("", name)? else {
             return Err(Error::structural(
-                "ServerGone",
+                "DatabaseServerNotFound",
                 format!("DatabaseServer {name} does not exist: create it again with the spec that it had"),
             ));
         };
@@ -246,7 +249,7 @@ impl Context {
             return Err(match ready_reason(&server) {
                 Some(UNREACHABLE) => unreachable(name),
                 Some(READ_ONLY) => read_only(name),
-                _ => Error::waiting("ServerNotReady", format!("DatabaseServer {name} is not Ready")),
+                _ => Error::waiting("WaitingForDatabaseServer", format!("DatabaseServer {name} is not Ready")),
             });
         }
         let pool = self.pool(&server)?;
@@ -349,9 +352,9 @@ pub mod tests {
             context.usable("pg-1").err().map(|error| (error.reason().to_owned(), error.to_string()))
         };
         let reason = |servers, secrets| why(servers, secrets).map(|(reason, _)| reason);
-        assert_eq!(reason(vec![], vec![admin()]).as_deref(), Some("ServerGone"));
-        assert_eq!(reason(vec![server("pg-1")], vec![admin()]).as_deref(), Some("ServerNotReady"));
-        assert_eq!(reason(vec![ready(server("pg-1"))], vec![]).as_deref(), Some("SecretMissing"));
+        assert_eq!(reason(vec![], vec![admin()]).as_deref(), Some("DatabaseServerNotFound"));
+        assert_eq!(reason(vec![server("pg-1")], vec![admin()]).as_deref(), Some("WaitingForDatabaseServer"));
+        assert_eq!(reason(vec![ready(server("pg-1"))], vec![]).as_deref(), Some("SecretNotFound"));
         assert_eq!(
             reason(vec![ready(server("pg-1"))], vec![secret("admin", &[])]).as_deref(),
             Some("SecretIncomplete")
@@ -360,7 +363,7 @@ pub mod tests {
 
         let mut elsewhere = ready(server("pg-1"));
         elsewhere.spec.admin_secret_ref.namespace = "customer-acme".into();
-        assert_eq!(reason(vec![elsewhere], vec![admin()]).as_deref(), Some("SecretNamespace"));
+        assert_eq!(reason(vec![elsewhere], vec![admin()]).as_deref(), Some("SecretNamespaceNotAllowed"));
 
         // However it is found, a Database says the same, so that it is written once.
         let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));

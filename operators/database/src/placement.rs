@@ -72,12 +72,12 @@ pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error
                 labels(need.selector)
             )
         };
-        return Err(Error::structural("NoServer", which));
+        return Err(Error::structural("NoMatchingDatabaseServer", which));
     }
     let roomy: Vec<_> = matching.into_iter().filter(|candidate| candidate.has_room(need)).collect();
     if roomy.is_empty() {
         return Err(Error::structural(
-            "NoRoom",
+            "NoFreeCapacity",
             "every DatabaseServer that may be used is full; raise spec.maxDatabases or spec.capacity of one, or add another",
         ));
     }
@@ -88,7 +88,7 @@ pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error
     best.map(|candidate| candidate.name.clone()).ok_or_else(|| {
         let mut names: Vec<_> = roomy.iter().map(|candidate| candidate.name.as_str()).collect();
         names.sort_unstable();
-        Error::waiting("WaitingForServer", format!("DatabaseServer {} is not Ready", names.join(" and ")))
+        Error::waiting("WaitingForDatabaseServer", format!("DatabaseServer {} is not Ready", names.join(" and ")))
     })
 }
 
@@ -149,7 +149,7 @@ mod tests {
         let with =
             |name: &str, capacity, allocated| Candidate { capacity: Some(capacity), allocated, ..candidate(name) };
         assert_eq!(chosen(10, &[with("a", 100, 60), with("b", 90, 20), with("c", 50, 0)]), Ok("b".into()));
-        assert_eq!(chosen(80, &[with("a", 100, 60), with("b", 90, 20)]), Err("NoRoom".into()));
+        assert_eq!(chosen(80, &[with("a", 100, 60), with("b", 90, 20)]), Err("NoFreeCapacity".into()));
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn full_by_number() {
         let full = Candidate { databases: 3, max_databases: Some(3), ..candidate("a") };
-        assert_eq!(chosen(1, std::slice::from_ref(&full)), Err("NoRoom".into()));
+        assert_eq!(chosen(1, std::slice::from_ref(&full)), Err("NoFreeCapacity".into()));
         assert_eq!(chosen(1, &[full, candidate("b")]), Ok("b".into()));
     }
 
@@ -187,7 +187,7 @@ mod tests {
             ..candidate(name)
         };
         let servers = [with("closed", Placement::Closed), with("reserved", Placement::Selected)];
-        assert_eq!(chosen(1, &servers), Err("NoServer".into()));
+        assert_eq!(chosen(1, &servers), Err("NoMatchingDatabaseServer".into()));
         let selector = BTreeMap::from([("tier".to_owned(), "gold".to_owned())]);
         assert_eq!(choose(&Need { selector: &selector, bytes: 1 }, &servers).unwrap(), "reserved");
         assert!(choose(&Need { selector: &selector, bytes: 1 }, &servers[..1]).is_err());
@@ -199,7 +199,7 @@ mod tests {
         let error = choose(&Need { selector: &BTreeMap::new(), bytes: 1 }, &[down("b"), down("a")]).unwrap_err();
         assert_eq!(
             (error.reason(), error.to_string().as_str()),
-            ("WaitingForServer", "DatabaseServer a and b is not Ready")
+            ("WaitingForDatabaseServer", "DatabaseServer a and b is not Ready")
         );
         assert_eq!(chosen(1, &[down("a"), candidate("c")]), Ok("c".into()));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ahoi_reconcile::conditions::{Condition, ConditionStatus, DesiredCondition, find};
 
 /// The type of the condition.
-pub const CONDITION: &str = "QuotaOk";
+pub const CONDITION: &str = "StorageQuotaOk";
 
 /// How much of the storage is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,9 +42,9 @@ impl Level {
     /// The level that the conditions tell of.
     pub fn read(conditions: &[Condition]) -> Self {
         match find(conditions, CONDITION).map(|condition| condition.reason.as_str()) {
-            Some("QuotaExceeded") => Level::Exceeded,
-            Some("QuotaBreached") => Level::Closed,
-            Some("QuotaWarning") => Level::Warning,
+            Some("StorageQuotaExceeded") => Level::Exceeded,
+            Some("StorageQuotaBreached") => Level::Closed,
+            Some("StorageQuotaWarning") => Level::Warning,
             _ => Level::Within,
         }
     }
@@ -52,18 +52,18 @@ impl Level {
     /// Reason and message, for the condition and the event.
     pub fn explain(self) -> (&'static str, &'static str) {
         match self {
-            Level::Within => ("WithinQuota", "less than 80 % of the storage is used"),
+            Level::Within => ("WithinStorageQuota", "less than 80 % of the storage is used"),
             Level::Warning => (
-                "QuotaWarning",
+                "StorageQuotaWarning",
                 "at least 80 % of the storage is used; at 100 % writes are refused: delete data or raise spec.storage",
             ),
             Level::Exceeded => (
-                "QuotaExceeded",
+                "StorageQuotaExceeded",
                 "the storage is used up and writes are refused until less than 90 % is used: DELETE rows and VACUUM FULL, \
                  TRUNCATE or DROP tables, or raise spec.storage",
             ),
             Level::Closed => (
-                "QuotaBreached",
+                "StorageQuotaBreached",
                 "the database grew by more than 1 MiB in a minute although its storage is used up, and its logins are \
                  closed until status.closedUntil: then delete data, or raise spec.storage now",
             ),

@@ -185,11 +185,11 @@ impl NamespaceController {
             )),
             Claim::Ours | Claim::Orphan => Ok(()),
             Claim::Foreign(Reason::OwnedBy(other)) => Err(Error::structural(
-                "NamespaceConflict",
+                "NameConflict",
                 format!("namespace {name} belongs to CustomerNamespace {other}; it is left as it is"),
             )),
             Claim::Foreign(Reason::NotMarked) => Err(Error::structural(
-                "NamespaceConflict",
+                "NameConflict",
                 format!(
                     "namespace {name} exists and was not made for this customer; it is left as it is. Delete it if nobody \
                      needs it, or hand it over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
@@ -281,7 +281,7 @@ fn status(owner: &CustomerNamespace, namespace: &Namespace) -> CustomerNamespace
     let verdict = if active {
         Verdict::ready(format!("namespace {name} and its guard rails are in place"))
     } else {
-        Verdict::progressing("NamespaceNotActive", format!("namespace {name} is not active"))
+        Verdict::progressing("WaitingForNamespace", format!("namespace {name} is not active"))
     };
     let mut status = CustomerNamespaceStatus { namespace: Some(name), ..CustomerNamespaceStatus::default() };
     set_verdict(&mut status.conditions, owner.metadata.generation, verdict);

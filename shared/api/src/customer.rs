@@ -157,7 +157,7 @@ pub struct CustomerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub features: Vec<FeatureStatus>,
-    /// Ready, NamespaceReady, one condition for each enabled feature, and Reconciling, Stalled or Paused while they hold. QuotaOk
+    /// Ready, NamespaceReady, one condition for each enabled feature, and Reconciling, Stalled or Paused while they hold. StorageQuotaOk
     /// and JobsHealthy as the Database and the Scheduler report them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

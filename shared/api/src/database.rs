@@ -34,7 +34,7 @@ use crate::{Binding, Credentials, CredentialsStatus, DeletionPolicy, Size};
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseSpec {
     /// Storage the database may use: 256gb, 256Gi, 1.5tb. It can be raised, never lowered. Every database that was written to
-    /// is measured every 20 seconds. From 80 % of the storage on, the condition QuotaOk is a warning. At 100 %, within 60
+    /// is measured every 20 seconds. From 80 % of the storage on, the condition StorageQuotaOk is a warning. At 100 %, within 60
     /// seconds, INSERT, UPDATE and what creates or alters objects are refused with SQLSTATE 53100 (disk_full), and sessions
     /// end once. SELECT, DELETE, TRUNCATE, DROP TABLE and VACUUM work on: writes are back within 60 seconds after less than
     /// 90 % is used. DELETE alone gives nothing back; run VACUUM FULL after it. A database that still grows by more than 1 MiB
@@ -124,8 +124,8 @@ pub struct DatabaseStatus {
     /// The Secret to connect to PostgreSQL directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
-    /// Ready, QuotaOk, and Reconciling or Stalled while they hold. QuotaOk is False from 80 % of the storage on, with the
-    /// reason QuotaWarning, QuotaExceeded (writes are refused) or QuotaBreached (the logins are closed).
+    /// Ready, StorageQuotaOk, and Reconciling or Stalled while they hold. StorageQuotaOk is False from 80 % of the storage on, with the
+    /// reason StorageQuotaWarning, StorageQuotaExceeded (writes are refused) or StorageQuotaBreached (the logins are closed).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

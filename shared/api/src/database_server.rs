@@ -195,7 +195,7 @@ pub struct DatabaseServerStatus {
     /// TemporaryFilesLimited is False while one customer's temporary files can fill the disk because the admin role may not
     /// limit them; its message has the command.
     /// DataOfOtherClusters is True while databases here belong to clusters of which the spec says nothing.
-    /// MaintenanceDatabasesClosed is False while logins of customers may connect to a database that is not theirs and that
+    /// DefaultDatabasesClosed is False while logins of customers may connect to a database that is not theirs and that
     /// the admin role does not own; its message says what the owner has to do, once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -229,7 +229,7 @@ async fn a_plan_that_cannot_be_read_changes_nothing() {
     unreadable(&world.controller.plans, &Plan::new("default", PlanSpec::default()));
     world.pass().await.unwrap();
     let stalled = world.stalled();
-    assert_eq!(stalled.reason, "PlanUnreadable");
+    assert_eq!(stalled.reason, "Unreadable");
     assert!(stalled.message.contains("cannot read Plan default"), "{stalled:?}");
     let written = world.api.take_writes();
     assert!(written.iter().all(|write| write.ends_with("/status")), "built-in defaults took its place: {written:?}");

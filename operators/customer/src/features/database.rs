@@ -17,7 +17,7 @@ impl Feature for DatabaseFeature {
     const CONDITION: &'static str = "DatabaseReady";
     const FIELDS: &'static [&'static str] =
         &["storage", "serverSelector", "connectionLimit", "parameters", "extensions", "credentials"];
-    const MIRRORED: &'static [&'static str] = &["QuotaOk"];
+    const MIRRORED: &'static [&'static str] = &["StorageQuotaOk"];
 
     fn desired(wanted: &Wanted, chain: &Chain) -> Desired<Database> {
         let Some(spec) = &wanted.database else {
@@ -49,11 +49,11 @@ impl Feature for DatabaseFeature {
     fn in_words_of_the_customer(child: &Database, condition: &Condition) -> String {
         let storage = &child.spec.storage;
         match condition.reason.as_str() {
-            "QuotaExceeded" => format!(
+            "StorageQuotaExceeded" => format!(
                 "the database uses more than its storage of {storage} and refuses writes until it uses less than 90 % of it: \
                  delete data or raise spec.features.database.storage"
             ),
-            "QuotaWarning" => format!(
+            "StorageQuotaWarning" => format!(
                 "the database uses at least 80 % of its storage of {storage}, and refuses writes when it is used up: delete \
                  data or raise spec.features.database.storage"
             ),
@@ -62,7 +62,7 @@ impl Feature for DatabaseFeature {
     }
 
     fn is_outage(condition: &Condition) -> bool {
-        matches!(condition.reason.as_str(), "QuotaExceeded" | "QuotaBreached")
+        matches!(condition.reason.as_str(), "StorageQuotaExceeded" | "StorageQuotaBreached")
     }
 }
 

@@ -83,7 +83,7 @@ fn binding(wanted: &Wanted, chain: &Chain) -> Result<Option<Binding>, Desired<Sc
         (Some(binding), _) if ready => Ok(Some(binding)),
         (_, Some(running)) => Ok(running),
         _ => Err(Desired::Wait {
-            reason: if source == "database" { "WaitingForDatabase" } else { "WaitingForPool" },
+            reason: if source == "database" { "WaitingForDatabase" } else { "WaitingForConnectionPool" },
             message: format!("waiting for the {source} of {}: its condition says why", wanted.name),
         }),
     }

@@ -123,7 +123,10 @@ fn each_waits_for_what_it_builds_on() {
         Desired::Wait { reason: "WaitingForDatabase", .. }
     ));
     chain.database = database;
-    assert!(matches!(SchedulerFeature::desired(&wanted, &chain), Desired::Wait { reason: "WaitingForPool", .. }));
+    assert!(matches!(
+        SchedulerFeature::desired(&wanted, &chain),
+        Desired::Wait { reason: "WaitingForConnectionPool", .. }
+    ));
 }
 
 #[test]
@@ -132,7 +135,7 @@ fn what_is_there_does_not_wait_for_the_namespace() {
     let mut chain = chain(&running);
     chain.scheduler = Some(ready(child::<SchedulerFeature>(&running, &chain)));
     let namespace: CustomerNamespace = (**chain.namespace.as_ref().unwrap()).clone();
-    chain.namespace = Some(settled(namespace, Verdict::stalled("NamespaceConflict", "it is somebody else's")));
+    chain.namespace = Some(settled(namespace, Verdict::stalled("NameConflict", "it is somebody else's")));
 
     let suspended = suspended(all());
     assert_eq!(child::<ConnectionPoolFeature>(&suspended, &chain).spec.state, PoolState::Disabled);
@@ -260,22 +263,22 @@ fn a_database_that_refuses_writes_is_no_feature_that_is_ready() {
     let wanted = wanted(all());
     let with_quota = |reason: &str, message: &str| {
         let mut database = child::<DatabaseFeature>(&wanted, &chain(&wanted));
-        let quota = conditions::DesiredCondition::new("QuotaOk", ConditionStatus::False, reason, message);
+        let quota = conditions::DesiredCondition::new("StorageQuotaOk", ConditionStatus::False, reason, message);
         let _ = conditions::set(&mut database.status.get_or_insert_default().conditions, quota);
         (*ready(database)).clone()
     };
-    let exceeded = with_quota("QuotaExceeded", "raise spec.storage");
+    let exceeded = with_quota("StorageQuotaExceeded", "raise spec.storage");
     let (reason, message) = outage::<DatabaseFeature>(&exceeded).unwrap();
-    assert_eq!(reason, "QuotaExceeded");
+    assert_eq!(reason, "StorageQuotaExceeded");
     assert!(message.contains("storage of 10Gi") && message.contains("refuses writes"), "{message}");
     assert!(message.contains("raise spec.features.database.storage"), "{message}");
-    let breached = with_quota("QuotaBreached", "its logins are closed: raise spec.storage now");
+    let breached = with_quota("StorageQuotaBreached", "its logins are closed: raise spec.storage now");
     assert!(outage::<DatabaseFeature>(&breached).unwrap().1.contains("raise spec.features.database.storage now"));
 
-    let warned = with_quota("QuotaWarning", "raise spec.storage");
+    let warned = with_quota("StorageQuotaWarning", "raise spec.storage");
     assert_eq!(outage::<DatabaseFeature>(&warned), None);
     let mirrored = mirrored::<DatabaseFeature>(&warned);
-    assert_eq!((mirrored.len(), mirrored[0].type_, mirrored[0].status), (1, "QuotaOk", ConditionStatus::False));
+    assert_eq!((mirrored.len(), mirrored[0].type_, mirrored[0].status), (1, "StorageQuotaOk", ConditionStatus::False));
     assert!(mirrored[0].message.contains("80 % of its storage of 10Gi"), "{:?}", mirrored[0]);
 }
 

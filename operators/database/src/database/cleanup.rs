@@ -59,7 +59,7 @@ async fn leave(context: &Context, database: &Database, server: String, order: &O
         context.caches.servers.find("", &server).map_err(|error| Error::waiting(error.reason(), error.to_string()))?;
     let Some(server) = found else {
         let note = format!("DatabaseServer {server} is gone; database {} was not looked at", names.database);
-        left(context, database, None, "ServerGone", note);
+        left(context, database, None, "DatabaseServerNotFound", note);
         return Ok(());
     };
     let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, on_server(context, database, &server, order)).await;

@@ -41,7 +41,7 @@ const LATER: Duration = Duration::from_secs(300);
 /// The reason while another object has the name of the binding Secret, and how often that is looked at.
 const NAME_CONFLICT: &str = "NameConflict";
 /// The reason while the database that the status names is another object's.
-pub const NOT_OURS: &str = "NotOurs";
+pub const NOT_OURS: &str = "DatabaseNotOwned";
 const RETRY_CONFLICT: Duration = Duration::from_secs(30);
 
 /// The controller of Databases.
@@ -320,7 +320,7 @@ fn blocked_deletion(binding: &Secret) -> String {
 
 fn storage(database: &Database) -> Result<i64, Error> {
     let bytes = database.spec.storage.bytes();
-    bytes.map_err(|error| Error::terminal("InvalidStorage", format!("spec.storage: {error}")))
+    bytes.map_err(|error| Error::terminal("InvalidSize", format!("spec.storage: {error}")))
 }
 
 /// How long a time is ahead.

@@ -43,7 +43,7 @@ async fn a_database_reports_an_outage_that_lasts() {
     let unreachable = || Verdict::stalled(UNREACHABLE, "away");
     assert_eq!(after(50, unreachable()).await, None);
     assert_eq!(after(61, unreachable()).await.as_deref(), Some(SERVER_UNREACHABLE));
-    assert_eq!(after(61, Verdict::stalled("ReadOnly", "standby")).await, None, "its customers go on");
+    assert_eq!(after(61, Verdict::stalled("DatabaseServerReadOnly", "standby")).await, None, "its customers go on");
 }
 
 /// What another object of this name left may be on it: an empty database elsewhere would hide that.

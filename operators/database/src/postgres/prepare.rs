@@ -16,7 +16,7 @@ use super::server::{Failure, ServerPool};
 use crate::server::disk;
 
 /// The type of the condition about databases that everybody may connect to.
-const CLOSED: &str = "MaintenanceDatabasesClosed";
+const CLOSED: &str = "DefaultDatabasesClosed";
 /// The oldest PostgreSQL that is served.
 const OLDEST: i32 = 140_000;
 

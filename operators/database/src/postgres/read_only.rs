@@ -5,9 +5,9 @@ use ahoi_reconcile::Error;
 use super::server::{Failure, ServerPool};
 
 /// The reason of a DatabaseServer that takes no writes.
-pub const READ_ONLY: &str = "ReadOnly";
+pub const READ_ONLY: &str = "DatabaseServerReadOnly";
 /// The reason of a Database that waits for such a server.
-pub const SERVER_READ_ONLY: &str = "ServerReadOnly";
+pub const SERVER_READ_ONLY: &str = "DatabaseServerReadOnly";
 /// SQLSTATE of a statement that would write where nothing can be written.
 pub const SQLSTATE: &str = "25006";
 /// SQLSTATEs of a disk that is full or broken.

@@ -166,12 +166,19 @@ impl Failure {
 }
 
 /// The reason a Database gives that waits for a server which cannot be reached.
-pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
+pub const SERVER_UNREACHABLE: &str = "DatabaseServerUnreachable";
 
 /// Whether an error of a Database is one that its DatabaseServer has, and tells, while it is not Ready.
 pub fn is_refusal_of_the_server(reason: &str) -> bool {
-    ["ServerNotReady", read_only::SERVER_READ_ONLY, "LoginRefused", "NotTrusted", "SecretMissing", "SecretIncomplete"]
-        .contains(&reason)
+    [
+        "WaitingForDatabaseServer",
+        read_only::SERVER_READ_ONLY,
+        "LoginRefused",
+        "NotTrusted",
+        "SecretNotFound",
+        "SecretIncomplete",
+    ]
+    .contains(&reason)
 }
 
 /// What a Database says while its server cannot be reached, however that was found.

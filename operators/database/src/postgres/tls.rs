@@ -23,7 +23,7 @@ pub fn authorities(server: &DatabaseServer, secrets: &Cache<Secret>, suite: &str
     let which = format!("Secret {suite}/{}, which spec.tls.caSecretRef of DatabaseServer", reference.name);
     let name = server.name_any();
     let Some(found) = secrets.get_in(suite, &reference.name) else {
-        return Err(Error::structural("SecretMissing", format!("the {which} {name} names, does not exist")));
+        return Err(Error::structural("SecretNotFound", format!("the {which} {name} names, does not exist")));
     };
     let pem = secret::text(&found, CA).filter(|pem| are_authorities(pem) && pem.len() <= AUTHORITIES_BYTES);
     let problem = || {

@@ -51,7 +51,7 @@ use crate::secret;
 use crate::verifiers;
 
 /// The reason a DatabaseServer is not Ready while it cannot be reached.
-pub const UNREACHABLE: &str = "Unreachable";
+pub const UNREACHABLE: &str = "DatabaseServerUnreachable";
 /// How often a server that cannot be reached is tried.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -485,7 +485,7 @@ mod tests {
         let servers = Servers(Arc::new(context(&ApiServer::new(), vec![refusing.clone()], vec![], vec![])));
         let progress = servers.reconcile(&refusing).await.unwrap();
         let stalled = conditions::find(&progress.status.conditions, conditions::STALLED).unwrap();
-        assert_eq!((stalled.reason.as_str(), progress.requeue), ("SecretMissing", Some(RETRY_REFUSED)));
+        assert_eq!((stalled.reason.as_str(), progress.requeue), ("SecretNotFound", Some(RETRY_REFUSED)));
         let told = progress.status.maintenance;
         assert!(told.is_none_or(|maintenance| !maintenance.state.is_underway()));
     }

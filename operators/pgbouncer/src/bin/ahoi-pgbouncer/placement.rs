@@ -9,7 +9,7 @@ use ahoi_reconcile::Error;
 use kube::ResourceExt;
 
 /// The reason of a pool for which there is no shard.
-pub const NO_ROOM: &str = "NoRoom";
+pub const NO_ROOM: &str = "NoFreeCapacity";
 
 /// How many pools each shard of a fleet has; one that has none may be missing.
 pub type Pools = BTreeMap<i32, usize>;

@@ -114,7 +114,7 @@ impl FleetController {
     fn validate<'a>(&'a self, fleet: &'a PgBouncer) -> Result<&'a str, Error> {
         let problems = config::check_parameters(&fleet.spec.parameters);
         if !problems.is_empty() {
-            return Err(Error::terminal("InvalidParameters", format!("spec.parameters: {}", problems.join("; "))));
+            return Err(Error::terminal("InvalidParameter", format!("spec.parameters: {}", problems.join("; "))));
         }
         fleet.spec.image.as_deref().or(self.options.pgbouncer_image.as_deref()).ok_or_else(|| {
             Error::structural(

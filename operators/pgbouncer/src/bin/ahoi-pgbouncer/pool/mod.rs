@@ -38,7 +38,7 @@ const BINDING_BYTES: usize = 512 * 1024;
 const SECRET_RETRY: Duration = Duration::from_secs(30);
 
 /// The reason of a pool whose route an agent does not load.
-const REFUSED: &str = "Refused";
+const REFUSED: &str = "RouteRefused";
 
 struct PoolController {
     platform: Platform,

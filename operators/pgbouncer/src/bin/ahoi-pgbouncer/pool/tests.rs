@@ -302,7 +302,7 @@ async fn a_refused_route_is_said() {
     world.prove();
     let refused = RefusedRoute { pool: "customer-a/a".into(), reason: "too odd".into() };
     world.fleets[0].status.as_mut().unwrap().processes[1].refused.push(refused);
-    assert_eq!(world.pass().await.0, "Refused: the fleet does not load this route: too odd");
+    assert_eq!(world.pass().await.0, "RouteRefused: the fleet does not load this route: too odd");
 }
 
 #[tokio::test]
@@ -316,7 +316,7 @@ async fn a_pool_that_is_refused_later_is_ready_no_more_until_it_is_loaded() {
         world.fleets[0].status.as_mut().unwrap().processes[1].refused.push(refused);
     };
     refuse(&mut world);
-    let refused = "Refused: the fleet does not load this route: too odd";
+    let refused = "RouteRefused: the fleet does not load this route: too odd";
     assert_eq!(world.pass().await, (refused.into(), vec![]));
     let version = super::version(&world.pool);
     assert_eq!(world.pass().await.0, refused, "its own words are newer than those of the process");
@@ -393,7 +393,7 @@ async fn a_full_fleet_says_so_until_it_has_another_shard() {
     let mut world = World::new();
     world.others = vec![neighbour()];
     let error = world.controller().reconcile(&world.pool).await.unwrap_err();
-    assert_eq!((error.reason(), error.class()), ("NoRoom", Class::Structural));
+    assert_eq!((error.reason(), error.class()), ("NoFreeCapacity", Class::Structural));
     assert_eq!(world.api.take_writes(), Vec::<String>::new());
 
     world.fleets[0].spec.shards = 2;

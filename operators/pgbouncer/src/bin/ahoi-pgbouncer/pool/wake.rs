@@ -233,7 +233,7 @@ mod tests {
         let pools = cache([
             ready(pool("content", "global")),
             ready(pool("refused", "global")),
-            settled(pool("was-refused", "global"), Verdict::stalled("Refused", "no")),
+            settled(pool("was-refused", "global"), Verdict::stalled("RouteRefused", "no")),
             settled(pool("shut-out", "global"), Verdict::stalled(NO_ROOM, "no")),
             leaving("leaves", "other", "global", FormerState::Draining),
             leaving("has-time", "other", "global", FormerState::Left),
