@@ -15,20 +15,20 @@ use tokio::time::{sleep, timeout};
 const SERVER: &str = "suite-passwords";
 const ADMIN: &str = "suite_passwords";
 const NAME: &str = "passwords";
+/// The same for the customer that is deleted and created again.
+const OTHER_SERVER: &str = "suite-passwords-again";
+const OTHER_ADMIN: &str = "suite_passwords_again";
+const OTHER_NAME: &str = "passwords-again";
 
 #[tokio::test]
 async fn clients_log_in_while_the_source_of_passwords_changes() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    cluster.delete_customer(NAME).await?;
-    cluster.delete_server(SERVER, ADMIN, ADMIN).await?;
-    cluster.create_server(SERVER, ADMIN, "CREATEDB CREATEROLE", ADMIN).await?;
-    // On a server of its own it would have created this role.
-    let grant = format!("GRANT ahoi_tenants TO {ADMIN} WITH ADMIN OPTION");
-    cluster.admin("postgres").await?.batch_execute(&grant).await?;
-    let features = json!({"database": {"enabled": true, "serverSelector": {"for": SERVER}}});
-    cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
+    server_without_lookup(&cluster, NAME, SERVER, ADMIN).await?;
+    let spec = json!({"deletionPolicy": "Delete", "features": database_on(SERVER)});
+    cluster.create_customer_with(NAME, spec).await?;
     cluster.ready(NAME).await?;
-    changed(&cluster, Passwords::File).await?;
+    changed(&cluster, SERVER, Passwords::File).await?;
+    routed(&cluster, NAME, Passwords::File).await?;
 
     let (stop, stopped) = watch::channel(false);
     let (count, counted) = watch::channel(0);
@@ -43,11 +43,62 @@ async fn clients_log_in_while_the_source_of_passwords_changes() -> Result<()> {
     cluster.delete_server(SERVER, ADMIN, ADMIN).await
 }
 
+/// pgbouncer never looks up a login that it has read from its auth_file. A login that is deleted and created again while its server
+/// changes to `Lookup` has no verifier in any Secret, and works all the same.
+#[tokio::test]
+async fn a_login_of_the_auth_file_works_again_after_its_server_changed_to_lookup() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    server_without_lookup(&cluster, OTHER_NAME, OTHER_SERVER, OTHER_ADMIN).await?;
+    let spec = json!({"deletionPolicy": "Retain", "features": database_on(OTHER_SERVER)});
+    cluster.create_customer_with(OTHER_NAME, spec.clone()).await?;
+    cluster.ready(OTHER_NAME).await?;
+    routed(&cluster, OTHER_NAME, Passwords::File).await?;
+    let before = cluster.pooled(OTHER_NAME).await?;
+    before.connect().await?.batch_execute("CREATE TABLE kept (n int)").await?;
+    cluster.delete_customer(OTHER_NAME).await?;
+
+    let admin = cluster.admin(OTHER_ADMIN).await?;
+    admin.batch_execute(&format!("GRANT SELECT ON pg_authid TO {OTHER_ADMIN}")).await?;
+    changed(&cluster, OTHER_SERVER, Passwords::Lookup).await?;
+    cluster.create_customer_with(OTHER_NAME, spec).await?;
+    cluster.ready(OTHER_NAME).await?;
+    routed(&cluster, OTHER_NAME, Passwords::Lookup).await?;
+    let login = cluster.pooled(OTHER_NAME).await?;
+    ensure!(login.get("username") == before.get("username"), "the retained data got another login");
+    ensure!(login.get("password") != before.get("password"), "the login kept its password");
+    // Enough for every process of the fleet.
+    for attempt in 1..=20 {
+        let client = login.connect().await.with_context(|| format!("login {attempt} after Ready"))?;
+        client.batch_execute("SELECT n FROM kept").await?;
+    }
+    cluster.patch_spec(&cluster.customers(), OTHER_NAME, json!({"deletionPolicy": "Delete"})).await?;
+    cluster.delete_customer(OTHER_NAME).await?;
+    cluster.delete_server(OTHER_SERVER, OTHER_ADMIN, OTHER_ADMIN).await
+}
+
+/// Creates a server whose admin role may not read password verifiers, after removing what an earlier run left.
+async fn server_without_lookup(cluster: &Cluster, customer: &str, server: &str, admin: &str) -> Result<()> {
+    if cluster.customers().get_opt(customer).await?.is_some() {
+        cluster.patch_spec(&cluster.customers(), customer, json!({"deletionPolicy": "Delete"})).await?;
+        cluster.delete_customer(customer).await?;
+    }
+    cluster.delete_server(server, admin, admin).await?;
+    cluster.create_server(server, admin, "CREATEDB CREATEROLE", admin).await?;
+    // On a server of its own it would have created this role.
+    let grant = format!("GRANT ahoi_tenants TO {admin} WITH ADMIN OPTION");
+    Ok(cluster.admin("postgres").await?.batch_execute(&grant).await?)
+}
+
+fn database_on(server: &str) -> serde_json::Value {
+    json!({"database": {"enabled": true, "serverSelector": {"for": server}}})
+}
+
 async fn back_and_forth(cluster: &Cluster, mut logins: watch::Receiver<usize>) -> Result<()> {
     // Each database has privileges of its own on it.
     let admin = cluster.admin(ADMIN).await?;
     admin.batch_execute(&format!("GRANT SELECT ON pg_authid TO {ADMIN}")).await?;
-    changed(cluster, Passwords::Lookup).await?;
+    changed(cluster, SERVER, Passwords::Lookup).await?;
+    routed(cluster, NAME, Passwords::Lookup).await?;
     more(&mut logins).await?;
     // The second login, which pgbouncer does not know yet.
     let before = cluster.pooled(NAME).await?;
@@ -59,7 +110,8 @@ async fn back_and_forth(cluster: &Cluster, mut logins: watch::Receiver<usize>) -
     cluster.until(&cluster.of(&namespace_of(NAME)), &format!("{NAME}-pool"), "another login", 60, another).await?;
     more(&mut logins).await?;
     admin.batch_execute(&format!("REVOKE SELECT ON pg_authid FROM {ADMIN}")).await?;
-    changed(cluster, Passwords::File).await?;
+    changed(cluster, SERVER, Passwords::File).await?;
+    routed(cluster, NAME, Passwords::File).await?;
     more(&mut logins).await
 }
 
@@ -71,22 +123,26 @@ async fn more(logins: &mut watch::Receiver<usize>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the server, and the route of the customer in every process, get their passwords from there.
-async fn changed(cluster: &Cluster, passwords: Passwords) -> Result<()> {
+/// Waits until the server's passwords come from there.
+async fn changed(cluster: &Cluster, server: &str, passwords: Passwords) -> Result<()> {
     let servers = cluster.all::<DatabaseServer>();
     // A change of its spec has the server looked at now.
     let limit = if passwords == Passwords::Lookup { 100 } else { 101 };
-    cluster.patch_spec(&servers, SERVER, json!({"maxDatabases": limit})).await?;
+    cluster.patch_spec(&servers, server, json!({"maxDatabases": limit})).await?;
     let is = |server: Option<&DatabaseServer>| {
         server.is_some_and(|s| is_ready(s) && s.status.as_ref().is_some_and(|s| s.passwords == Some(passwords)))
     };
-    cluster.until(&servers, SERVER, &format!("passwords by {passwords:?}"), 90, is).await?;
-    let pools = cluster.of::<ConnectionPool>(&namespace_of(NAME));
+    cluster.until(&servers, server, &format!("passwords by {passwords:?}"), 90, is).await.map(drop)
+}
+
+/// Waits until every process has the customer's route with passwords from there.
+async fn routed(cluster: &Cluster, customer: &str, passwords: Passwords) -> Result<()> {
+    let pools = cluster.of::<ConnectionPool>(&namespace_of(customer));
     let proved = |pool: Option<&ConnectionPool>| {
         let route = pool.and_then(|pool| pool.status.as_ref()?.route.clone());
         pool.is_some_and(is_ready) && route.is_some_and(|route| route.passwords == passwords)
     };
-    cluster.until(&pools, NAME, &format!("a route with passwords by {passwords:?}"), 60, proved).await.map(drop)
+    cluster.until(&pools, customer, &format!("a route with passwords by {passwords:?}"), 60, proved).await.map(drop)
 }
 
 async fn log_in_again_and_again(

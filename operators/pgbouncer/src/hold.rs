@@ -85,31 +85,33 @@ pub fn servers(
 ) -> BTreeMap<String, Server> {
     let mut servers: BTreeMap<String, Server> = BTreeMap::new();
     for (key, route) in routes {
-        let Ok(port) = u16::try_from(route.port) else { continue };
         let alias = auth_alias(route);
         // Where verifiers are known beforehand nothing is looked up, and so there is nothing to pause for that.
-        let (login, looking_up) = match route.passwords {
-            Passwords::File => (None, None),
-            Passwords::Lookup => {
-                let Some(login) = poolers.get(&route.server) else { continue };
-                (Some(login.clone()), Some((alias.clone(), false)))
-            }
-        };
-        let server = servers.entry(alias).or_insert_with(|| Server {
-            way: Way {
-                server: route.server.clone(),
-                host: route.host.clone(),
-                port,
-                database: route.auth_database.clone(),
-                login,
-                tls: tls.server,
-                authorities: tls.server_authorities.clone(),
-            },
-            databases: looking_up.into_iter().collect(),
-        });
+        let looking_up = (route.passwords == Passwords::Lookup).then(|| (alias.clone(), false));
+        let Some(way) = way(route, poolers, tls) else { continue };
+        let server =
+            servers.entry(alias).or_insert_with(|| Server { way, databases: looking_up.into_iter().collect() });
         server.databases.insert(route.database.clone(), waits(route, leaving.contains(key.as_str())));
     }
     servers
+}
+
+/// How the server of a route is reached; not while the pooler's login that the route needs is missing.
+#[must_use]
+pub fn way(route: &Route, poolers: &Poolers, tls: &Tls) -> Option<Way> {
+    let login = match route.passwords {
+        Passwords::File => None,
+        Passwords::Lookup => Some(poolers.get(&route.server)?.clone()),
+    };
+    Some(Way {
+        server: route.server.clone(),
+        host: route.host.clone(),
+        port: u16::try_from(route.port).ok()?,
+        database: route.auth_database.clone(),
+        login,
+        tls: tls.server,
+        authorities: tls.server_authorities.clone(),
+    })
 }
 
 /// Whether the clients of a route are to wait whatever its server does.

@@ -1,6 +1,7 @@
 //! From routes to pgbouncer's configuration; all of it pure.
 
 mod budget;
+mod file_logins;
 mod headroom;
 mod parameters;
 mod plan;
@@ -12,6 +13,7 @@ mod validate;
 mod verifiers;
 
 pub use budget::{Budget, Shares, share};
+pub use file_logins::{FileLogins, Lookup};
 pub use headroom::Resources;
 pub use parameters::{check as check_parameters, needing_restart, valid as valid_parameters};
 pub use plan::{Implausible, KEPT, Known, Plan, is_login, plan};

@@ -10,7 +10,7 @@ use std::fmt;
 use ahoi_api::{Passwords, PoolerLogin, RefusedRoute, Route};
 
 use super::validate::{is_word, validate};
-use super::{Poolers, Verifiers};
+use super::{FileLogins, Poolers, Verifiers};
 use crate::pool::Pool;
 
 /// What an agent knows beside the snapshot.
@@ -26,6 +26,8 @@ pub struct Known {
     pub poolers: Poolers,
     /// The verifiers of logins on servers where nothing can be looked up.
     pub verifiers: Verifiers,
+    /// The logins that pgbouncer has read from its auth_file, and will not look up.
+    pub file_logins: FileLogins,
 }
 
 /// What is to be loaded.
@@ -138,7 +140,7 @@ fn reachable<'a>(route: &'a Route, known: &'a Known, logins: &mut BTreeMap<&'a s
     if *first != login.password {
         return Err(format!("the login {} has another password on another DatabaseServer", login.name));
     }
-    Ok(())
+    known.file_logins.check(route, &known.verifiers)
 }
 
 /// What needs no quoting among the routes, and fits on one line of pgbouncer's auth_file and into its buffer.

@@ -226,8 +226,8 @@ fn users(routes: &[&Route], poolers: &Poolers, verifiers: &Verifiers) -> String 
         .filter_map(|route| poolers.get(&route.server))
         .map(|pooler| (pooler.name.as_str(), &pooler.password))
         .collect();
-    // A login that pgbouncer has read from this file once is never looked up again: without a line here it is refused until
-    // pgbouncer is started anew. So the known verifiers stay when a server begins to let passwords be looked up.
+    // pgbouncer never looks up a login that it has read from this file: without a line here it refuses the login until it is
+    // restarted. So the known verifiers stay when a server changes to `Lookup`.
     for route in routes {
         logins.extend(verifiers.of(&route.database).map(|(login, verifier)| (login.as_str(), verifier)));
     }

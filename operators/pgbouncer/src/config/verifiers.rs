@@ -42,6 +42,19 @@ impl Verifiers {
         from.take_while(move |(login, _)| login.starts_with(&prefix))
     }
 
+    /// Whether the verifier of a login is known.
+    #[must_use]
+    pub fn has(&self, login: &str) -> bool {
+        self.0.contains_key(login)
+    }
+
+    /// Adds verifiers of further logins.
+    pub fn extend<'a>(&mut self, others: impl IntoIterator<Item = (&'a String, &'a String)>) {
+        for (login, verifier) in others {
+            self.0.entry(login.clone()).or_insert_with(|| verifier.clone());
+        }
+    }
+
     /// Whether the route may be loaded as far as its login is concerned.
     ///
     /// # Errors
@@ -66,7 +79,7 @@ fn is_login(text: &str) -> bool {
 
 /// What pgbouncer takes for a verifier, and nothing that would end its line or its quotes. A plain password in its place
 /// would be sent to the server.
-fn is_verifier(text: &str) -> bool {
+pub(super) fn is_verifier(text: &str) -> bool {
     text.len() <= 512
         && text.starts_with("SCRAM-SHA-256$")
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-$:+/=".contains(&byte))

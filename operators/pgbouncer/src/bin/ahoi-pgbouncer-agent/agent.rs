@@ -2,6 +2,7 @@
 
 mod health;
 mod logins;
+mod lookup;
 mod reconnect;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,6 +135,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         budgets,
         serving,
         known: Known::default(),
+        looked_up: None,
         written: None,
         console: None,
         databases: BTreeMap::new(),
@@ -180,6 +182,8 @@ struct Agent {
     full: BTreeSet<String>,
     serving: Arc<AtomicBool>,
     known: Known,
+    /// When verifiers that pgbouncer does not look up were last looked up; none while there are no such.
+    looked_up: Option<Instant>,
     /// The marker of the files that were written last.
     written: Option<String>,
     /// Open while pgbouncer answers.
@@ -281,6 +285,7 @@ impl Agent {
                 match self.status.draining.is_empty() && !self.is_pausing() {
                     true if self.is_listing => LISTING,
                     true if retiring => RETIRING,
+                    true if self.looked_up.is_some() => lookup::LOOKUP_INTERVAL,
                     true => REGULARLY,
                     false => SOON,
                 }
@@ -340,8 +345,10 @@ impl Agent {
         let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
         let mut settings = fleet::settings(&fleet, self.platform.instance(), &self.options.directory);
         settings.port = self.options.port;
-        settings.verifiers = self.known.verifiers.clone();
         settings.tls = self.secured(&fleet)?;
+        self.look_up(pools, &settings.tls).await;
+        settings.verifiers = self.known.verifiers.clone();
+        settings.verifiers.extend(self.known.file_logins.found());
         let encrypted = settings.tls.client != ClientTlsMode::Disable;
         settings.logins = self.resources.logins(settings.max_client_connections, encrypted);
         self.remember_parameters(&settings.parameters);
@@ -349,6 +356,7 @@ impl Agent {
         self.remember_lost(&plan);
         let shares = self.budgets.share(&fleet, self.options.shard, &plan.routes, &self.pools.all());
         let files = render(shares.routes.values(), &self.known.poolers, &settings);
+        self.known.file_logins.record(shares.routes.values(), &settings.verifiers);
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
         self.bounds = logins::bounds(&plan, &settings);

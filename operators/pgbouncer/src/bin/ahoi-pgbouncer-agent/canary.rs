@@ -7,19 +7,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{SERVER_STARTED, TlsMode};
+use ahoi_api::SERVER_STARTED;
 use ahoi_pgbouncer::hold::{Heard, Way};
-use ahoi_pgbouncer::trust;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
+
+use crate::server;
 
 /// A login that takes longer is no login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -169,7 +169,7 @@ impl Held {
 /// Logs in as the pooler does. The answer is the session, and when the server was started.
 async fn live(way: &Way) -> Result<(Held, Option<String>), Trouble> {
     let Some(login) = &way.login else { return ask(way).await.and(Err(Trouble::Refused)) };
-    let mut config = config(way);
+    let mut config = server::config(way);
     config.user(&login.name).password(&login.password);
     // A machine that vanishes says no goodbye; the kernel notices within five seconds, at no cost to the server.
     config.keepalives(true).keepalives_idle(Duration::from_secs(2));
@@ -193,29 +193,17 @@ async fn live(way: &Way) -> Result<(Held, Option<String>), Trouble> {
 
 /// Asks for a login without a password, whose refusal is an answer.
 async fn ask(way: &Way) -> Result<(), Trouble> {
-    let mut config = config(way);
+    let mut config = server::config(way);
     config.user("ahoi_pooler");
     let tls = tls(way)?;
     attempt(way, async { config.connect(tls).await.map(drop) }).await
 }
 
-fn config(way: &Way) -> Config {
-    let mut config = Config::new();
-    config.host(&way.host).port(way.port).dbname(&way.database).application_name("ahoi-pgbouncer-agent");
-    config.ssl_mode(match way.tls {
-        TlsMode::Disable => SslMode::Disable,
-        TlsMode::Prefer => SslMode::Prefer,
-        _ => SslMode::Require,
-    });
-    config
-}
-
 fn tls(way: &Way) -> Result<MakeRustlsConnect, Trouble> {
-    let trusted = trust::server(way.tls, way.authorities.as_deref()).map_err(|error| {
+    server::tls(way).map_err(|error| {
         debug!(server = way.server, %error, "no connection");
         Trouble::Refused
-    })?;
-    Ok(MakeRustlsConnect::new(trusted))
+    })
 }
 
 async fn attempt<T>(way: &Way, login: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Trouble> {
@@ -246,7 +234,7 @@ fn is_silence(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ahoi_api::PoolerLogin;
+    use ahoi_api::{PoolerLogin, TlsMode};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;

@@ -7,6 +7,7 @@ mod drain;
 mod files;
 mod holds;
 mod metrics;
+mod server;
 mod states;
 mod supervise;
 mod tls;

@@ -4,6 +4,7 @@ use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ahoi_pgbouncer::config::FileLogins;
 use ahoi_pgbouncer::console::Console;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
@@ -50,6 +51,7 @@ impl Agent {
         warn!(status = status.map(|status| status.to_string()), "pgbouncer ended; starting it again");
         self.metrics.restarts.inc();
         self.console = None;
+        self.known.file_logins = FileLogins::default();
         self.serving.store(false, Ordering::Relaxed);
     }
 
