@@ -10,7 +10,6 @@ const NOT_YET: &[&str] = &[
     "operators/customer",
     "operators/database",
     "operators/namespace",
-    "operators/pgbouncer",
     "operators/scheduler",
     "shared/reconcile",
     "e2e",

@@ -11,8 +11,8 @@ use ahoi_reconcile::testing::cache;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::fixture::{milliseconds, poolers, route};
 use super::process::resident;
-use super::{milliseconds, poolers, route};
 
 /// Each in a process of its own, so that none has the memory of the one before.
 pub fn compare() -> Result<()> {

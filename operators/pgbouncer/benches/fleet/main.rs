@@ -1,37 +1,18 @@
-//! What a fleet's size costs: real pgbouncer processes with the very files that the agents write, before one PostgreSQL, and
-//! an agent's cache. `make bench-fleet` runs it and prints the tables of docs/fleets.md; times are reported, not asserted.
+//! The cost of a fleet's size: real pgbouncer processes with the files that the agents write, in front of one PostgreSQL, and the
+//! cache of an agent. `make bench-fleet` runs it and prints the tables of docs/fleets.md; times are reported, not asserted.
 
 mod agent;
+mod fixture;
 mod process;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use ahoi_api::{PoolMode, PoolState, PoolerLogin, Route};
-use ahoi_pgbouncer::config::Poolers;
 use anyhow::{Context, Result};
-use tokio_postgres::{Client, Config, NoTls};
-
+use fixture::{ADDED, LOGIN, PASSWORD, Place, REAL, connect, milliseconds, real};
 use process::{Added, Process};
 
-/// Fleets: so many processes, so many routes in each.
+/// Fleets: number of processes, and of routes in each.
 const FLEETS: [(usize, usize); 6] = [(1, 1_000), (1, 2_000), (1, 5_000), (1, 10_000), (5, 1_000), (5, 2_000)];
-/// Routes that are added to each process, one after the other.
-const ADDED: usize = 5;
-/// Databases that are there, for each process: those that are asked from the beginning, and those that are added.
-const REAL: usize = 2 * ADDED;
-const LOGIN: &str = "bench_app";
-const PASSWORD: &str = "bench";
-
-/// Where everything is, from the environment.
-#[derive(Clone, Debug)]
-struct Place {
-    /// A folder in memory, as in a pod.
-    directory: PathBuf,
-    pgbouncer: PathBuf,
-    postgres: u16,
-}
-
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -59,7 +40,7 @@ async fn main() -> Result<()> {
     agent::compare()
 }
 
-/// The logins, the lookup of passwords and the databases that there are.
+/// Creates the logins, the lookup function and the databases.
 async fn prepare(place: &Place) -> Result<()> {
     let admin = connect(place.postgres, "postgres", "postgres").await?;
     admin
@@ -113,57 +94,18 @@ async fn measure(place: &Place, processes: usize, routes: usize) -> Result<()> {
     Ok(())
 }
 
-/// The databases of a process: a few that there are, and as many others as it takes.
+/// The databases of a process: a few that exist, and as many others as it needs.
 fn names(process: usize, routes: usize) -> Vec<String> {
     let real = (0..ADDED).map(|i| real(process * REAL + i));
     let elsewhere = (ADDED..routes).map(|i| format!("c_{process}_{i:05}"));
     real.chain(elsewhere).collect()
 }
 
-fn real(number: usize) -> String {
-    format!("bench_{number}")
-}
-
-fn route(database: &str, port: u16) -> Route {
-    Route {
-        server: "bench".into(),
-        host: "127.0.0.1".into(),
-        port: port.into(),
-        database: database.into(),
-        auth_database: "postgres".into(),
-        pool_mode: PoolMode::Transaction,
-        pool_size: 8,
-        max_client_connections: Some(100),
-        reconnect: None,
-        migration: None,
-        state: PoolState::Active,
-        ..Route::default()
-    }
-}
-
-fn poolers() -> Poolers {
-    [("bench".to_owned(), PoolerLogin { name: "ahoi_pooler_1".into(), password: PASSWORD.into() })].into()
-}
-
-async fn connect(port: u16, login: &str, database: &str) -> Result<Client> {
-    let mut config = Config::new();
-    config.host("127.0.0.1").port(port).user(login).password(PASSWORD).dbname(database);
-    config.connect_timeout(Duration::from_secs(30));
-    let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// The median, between the best and the worst.
+/// The median, with the best and the worst.
 fn typical(times: impl Iterator<Item = Duration>) -> String {
     let mut times: Vec<Duration> = times.collect();
     times.sort_unstable();
     let (best, median, worst) = (times[0], times[times.len() / 2], times[times.len() - 1]);
     let (best, worst) = (milliseconds(best), milliseconds(worst));
     if times.len() == 1 { best } else { format!("{} ({best} … {worst})", milliseconds(median)) }
-}
-
-/// Without the unit: it is the table's.
-fn milliseconds(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }

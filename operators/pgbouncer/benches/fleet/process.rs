@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tokio::process::{Child, Command};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ADDED, LOGIN, Place, REAL, connect, poolers, real, route};
+use super::fixture::{ADDED, LOGIN, Place, REAL, connect, poolers, real, route};
 
 /// A pgbouncer with routes.
 pub struct Process {

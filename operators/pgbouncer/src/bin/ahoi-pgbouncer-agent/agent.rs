@@ -36,6 +36,7 @@ use crate::budgets::Budgets;
 use crate::drain::{Drain, drain};
 use crate::files;
 use crate::holds::Holds;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::states::{self, Draining};
 use crate::supervise::Process;
@@ -53,6 +54,10 @@ const REGULARLY: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_millis(250);
 /// While pools are being listed, which an API server that is busy may take long for.
 const LISTING: Duration = Duration::from_secs(2);
+/// Time between two checks of the clients.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two lookups of the same logins: their passwords may have changed.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// While a former login is on its way out.
 const RETIRING: Duration = Duration::from_secs(3);
 /// Losses within this time are counted together.
@@ -119,7 +124,7 @@ pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
         process,
         servers,
         top: Top::register(platform, options.top_customers),
-        resources: logins::resources(options.memory_limit),
+        resources: limits::resources(options.memory_limit),
         logins: LoginWatch::default(),
         login_timeout: String::new(),
         log_pooler_errors: String::new(),
@@ -225,7 +230,7 @@ impl Agent {
             () = shutdown.cancelled() => return,
         }
         let mut next = Instant::now();
-        let mut look = interval(logins::LOOK);
+        let mut look = interval(CHECK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() {
             tokio::select! {
@@ -285,7 +290,7 @@ impl Agent {
                 match self.status.draining.is_empty() && !self.is_pausing() {
                     true if self.is_listing => LISTING,
                     true if retiring => RETIRING,
-                    true if self.looked_up.is_some() => lookup::LOOKUP_INTERVAL,
+                    true if self.looked_up.is_some() => LOOKUP_INTERVAL,
                     true => REGULARLY,
                     false => SOON,
                 }
@@ -359,7 +364,7 @@ impl Agent {
         self.known.file_logins.record(shares.routes.values(), &settings.verifiers);
         let edited = self.write(&files, &fleet)?;
         self.process.ensure(&self.options.directory.join(INI)).await?;
-        self.bounds = logins::bounds(&plan, &settings);
+        self.bounds = limits::bounds(&plan, &settings);
 
         self.load(&files, edited, &settings.tls).await?;
         self.reconnect(&plan).await?;

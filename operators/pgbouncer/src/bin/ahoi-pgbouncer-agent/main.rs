@@ -6,6 +6,7 @@ mod canary;
 mod drain;
 mod files;
 mod holds;
+mod limits;
 mod metrics;
 mod server;
 mod states;

@@ -6,14 +6,15 @@ mod pool;
 mod shared;
 
 use ahoi_reconcile::run_with;
+use fleet::{FleetController, Options};
+use pool::PoolController;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    run_with("ahoi-pgbouncer", |platform, options: fleet::Options| async move {
-        platform
-            .require_one_partition("a fleet has one that looks after it and its pools, and gives places in it away")?;
+    run_with("ahoi-pgbouncer", |platform, options: Options| async move {
+        platform.require_one_partition("one replica assigns the shards of all pools")?;
         let shared = shared::Shared::new(&platform);
-        Ok(vec![fleet::start(&platform, &shared, options), pool::start(&platform, &shared)])
+        Ok(vec![FleetController::start(&platform, &shared, options), PoolController::start(&platform, &shared)])
     })
     .await
 }

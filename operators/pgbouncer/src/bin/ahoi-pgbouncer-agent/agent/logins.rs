@@ -1,22 +1,16 @@
 //! Clients that do not log in, and customers with too many clients: both are looked for once a second.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use ahoi_api::PoolState;
-use ahoi_pgbouncer::bounds::{Bounds, exceeded, full, too_many};
-use ahoi_pgbouncer::config::{Plan, Resources, Settings};
+use ahoi_pgbouncer::bounds::{exceeded, full, too_many};
 use ahoi_pgbouncer::console::Console;
 use ahoi_pgbouncer::logins::{Change, most};
 use ahoi_reconcile::EventType;
 use anyhow::Result;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, info, warn};
 
 use super::Agent;
 
-/// How often.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Seconds that a login may take while there are many that are not finished.
 const HURRIED: f64 = 5.0;
 /// Seconds that it may take otherwise, where the fleet's parameters do not say: pgbouncer's own default. A client that logs in
@@ -109,20 +103,4 @@ impl Agent {
         self.login_timeout = of("client_login_timeout", UNHURRIED);
         self.log_pooler_errors = of("log_pooler_errors", "1");
     }
-}
-
-/// What pgbouncer may use: its limit of open files, which is raised as far as it goes, and this much memory.
-pub(super) fn resources(memory: u64) -> Resources {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        warn!(%error, "cannot raise the limit of open files");
-    }
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    Resources { files, memory }
-}
-
-/// Clients that each database may have. One that is disabled has no bound: nothing may enable it again.
-pub(super) fn bounds(plan: &Plan, settings: &Settings) -> Bounds {
-    let served = plan.routes.values().filter(|route| route.state != PoolState::Disabled);
-    served.map(|route| (route.database.clone(), i64::from(settings.clients_of(route)))).collect()
 }

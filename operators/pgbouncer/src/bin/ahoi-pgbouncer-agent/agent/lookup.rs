@@ -1,7 +1,6 @@
 //! Verifiers that pgbouncer itself does not look up: see [`FileLogins`](ahoi_pgbouncer::config::FileLogins).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ahoi_pgbouncer::certificates::Tls;
 use ahoi_pgbouncer::hold::way;
@@ -9,11 +8,8 @@ use ahoi_pgbouncer::pool::Pool;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::Agent;
+use super::{Agent, LOOKUP_INTERVAL};
 use crate::server;
-
-/// Time between two lookups of the same logins: their passwords may have changed.
-pub(super) const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// Looks up what pgbouncer will not, if it is new or due.

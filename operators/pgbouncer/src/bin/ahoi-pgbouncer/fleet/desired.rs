@@ -1,4 +1,4 @@
-//! What a fleet is made of; pure.
+//! The objects that a fleet consists of; pure.
 
 use std::collections::BTreeMap;
 
@@ -24,18 +24,53 @@ use crate::shared::{FLEET_LABEL, INSTANCE_LABEL};
 
 /// Where the agent serves probes and metrics.
 const AGENT_PORT: i32 = 8080;
-/// Seconds until every node has heard that a pod is to go, and then for its clients to finish. The agent is told both.
-const ANNOUNCE: i64 = 5;
-const DRAIN: i64 = 60;
+/// Seconds until no node sends new clients to a pod that is being deleted.
+const ANNOUNCE_SECONDS: i64 = 5;
+/// Seconds after that for clients to finish.
+const DRAIN_SECONDS: i64 = 60;
 
 /// Label on namespaces whose pods may read metrics.
 const MONITORING_LABEL: &str = "internal.example.com/monitoring";
 
-/// Annotation on the pods: parameters that pgbouncer reads only when it starts, so that another value rolls them.
+/// Annotation on the pods with the parameters that pgbouncer reads only when it starts: a new value restarts the pods.
 const COLD_PARAMETERS: &str = "internal.example.com/cold-parameters";
 
-/// The processes of a shard. All are started at once, for each stands alone; an update rolls them one by one.
-pub fn stateful_set(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> StatefulSet {
+/// The objects of a fleet.
+pub struct Desired {
+    pub network_policy: NetworkPolicy,
+    pub shards: Vec<Shard>,
+}
+
+/// The objects of one shard.
+pub struct Shard {
+    pub stateful_set: StatefulSet,
+    /// The address of the shard.
+    pub service: Service,
+    /// The addresses of its processes.
+    pub peers: Service,
+    pub budget: PodDisruptionBudget,
+}
+
+/// The objects of a fleet with so many shards. `top_customers` is an option of the agents.
+pub fn desired(
+    fleet: &PgBouncer,
+    shards: i32,
+    image: &str,
+    service_account: &str,
+    top_customers: Option<usize>,
+) -> Desired {
+    let shard = |shard| {
+        let mut stateful_set = stateful_set(fleet, shard, image, service_account);
+        if let Some(top) = top_customers {
+            set_env(&mut stateful_set, "TOP_CUSTOMERS", &top.to_string());
+        }
+        Shard { stateful_set, service: service(fleet, shard), peers: peers(fleet, shard), budget: budget(fleet, shard) }
+    };
+    Desired { network_policy: network_policy(fleet), shards: (0..shards).map(shard).collect() }
+}
+
+/// The processes of a shard. They start all at once, as none depends on another; an update restarts them one by one.
+fn stateful_set(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> StatefulSet {
     let name = fleet::shard(&fleet.name_any(), shard);
     let cold: Vec<String> =
         config::needing_restart(&fleet.spec.parameters).iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -61,8 +96,8 @@ fn pod(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> Pod
     let name = fleet::shard(&fleet.name_any(), shard);
     PodSpec {
         service_account_name: Some(service_account.to_owned()),
-        // The agent's own bounds, and a moment to leave.
-        termination_grace_period_seconds: Some(ANNOUNCE + DRAIN + 15),
+        // The time limits of the agent, and some seconds to exit.
+        termination_grace_period_seconds: Some(ANNOUNCE_SECONDS + DRAIN_SECONDS + 15),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(65532),
@@ -78,7 +113,7 @@ fn pod(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> Pod
         containers: vec![container(fleet, shard, image)],
         volumes: Some(vec![Volume {
             name: "run".into(),
-            // The files have passwords in them: they never touch a disk.
+            // The files contain passwords and must not be written to a disk.
             empty_dir: Some(EmptyDirVolumeSource {
                 medium: Some("Memory".into()),
                 size_limit: Some(Quantity("64Mi".into())),
@@ -89,17 +124,16 @@ fn pod(fleet: &PgBouncer, shard: i32, image: &str, service_account: &str) -> Pod
     }
 }
 
-/// Adds to what the agents are told.
-pub fn tell_agents(stateful_set: &mut StatefulSet, name: &str, text: &str) {
+fn set_env(stateful_set: &mut StatefulSet, name: &str, text: &str) {
     let pod = stateful_set.spec.as_mut().and_then(|spec| spec.template.spec.as_mut());
     for container in pod.into_iter().flat_map(|pod| &mut pod.containers) {
         container.env.get_or_insert_default().push(value(name, text));
     }
 }
 
-/// The agent, with pgbouncer as its child: one container, so that one cannot be there without the other.
+/// The agent with pgbouncer as its child process, in one container: neither runs without the other.
 fn container(fleet: &PgBouncer, shard: i32, image: &str) -> Container {
-    // The first shard's pods are not told, so that those of a fleet from before there were shards stay as they are.
+    // Not set in the first shard, whose pods then need no restart when a fleet gets shards.
     let shard = (shard > 0).then(|| value("SHARD", &shard.to_string()));
     Container {
         name: "pgbouncer".into(),
@@ -111,8 +145,8 @@ fn container(fleet: &PgBouncer, shard: i32, image: &str) -> Container {
                 field("POD_NAME", "metadata.name"),
                 field("POD_NAMESPACE", "metadata.namespace"),
                 field("POD_UID", "metadata.uid"),
-                value("DRAIN_ANNOUNCE_SECONDS", &ANNOUNCE.to_string()),
-                value("DRAIN_SECONDS", &DRAIN.to_string()),
+                value("DRAIN_ANNOUNCE_SECONDS", &ANNOUNCE_SECONDS.to_string()),
+                value("DRAIN_SECONDS", &DRAIN_SECONDS.to_string()),
                 memory_limit(),
             ]
             .into_iter()
@@ -139,7 +173,7 @@ fn container(fleet: &PgBouncer, shard: i32, image: &str) -> Container {
 }
 
 /// The address of a shard: whoever is ready.
-pub fn service(fleet: &PgBouncer, shard: i32) -> Service {
+fn service(fleet: &PgBouncer, shard: i32) -> Service {
     let name = fleet::shard(&fleet.name_any(), shard);
     Service {
         metadata: metadata(fleet, name.clone()),
@@ -154,7 +188,7 @@ pub fn service(fleet: &PgBouncer, shard: i32) -> Service {
 }
 
 /// The address of each process, ready or not: a cancel request must reach the one it is for.
-pub fn peers(fleet: &PgBouncer, shard: i32) -> Service {
+fn peers(fleet: &PgBouncer, shard: i32) -> Service {
     let name = fleet::shard(&fleet.name_any(), shard);
     Service {
         metadata: ObjectMeta { name: Some(fleet::peers_service(&name)), ..metadata(fleet, name.clone()) },
@@ -169,8 +203,8 @@ pub fn peers(fleet: &PgBouncer, shard: i32) -> Service {
     }
 }
 
-/// One process of a shard at a time may be taken away.
-pub fn budget(fleet: &PgBouncer, shard: i32) -> PodDisruptionBudget {
+/// Evictions take one process of a shard at a time.
+fn budget(fleet: &PgBouncer, shard: i32) -> PodDisruptionBudget {
     let name = fleet::shard(&fleet.name_any(), shard);
     PodDisruptionBudget {
         metadata: metadata(fleet, name.clone()),
@@ -183,10 +217,9 @@ pub fn budget(fleet: &PgBouncer, shard: i32) -> PodDisruptionBudget {
     }
 }
 
-/// Who may reach the fleet: pods in namespaces of customers with a pool there, and those of the fleet's own namespace, which are
-/// the controllers and the other processes. Metrics are open to namespaces for monitoring. The kubelet probes from the
-/// node, which NetworkPolicies let through.
-pub fn network_policy(fleet: &PgBouncer) -> NetworkPolicy {
+/// Admits pods in namespaces of customers with a pool in the fleet, and pods of the fleet's own namespace: the controllers and
+/// the other processes. Namespaces for monitoring can read metrics. NetworkPolicies do not apply to the kubelet's probes.
+fn network_policy(fleet: &PgBouncer) -> NetworkPolicy {
     let name = fleet.name_any();
     let own = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
     let pods = [("app.kubernetes.io/name", "pgbouncer"), (INSTANCE_LABEL, &name)];
@@ -291,7 +324,7 @@ fn value(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
 }
 
-/// In bytes; what the node has where the fleet sets no limit.
+/// In bytes; the memory of the node if the fleet sets no limit.
 fn memory_limit() -> EnvVar {
     let field = ResourceFieldSelector { resource: "limits.memory".into(), ..ResourceFieldSelector::default() };
     EnvVar {
@@ -351,12 +384,12 @@ mod tests {
     }
 
     #[test]
-    fn only_parameters_that_need_it_roll_the_pods() {
+    fn only_parameters_that_need_a_restart_change_the_pods() {
         let base = stateful_set(&fleet(), 0, "i", "s");
         let mut other = fleet();
         other.spec.parameters = [("query_timeout".into(), "5".into())].into();
         other.spec.max_client_connections = 9;
-        assert_eq!(stateful_set(&other, 0, "i", "s"), base, "the agents reload these");
+        assert_eq!(stateful_set(&other, 0, "i", "s"), base, "pgbouncer reloads these");
         other.spec.parameters = [("pkt_buf".into(), "8192".into())].into();
         assert_ne!(stateful_set(&other, 0, "i", "s"), base);
     }

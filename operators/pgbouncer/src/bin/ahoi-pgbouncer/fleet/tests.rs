@@ -1,4 +1,4 @@
-//! A fleet that grows and shrinks, pass by pass, against an API server in memory.
+//! A fleet that grows and shrinks, one reconcile after the other, against an API server in memory.
 
 use std::sync::Arc;
 
@@ -43,8 +43,8 @@ impl World {
         }
     }
 
-    /// One pass, its status taken over; the answer is Ready's reason and what was written beside the status.
-    async fn pass(&mut self) -> (String, Vec<String>) {
+    /// Reconciles once and stores the status. Returns the reason of Ready, and what else was written.
+    async fn reconcile(&mut self) -> (String, Vec<String>) {
         let platform = self.api.platform();
         let shared = Shared {
             fleets: cache([self.fleet.clone()]),
@@ -91,7 +91,7 @@ fn pool(shard: i32) -> ConnectionPool {
     pool
 }
 
-/// What a fleet has once, before its shards.
+/// The object that a fleet has once.
 const FLEET: &str = "POST /networking.k8s.io/v1/networkpolicies";
 const SHARD: [&str; 4] = [
     "POST /apps/v1/statefulsets",
@@ -101,19 +101,19 @@ const SHARD: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn a_shard_comes_alone_and_goes_when_it_is_empty() {
+async fn a_shard_is_added_alone_and_removed_when_it_is_empty() {
     let mut world = World::new();
     let first: Vec<String> = std::iter::once(FLEET).chain(SHARD).map(Into::into).collect();
-    assert_eq!(world.pass().await, ("Starting".into(), first));
-    assert_eq!(world.pass().await.1, Vec::<String>::new());
+    assert_eq!(world.reconcile().await, ("Starting".into(), first));
+    assert_eq!(world.reconcile().await.1, Vec::<String>::new());
 
     world.fleet.spec.shards = 2;
-    assert_eq!(world.pass().await.1, SHARD, "the first is not touched");
-    assert_eq!(world.pass().await.1, Vec::<String>::new());
+    assert_eq!(world.reconcile().await.1, SHARD, "the first stays unchanged");
+    assert_eq!(world.reconcile().await.1, Vec::<String>::new());
 
     world.pools = vec![pool(1)];
     world.fleet.spec.shards = 1;
-    assert_eq!(world.pass().await, ("ShardsInUse".into(), vec![]));
+    assert_eq!(world.reconcile().await, ("ShardsInUse".into(), vec![]));
     world.pools.clear();
     let gone = [
         "DELETE /policy/v1/poddisruptionbudgets/global-s1",
@@ -121,16 +121,16 @@ async fn a_shard_comes_alone_and_goes_when_it_is_empty() {
         "DELETE /api/v1/services/global-s1-peers",
         "DELETE /apps/v1/statefulsets/global-s1",
     ];
-    let (reason, mut deleted) = world.pass().await;
+    let (reason, mut deleted) = world.reconcile().await;
     deleted[1..3].sort_unstable();
     assert_eq!((reason.as_str(), deleted), ("Starting", gone.map(String::from).to_vec()));
-    assert_eq!(world.pass().await.1, Vec::<String>::new());
+    assert_eq!(world.reconcile().await.1, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_pool_in_a_shard_that_is_not_there_brings_it_back() {
+async fn a_pool_in_a_missing_shard_recreates_it() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.pools = vec![pool(1)];
-    assert_eq!(world.pass().await, ("ShardsInUse".into(), SHARD.map(Into::into).to_vec()));
+    assert_eq!(world.reconcile().await, ("ShardsInUse".into(), SHARD.map(Into::into).to_vec()));
 }

@@ -1,27 +1,28 @@
-//! The end of a pool: its clients finish, then its route goes, then the object does. Each step is written into the status
+//! The deletion of a pool: its clients finish, its route is removed, and then the object. Each step is written into the status
 //! and proved by the agents.
 
 use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, ConnectionPoolStatus, PoolState};
 use ahoi_pgbouncer::pool::{Proof, former_places, place};
-use ahoi_reconcile::{Error, EventType, Verdict, age, conditions};
+use ahoi_reconcile::{Error, EventType, Platform, Verdict, age, conditions};
 use k8s_openapi::jiff::Timestamp;
 use tracing::warn;
 
-use super::PoolController;
+use super::reports::proof_at;
+use crate::shared::Shared;
 
-/// How long a pool waits for agents that do not answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// Time for which a pool waits for agents that do not answer.
+pub const PROOF_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is to be done next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Nobody new may begin anything.
+    /// Clients must not begin new transactions.
     Disable,
-    /// Nobody does any more: the route may go.
+    /// All transactions have ended: the route can be removed.
     Remove,
-    /// It has gone everywhere.
+    /// Every process has removed it.
     Done,
     /// The agents have not proved the last step.
     Wait,
@@ -37,7 +38,7 @@ fn step(status: Option<&ConnectionPoolStatus>, proof: &Proof) -> Step {
     }
 }
 
-/// What several shards prove together: all wait for one that is not done, and one without processes has nothing to say.
+/// What several shards prove together: one that is not done counts first, one without processes last.
 fn together(proofs: impl Iterator<Item = Proof>) -> Proof {
     let rank = |proof: &Proof| match proof {
         Proof::Pending { .. } => 0,
@@ -47,48 +48,46 @@ fn together(proofs: impl Iterator<Item = Proof>) -> Proof {
     proofs.min_by_key(rank).unwrap_or(Proof::NoProcesses)
 }
 
-impl PoolController {
-    pub(super) async fn clean_up(&self, pool: &ConnectionPool) -> Result<(), Error> {
-        let mut places = vec![place(pool)];
-        places.extend(former_places(pool).iter().map(|former| former.place.clone()));
-        // A fleet that is gone serves nobody.
-        let proof = together(places.iter().filter_map(|place| self.proof_at(pool, place)));
-        let step = step(pool.status.as_ref(), &proof);
-        if step == Step::Done {
-            return Ok(());
-        }
-        // Every step is told to the agents at least once, however long this controller was away.
-        if step == Step::Wait && is_overdue(pool) {
-            warn!("the agents have not proved that the route is gone; leaving it to them");
-            let note = "not every process has proved that the route is gone; it goes when that process is back";
-            self.platform.event(pool, EventType::Warning, "RemovedWithoutProof", note);
-            return Ok(());
-        }
-        let mut status = pool.status.clone().unwrap_or_default();
-        match (step, &mut status.route) {
-            (Step::Disable, Some(route)) => route.state = PoolState::Disabled,
-            (Step::Remove, route) => *route = None,
-            _ => {}
-        }
-        let (reason, message) = match status.route {
-            Some(_) => ("Draining", "waiting for transactions to end before the route is removed"),
-            None => ("Unrouting", "waiting for every process to remove the route"),
-        };
-        if step != Step::Wait {
-            conditions::set_verdict(
-                &mut status.conditions,
-                pool.metadata.generation,
-                Verdict::progressing(reason, message),
-            );
-            status.observed_generation = pool.metadata.generation;
-            self.platform.write_status(&self.shared.pools, pool, &status).await?;
-        }
-        Err(Error::waiting(reason, message))
+/// Takes the next step of the end of a pool. Done when no process has its route any more.
+pub async fn cleanup(platform: &Platform, shared: &Shared, pool: &ConnectionPool) -> Result<(), Error> {
+    let mut places = vec![place(pool)];
+    places.extend(former_places(pool).iter().map(|former| former.place.clone()));
+    let proof = together(places.iter().filter_map(|place| proof_at(shared, pool, place)));
+    let step = step(pool.status.as_ref(), &proof);
+    if step == Step::Done {
+        return Ok(());
     }
+    // The agents read every step at least once, however long this controller did not run.
+    if step == Step::Wait && is_overdue(pool) {
+        warn!("not every process has proved that it removed the route; no longer waiting for it");
+        let note = "not every process has proved that it removed the route. A process that restarts removes it";
+        platform.event(pool, EventType::Warning, "RemovedWithoutProof", note);
+        return Ok(());
+    }
+    let mut status = pool.status.clone().unwrap_or_default();
+    match (step, &mut status.route) {
+        (Step::Disable, Some(route)) => route.state = PoolState::Disabled,
+        (Step::Remove, route) => *route = None,
+        _ => {}
+    }
+    let (reason, message) = match status.route {
+        Some(_) => ("Draining", "waiting for transactions to end before the route is removed"),
+        None => ("Unrouting", "waiting for every process to remove the route"),
+    };
+    if step != Step::Wait {
+        conditions::set_verdict(
+            &mut status.conditions,
+            pool.metadata.generation,
+            Verdict::progressing(reason, message),
+        );
+        status.observed_generation = pool.metadata.generation;
+        platform.write_status(&shared.pools, pool, &status).await?;
+    }
+    Err(Error::waiting(reason, message))
 }
 
 fn is_overdue(pool: &ConnectionPool) -> bool {
-    pool.metadata.deletion_timestamp.as_ref().is_some_and(|since| age(since, Timestamp::now()) > PATIENCE)
+    pool.metadata.deletion_timestamp.as_ref().is_some_and(|since| age(since, Timestamp::now()) > PROOF_TIMEOUT)
 }
 
 #[cfg(test)]
@@ -113,23 +112,23 @@ mod tests {
         assert_eq!(step(Some(&disabled), &Proof::Proved), Step::Remove);
         assert_eq!(step(Some(&removed), &pending), Step::Wait);
         assert_eq!(step(Some(&removed), &Proof::Proved), Step::Done);
-        assert_eq!(step(None, &pending), Step::Wait, "nobody knows what was loaded before");
+        assert_eq!(step(None, &pending), Step::Wait, "an agent may have loaded a route before");
     }
 
     #[test]
-    fn what_was_never_served_is_gone() {
+    fn a_route_that_no_process_serves_is_removed() {
         assert_eq!(step(Some(&status(Some(PoolState::Active))), &Proof::NoProcesses), Step::Done);
         let refused = Proof::Refused { reason: "no".into() };
         assert_eq!(step(Some(&status(Some(PoolState::Disabled))), &refused), Step::Remove);
     }
 
     #[test]
-    fn a_pool_that_moves_goes_when_it_has_gone_from_all_its_places() {
+    fn a_pool_that_moves_is_removed_from_all_its_places() {
         let pending = || Proof::Pending { proved: 1, of: 2, error: None };
         let together = |proofs: &[Proof]| together(proofs.iter().cloned());
         assert_eq!(together(&[Proof::Proved, pending()]), pending());
         assert_eq!(together(&[Proof::NoProcesses, pending()]), pending());
         assert_eq!(together(&[Proof::NoProcesses, Proof::Proved]), Proof::Proved);
-        assert_eq!(together(&[]), Proof::NoProcesses, "no fleet is left");
+        assert_eq!(together(&[]), Proof::NoProcesses, "all fleets were deleted");
     }
 }

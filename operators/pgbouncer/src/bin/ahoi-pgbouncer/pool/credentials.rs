@@ -1,13 +1,11 @@
-//! New credentials in the pooled Secret: tried through every process first, and the former login let go of afterwards.
+//! New credentials in the pooled Secret: tried through every process first, and the previous login retired afterwards.
 
 use std::time::Duration;
 
-use ahoi_api::{ClientTlsMode, ConnectionPool, ConnectionPoolStatus, Place, PoolState};
-use ahoi_pgbouncer::fleet::reports;
-use ahoi_pgbouncer::pool::{unused, version};
+use ahoi_api::{CREDENTIALS_PROVED, ClientTlsMode, ConnectionPool, ConnectionPoolStatus, PoolState};
 use ahoi_pgbouncer::{PORT, trust};
-use ahoi_reconcile::EventType;
 use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondition};
+use ahoi_reconcile::{EventType, Platform};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use tokio::time::timeout;
@@ -16,118 +14,104 @@ use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::warn;
 
-use super::PoolController;
+use super::dereference::Inputs;
 use super::desired::{self, version_of};
-use super::resolve::Resolved;
+use super::reports::Reports;
 
-/// There while new credentials wait for the fleet, and False.
-const CONDITION: &str = ahoi_api::CREDENTIALS_PROVED;
-/// When they are tried again.
-pub const RETRY: Duration = Duration::from_secs(5);
-/// A login that pgbouncer accepts waits for a server connection, which nothing says from outside.
-const NO_ANSWER: &str = "no answer within 10 s. If all server connections of the pool are in use, close clients that are idle \
+/// Time between two attempts to log in with new credentials.
+const LOGIN_RETRY: Duration = Duration::from_secs(5);
+/// Time within which one process has to accept a login and to answer a query.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Nothing shows from outside that an accepted login waits for a server connection.
+const NO_ANSWER: &str = "no answer within 10 s. If all server connections of the pool are in use, close idle clients \
     (with poolMode Session each keeps its connection) or raise poolSize";
-const FULL: &str = "the pool has as many clients as it may have: close some, or raise maxClientConnections";
-/// How long one process may take to let somebody in and to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FULL: &str = "the pool has reached maxClientConnections. Close clients, or raise it";
 
-impl PoolController {
-    /// Logs in with the desired Secret through every process of the pool's shard that serves. The error is for people. Where nobody is
-    /// served on purpose there is nobody to disturb either.
-    pub(super) async fn try_out(
-        &self,
-        pool: &ConnectionPool,
-        resolved: &Resolved,
-        place: &Place,
-        secret: &Secret,
-    ) -> Result<(), String> {
-        if pool.spec.state != PoolState::Active {
-            return Ok(());
+/// Logs in with the Secret through every process at these addresses. Clients of a pool that is not Active would not notice new
+/// credentials, so these are not tried.
+pub async fn try_login(
+    pool: &ConnectionPool,
+    inputs: &Inputs,
+    addresses: Vec<(String, String)>,
+    secret: &Secret,
+) -> Result<(), String> {
+    if pool.spec.state != PoolState::Active {
+        return Ok(());
+    }
+    let field = |key: &str| desired::text(secret, key).unwrap_or_default();
+    let mut config = Config::new();
+    config.user(field("username")).password(field("password")).dbname(field("database")).port(PORT);
+    config.application_name("ahoi-pgbouncer").connect_timeout(LOGIN_TIMEOUT);
+    let tls = tls_of(inputs)?;
+    config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+    let attempts = addresses.into_iter().map(|(pod, address)| {
+        let (mut config, tls) = (config.clone(), tls.clone());
+        config.host(&address);
+        async move {
+            let attempt = timeout(LOGIN_TIMEOUT, log_in(&config, tls)).await;
+            attempt.unwrap_or_else(|_| Err(NO_ANSWER.to_owned())).map_err(|why| (pod, why))
         }
-        let field = |key: &str| desired::text(secret, key).unwrap_or_default();
-        let mut config = Config::new();
-        config.user(field("username")).password(field("password")).dbname(field("database")).port(PORT);
-        config.application_name("ahoi-pgbouncer").connect_timeout(PATIENCE);
-        let tls = tls_of(resolved)?;
-        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
-        let attempts = self.shared.addresses(&resolved.fleet, place.shard).into_iter().map(|(pod, address)| {
-            let (mut config, tls) = (config.clone(), tls.clone());
-            config.host(&address);
-            async move {
-                timeout(PATIENCE, log_in(&config, tls))
-                    .await
-                    .unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))
-                    .map_err(|why| (pod, why))
-            }
-        });
-        let failed: Vec<_> = futures::future::join_all(attempts).await.into_iter().filter_map(Result::err).collect();
-        let Some((pod, why)) = failed.first() else { return Ok(()) };
-        warn!(pod, why, "new credentials do not work through the fleet yet");
-        Err(format!(
-            "the new login {} does not work through {pod} yet: {why}. Applications keep the former one, and it is tried again",
-            field("username")
-        ))
-    }
-
-    /// Which login retires, and whether the fleet still uses it.
-    pub(super) fn retire(
-        &self,
-        pool: &ConnectionPool,
-        resolved: &Resolved,
-        place: &Place,
-        status: &mut ConnectionPoolStatus,
-        given: Option<&Secret>,
-    ) {
-        let given = given.and_then(|given| desired::text(given, "username"));
-        let retiring = resolved.former.clone().filter(|former| given.as_ref() != Some(former));
-        let Some(route) = &mut status.route else { return };
-        let announced = route.retiring == retiring;
-        route.retiring.clone_from(&retiring);
-        let known = status.unused_login == retiring;
-        // A fleet that the pool leaves may still have clients of it.
-        let places = || status.former_places.iter().map(|former| &former.place).chain([place]);
-        let is_unused =
-            |login: &String| announced && places().all(|place| self.is_unused_at(place, login, known, pool));
-        status.unused_login = retiring.filter(is_unused);
-    }
-
-    fn is_unused_at(&self, place: &Place, login: &str, known: bool, pool: &ConnectionPool) -> bool {
-        // A fleet that is gone serves nobody.
-        let Ok(fleet) = self.shared.fleet(&place.fleet) else { return false };
-        let Some(fleet) = fleet else { return true };
-        unused(login, known, version(pool), reports(&fleet), &self.shared.serving(&fleet, place.shard))
-    }
-
-    /// Says what had been done to the Secret where nobody asked for it.
-    pub(super) fn tell_of_edits(&self, pool: &ConnectionPool, present: Option<&Secret>, desired: &Secret) {
-        let known = pool.status.as_ref().and_then(|status| status.binding.as_ref());
-        let Some(known) = known.filter(|known| known.version == version_of(desired)) else { return };
-        let note = match present {
-            None => format!("made Secret {} again, which was lost", desired.name_any()),
-            Some(present) if version_of(present) != known.version => {
-                format!("put back what had been changed in Secret {}", desired.name_any())
-            }
-            Some(_) => return,
-        };
-        self.platform.event(pool, EventType::Warning, "Repaired", note);
-    }
+    });
+    let failed: Vec<_> = futures::future::join_all(attempts).await.into_iter().filter_map(Result::err).collect();
+    let Some((pod, why)) = failed.first() else { return Ok(()) };
+    warn!(pod, error = why, "new credentials do not work through the process yet");
+    Err(format!(
+        "the new login {} does not work through pod {pod} yet: {why}. Applications keep the previous login; the next attempt \
+         is in {} s",
+        field("username"),
+        LOGIN_RETRY.as_secs()
+    ))
 }
 
-/// Where clients may use TLS, this one does: they may have to.
-fn tls_of(resolved: &Resolved) -> Result<Option<MakeRustlsConnect>, String> {
-    let offered = resolved.fleet.spec.tls.client.mode != ClientTlsMode::Disable;
-    let pair = resolved.certificates.pair.as_ref().filter(|_| offered);
+/// Sets which login retires, and whether the fleet still uses it. `secret` is the one that applications read.
+pub fn retire(
+    reports: &Reports,
+    previous: Option<&String>,
+    secret: Option<&Secret>,
+    status: &mut ConnectionPoolStatus,
+) {
+    let current = secret.and_then(|secret| desired::text(secret, "username"));
+    let retiring = previous.filter(|previous| current.as_ref() != Some(previous)).cloned();
+    let Some(route) = &mut status.route else { return };
+    let is_announced = route.retiring == retiring;
+    route.retiring.clone_from(&retiring);
+    let known = status.unused_login == retiring;
+    // The fleets that the pool leaves may still have clients of it.
+    let places = || status.former_places.iter().map(|former| &former.place).chain([reports.place]);
+    let is_unused = |login: &String| is_announced && places().all(|place| reports.is_unused_at(place, login, known));
+    status.unused_login = retiring.filter(is_unused);
+}
+
+/// Publishes an event if the Secret was deleted or modified although nothing changed that it is made from.
+pub fn record_repair(platform: &Platform, pool: &ConnectionPool, present: Option<&Secret>, desired: &Secret) {
+    let known = pool.status.as_ref().and_then(|status| status.binding.as_ref());
+    let Some(known) = known.filter(|known| known.version == version_of(desired)) else { return };
+    let name = desired.name_any();
+    let note = match present {
+        None => format!("recreated Secret {name}, which had been deleted"),
+        Some(present) if version_of(present) != known.version => {
+            format!("restored Secret {name}, which had been modified")
+        }
+        Some(_) => return,
+    };
+    platform.event(pool, EventType::Warning, "Repaired", note);
+}
+
+/// Uses TLS wherever the fleet offers it: it may require it.
+fn tls_of(inputs: &Inputs) -> Result<Option<MakeRustlsConnect>, String> {
+    let offered = inputs.fleet.spec.tls.client.mode != ClientTlsMode::Disable;
+    let pair = inputs.certificates.pair.as_ref().filter(|_| offered);
     let config = pair.map(trust::only).transpose();
     Ok(config.map_err(|error| format!("the fleet's certificate cannot be used: {error}"))?.map(MakeRustlsConnect::new))
 }
 
-/// An answer from PostgreSQL proves the whole way.
+/// An answer from PostgreSQL proves both hops.
 async fn log_in(config: &Config, tls: Option<MakeRustlsConnect>) -> Result<(), String> {
     let explain = |error: tokio_postgres::Error| match error.as_db_error() {
-        // This is how an agent holds a pool to its bound.
+        // An agent disables the database while the pool has as many clients as it may have.
         Some(refusal) if refusal.message().ends_with(" is disabled") => FULL.to_owned(),
         Some(refusal) => refusal.message().to_owned(),
-        None => "it cannot be reached".to_owned(),
+        None => "the process is unreachable".to_owned(),
     };
     let (client, connection) = match tls {
         Some(tls) => {
@@ -145,17 +129,21 @@ async fn log_in(config: &Config, tls: Option<MakeRustlsConnect>) -> Result<(), S
     answer
 }
 
-/// Says in the conditions what came of the trial; the answer is whether it failed.
-pub fn tell(conditions: &mut Vec<Condition>, generation: Option<i64>, trial: Result<(), String>) -> bool {
+/// Sets the condition about the trial, which exists only while it fails. Returns when to try again.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    generation: Option<i64>,
+    trial: Result<(), String>,
+) -> Option<Duration> {
     match trial {
         Ok(()) => {
-            conditions.retain(|condition| condition.type_ != CONDITION);
-            false
+            conditions.retain(|condition| condition.type_ != CREDENTIALS_PROVED);
+            None
         }
         Err(why) => {
-            let condition = DesiredCondition::new(CONDITION, ConditionStatus::False, "LoginFailed", why);
+            let condition = DesiredCondition::new(CREDENTIALS_PROVED, ConditionStatus::False, "LoginFailed", why);
             let _ = conditions::set(conditions, condition.observed_generation(generation));
-            true
+            Some(LOGIN_RETRY)
         }
     }
 }

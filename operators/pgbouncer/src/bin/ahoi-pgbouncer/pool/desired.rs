@@ -11,19 +11,34 @@ use kube::ResourceExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-use super::resolve::Resolved;
+use super::dereference::Inputs;
+use super::tls;
 
-/// Where the pool leads.
-pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
-    let fleet = &resolved.fleet.spec;
+/// What a pool is to become.
+pub struct Desired {
+    /// The shard that serves it.
+    pub place: Place,
+    pub route: Route,
+    pub secret: Secret,
+}
+
+/// The route and the Secret of a pool that `place` serves.
+pub fn desired(pool: &ConnectionPool, inputs: &Inputs, place: Place) -> Desired {
+    let secret = secret(pool, inputs, &place);
+    let secret = tls::secured(secret, inputs.fleet.spec.tls.client.mode, &inputs.certificates);
+    Desired { route: route(pool, inputs), secret, place }
+}
+
+fn route(pool: &ConnectionPool, inputs: &Inputs) -> Route {
+    let fleet = &inputs.fleet.spec;
     Route {
-        server: resolved.server.name_any(),
-        host: resolved.server.spec.host.clone(),
-        port: resolved.server.spec.port,
-        database: resolved.database.clone(),
-        auth_database: resolved.server.spec.admin_database.clone(),
-        passwords: resolved.passwords(),
-        login: (resolved.passwords() == Passwords::File).then(|| resolved.credentials.username.clone()),
+        server: inputs.server.name_any(),
+        host: inputs.server.spec.host.clone(),
+        port: inputs.server.spec.port,
+        database: inputs.database.clone(),
+        auth_database: inputs.server.spec.admin_database.clone(),
+        passwords: inputs.passwords(),
+        login: (inputs.passwords() == Passwords::File).then(|| inputs.credentials.username.clone()),
         pool_mode: pool.spec.pool_mode.unwrap_or(fleet.pool_mode),
         pool_size: pool.spec.pool_size.unwrap_or(fleet.default_pool_size),
         max_client_connections: pool.spec.max_client_connections,
@@ -32,12 +47,12 @@ pub fn route(pool: &ConnectionPool, resolved: &Resolved) -> Route {
         reconnect: pool.spec.reconnect.clone(),
         migration: pool.spec.migration.clone(),
         state: pool.spec.state,
-        // Known only once the Secret is what it is to be.
+        // Known when the Secret has been published.
         retiring: None,
     }
 }
 
-/// What the name of a pool's Secret has after the pool's name.
+/// Suffix of the name of a pool's Secret.
 pub const SECRET_SUFFIX: &str = "-pool";
 
 /// The name of the pool's Secret.
@@ -45,22 +60,18 @@ pub fn secret_name(pool: &ConnectionPool) -> String {
     format!("{}{SECRET_SUFFIX}", pool.name_any())
 }
 
-/// What an application mounts: its own login, at the address of its shard.
-pub fn secret(pool: &ConnectionPool, resolved: &Resolved, place: &Place) -> Secret {
+/// The Secret that an application mounts: its login, and the address of its shard.
+fn secret(pool: &ConnectionPool, inputs: &Inputs, place: &Place) -> Secret {
     let host = fleet::host(&place.fleet.namespace, &fleet::shard(&place.fleet.name, place.shard));
-    let (username, password) = (&resolved.credentials.username, &resolved.credentials.password);
-    let uri = format!(
-        "postgresql://{}:{}@{host}:{PORT}/{}",
-        encoded(username),
-        encoded(password),
-        encoded(&resolved.database)
-    );
+    let (username, password) = (&inputs.credentials.username, &inputs.credentials.password);
+    let uri =
+        format!("postgresql://{}:{}@{host}:{PORT}/{}", encoded(username), encoded(password), encoded(&inputs.database));
     let data = [
         ("type", "postgresql"),
         ("provider", "ahoi"),
         ("host", &host),
         ("port", &PORT.to_string()),
-        ("database", &resolved.database),
+        ("database", &inputs.database),
         ("username", username),
         ("password", password),
         ("uri", &uri),
@@ -84,12 +95,12 @@ pub fn secret(pool: &ConnectionPool, resolved: &Resolved, place: &Place) -> Secr
     }
 }
 
-/// Whether the API server would refuse to have the Secret changed into what is desired.
-pub fn must_be_made_anew(live: &Secret, desired: &Secret) -> bool {
+/// Whether the API server would refuse to change the Secret into the desired one.
+pub fn must_be_recreated(live: &Secret, desired: &Secret) -> bool {
     live.immutable == Some(true) || live.type_ != desired.type_
 }
 
-/// Whether applications would log in by both in the same way.
+/// Whether both contain the same login.
 pub fn same_login(one: &Secret, other: &Secret) -> bool {
     let login = |secret: &Secret| ["username", "password"].map(|key| text(secret, key));
     login(one) == login(other)
@@ -100,13 +111,13 @@ pub fn text(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
 }
 
-/// Whether both lead to the same shard of the same fleet.
+/// Whether both point to the same shard of the same fleet.
 pub fn same_host(one: &Secret, other: &Secret) -> bool {
     let host = |secret: &Secret| secret.data.as_ref().and_then(|data| data.get("host").cloned());
     host(one) == host(other)
 }
 
-/// Changes with the content, and says nothing about it: a generated password leaves nothing to guess.
+/// A hash of the content. It discloses nothing: the passwords are generated.
 pub fn version_of(secret: &Secret) -> String {
     let mut digest = Sha256::new();
     for (name, value) in secret.data.iter().flatten() {
@@ -118,7 +129,7 @@ pub fn version_of(secret: &Secret) -> String {
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Everything is encoded but RFC 3986's unreserved characters.
+/// All characters except the unreserved ones of RFC 3986.
 const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 fn encoded(text: &str) -> PercentEncode<'_> {
@@ -130,7 +141,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::pool::resolve::Credentials;
+    use crate::pool::dereference::Credentials;
     use ahoi_api::{
         ConnectionPoolSpec, DatabaseServer, DatabaseServerStatus, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec,
         PoolMode, PoolState,
@@ -156,18 +167,18 @@ mod tests {
         pool
     }
 
-    fn resolved() -> Resolved {
+    fn inputs() -> Inputs {
         let spec = PgBouncerSpec { default_pool_size: 8, ..PgBouncerSpec::default() };
         let mut fleet = PgBouncer::new("global", spec);
         fleet.metadata.namespace = Some("ahoi-system".into());
         let server = serde_json::from_value(serde_json::json!({
 "host": "pg-1.databases.svc", "port": 5433, "adminSecretRef": {"namespace": "ahoi-system", "name": "pg-1"}}))
         .unwrap();
-        Resolved {
+        Inputs {
             fleet: Arc::new(fleet),
             server: Arc::new(DatabaseServer::new("pg-1", server)),
             database: "c_ab12".into(),
-            former: None,
+            previous_login: None,
             credentials: Credentials { username: "c_ab12_a".into(), password: "p@ss/w:rd".into() },
             certificates: Material::default(),
         }
@@ -179,34 +190,34 @@ mod tests {
 
     #[test]
     fn the_route() {
-        insta::assert_yaml_snapshot!(route(&pool(), &resolved()));
+        insta::assert_yaml_snapshot!(route(&pool(), &inputs()));
     }
 
     #[test]
-    fn on_a_server_where_nothing_is_looked_up_the_route_names_its_login() {
-        let mut resolved = resolved();
-        let mut server = DatabaseServer::clone(&resolved.server);
+    fn with_file_passwords_the_route_contains_the_login() {
+        let mut inputs = inputs();
+        let mut server = DatabaseServer::clone(&inputs.server);
         server.status = Some(DatabaseServerStatus { passwords: Some(Passwords::File), ..Default::default() });
-        resolved.server = Arc::new(server);
-        let route = route(&pool(), &resolved);
+        inputs.server = Arc::new(server);
+        let route = route(&pool(), &inputs);
         assert_eq!((route.passwords, route.login.as_deref()), (Passwords::File, Some("c_ab12_a")));
     }
 
     #[test]
-    fn what_the_pool_says_wins_over_the_fleet() {
+    fn settings_of_the_pool_override_those_of_the_fleet() {
         let mut pool = pool();
         pool.spec.pool_mode = Some(PoolMode::Session);
         pool.spec.pool_size = Some(3);
         pool.spec.state = PoolState::Paused;
-        let route = route(&pool, &resolved());
+        let route = route(&pool, &inputs());
         assert_eq!((route.pool_mode, route.pool_size, route.state), (PoolMode::Session, 3, PoolState::Paused));
     }
 
     #[test]
     fn the_secret() {
-        let elsewhere = secret(&pool(), &resolved(), &place(2));
+        let elsewhere = secret(&pool(), &inputs(), &place(2));
         assert_eq!(elsewhere.data.as_ref().unwrap()["host"].0, b"global-s2.ahoi-system.svc");
-        let secret = secret(&pool(), &resolved(), &place(0));
+        let secret = secret(&pool(), &inputs(), &place(0));
         let text: BTreeMap<&String, &str> = secret
             .data
             .as_ref()
@@ -218,11 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn the_version_changes_with_the_content_alone() {
-        let mut other = resolved();
+    fn the_version_changes_with_the_content_only() {
+        let mut other = inputs();
         other.credentials.password = "another".into();
-        let version = |resolved| version_of(&secret(&pool(), &resolved, &place(0)));
-        assert_eq!(version(resolved()), version(resolved()));
-        assert_ne!(version(resolved()), version(other));
+        let version = |inputs| version_of(&secret(&pool(), &inputs, &place(0)));
+        assert_eq!(version(inputs()), version(inputs()));
+        assert_ne!(version(inputs()), version(other));
     }
 }

@@ -1,4 +1,4 @@
-//! The life of a pool, pass by pass, against an API server in memory.
+//! The life of a pool, one reconcile after the other, against an API server in memory.
 
 mod moves;
 
@@ -9,6 +9,7 @@ use ahoi_api::{
     DatabaseServerStatus, DatabaseSpec, DatabaseStatus, FormerState, LocalRef, NamespacedRef, PgBouncer, PgBouncerSpec,
     PgBouncerStatus, PoolState, ProcessStatus, RefusedRoute, Route,
 };
+use ahoi_pgbouncer::pool::version;
 use ahoi_reconcile::testing::{ApiServer, cache, ready, unreadable};
 use ahoi_reconcile::{Cache, Class, Error, Owned, Reconciler};
 use k8s_openapi::ByteString;
@@ -17,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
 
 use super::PoolController;
+use super::dereference::Sources;
 use crate::shared::Shared;
 
 const NAMESPACE: &str = "customer-a";
@@ -94,14 +96,14 @@ fn both(proved_version: i64) -> Vec<ProcessStatus> {
     vec![process("global-0", proved_version), process("global-1", proved_version)]
 }
 
-/// A world in which a pool is looked at; what it finds is changed between the passes.
+/// Everything around a pool; a test changes it between two reconciles.
 struct World {
     api: ApiServer,
     pool: ConnectionPool,
     fleets: Vec<PgBouncer>,
     pods: Vec<Pod>,
     databases: Vec<Database>,
-    /// Pools beside the one that is looked at.
+    /// Other pools.
     others: Vec<ConnectionPool>,
     pooled: Cache<Secret>,
     login: (&'static str, &'static str),
@@ -122,27 +124,29 @@ impl World {
         let data = data.map(|(name, value)| (name.to_owned(), ByteString(value.into())));
         let direct = Secret { data: Some(data.into()), ..Secret::default() };
         PoolController {
-            shared: Shared {
-                fleets: cache(self.fleets.clone()),
-                pods: cache(self.pods.clone()),
-                pools: cache([self.pool.clone()].into_iter().chain(self.others.clone())),
-                placements: Arc::default(),
-                servers: cache([server()]),
-                secrets: cache([]),
+            sources: Sources {
+                shared: Shared {
+                    fleets: cache(self.fleets.clone()),
+                    pods: cache(self.pods.clone()),
+                    pools: cache([self.pool.clone()].into_iter().chain(self.others.clone())),
+                    placements: Arc::default(),
+                    servers: cache([server()]),
+                    secrets: cache([]),
+                },
+                databases: cache(self.databases.clone()),
+                direct: cache([named(direct, Some(NAMESPACE), "a-database")]),
             },
-            databases: cache(self.databases.clone()),
-            direct: cache([named(direct, Some(NAMESPACE), "a-database")]),
             pooled: Owned::new(&platform, &self.pooled),
             platform,
         }
     }
 
-    /// One pass, its status taken over; the answer is Ready's reason and message, and what was written beside the status.
-    async fn pass(&mut self) -> (String, Vec<String>) {
+    /// Reconciles once and stores the status. Returns reason and message of Ready, and what else was written.
+    async fn reconcile(&mut self) -> (String, Vec<String>) {
         let status = self.controller().reconcile(&self.pool).await.unwrap().status;
         if self.pool.status.as_ref() != Some(&status) {
             self.pool.status = Some(status.clone());
-            let version = super::version(&self.pool) + 1;
+            let version = version(&self.pool) + 1;
             self.pool.metadata.resource_version = Some(version.to_string());
         }
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
@@ -151,64 +155,63 @@ impl World {
 
     /// The agents have loaded everything there is.
     fn prove(&mut self) {
-        self.fleets[0] = fleet("global", both(super::version(&self.pool)));
+        self.fleets[0] = fleet("global", both(version(&self.pool)));
     }
 }
 
 const ROUTING: &str = "Routing: waiting for every process of the PgBouncer ahoi-system/global to load the route";
-const READY: &str = "Ready: every process of the fleet serves it";
+const READY: &str = "Ready: every process of the PgBouncer fleet serves the pool";
 
 #[tokio::test]
 async fn a_new_pool_costs_a_secret_and_two_statuses() {
     let mut world = World::new();
-    let (ready, writes) = world.pass().await;
+    let (ready, writes) = world.reconcile().await;
     assert_eq!(ready, ROUTING);
     assert_eq!(writes, ["POST /api/v1/namespaces/customer-a/secrets"]);
-    assert_eq!(super::version(&world.pool), 101);
+    assert_eq!(version(&world.pool), 101);
 
-    assert_eq!(world.pass().await, (ROUTING.into(), vec![]), "nobody has proved it");
-    assert_eq!(super::version(&world.pool), 101, "and so nothing is written");
+    assert_eq!(world.reconcile().await, (ROUTING.into(), vec![]), "no process has proved it");
+    assert_eq!(version(&world.pool), 101, "so nothing is written");
 
     world.prove();
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
-    assert_eq!(super::version(&world.pool), 102);
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
+    assert_eq!(version(&world.pool), 102);
     assert_eq!(
-        world.pass().await,
+        world.reconcile().await,
         (READY.into(), vec![]),
-        "it stays so although its own status is newer than the proof"
+        "it stays Ready although its status is newer than the proof"
     );
-    assert_eq!(super::version(&world.pool), 102);
+    assert_eq!(version(&world.pool), 102);
 }
 
 #[tokio::test]
 async fn a_change_is_announced_proved_and_then_ready() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     world.pool.spec.pool_size = Some(3);
-    assert_eq!(world.pass().await, (ROUTING.into(), vec![]));
+    assert_eq!(world.reconcile().await, (ROUTING.into(), vec![]));
     assert_eq!(world.pool.status.as_ref().unwrap().route.as_ref().unwrap().pool_size, 3);
-    assert_eq!(world.pass().await.0, ROUTING, "the proof is of the route before");
+    assert_eq!(world.reconcile().await.0, ROUTING, "the proof is about the previous route");
     world.prove();
-    assert_eq!(world.pass().await.0, READY);
+    assert_eq!(world.reconcile().await.0, READY);
 }
 
-/// Of a fleet that cannot be read nobody knows what it serves.
 #[tokio::test]
-async fn a_fleet_that_cannot_be_read_is_not_gone() {
+async fn a_fleet_that_cannot_be_read_was_not_deleted() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     let fleet = world.fleets.remove(0);
     let controller = world.controller();
-    unreadable(&controller.shared.fleets, &fleet);
+    unreadable(&controller.sources.shared.fleets, &fleet);
     assert_eq!(controller.reconcile(&world.pool).await.unwrap_err().reason(), "Unreadable");
     world.api.put(&world.pool);
     let outcome = controller.cleanup(&world.pool).await;
     assert!(matches!(outcome, Err(Error::Waiting { .. })), "its route may be loaded: {outcome:?}");
 }
 
-/// The Database's credentials have been replaced, and its former login is still open.
+/// The Database's credentials were rotated, and its previous login is still open.
 fn rotate(world: &mut World) {
     world.login = ("c_a_b", "another");
     let begun = CredentialsStatus {
@@ -221,111 +224,111 @@ fn rotate(world: &mut World) {
 }
 
 #[tokio::test]
-async fn new_credentials_are_given_away_when_every_process_lets_them_in() {
+async fn new_credentials_are_published_when_every_process_accepts_them() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     rotate(&mut world);
-    // Nobody listens there.
+    // No process listens there.
     world.pods[1].status.as_mut().unwrap().pod_ip = Some("127.0.0.1".into());
-    assert_eq!(world.pass().await, (READY.into(), vec![]), "applications keep what works");
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]), "applications keep what works");
     let status = world.pool.status.clone().unwrap();
     let condition = status.conditions.iter().find(|condition| condition.type_ == "CredentialsProved").unwrap();
     assert_eq!(
         condition.message,
-        "the new login c_a_b does not work through global-1 yet: it cannot be reached. Applications keep the former one, \
-         and it is tried again"
+        "the new login c_a_b does not work through pod global-1 yet: the process is unreachable. Applications keep the \
+         previous login; the next attempt is in 5 s"
     );
-    assert_eq!(status.route.unwrap().retiring, None, "nobody has been told to leave it");
+    assert_eq!(status.route.unwrap().retiring, None, "applications have no other login");
 
     world.pods[1].status.as_mut().unwrap().pod_ip = None;
     let written = vec!["PUT /api/v1/namespaces/customer-a/secrets/a-pool".to_owned()];
-    assert_eq!(world.pass().await, (READY.into(), written));
+    assert_eq!(world.reconcile().await, (READY.into(), written));
     let status = world.pool.status.clone().unwrap();
     assert!(status.conditions.iter().all(|condition| condition.type_ != "CredentialsProved"));
     assert_eq!(status.route.unwrap().retiring.as_deref(), Some("c_a_a"));
-    assert_eq!(status.unused_login, None, "nobody has looked");
+    assert_eq!(status.unused_login, None, "no process has reported");
 }
 
 #[tokio::test]
-async fn a_former_login_is_unused_when_every_process_says_so() {
+async fn a_previous_login_is_unused_when_every_process_reports_so() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     rotate(&mut world);
-    world.pass().await;
+    world.reconcile().await;
     let unused = |world: &World| world.pool.status.as_ref().unwrap().unused_login.clone();
     world.prove();
     world.fleets[0].status.as_mut().unwrap().processes[1].retiring = vec!["c_a_a".into()];
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
-    assert_eq!(unused(&world), None, "one has clients of it");
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
+    assert_eq!(unused(&world), None, "one process has clients of it");
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     assert_eq!(unused(&world).as_deref(), Some("c_a_a"));
-    world.pass().await;
-    assert_eq!(unused(&world).as_deref(), Some("c_a_a"), "its own words are newer than the proof");
+    world.reconcile().await;
+    assert_eq!(unused(&world).as_deref(), Some("c_a_a"), "its status is newer than the proof");
 
     world.databases[0].status.as_mut().unwrap().credentials.as_mut().unwrap().previous_login = None;
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
     let status = world.pool.status.as_ref().unwrap();
     assert_eq!((status.route.as_ref().unwrap().retiring.as_ref(), status.unused_login.as_ref()), (None, None));
 }
 
 #[tokio::test]
-async fn a_pod_that_starts_or_is_gone_changes_nothing_for_pools_that_are_ready() {
+async fn a_pod_that_starts_or_stops_changes_nothing_for_ready_pools() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     world.fleets[0] = fleet("global", vec![]);
     world.pods.clear();
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
 }
 
 #[tokio::test]
 async fn without_processes_a_pool_waits_for_them() {
     let mut world = World::new();
     world.pods.clear();
-    let (ready, _) = world.pass().await;
-    assert_eq!(ready, "NoProcesses: waiting for the PgBouncer ahoi-system/global to have a process that serves");
+    let (ready, _) = world.reconcile().await;
+    assert_eq!(ready, "NoProcesses: waiting for a ready process of the PgBouncer ahoi-system/global");
     world.pods = vec![pod("global-1")];
     world.prove();
-    assert_eq!(world.pass().await.0, READY, "one that serves is enough");
+    assert_eq!(world.reconcile().await.0, READY, "one ready process is enough");
 }
 
 #[tokio::test]
-async fn a_refused_route_is_said() {
+async fn a_refused_route_is_reported() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
     let refused = RefusedRoute { pool: "customer-a/a".into(), reason: "too odd".into() };
     world.fleets[0].status.as_mut().unwrap().processes[1].refused.push(refused);
-    assert_eq!(world.pass().await.0, "RouteRefused: the fleet does not load this route: too odd");
+    assert_eq!(world.reconcile().await.0, "RouteRefused: the PgBouncer fleet refuses this route: too odd");
 }
 
 #[tokio::test]
-async fn a_pool_that_is_refused_later_is_ready_no_more_until_it_is_loaded() {
+async fn a_pool_that_is_refused_later_is_not_ready_until_it_is_loaded() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     let refuse = |world: &mut World| {
         let refused = RefusedRoute { pool: "customer-a/a".into(), reason: "too odd".into() };
         world.fleets[0].status.as_mut().unwrap().processes[1].refused.push(refused);
     };
     refuse(&mut world);
-    let refused = "RouteRefused: the fleet does not load this route: too odd";
-    assert_eq!(world.pass().await, (refused.into(), vec![]));
-    let version = super::version(&world.pool);
-    assert_eq!(world.pass().await.0, refused, "its own words are newer than those of the process");
-    assert_eq!(super::version(&world.pool), version);
+    let refused = "RouteRefused: the PgBouncer fleet refuses this route: too odd";
+    assert_eq!(world.reconcile().await, (refused.into(), vec![]));
+    let before = version(&world.pool);
+    assert_eq!(world.reconcile().await.0, refused, "its status is newer than the report");
+    assert_eq!(version(&world.pool), before);
     world.prove();
-    assert_eq!(world.pass().await.0, READY);
+    assert_eq!(world.reconcile().await.0, READY);
     refuse(&mut world);
     world.pods.pop();
-    assert_eq!(world.pass().await.0, READY, "nobody is sent to the process that refuses it");
+    assert_eq!(world.reconcile().await.0, READY, "the process that refuses it gets no clients");
 }
 
 #[tokio::test]
@@ -335,17 +338,17 @@ async fn only_a_new_pool_waits_for_its_database() {
     let error = world.controller().reconcile(&world.pool).await.unwrap_err();
     assert_eq!(error.reason(), "WaitingForDatabase");
     world.databases = vec![database()];
-    world.pass().await;
+    world.reconcile().await;
     world.databases[0].status.as_mut().unwrap().conditions.clear();
-    assert_eq!(world.pass().await.0, ROUTING);
+    assert_eq!(world.reconcile().await.0, ROUTING);
 }
 
 #[tokio::test]
 async fn deletion_disables_then_removes_then_is_done() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     world.pool.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::now()));
     world.pool.metadata.finalizers = Some(vec![ahoi_api::finalizers::CONNECTION_POOL.into()]);
     world.pool.metadata.resource_version = None;
@@ -363,7 +366,7 @@ async fn deletion_disables_then_removes_then_is_done() {
     wait(&mut world, "Draining", Some(PoolState::Disabled)).await;
     assert_eq!(world.api.take_writes().len(), 1);
     wait(&mut world, "Draining", Some(PoolState::Disabled)).await;
-    assert_eq!(world.api.take_writes(), Vec::<String>::new(), "nobody has proved it");
+    assert_eq!(world.api.take_writes(), Vec::<String>::new(), "no process has proved it");
     world.prove();
     wait(&mut world, "Unrouting", None).await;
     wait(&mut world, "Unrouting", None).await;
@@ -372,16 +375,16 @@ async fn deletion_disables_then_removes_then_is_done() {
 
     world.fleets[0] = fleet("global", both(0));
     world.pool.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
-    assert!(world.controller().cleanup(&world.pool).await.is_ok(), "nobody waits for a dead pod for ever");
+    assert!(world.controller().cleanup(&world.pool).await.is_ok(), "a dead pod blocks nothing for ever");
     world.fleets.clear();
-    assert!(world.controller().cleanup(&world.pool).await.is_ok(), "a fleet that is gone serves nobody");
+    assert!(world.controller().cleanup(&world.pool).await.is_ok(), "the fleet was deleted");
 }
 
 fn process(pod: &str, proved_version: i64) -> ProcessStatus {
     ProcessStatus { pod: pod.into(), uid: format!("uid-{pod}"), proved_version, ..ProcessStatus::default() }
 }
 
-/// A pool that the first shard has no room beside.
+/// A pool that fills the first shard.
 fn neighbour() -> ConnectionPool {
     let mut neighbour = named(pool(), Some("customer-b"), "b");
     neighbour.status = Some(ConnectionPoolStatus { route: Some(Route::default()), ..ConnectionPoolStatus::default() });
@@ -389,7 +392,7 @@ fn neighbour() -> ConnectionPool {
 }
 
 #[tokio::test]
-async fn a_full_fleet_says_so_until_it_has_another_shard() {
+async fn a_full_fleet_refuses_pools_until_it_has_another_shard() {
     let mut world = World::new();
     world.others = vec![neighbour()];
     let error = world.controller().reconcile(&world.pool).await.unwrap_err();
@@ -397,11 +400,8 @@ async fn a_full_fleet_says_so_until_it_has_another_shard() {
     assert_eq!(world.api.take_writes(), Vec::<String>::new());
 
     world.fleets[0].spec.shards = 2;
-    let (ready, _) = world.pass().await;
-    assert_eq!(
-        ready,
-        "NoProcesses: waiting for shard 1 of the PgBouncer ahoi-system/global to have a process that serves"
-    );
+    let (ready, _) = world.reconcile().await;
+    assert_eq!(ready, "NoProcesses: waiting for a ready process of shard 1 of the PgBouncer ahoi-system/global");
     assert_eq!(world.pool.status.as_ref().unwrap().place.as_ref().unwrap().shard, 1);
     let secret = world.pooled.get_in(NAMESPACE, "a-pool").unwrap();
     assert_eq!(secret.data.as_ref().unwrap()["host"].0, b"global-s1.ahoi-system.svc");
@@ -409,29 +409,29 @@ async fn a_full_fleet_says_so_until_it_has_another_shard() {
     world.pods.push(pod("global-s1-0"));
     world.prove();
     let routing = "Routing: waiting for every process of shard 1 of the PgBouncer ahoi-system/global to load the route";
-    assert_eq!(world.pass().await.0, routing, "another shard's processes prove nothing");
-    let version = super::version(&world.pool);
-    world.fleets[0].status.as_mut().unwrap().processes.push(process("global-s1-0", version));
-    assert_eq!(world.pass().await, ("Ready: every process of its shard serves it".into(), vec![]));
+    assert_eq!(world.reconcile().await.0, routing, "another shard's processes prove nothing");
+    let before = version(&world.pool);
+    world.fleets[0].status.as_mut().unwrap().processes.push(process("global-s1-0", before));
+    assert_eq!(world.reconcile().await, ("Ready: every process of its shard serves the pool".into(), vec![]));
 
     world.fleets[0].spec.shards = 1;
     world.others.clear();
-    let version = super::version(&world.pool);
-    assert_eq!(world.pass().await.0, "Ready: every process of its shard serves it");
-    assert_eq!(super::version(&world.pool), version, "neither a shard to go nor room elsewhere moves it");
+    let before = version(&world.pool);
+    assert_eq!(world.reconcile().await.0, "Ready: every process of its shard serves the pool");
+    assert_eq!(version(&world.pool), before, "neither fewer shards nor free capacity elsewhere move it");
 }
 
 #[tokio::test]
 async fn a_pool_from_before_there_were_shards_stays_as_it_is() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     let place = world.pool.status.as_mut().unwrap().place.take();
-    let version = super::version(&world.pool);
+    let before = version(&world.pool);
     world.fleets[0].spec.shards = 2;
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
-    assert_eq!(world.pool.status.as_ref().unwrap().place, place, "where it is no longer depends on its spec");
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
-    assert_eq!(super::version(&world.pool), version + 1, "that is written once");
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
+    assert_eq!(world.pool.status.as_ref().unwrap().place, place, "its place no longer depends on its spec");
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
+    assert_eq!(version(&world.pool), before + 1, "written once");
 }

@@ -1,18 +1,16 @@
-//! A pool that goes from one fleet to another.
-
-use ahoi_pgbouncer::pool::version;
+//! A pool that moves from one fleet to another.
 
 use super::*;
 
 /// Ready in the fleet `global`, and on its way to the fleet `other`, which has a process.
 async fn moving() -> World {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     world.pool.spec.pg_bouncer_ref.name = "other".into();
     world.pods.push(pod("other-0"));
-    world.pass().await;
+    world.reconcile().await;
     world
 }
 
@@ -27,71 +25,71 @@ fn former(world: &World) -> Vec<(String, FormerState)> {
 }
 
 #[tokio::test]
-async fn the_former_fleet_serves_until_clients_had_the_time_to_leave_it() {
+async fn the_former_fleet_serves_until_clients_had_time_to_leave() {
     let mut world = moving().await;
     let status = world.pool.status.clone().unwrap();
     assert_eq!(status.place.unwrap().fleet.name, "other");
     assert_eq!(former(&world), [("global".to_owned(), FormerState::Serving)]);
-    assert_eq!(world.pass().await.1, Vec::<String>::new());
-    assert_eq!(former(&world), [("global".to_owned(), FormerState::Serving)], "the Secret leads there");
+    assert_eq!(world.reconcile().await.1, Vec::<String>::new());
+    assert_eq!(former(&world), [("global".to_owned(), FormerState::Serving)], "the Secret points there");
 
     prove_other(&mut world);
     let written = vec!["PUT /api/v1/namespaces/customer-a/secrets/a-pool".to_owned()];
-    assert_eq!(world.pass().await, (READY.into(), written));
+    assert_eq!(world.reconcile().await, (READY.into(), written));
     assert_eq!(former(&world), [("global".to_owned(), FormerState::Left)]);
     let before = version(&world.pool);
     let again = world.controller().reconcile(&world.pool).await.unwrap().requeue.unwrap();
     assert!((290..=300).contains(&again.as_secs()), "{again:?}");
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
     assert_eq!(version(&world.pool), before, "nothing is written while time passes");
 
     world.pool.status.as_mut().unwrap().former_places[0].since = Time("2026-01-01T00:00:00Z".parse().unwrap());
     for _ in 0..2 {
-        assert_eq!(world.pass().await, (READY.into(), vec![]));
-        assert_eq!(former(&world), [("global".to_owned(), FormerState::Draining)], "nobody has proved the end");
+        assert_eq!(world.reconcile().await, (READY.into(), vec![]));
+        assert_eq!(former(&world), [("global".to_owned(), FormerState::Draining)], "no process has proved the end");
     }
     world.prove();
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
     assert!(former(&world).is_empty());
     assert_eq!(world.controller().reconcile(&world.pool).await.unwrap().requeue, None);
 }
 
 #[tokio::test]
-async fn a_former_fleet_that_is_gone_is_left_at_once() {
+async fn a_deleted_former_fleet_is_left_at_once() {
     let mut world = moving().await;
     world.fleets.remove(0);
-    let (ready, _) = world.pass().await;
+    let (ready, _) = world.reconcile().await;
     assert_eq!(ready, "Routing: waiting for every process of the PgBouncer ahoi-system/other to load the route");
     assert!(former(&world).is_empty());
 }
 
 #[tokio::test]
-async fn a_move_that_is_taken_back_ends_nothing() {
+async fn a_reverted_move_ends_nothing() {
     let mut world = moving().await;
     world.pool.spec.pg_bouncer_ref.name = "global".into();
-    assert_eq!(world.pass().await, (ROUTING.into(), vec![]));
+    assert_eq!(world.reconcile().await, (ROUTING.into(), vec![]));
     assert_eq!(world.pool.status.as_ref().unwrap().place.as_ref().unwrap().fleet.name, "global");
-    assert_eq!(former(&world), [("other".to_owned(), FormerState::Left)], "the Secret never led there");
+    assert_eq!(former(&world), [("other".to_owned(), FormerState::Left)], "the Secret never pointed there");
     world.prove();
-    assert_eq!(world.pass().await, (READY.into(), vec![]));
+    assert_eq!(world.reconcile().await, (READY.into(), vec![]));
 }
 
 #[tokio::test]
 async fn a_login_is_used_for_as_long_as_the_former_fleet_has_clients_of_it() {
     let mut world = moving().await;
     prove_other(&mut world);
-    world.pass().await;
+    world.reconcile().await;
     rotate(&mut world);
-    world.pass().await;
+    world.reconcile().await;
     assert_eq!(world.pool.status.as_ref().unwrap().route.as_ref().unwrap().retiring.as_deref(), Some("c_a_a"));
     let unused = |world: &World| world.pool.status.as_ref().unwrap().unused_login.clone();
     prove_other(&mut world);
     world.prove();
     world.fleets[0].status.as_mut().unwrap().processes[1].retiring = vec!["c_a_a".into()];
-    world.pass().await;
+    world.reconcile().await;
     assert_eq!(unused(&world), None);
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     assert_eq!(unused(&world).as_deref(), Some("c_a_a"));
 }
 
@@ -108,19 +106,22 @@ async fn a_pool_that_is_deleted_while_it_moves_waits_for_both_fleets() {
 }
 
 #[tokio::test]
-async fn the_secret_leads_to_another_fleet_when_that_serves() {
+async fn the_secret_points_to_another_fleet_when_that_serves() {
     let mut world = World::new();
-    world.pass().await;
+    world.reconcile().await;
     world.prove();
-    world.pass().await;
+    world.reconcile().await;
     world.pool.spec.pg_bouncer_ref.name = "other".into();
-    let waiting = "NoProcesses: waiting for the PgBouncer ahoi-system/other to have a process that serves";
-    assert_eq!(world.pass().await, (waiting.into(), vec![]));
-    assert_eq!(world.pass().await, (waiting.into(), vec![]));
+    let waiting = "NoProcesses: waiting for a ready process of the PgBouncer ahoi-system/other";
+    assert_eq!(world.reconcile().await, (waiting.into(), vec![]));
+    assert_eq!(world.reconcile().await, (waiting.into(), vec![]));
     world.pods.push(pod("other-0"));
     let mut other = both(version(&world.pool));
     other[0].pod = "other-0".into();
     other[0].uid = "uid-other-0".into();
     world.fleets[1] = fleet("other", other);
-    assert_eq!(world.pass().await, (READY.into(), vec!["PUT /api/v1/namespaces/customer-a/secrets/a-pool".into()]));
+    assert_eq!(
+        world.reconcile().await,
+        (READY.into(), vec!["PUT /api/v1/namespaces/customer-a/secrets/a-pool".into()])
+    );
 }

@@ -1,7 +1,7 @@
-//! Which pools a change elsewhere concerns. All of it from memory.
+//! Which pools a change of another object triggers. All of it from memory.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ahoi_api::{
     ClientTlsMode, ConnectionPool, Database, DatabaseServer, FormerState, NamespacedRef, POOLER_CERTIFICATES_SECRET,
@@ -12,55 +12,56 @@ use ahoi_pgbouncer::pool::{former_places, key, place};
 use ahoi_reconcile::{Cache, ObjectRef};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
+use parking_lot::Mutex;
 
 use crate::placement::NO_ROOM;
 
-type Wakings = Vec<ObjectRef<ConnectionPool>>;
+type Triggered = Vec<ObjectRef<ConnectionPool>>;
 
-/// The pools, and which of them lead to a database.
+/// The pools, indexed by their database.
 #[derive(Clone)]
-pub struct Wake {
+pub struct Triggers {
     pools: Cache<ConnectionPool>,
     by_database: Arc<Mutex<ByDatabase>>,
 }
 
-/// Names of pools by the namespace and the name of their database. It may name pools that are gone or lead elsewhere by now:
-/// who looks asks the cache again.
+/// Names of pools by the namespace and the name of their database. It may contain pools that were deleted or use another
+/// database by now: a reader has to compare with the cache.
 type ByDatabase = HashMap<(String, String), HashSet<String>>;
 
-impl Wake {
+impl Triggers {
     pub fn new(pools: &Cache<ConnectionPool>) -> Self {
-        Wake { pools: pools.clone(), by_database: Arc::default() }
+        Triggers { pools: pools.clone(), by_database: Arc::default() }
     }
 
-    /// Keeps the index; wakes nobody.
-    pub fn remember(&self) -> impl Fn(&ConnectionPool) -> Wakings + Send + Sync + 'static {
+    /// Maintains the index; triggers nothing.
+    pub fn index(&self) -> impl Fn(&ConnectionPool) -> Triggered + Send + Sync + 'static {
         let by_database = self.by_database.clone();
         move |pool| {
             let key = (pool.namespace().unwrap_or_default(), pool.spec.database_ref.name.clone());
-            by_database.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().insert(pool.name_any());
+            by_database.lock().entry(key).or_default().insert(pool.name_any());
             Vec::new()
         }
     }
 
-    /// A Database wakes the pools that lead to it.
-    pub fn of_database(&self) -> impl Fn(&Database) -> Wakings + Send + Sync + 'static {
-        let wake = self.clone();
-        move |database| wake.leading_to(database.namespace().unwrap_or_default(), database.name_any())
+    /// A Database triggers the pools that use it.
+    pub fn of_database(&self) -> impl Fn(&Database) -> Triggered + Send + Sync + 'static {
+        let triggers = self.clone();
+        move |database| triggers.with_database(database.namespace().unwrap_or_default(), database.name_any())
     }
 
-    /// A Database's Secret wakes the pools that lead to the Database.
-    pub fn of_secret(&self) -> impl Fn(&Secret) -> Wakings + Send + Sync + 'static {
-        let wake = self.clone();
+    /// A Database's Secret triggers the pools that use the Database.
+    pub fn of_secret(&self) -> impl Fn(&Secret) -> Triggered + Send + Sync + 'static {
+        let triggers = self.clone();
         move |secret| {
             let owners = secret.owner_references().iter().filter(|owner| owner.kind == Database::kind(&()));
             let namespace = secret.namespace().unwrap_or_default();
-            owners.flat_map(|owner| wake.leading_to(namespace.clone(), owner.name.clone())).collect()
+            owners.flat_map(|owner| triggers.with_database(namespace.clone(), owner.name.clone())).collect()
         }
     }
 
-    /// A DatabaseServer wakes the pools that lead to it or wait for one. It changes rarely, so all pools are looked at.
-    pub fn of_server(&self) -> impl Fn(&DatabaseServer) -> Wakings + Send + Sync + 'static {
+    /// A DatabaseServer triggers the pools that use it or wait for one. It changes rarely, so this goes through all pools.
+    pub fn of_server(&self) -> impl Fn(&DatabaseServer) -> Triggered + Send + Sync + 'static {
         let pools = self.pools.clone();
         move |server| {
             let name = server.name_any();
@@ -71,27 +72,27 @@ impl Wake {
         }
     }
 
-    /// A PgBouncer wakes those of its pools that wait for its agents or are refused by them, those that wait for the end of
-    /// what they leave there, and all of its own when its spec is another.
-    pub fn of_fleet(&self) -> impl Fn(&PgBouncer) -> Wakings + Send + Sync + 'static {
+    /// A PgBouncer triggers those of its pools that wait for its agents or are refused by them, and those that are leaving it.
+    /// A changed spec triggers all of its pools.
+    pub fn of_fleet(&self) -> impl Fn(&PgBouncer) -> Triggered + Send + Sync + 'static {
         let pools = self.pools.clone();
         let generations: Mutex<HashMap<String, i64>> = Mutex::default();
         move |fleet| {
             let this = NamespacedRef { namespace: fleet.namespace().unwrap_or_default(), name: fleet.name_any() };
             let refused = refused(fleet);
             let generation = fleet.metadata.generation.unwrap_or_default();
-            let mut generations = generations.lock().unwrap_or_else(PoisonError::into_inner);
-            let other = generations.insert(fleet.uid().unwrap_or_default(), generation) != Some(generation);
+            let mut generations = generations.lock();
+            let is_changed = generations.insert(fleet.uid().unwrap_or_default(), generation) != Some(generation);
             refs(&pools, |pool| {
                 let is_refused = || !refused.is_empty() && refused.contains(key(pool).as_str());
-                let own = other || (waits(pool) && !is_shut_out(pool)) || is_refused();
+                let own = is_changed || (waits(pool) && !has_no_place(pool)) || is_refused();
                 (own && is_of(pool, &this)) || waits_for_the_end(pool, &this)
             })
         }
     }
 
-    /// A pool that leaves, for another fleet or for good, wakes those for which there was no room.
-    pub fn of_leaving(&self) -> impl Fn(&ConnectionPool) -> Wakings + Send + Sync + 'static {
+    /// A pool that leaves a fleet or is deleted triggers those that found no free capacity there.
+    pub fn of_leaving(&self) -> impl Fn(&ConnectionPool) -> Triggered + Send + Sync + 'static {
         let pools = self.pools.clone();
         // The fleets that pools were leaving when they were last seen.
         let seen: Mutex<HashMap<String, Vec<NamespacedRef>>> = Mutex::default();
@@ -99,7 +100,7 @@ impl Wake {
             let former = former_places(leaving).iter().map(|former| former.place.fleet.clone());
             let mut fleets: Vec<NamespacedRef> = former.collect();
             let (uid, goes) = (leaving.uid().unwrap_or_default(), leaving.metadata.deletion_timestamp.is_some());
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = seen.lock();
             let before = seen.remove(&uid).unwrap_or_default();
             if goes {
                 fleets.push(place(leaving).fleet);
@@ -111,13 +112,12 @@ impl Wake {
             if fleets.is_empty() {
                 return Vec::new();
             }
-            refs(&pools, |pool| fleets.contains(&pool.spec.pg_bouncer_ref) && is_shut_out(pool))
+            refs(&pools, |pool| fleets.contains(&pool.spec.pg_bouncer_ref) && has_no_place(pool))
         }
     }
 
-    /// The certificates of fleets wake the pools in fleets that have one: clients verify them by what is in the pools'
-    /// Secrets.
-    pub fn of_certificates(&self, fleets: &Cache<PgBouncer>) -> impl Fn(&Secret) -> Wakings + Send + Sync + 'static {
+    /// The certificates of fleets trigger the pools of fleets with TLS: the pools' Secrets contain the authorities.
+    pub fn of_certificates(&self, fleets: &Cache<PgBouncer>) -> impl Fn(&Secret) -> Triggered + Send + Sync + 'static {
         let (pools, fleets) = (self.pools.clone(), fleets.clone());
         move |secret| {
             if secret.name_any() != POOLER_CERTIFICATES_SECRET {
@@ -131,16 +131,16 @@ impl Wake {
         }
     }
 
-    fn leading_to(&self, namespace: String, database: String) -> Wakings {
-        let mut by_database = self.by_database.lock().unwrap_or_else(PoisonError::into_inner);
+    fn with_database(&self, namespace: String, database: String) -> Triggered {
+        let mut by_database = self.by_database.lock();
         let key = (namespace, database);
         let Some(names) = by_database.get_mut(&key) else { return Vec::new() };
         names.retain(|name| self.pools.get_in(&key.0, name).is_some_and(|pool| pool.spec.database_ref.name == key.1));
-        let wakings = names.iter().map(|name| ObjectRef::new(name).within(&key.0)).collect();
+        let triggered = names.iter().map(|name| ObjectRef::new(name).within(&key.0)).collect();
         if names.is_empty() {
             by_database.remove(&key);
         }
-        wakings
+        triggered
     }
 }
 
@@ -149,18 +149,18 @@ fn refused(fleet: &PgBouncer) -> HashSet<&str> {
     reports(fleet).iter().flat_map(|process| &process.refused).map(|refused| refused.pool.as_str()).collect()
 }
 
-/// Whether the pool is to be in the fleet. One that is being deleted goes from where it is, whatever its spec says.
+/// Whether the fleet is the pool's. A pool that is being deleted belongs to the fleet that serves it, whatever its spec says.
 fn is_of(pool: &ConnectionPool, fleet: &NamespacedRef) -> bool {
     pool.spec.pg_bouncer_ref == *fleet || (pool.metadata.deletion_timestamp.is_some() && place(pool).fleet == *fleet)
 }
 
-/// Whether the pool leaves the fleet, and the next step is its agents' to prove.
+/// Whether the pool leaves the fleet, and its agents have to prove the next step.
 fn waits_for_the_end(pool: &ConnectionPool, fleet: &NamespacedRef) -> bool {
     let mut former = former_places(pool).iter().filter(|former| former.place.fleet == *fleet);
     former.any(|former| former.state == FormerState::Draining || waits(pool))
 }
 
-fn is_shut_out(pool: &ConnectionPool) -> bool {
+fn has_no_place(pool: &ConnectionPool) -> bool {
     let conditions = pool.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.reason == NO_ROOM)
 }
@@ -173,7 +173,7 @@ fn waits(pool: &ConnectionPool) -> bool {
         || !conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn refs(pools: &Cache<ConnectionPool>, concerned: impl Fn(&ConnectionPool) -> bool) -> Wakings {
+fn refs(pools: &Cache<ConnectionPool>, concerned: impl Fn(&ConnectionPool) -> bool) -> Triggered {
     pools.all().iter().filter(|pool| concerned(pool)).map(|pool| ObjectRef::from_obj(&**pool)).collect()
 }
 
@@ -222,28 +222,28 @@ mod tests {
         fleet
     }
 
-    fn names(wakings: Wakings) -> Vec<String> {
-        let mut names: Vec<String> = wakings.into_iter().map(|waking| waking.name).collect();
+    fn names(triggered: Triggered) -> Vec<String> {
+        let mut names: Vec<String> = triggered.into_iter().map(|object| object.name).collect();
         names.sort_unstable();
         names
     }
 
     #[test]
-    fn a_report_wakes_who_waits_who_is_refused_and_who_leaves() {
+    fn a_report_triggers_pools_that_wait_are_refused_or_leave() {
         let pools = cache([
             ready(pool("content", "global")),
             ready(pool("refused", "global")),
             settled(pool("was-refused", "global"), Verdict::stalled("RouteRefused", "no")),
-            settled(pool("shut-out", "global"), Verdict::stalled(NO_ROOM, "no")),
+            settled(pool("no-room", "global"), Verdict::stalled(NO_ROOM, "no")),
             leaving("leaves", "other", "global", FormerState::Draining),
             leaving("has-time", "other", "global", FormerState::Left),
         ]);
-        let wake = Wake::new(&pools);
-        let of_fleet = wake.of_fleet();
+        let triggers = Triggers::new(&pools);
+        let of_fleet = triggers.of_fleet();
         assert_eq!(
             names(of_fleet(&fleet(&[]))),
-            ["content", "leaves", "refused", "shut-out", "was-refused"],
-            "its spec"
+            ["content", "leaves", "no-room", "refused", "was-refused"],
+            "a changed spec"
         );
         assert_eq!(names(of_fleet(&fleet(&[]))), ["leaves", "was-refused"]);
         let refusing = fleet(&["customer/refused", "customer/has-time"]);
@@ -251,20 +251,20 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_makes_room() {
-        let shut_out = || settled(pool("shut-out", "global"), Verdict::stalled(NO_ROOM, "no"));
-        let pools = cache([shut_out(), ready(pool("content", "global"))]);
-        let wake = Wake::new(&pools);
-        let of_leaving = wake.of_leaving();
+    fn a_pool_that_left_triggers_those_without_a_place() {
+        let no_room = || settled(pool("no-room", "global"), Verdict::stalled(NO_ROOM, "no"));
+        let pools = cache([no_room(), ready(pool("content", "global"))]);
+        let triggers = Triggers::new(&pools);
+        let of_leaving = triggers.of_leaving();
         let none = Vec::<String>::new();
         assert_eq!(names(of_leaving(&ready(pool("a", "other")))), none);
         assert_eq!(names(of_leaving(&leaving("a", "other", "global", FormerState::Left))), none, "it is still there");
-        assert_eq!(names(of_leaving(&ready(pool("a", "other")))), ["shut-out"]);
-        assert_eq!(names(of_leaving(&ready(pool("a", "other")))), none, "that is known");
+        assert_eq!(names(of_leaving(&ready(pool("a", "other")))), ["no-room"]);
+        assert_eq!(names(of_leaving(&ready(pool("a", "other")))), none, "once");
         let mut deleted = leaving("b", "other", "global", FormerState::Left);
         deleted.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
-        assert_eq!(names(of_leaving(&deleted)), ["shut-out"]);
-        changed(&pools, ready(pool("shut-out", "global")));
+        assert_eq!(names(of_leaving(&deleted)), ["no-room"]);
+        changed(&pools, ready(pool("no-room", "global")));
         assert_eq!(names(of_leaving(&deleted)), none);
     }
 }
