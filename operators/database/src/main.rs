@@ -1,17 +1,28 @@
-//! The controller of DatabaseServer and Database: PostgreSQL databases that are safe to share a server with.
+//! The controllers of DatabaseServer and Database: PostgreSQL databases that share servers safely.
+//!
+//! Three floors: [`postgres`] knows SQL and no Kubernetes; [`database`] and [`server`] are one controller each and do not know each
+//! other; what both need is between them and [`context`].
 
+mod caches;
 mod context;
 mod database;
+mod endpoint;
+mod growth;
+mod memory;
 mod metrics;
+mod object;
 mod outage;
 mod pending;
 mod placement;
 mod postgres;
 mod quota;
 mod remembered;
-mod renewal;
+mod removal;
+mod rotation;
 mod secret;
 mod server;
+#[cfg(test)]
+mod testing;
 mod verifiers;
 
 use std::sync::Arc;
@@ -21,8 +32,10 @@ use ahoi_reconcile::{Controller, ObjectRef, Platform, Runnable};
 use clap::Args;
 use kube::ResourceExt;
 
-use crate::context::{Caches, Context};
+use crate::caches::Caches;
+use crate::context::Context;
 use crate::database::Databases;
+use crate::metrics::Metrics;
 use crate::server::Servers;
 
 #[tokio::main]
@@ -30,27 +43,26 @@ async fn main() -> anyhow::Result<()> {
     ahoi_reconcile::run_with("ahoi-database", setup).await
 }
 
-/// What this process is told at its start.
+/// Command line options.
 #[derive(Args, Clone, Debug)]
 struct Options {
-    /// How many customers have metrics of their own: those whose databases are fullest
+    /// Number of customers with metrics of their own: those with the fullest databases
     #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
     top_customers: usize,
-    /// Whether PostgreSQL may log what this process runs as it logs other sessions; some statements set SCRAM verifiers
+    /// Allow PostgreSQL to log the statements of this process as those of other sessions; some of them set SCRAM verifiers
     #[arg(long, env = "LOG_STATEMENTS")]
     log_statements: bool,
 }
 
-/// The Database whose former login a pool has let go of; everything else about a pool is no news to it.
+/// The Database whose former login a ConnectionPool does not use any more; other changes of a ConnectionPool do not concern it.
 fn database_of(pool: &ConnectionPool) -> Option<ObjectRef<Database>> {
     pool.status.as_ref()?.unused_login.as_ref()?;
     Some(ObjectRef::new(&pool.spec.database_ref.name).within(&pool.namespace()?))
 }
 
 async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runnable>> {
-    // PostgreSQL is what bounds this work, so a second process would be no faster.
-    platform
-        .require_one_partition("where databases are placed, and what a sweep has found of them, is in one memory")?;
+    // PostgreSQL limits this work: a second process would not be faster.
+    platform.require_one_partition("recent placements and the findings of sweeps are kept in memory")?;
     let caches = Caches::new(&platform);
     let servers = Controller::new(&platform, &caches.servers)
         .watches(&caches.secrets, caches.servers_of_secret())
@@ -58,8 +70,10 @@ async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runna
     let databases = Controller::new(&platform, &caches.databases)
         .owns(&caches.bindings)
         .watches(&caches.servers, caches.databases_of_server())
-        .watches(&caches.pools, |pool: &ConnectionPool| database_of(pool))
+        .watches(&caches.connection_pools, |pool: &ConnectionPool| database_of(pool))
         .watches(&caches.secrets, caches.databases_of_secret());
-    let context = Arc::new(Context::new(platform, caches, databases.trigger(), &options).await?);
+    let metrics = Metrics::new(&platform, options.top_customers);
+    let context = Context::new(platform, caches, databases.trigger(), metrics, options.log_statements).await?;
+    let context = Arc::new(context);
     Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
 }

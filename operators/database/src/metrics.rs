@@ -1,4 +1,4 @@
-//! What this process counts. Labels are few and bounded.
+//! Metrics of this process. The number of label values is limited.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 /// The metrics of the two controllers.
 #[derive(Clone)]
 pub struct Metrics {
-    /// Databases made.
+    /// Databases that were created.
     pub provisioned: Counter,
-    /// What a sweep takes.
+    /// Duration of sweeps.
     pub sweep: Histogram,
     repairs: Family<What, Counter>,
-    /// Logins that were given another password.
+    /// Logins whose password was replaced.
     pub password_changes: Counter,
     top: usize,
     server_up: Family<Server, Gauge>,
@@ -31,20 +31,20 @@ pub struct Metrics {
     shown: Arc<Mutex<Shown>>,
 }
 
-/// The labels there are, to take away those that are no more.
+/// The exported labels, to remove those that are obsolete.
 #[derive(Default)]
 struct Shown {
     servers: BTreeSet<Server>,
     customers: BTreeSet<Customer>,
 }
 
-/// There are as many as the platform team has made.
+/// Label of a DatabaseServer; administrators create few of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct Server {
     server: String,
 }
 
-/// The namespace of a Database, of the few that matter most.
+/// Label of a namespace, for the fullest databases only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct Customer {
     database_namespace: String,
@@ -56,7 +56,7 @@ struct What {
 }
 
 impl Metrics {
-    /// Registers them with the process's own.
+    /// Registers the metrics. `top` is the number of customers with metrics of their own.
     pub fn new(platform: &Platform, top: usize) -> Self {
         let metrics = Metrics {
             provisioned: Counter::default(),
@@ -73,52 +73,56 @@ impl Metrics {
             shown: Arc::default(),
         };
         platform.register(|registry| {
-            registry.register("databases_provisioned", "Databases made", metrics.provisioned.clone());
+            registry.register(
+                "databases_provisioned",
+                "Number of databases that were created",
+                metrics.provisioned.clone(),
+            );
             registry.register(
                 "database_sweep_duration_seconds",
-                "Duration of sweeps of a server",
+                "Duration of the sweeps of DatabaseServers in seconds",
                 metrics.sweep.clone(),
             );
             registry.register(
                 "database_repairs",
-                "Changes by others that were put back, by what they were about",
+                "Number of reverted changes by others, by what was changed",
                 metrics.repairs.clone(),
             );
             registry.register(
                 "database_password_changes",
-                "Logins that were given another password",
+                "Number of logins that got a new password",
                 metrics.password_changes.clone(),
             );
             registry.register(
                 "database_server_up",
-                "1 while the DatabaseServer is Ready, 0 while it is not",
+                "1 if the DatabaseServer is Ready, otherwise 0",
                 metrics.server_up.clone(),
             );
             registry.register(
                 "database_server_disk_used",
-                "Used bytes as a fraction of spec.diskSize",
+                "Used bytes of the disk as a fraction of spec.diskSize",
                 metrics.disk_used.clone(),
             );
             registry.register(
                 "database_pending_removals",
-                "Removals of deleted Databases that the server has not carried out yet",
+                "Number of pending removals of deleted Databases",
                 metrics.pending_removals.clone(),
             );
             registry.register(
                 "databases_over_quota",
-                "Databases whose writes are refused because their storage is used up",
+                "Number of databases whose writes are refused because their storage is used up",
                 metrics.over_quota.clone(),
             );
             registry.register(
                 "database_quota_used",
-                "Size as a fraction of the storage, of the fullest databases",
+                "Size of the fullest databases as a fraction of their storage",
                 metrics.quota_used.clone(),
             );
         });
         metrics
     }
 
-    /// Whether a server is Ready, and which servers there are.
+    /// Records whether a server is Ready, and removes the metrics of deleted servers.
     pub fn server(&self, name: &str, up: bool, exists: impl Fn(&str) -> bool) {
         let server = Server { server: name.to_owned() };
         self.server_up.get_or_create(&server).set(i64::from(up));
@@ -135,7 +139,7 @@ impl Metrics {
         });
     }
 
-    /// How full a server's disk is; none where its size is not known.
+    /// Records how full the disk of a server is; none if its size is unknown.
     pub fn disk(&self, name: &str, used: Option<f64>) {
         let server = Server { server: name.to_owned() };
         match used {
@@ -144,13 +148,13 @@ impl Metrics {
         }
     }
 
-    /// How many removals a server has not carried out yet.
+    /// Records the number of pending removals of a server.
     pub fn pending_removals(&self, name: &str, count: usize) {
         let server = Server { server: name.to_owned() };
         self.pending_removals.get_or_create(&server).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// How full databases are: namespace, and size as a fraction of the storage.
+    /// Records how full databases are: namespace, and size as a fraction of the storage.
     pub fn quotas(&self, over: usize, databases: impl IntoIterator<Item = (String, f64)>) {
         self.over_quota.set(i64::try_from(over).unwrap_or(i64::MAX));
         let top = fullest(databases, self.top);
@@ -159,19 +163,19 @@ impl Metrics {
         }
         let now: BTreeSet<Customer> = top.into_iter().map(|(customer, _)| customer).collect();
         let mut shown = self.shown.lock();
-        for gone in shown.customers.difference(&now) {
-            self.quota_used.remove(gone);
+        for obsolete in shown.customers.difference(&now) {
+            self.quota_used.remove(obsolete);
         }
         shown.customers = now;
     }
 
-    /// Something was put back.
+    /// Counts a reverted change.
     pub fn repaired(&self, what: &'static str) {
         self.repairs.get_or_create(&What { what }).inc();
     }
 }
 
-/// The fullest database of each namespace, and of those the fullest.
+/// The fullest database of each namespace, and the fullest of these.
 fn fullest(databases: impl IntoIterator<Item = (String, f64)>, count: usize) -> Vec<(Customer, f64)> {
     let mut all: Vec<_> = databases.into_iter().collect();
     all.sort_by(|(one, used), (other, others)| others.total_cmp(used).then_with(|| one.cmp(other)));
@@ -186,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_of_the_fullest() {
+    fn only_the_fullest_are_exported() {
         let all =
             [("a", 0.1), ("b", 0.9), ("c", 0.5), ("b", 0.2), ("d", 0.3)].map(|(name, used)| (name.to_owned(), used));
         let top: Vec<_> =

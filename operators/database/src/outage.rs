@@ -1,8 +1,7 @@
-//! A server that is unreachable says so itself at first. When that lasts, its Databases say so, too: a few in a second, and in
-//! the same way back again, so that a thousand customers are no storm.
+//! Whether a server is usable, and who reports an outage: at first the DatabaseServer alone, and its Databases when the outage lasts.
+//! Their statuses are written at a limited rate, so that a thousand customers do not flood the API server.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ahoi_api::{Database, DatabaseServer};
@@ -14,40 +13,55 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at};
 
-use crate::context::Context;
-use crate::postgres::server::SERVER_UNREACHABLE;
-use crate::server::UNREACHABLE;
+use crate::postgres::failure::SERVER_UNREACHABLE;
 
-/// How long an outage is reported by the server alone.
-pub const GRACE_PERIOD: Duration = Duration::from_secs(60);
-/// Until then the status of the server is written, which its Databases read.
-const START: Duration = Duration::from_secs(1);
-/// Between two Databases of a server that are woken.
-const PACE: Duration = Duration::from_millis(100);
+/// Reason of a DatabaseServer that is unreachable.
+pub const UNREACHABLE: &str = "DatabaseServerUnreachable";
+/// How long only the server reports an outage.
+const GRACE_PERIOD: Duration = Duration::from_secs(60);
+/// Delay until the status of the server is written, which its Databases read.
+const START_DELAY: Duration = Duration::from_secs(1);
+/// Delay between two Databases of a server.
+const TRIGGER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The Databases that are being woken, by their server.
+/// The tasks that trigger Databases, by server.
 #[derive(Default)]
 pub struct Outages(Mutex<HashMap<String, JoinHandle<()>>>);
 
 impl Outages {
-    /// Wakes these Databases of a server one after the other, unless others of it are being woken: the server is reconciled
-    /// again, and what is left is woken then.
-    pub fn wake(&self, server: &str, context: &Arc<Context>, databases: Vec<ObjectRef<Database>>) {
+    /// Triggers these Databases of a server one after the other, unless a task for the server is running: the next reconcile of the
+    /// server triggers the rest.
+    pub fn trigger(
+        &self,
+        server: &str,
+        databases: Vec<ObjectRef<Database>>,
+        trigger: impl Fn(&ObjectRef<Database>) + Send + 'static,
+    ) {
         let mut running = self.0.lock();
         running.retain(|_, task| !task.is_finished());
         if databases.is_empty() || running.contains_key(server) {
             return;
         }
-        let context = context.clone();
         let task = tokio::spawn(async move {
-            let mut pace = interval_at(Instant::now() + START, PACE);
+            let mut interval = interval_at(Instant::now() + START_DELAY, TRIGGER_INTERVAL);
             for database in databases {
-                pace.tick().await;
-                context.trigger.request(&database);
+                interval.tick().await;
+                trigger(&database);
             }
         });
         running.insert(server.to_owned(), task);
     }
+}
+
+/// Whether a server was Ready at its last reconcile. A newer spec does not make a working server unusable.
+pub fn is_usable(server: &DatabaseServer) -> bool {
+    let conditions = server.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == READY && condition.status == "True")
+}
+
+/// The reason of the server's condition Ready.
+pub fn ready_reason(server: &DatabaseServer) -> Option<&str> {
+    find(&server.status.as_ref()?.conditions, READY).map(|ready| ready.reason.as_str())
 }
 
 /// Whether a server has been unreachable for so long that its Databases report it.
@@ -57,13 +71,13 @@ pub fn is_long(server: &DatabaseServer, now: Timestamp) -> bool {
     unreachable.is_some_and(|ready| age(&ready.last_transition_time, now) >= GRACE_PERIOD)
 }
 
-/// Whether a Database says that its server cannot be reached.
+/// Whether a Database reports that its server is unreachable.
 pub fn is_reported(database: &Database) -> bool {
     let ready = database.status.as_ref().and_then(|status| find(&status.conditions, READY));
     ready.is_some_and(|ready| ready.status == "False" && ready.reason == SERVER_UNREACHABLE)
 }
 
-/// Those Databases of a server whose status says something else of it than is so.
+/// The Databases of a server that do not report its present state.
 pub fn outdated<'a>(
     server: &DatabaseServer,
     placed: impl IntoIterator<Item = &'a Database>,
@@ -83,7 +97,7 @@ mod tests {
     use ahoi_reconcile::testing::{ready, settled};
 
     use super::*;
-    use crate::context::tests::server;
+    use crate::testing::server;
 
     fn database(name: &str, on: &str) -> Database {
         serde_saphyr::from_str(&format!(
@@ -104,7 +118,7 @@ mod tests {
 
     #[test]
     fn databases_report_an_outage_that_lasts_and_its_end() {
-        let away = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "away"));
+        let down = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "unreachable"));
         let refusing = settled(server("pg-1"), Verdict::stalled("LoginRefused", "no"));
         let unready = |name: &str, reason: &str| settled(database(name, "pg-1"), Verdict::progressing(reason, "…"));
         let all = [
@@ -117,8 +131,8 @@ mod tests {
             let found = outdated(server, &all, after(seconds));
             found.into_iter().map(|database| database.name).collect::<Vec<_>>()
         };
-        assert_eq!(names(&away, 58), Vec::<String>::new(), "the server says so itself");
-        assert_eq!(names(&away, 62), ["fine"]);
+        assert_eq!(names(&down, 58), Vec::<String>::new(), "only the server reports it");
+        assert_eq!(names(&down, 62), ["fine"]);
         assert_eq!(names(&refusing, 62), Vec::<String>::new(), "customers are served");
         assert_eq!(names(&ready(server("pg-1")), 0), ["reported"]);
     }

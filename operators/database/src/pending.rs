@@ -1,5 +1,5 @@
-//! Removals that a server has not carried out yet: it was unreachable when the Database was deleted, or it refused. The Database
-//! goes all the same; the server's status remembers what is to become of the data until it is done.
+//! Pending removals: those of deleted Databases whose server was unreachable or refused. The status of the DatabaseServer lists them
+//! until they are done.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,33 +12,32 @@ use kube::ResourceExt;
 use tracing::warn;
 
 use crate::context::Context;
-use crate::database::cleanup::{self, Order};
+use crate::memory::{Instance, Retry};
 use crate::postgres::desired::Identity;
 use crate::postgres::model::Observed;
 use crate::postgres::names::{Names, is_database};
 use crate::postgres::observe;
 use crate::postgres::ownership::State;
-use crate::postgres::server::ServerPool;
-use crate::server::Retry;
+use crate::removal::{Removal, apply_deletion_policy};
 
-/// So many fit into an object; whoever comes later waits for the server.
+/// Maximum number in one object; deletions beyond it wait for the server.
 const MOST: usize = 2000;
-/// How much of the server's answer is kept for each of them, in characters.
+/// Maximum length of PostgreSQL's message for each of them, in characters.
 const MESSAGE_LENGTH: usize = 256;
-/// How many are done in one sweep, and how long it may take until the last of them is begun: a server that has just come back
+/// Maximum number of removals in a sweep, and time after which a sweep begins no further one: a server that is reachable again
 /// has more to do.
 const AT_ONCE: usize = 20;
 const BUDGET: Duration = Duration::from_secs(30);
-/// The pause after the first refusal, which doubles with each further one, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Delay after the first refusal, which doubles with each further one, and its maximum.
+const FIRST_DELAY: Duration = Duration::from_secs(30);
+const LONGEST_DELAY: Duration = Duration::from_secs(600);
 
-/// Whether the data of an object of this name is to go: no other object may have it any more.
+/// Whether the data of an object of this name is being dropped or archived: no other object may adopt it.
 pub fn is_pending(server: &DatabaseServer, database: &Database) -> bool {
     of_name(server, database).any(|removal| removal.policy != DeletionPolicy::Retain)
 }
 
-/// Whether a server has data that an object of this name is to find, and whose logins are not closed yet.
+/// Whether a server has retained data for an object of this name whose logins are not closed yet.
 pub fn is_kept(server: &DatabaseServer, database: &Database) -> bool {
     of_name(server, database).any(|removal| removal.policy == DeletionPolicy::Retain)
 }
@@ -48,14 +47,14 @@ fn of_name<'a>(server: &'a DatabaseServer, database: &Database) -> impl Iterator
     pending(server).iter().filter(move |removal| removal.namespace == namespace && removal.name == name)
 }
 
-/// How many removals a server has not carried out.
+/// Number of pending removals of a server.
 pub fn count(context: &Context, server: &str) -> usize {
     context.caches.servers.get(server).map_or(0, |server| pending(&server).len())
 }
 
-/// Writes down what is to be done when the server does it, and why it has not yet.
-pub async fn postpone(context: &Context, server: &str, order: &Order, why: &str) -> Result<(), Error> {
-    let Order { names, identity, policy, since } = order;
+/// Adds a removal to the status of its server, with the reason why it is not done yet.
+pub async fn postpone(context: &Context, server: &str, removal: &Removal, why: &str) -> Result<(), Error> {
+    let Removal { names, identity, policy, since } = removal;
     let removal = PendingRemoval {
         database: names.database.clone(),
         namespace: identity.namespace.clone(),
@@ -68,8 +67,9 @@ pub async fn postpone(context: &Context, server: &str, order: &Order, why: &str)
     change(context, server, |removals| {
         removals.retain(|known| known.uid != removal.uid);
         if removals.len() >= MOST {
-            let message =
-                format!("{MOST} removals wait for the DatabaseServer {server} already; this one waits for it, too");
+            let message = format!(
+                "DatabaseServer {server} has {MOST} pending removals, which is the maximum; waiting for the server"
+            );
             return Err(Error::waiting("TooManyPendingRemovals", message));
         }
         removals.push(removal);
@@ -78,49 +78,50 @@ pub async fn postpone(context: &Context, server: &str, order: &Order, why: &str)
     .await
 }
 
-/// Finds removals that were begun and that the status does not know: the DatabaseServer was deleted and created again, or a
-/// finalizer was removed. The stamp on the server says what was ordered; two sweeps in a row have to see it.
+/// Finds removals that have begun and that the status does not list: the DatabaseServer was deleted and created again, or a
+/// finalizer was removed. The ownership marker records the policy; two sweeps in a row must find it.
 pub async fn find_unfinished(
     context: &Context,
     server: &DatabaseServer,
-    pool: &ServerPool,
+    instance: &Instance,
     observed: &Observed,
 ) -> Result<(), Error> {
     let living: HashSet<_> = context.caches.databases.all().iter().filter_map(|database| database.uid()).collect();
-    let stamped = observed.databases.iter().filter_map(|(name, state)| Some((name, state.stamp()?)));
-    let begun = stamped.filter(|(name, stamp)| {
-        let policy = policy_of(stamp.state);
-        let is_known = living.contains(&stamp.uid) || pending(server).iter().any(|removal| removal.uid == stamp.uid);
-        is_database(name) && policy.is_some() && stamp.cluster == context.cluster.id && !is_known
+    let marked = observed.databases.iter().filter_map(|(name, state)| Some((name, state.ownership()?)));
+    let begun = marked.filter(|(name, ownership)| {
+        let policy = policy_of(ownership.state);
+        let is_known =
+            living.contains(&ownership.uid) || pending(server).iter().any(|removal| removal.uid == ownership.uid);
+        is_database(name) && policy.is_some() && ownership.cluster == context.cluster.id && !is_known
     });
     let found: Vec<_> = begun.collect();
     let now = found.iter().map(|(name, _)| (*name).clone()).collect();
-    let before = std::mem::replace(&mut pool.memory.lock().unfinished, now);
-    for (name, stamp) in found.into_iter().filter(|(name, _)| before.contains(*name)).take(AT_ONCE) {
-        let Some(policy) = policy_of(stamp.state) else { continue };
+    let before = std::mem::replace(&mut instance.memory.lock().unfinished, now);
+    for (name, ownership) in found.into_iter().filter(|(name, _)| before.contains(*name)).take(AT_ONCE) {
+        let Some(policy) = policy_of(ownership.state) else { continue };
         let names = Names::of(name);
-        let identity = Identity::stamped(&stamp, observe::owner_of(pool, &names).await?);
-        // Without its name the removal could not prove whose the database is.
-        if context.cluster.object(&identity.namespace, &identity.name) != stamp.object {
+        let identity = Identity::from_ownership(&ownership, observe::owner_of(&instance.postgres, &names).await?);
+        // Without the name, the removal could not prove which object the database belongs to.
+        if context.cluster.object(&identity.namespace, &identity.name) != ownership.object {
             warn!(
-                server = pool.name,
+                server = instance.name,
                 database = name,
-                "a removal was begun, and ahoi.databases does not say of which Database"
+                "cannot finish the removal: ahoi.databases does not name its Database"
             );
             continue;
         }
         let note = format!(
-            "the removal of database {name} of Database {}/{} (policy {policy:?}) was begun and not finished; it goes on",
+            "resuming the unfinished removal of database {name} of Database {}/{} (policy {policy:?})",
             identity.namespace, identity.name
         );
         context.platform.event(server, EventType::Warning, "RemovalResumed", &note);
-        let order = Order { names, identity, policy, since: Time(Timestamp::now()) };
-        postpone(context, &pool.name, &order, "begun and not finished").await?;
+        let removal = Removal { names, identity, policy, since: Time(Timestamp::now()) };
+        postpone(context, &instance.name, &removal, "not finished").await?;
     }
     Ok(())
 }
 
-/// What the stamp of a database says is to become of it.
+/// The deletion policy that an ownership marker records.
 fn policy_of(state: State) -> Option<DeletionPolicy> {
     match state {
         State::Deleting => Some(DeletionPolicy::Delete),
@@ -129,16 +130,16 @@ fn policy_of(state: State) -> Option<DeletionPolicy> {
     }
 }
 
-/// Carries out what is pending, a few in each sweep. What the server refuses is tried again later and later.
-pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerPool) -> Result<(), Error> {
+/// Carries out pending removals, a few in each sweep. What the server refuses is retried with growing delays.
+pub async fn catch_up(context: &Context, server: &DatabaseServer, instance: &Instance) -> Result<(), Error> {
     let begun = Instant::now();
-    // With what this sweep has found.
-    let removals = context.caches.servers.get(&pool.name).map(|now| pending(&now).to_vec()).unwrap_or_default();
-    // One that fails slowly each time must not keep the others from their turn.
-    let round = usize::try_from(pool.memory.lock().round).unwrap_or_default();
+    // From the cache, which has what this sweep added.
+    let removals = context.caches.servers.get(&instance.name).map(|now| pending(&now).to_vec()).unwrap_or_default();
+    // A removal that always fails slowly must not block the others.
+    let round = usize::try_from(instance.memory.lock().round).unwrap_or_default();
     let first = round % removals.len().max(1);
     let due: Vec<_> = {
-        let mut memory = pool.memory.lock();
+        let mut memory = instance.memory.lock();
         memory.removals.retain(|uid, _| removals.iter().any(|removal| removal.uid == *uid));
         let is_due =
             |removal: &&PendingRemoval| memory.removals.get(&removal.uid).is_none_or(|retry| retry.next <= begun);
@@ -148,7 +149,7 @@ pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerP
         if begun.elapsed() > BUDGET {
             break;
         }
-        carry_out(context, server, pool, &removal).await?;
+        carry_out(context, server, instance, &removal).await?;
     }
     Ok(())
 }
@@ -156,22 +157,22 @@ pub async fn catch_up(context: &Context, server: &DatabaseServer, pool: &ServerP
 async fn carry_out(
     context: &Context,
     server: &DatabaseServer,
-    pool: &ServerPool,
+    instance: &Instance,
     removal: &PendingRemoval,
 ) -> Result<(), Error> {
     let PendingRemoval { database, namespace, name, uid, policy, .. } = removal;
-    let outcome = match heir(context, &pool.name, removal) {
-        Some(heir) => Ok(Some(format!("database {database} is left as it is: it belongs to Database {heir} now"))),
-        None => cleanup::obey(pool, &order(context, removal)).await,
+    let outcome = match heir(context, &instance.name, removal) {
+        Some(heir) => Ok(Some(format!("database {database} was not changed: it belongs to Database {heir} now"))),
+        None => apply_deletion_policy(instance, &from_status(context, removal)).await,
     };
     let refusal = match outcome {
-        // It is unreachable again.
+        // The server is unreachable again.
         Err(error @ Error::Waiting { .. }) => return Err(error),
         Err(error) => {
-            warn!(server = pool.name, database, "a pending removal is refused: {error}");
-            refused(pool, uid);
+            warn!(server = instance.name, database, %error, "the server refused a pending removal");
+            refused(instance, uid);
             let why: String = error.to_string().chars().take(MESSAGE_LENGTH).collect();
-            return change(context, &pool.name, |removals| {
+            return change(context, &instance.name, |removals| {
                 let known = removals.iter_mut().filter(|known| known.uid == *uid);
                 known.for_each(|known| known.message = Some(why.clone()));
                 Ok(())
@@ -186,14 +187,14 @@ async fn carry_out(
     };
     let note = format!("the pending removal of database {database} of Database {namespace}/{name}: {what}");
     context.platform.event(server, type_, "PendingRemovalDone", note);
-    change(context, &pool.name, |removals| {
+    change(context, &instance.name, |removals| {
         removals.retain(|known| known.uid != *uid);
         Ok(())
     })
     .await
 }
 
-/// Another Database that the database was given to meanwhile: whatever its stamp says, it is that one's.
+/// Another Database that has adopted the database meanwhile: it belongs to that one, whatever the ownership marker says.
 fn heir(context: &Context, server: &str, removal: &PendingRemoval) -> Option<String> {
     let all = context.caches.databases.all();
     let heir = all.iter().find(|other| {
@@ -205,21 +206,21 @@ fn heir(context: &Context, server: &str, removal: &PendingRemoval) -> Option<Str
     Some(format!("{}/{}", heir.namespace().unwrap_or_default(), heir.name_any()))
 }
 
-fn refused(pool: &ServerPool, uid: &str) {
-    let mut memory = pool.memory.lock();
+fn refused(instance: &Instance, uid: &str) {
+    let mut memory = instance.memory.lock();
     let refused = memory.removals.get(uid).map_or(0, |retry| retry.refused);
-    let retry = Retry { next: Instant::now() + pause_after(refused), refused: refused.saturating_add(1) };
+    let retry = Retry { next: Instant::now() + delay_after(refused), refused: refused.saturating_add(1) };
     memory.removals.insert(uid.to_owned(), retry);
 }
 
-fn pause_after(refused: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << refused.min(10)).min(LONGEST_PAUSE)
+fn delay_after(refused: u32) -> Duration {
+    FIRST_DELAY.saturating_mul(1 << refused.min(10)).min(LONGEST_DELAY)
 }
 
-fn order(context: &Context, removal: &PendingRemoval) -> Order {
+fn from_status(context: &Context, removal: &PendingRemoval) -> Removal {
     let PendingRemoval { database, namespace, name, uid, policy, since, .. } = removal.clone();
     let identity = Identity::new(&context.cluster, namespace, name, uid);
-    Order { names: Names::of(&database), identity, policy, since }
+    Removal { names: Names::of(&database), identity, policy, since }
 }
 
 fn pending(server: &DatabaseServer) -> &[PendingRemoval] {
@@ -231,8 +232,8 @@ async fn change(
     server: &str,
     change: impl FnOnce(&mut Vec<PendingRemoval>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    // The list is read and written as one, and this process is the only one that writes it.
-    let _alone = context.removals.lock().await;
+    // Reads and writes the list as a whole; no other process writes it.
+    let _lock = context.removals.lock().await;
     let Some(server) = context.caches.servers.get(server) else { return Ok(()) };
     let mut status = server.status.clone().unwrap_or_default();
     change(&mut status.pending_removals)?;

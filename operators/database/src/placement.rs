@@ -1,4 +1,4 @@
-//! Which server a database goes to.
+//! Chooses the server of a new database.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -7,12 +7,12 @@ use ahoi_api::Placement;
 use ahoi_reconcile::Error;
 use parking_lot::Mutex;
 
-/// What a database asks for.
+/// What a database needs.
 #[derive(Clone, Debug)]
 pub struct Need<'a> {
-    /// Labels the server must have.
+    /// Labels that the server must have.
     pub selector: &'a BTreeMap<String, String>,
-    /// Storage to be promised.
+    /// Storage in bytes.
     pub bytes: i64,
 }
 
@@ -23,26 +23,26 @@ pub struct Candidate {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Whom it takes.
+    /// Which databases it accepts.
     pub placement: Placement,
     /// Whether it is Ready.
     pub ready: bool,
-    /// Databases there and on their way there.
+    /// Number of databases that are or will be on it.
     pub databases: i64,
-    /// How many there may be.
+    /// Maximum number of databases.
     pub max_databases: Option<i64>,
-    /// Storage promised there.
+    /// Allocated storage in bytes.
     pub allocated: i64,
-    /// How much may be promised.
+    /// Maximum of allocated storage in bytes.
     pub capacity: Option<i64>,
 }
 
 impl Candidate {
     fn matches(&self, need: &Need<'_>) -> bool {
-        self.placement != Placement::Closed && is_meant(self.placement, &self.labels, need.selector)
+        self.placement != Placement::Closed && is_selected(self.placement, &self.labels, need.selector)
     }
 
-    fn has_room(&self, need: &Need<'_>) -> bool {
+    fn has_capacity(&self, need: &Need<'_>) -> bool {
         self.max_databases.is_none_or(|max| self.databases < max) && self.free() >= need.bytes
     }
 
@@ -51,49 +51,53 @@ impl Candidate {
     }
 }
 
-/// Whether a selector means a server, were it not closed.
-pub fn is_meant(placement: Placement, labels: &BTreeMap<String, String>, selector: &BTreeMap<String, String>) -> bool {
+/// Whether a selector selects a server, placement `Closed` aside.
+pub fn is_selected(
+    placement: Placement,
+    labels: &BTreeMap<String, String>,
+    selector: &BTreeMap<String, String>,
+) -> bool {
     let satisfied = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     satisfied && (placement != Placement::Selected || !selector.is_empty())
 }
 
-/// The Ready server that matches and has the most storage free; among equals the one with the least promised, then
-/// with the fewest databases.
+/// The matching Ready server with the most free storage; among equals the one with the least allocated storage, then the one with
+/// the fewest databases.
 pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error> {
     let matching: Vec<_> = candidates.iter().filter(|candidate| candidate.matches(need)).collect();
     if matching.is_empty() {
         let which = if need.selector.is_empty() {
-            "no DatabaseServer takes databases without a selector: set spec.placement of a DatabaseServer to Open, or set spec.serverSelector"
+            "no DatabaseServer accepts databases without a selector: set spec.placement of a DatabaseServer to Open, or set spec.serverSelector"
                 .to_owned()
         } else {
             format!(
-                "no DatabaseServer that takes new databases has the labels {} of spec.serverSelector: correct it, or label a \
+                "no DatabaseServer that accepts new databases has the labels {} of spec.serverSelector: correct it, or label a \
                  DatabaseServer",
                 labels(need.selector)
             )
         };
         return Err(Error::structural("NoMatchingDatabaseServer", which));
     }
-    let roomy: Vec<_> = matching.into_iter().filter(|candidate| candidate.has_room(need)).collect();
-    if roomy.is_empty() {
+    let free: Vec<_> = matching.into_iter().filter(|candidate| candidate.has_capacity(need)).collect();
+    if free.is_empty() {
         return Err(Error::structural(
             "NoFreeCapacity",
-            "every DatabaseServer that may be used is full; raise spec.maxDatabases or spec.capacity of one, or add another",
+            "every matching DatabaseServer is full: raise spec.maxDatabases or spec.capacity of one, or add another",
         ));
     }
-    let best = roomy
+    let best = free
         .iter()
         .filter(|candidate| candidate.ready)
         .min_by_key(|candidate| (Reverse(candidate.free()), candidate.allocated, candidate.databases, &candidate.name));
     best.map(|candidate| candidate.name.clone()).ok_or_else(|| {
-        let mut names: Vec<_> = roomy.iter().map(|candidate| candidate.name.as_str()).collect();
+        let mut names: Vec<_> = free.iter().map(|candidate| candidate.name.as_str()).collect();
         names.sort_unstable();
         Error::waiting("WaitingForDatabaseServer", format!("DatabaseServer {} is not Ready", names.join(" and ")))
     })
 }
 
-/// Databases that have been placed and whose status does not say so yet. Without them, a hundred new databases at once would
-/// all see the same free server.
+/// Databases whose server was chosen and is not in their status yet. Without them, a hundred new databases at once would all choose
+/// the same server.
 #[derive(Default)]
 pub struct Placements(Mutex<HashMap<String, Placed>>);
 
@@ -103,8 +107,7 @@ struct Placed {
 }
 
 impl Placements {
-    /// Chooses a server for the Database with this uid. `is_pending`: of which Databases the status has yet to say
-    /// where they are.
+    /// Chooses a server for the Database with this uid. `is_pending` says which Databases have no server in their status yet.
     pub fn choose(
         &self,
         uid: &str,
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn most_free_first() {
+    fn the_most_free_storage_wins() {
         let with =
             |name: &str, capacity, allocated| Candidate { capacity: Some(capacity), allocated, ..candidate(name) };
         assert_eq!(chosen(10, &[with("a", 100, 60), with("b", 90, 20), with("c", 50, 0)]), Ok("b".into()));
@@ -153,20 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn without_bounds_the_least_used() {
+    fn without_limits_the_least_used_wins() {
         let with = |name: &str, allocated, databases| Candidate { allocated, databases, ..candidate(name) };
         assert_eq!(chosen(10, &[with("a", 5, 9), with("b", 5, 3), with("c", 6, 0)]), Ok("b".into()));
     }
 
     #[test]
-    fn full_by_number() {
+    fn the_number_of_databases_is_limited() {
         let full = Candidate { databases: 3, max_databases: Some(3), ..candidate("a") };
         assert_eq!(chosen(1, std::slice::from_ref(&full)), Err("NoFreeCapacity".into()));
         assert_eq!(chosen(1, &[full, candidate("b")]), Ok("b".into()));
     }
 
     #[test]
-    fn only_what_is_selected() {
+    fn the_selector_is_respected() {
         let selector = BTreeMap::from([("tier".to_owned(), "gold".to_owned())]);
         let need = Need { selector: &selector, bytes: 1 };
         let gold = Candidate { labels: selector.clone(), ..candidate("gold") };
@@ -174,13 +177,13 @@ mod tests {
         let error = choose(&need, &[candidate("any")]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no DatabaseServer that takes new databases has the labels tier=gold of spec.serverSelector: correct it, or label a \
+            "no DatabaseServer that accepts new databases has the labels tier=gold of spec.serverSelector: correct it, or label a \
              DatabaseServer"
         );
     }
 
     #[test]
-    fn closed_and_reserved_servers() {
+    fn closed_and_reserved_servers_are_skipped() {
         let with = |name: &str, placement| Candidate {
             placement,
             labels: [("tier".to_owned(), "gold".to_owned())].into(),
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_one_that_is_not_ready() {
+    fn a_server_that_is_not_ready_is_waited_for() {
         let down = |name: &str| Candidate { ready: false, ..candidate(name) };
         let error = choose(&Need { selector: &BTreeMap::new(), bytes: 1 }, &[down("b"), down("a")]).unwrap_err();
         assert_eq!(
@@ -205,20 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_placed_a_moment_ago_counts() {
+    fn recent_placements_count() {
         let placements = Placements::default();
         let need = Need { selector: &BTreeMap::new(), bytes: 10 };
         let candidates = || vec![candidate("a"), candidate("b")];
         let place = |uid: &str| placements.choose(uid, &need, candidates, |_| true).unwrap();
         assert_eq!([place("1"), place("2"), place("3")], ["a", "b", "a"]);
-        assert_eq!(place("3"), "a", "the same again has not taken a place before");
-        // Written, so that the candidates have them in their counts.
+        assert_eq!(place("3"), "a", "a retry does not count twice");
+        // They are in the status, so the candidates count them.
         assert_eq!(placements.choose("4", &need, candidates, |_| false).unwrap(), "a");
     }
 
     proptest! {
         #[test]
-        fn never_more_than_promised(servers in proptest::collection::vec((0..5_i64, 0..500_i64), 1..5), needs in proptest::collection::vec(1..200_i64, 0..20)) {
+        fn capacity_is_never_exceeded(servers in proptest::collection::vec((0..5_i64, 0..500_i64), 1..5), needs in proptest::collection::vec(1..200_i64, 0..20)) {
             let mut candidates: Vec<_> = servers.iter().enumerate().map(|(index, (max, capacity))| Candidate {
                 max_databases: Some(*max), capacity: Some(*capacity), ..candidate(&format!("s{index}"))
             }).collect();

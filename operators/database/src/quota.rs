@@ -1,33 +1,35 @@
-//! The storage quota: what was measured, against what was promised. Pure.
+//! The storage quota. Pure.
 //!
-//! From 80 % on there is a warning; at 100 % writes are refused, and come back below 90 %, so that a database at the
-//! border does not switch to and fro. A database that grows nevertheless is closed for a while.
+//! From 80 % on there is a warning. From 100 % on writes are refused, until less than 90 % is used: a database near the limit does
+//! not flap. The logins of a database that grows nevertheless are closed for some time.
 
 use std::time::Duration;
 
 use ahoi_reconcile::conditions::{Condition, ConditionStatus, DesiredCondition, find};
 
-/// The type of the condition.
+use crate::postgres::desired::Access;
+
+/// Type of the condition.
 pub const CONDITION: &str = "StorageQuotaOk";
 
-/// How much of the storage is used.
+/// How much of the storage is used, and the consequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Less than 80 %.
     Within,
     /// 80 % and more.
     Warning,
-    /// 100 % and more, until it is less than 90 % again.
+    /// 100 % and more, until less than 90 % is used.
     Exceeded,
-    /// The database grew after that, and its logins are closed; not because of a size.
+    /// The database grew after that, and its logins are closed.
     Closed,
 }
 
-/// How long the logins of a database stay closed that grew although its storage was used up.
+/// How long the logins of a growing database stay closed.
 pub const CLOSED_FOR: Duration = Duration::from_secs(600);
 
 impl Level {
-    /// The level that follows from the one before and what was measured.
+    /// The level after this one, for a measured size.
     pub fn next(self, size: i64, storage: i64) -> Self {
         let reaches = |percent: i128| i128::from(size) * 100 >= i128::from(storage) * percent;
         match self {
@@ -39,7 +41,7 @@ impl Level {
         }
     }
 
-    /// The level that the conditions tell of.
+    /// The level that the conditions report.
     pub fn read(conditions: &[Condition]) -> Self {
         match find(conditions, CONDITION).map(|condition| condition.reason.as_str()) {
             Some("StorageQuotaExceeded") => Level::Exceeded,
@@ -64,8 +66,8 @@ impl Level {
             ),
             Level::Closed => (
                 "StorageQuotaBreached",
-                "the database grew by more than 1 MiB in a minute although its storage is used up, and its logins are \
-                 closed until status.closedUntil: then delete data, or raise spec.storage now",
+                "the database grew by more than 1 MiB in a minute after its storage was used up, and its logins are closed until \
+                 status.closedUntil: delete data then, or raise spec.storage now",
             ),
         }
     }
@@ -78,8 +80,8 @@ impl Level {
     }
 }
 
-/// Whether a new size is worth a write: 5 % more or less than what is known, and no less than a thousandth of the
-/// storage. A size that changes the level is always told.
+/// Whether a new size is worth a write: it differs by 5 % from the reported size and by a thousandth of the storage, or it changes
+/// the level.
 pub fn is_news(known: Option<i64>, size: i64, storage: i64) -> bool {
     let Some(known) = known else { return true };
     let level = |size| Level::Within.next(size, storage);
@@ -88,13 +90,23 @@ pub fn is_news(known: Option<i64>, size: i64, storage: i64) -> bool {
         || (change >= known.unsigned_abs() / 20 && change >= storage.unsigned_abs() / 1000 && change > 0)
 }
 
+impl From<Level> for Access {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Within | Level::Warning => Access::Write,
+            Level::Exceeded => Access::Shrink,
+            Level::Closed => Access::Closed,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     #[test]
-    fn ladder() {
+    fn levels_have_a_hysteresis() {
         let steps = [
             (79, Level::Within),
             (80, Level::Warning),
@@ -113,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_database_opens_by_time_or_room() {
+    fn a_closed_database_opens_when_it_has_free_storage() {
         assert_eq!(Level::Closed.next(150, 100), Level::Closed);
         assert_eq!(Level::Closed.next(90, 100), Level::Closed);
         assert_eq!(Level::Closed.next(150, 170), Level::Warning, "the storage was raised");
@@ -121,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_news() {
+    fn small_changes_are_not_written() {
         const GB: i64 = 1_000_000_000;
         assert!(is_news(None, 7_300_000, 256 * GB));
         assert!(!is_news(Some(7_300_000), 9_000_000, 256 * GB), "a thousandth of the storage at least");
@@ -133,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn written_and_read() {
+    fn levels_survive_a_round_trip() {
         for level in [Level::Within, Level::Warning, Level::Exceeded, Level::Closed] {
             let mut conditions = Vec::new();
             let _ = ahoi_reconcile::conditions::set(&mut conditions, level.condition());
@@ -144,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn settles_at_once(size in 0..i64::MAX, storage in 1..i64::MAX, known in proptest::option::of(0..i64::MAX)) {
+        fn a_level_is_stable(size in 0..i64::MAX, storage in 1..i64::MAX, known in proptest::option::of(0..i64::MAX)) {
             for level in [Level::Within, Level::Warning, Level::Exceeded, Level::Closed] {
                 let next = level.next(size, storage);
                 prop_assert_eq!(next.next(size, storage), next);

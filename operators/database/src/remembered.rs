@@ -1,5 +1,5 @@
-//! Passwords that a login has on its server, or is about to have, and that no Secret holds yet: the Secret could not be written, or
-//! is on its way out. In memory only, and only that long: a retry gives the same password instead of generating another.
+//! Passwords that a login has or is about to get on its server, and that no Secret contains yet: the Secret could not be written, or
+//! is being deleted. Kept in memory until then, so that a retry uses the same password instead of generating another.
 
 use std::collections::HashMap;
 
@@ -17,12 +17,12 @@ impl Remembered {
         self.0.lock().insert(uid.to_owned(), (login.to_owned(), credentials.clone()));
     }
 
-    /// What the login was given.
+    /// The credentials of the login.
     pub fn of(&self, uid: &str, login: &str) -> Option<Credentials> {
         self.0.lock().get(uid).filter(|(known, _)| known == login).map(|(_, credentials)| credentials.clone())
     }
 
-    /// A Secret holds them, or the Database is deleted.
+    /// Forgets them: a Secret contains them, or the Database was deleted.
     pub fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);
     }

@@ -1,5 +1,5 @@
-//! The binding Secret: everything an application needs to reach its database directly, by the keys of the Service
-//! Binding specification, and the verifier that the server was given.
+//! The binding Secret: what an application needs to connect to its database directly, under the keys of the Service Binding
+//! specification, and the SCRAM verifier of the login.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,15 @@ use sha2::{Digest, Sha256};
 
 use crate::postgres::names::Names;
 use crate::postgres::scram::{self, Credentials};
-use crate::postgres::tls::CA;
 
-/// What the name of a binding Secret has after the name of its Database.
+/// Key of the certificates (PEM) of authorities in a Secret.
+pub const CA: &str = "ca.crt";
+
+/// Maximum size of these certificates; all publicly trusted authorities fit. Each binding Secret contains them, and all binding
+/// Secrets are in memory.
+pub const AUTHORITIES_BYTES: usize = 256 * 1024;
+
+/// Suffix of the name of a binding Secret, after the name of its Database.
 pub const SUFFIX: &str = "-database";
 
 /// Name of the binding Secret of a Database.
@@ -23,7 +29,7 @@ pub fn name_of(database: &str) -> String {
     format!("{database}{SUFFIX}")
 }
 
-/// The Secret that is desired.
+/// The desired Secret.
 pub fn desired(database: &Database, server: &DatabaseServerSpec, names: &Names, credentials: &Credentials) -> Secret {
     let mut labels = BTreeMap::from([(BINDING_LABEL.to_owned(), "direct".to_owned())]);
     if let Some(customer) = database.labels().get(CUSTOMER_LABEL) {
@@ -53,11 +59,11 @@ pub fn desired(database: &Database, server: &DatabaseServerSpec, names: &Names, 
     }
 }
 
-/// The Secret with what a client needs to trust the server as its DatabaseServer demands.
+/// Adds what a client needs to verify the server as its DatabaseServer demands.
 pub fn secured(mut secret: Secret, tls: &ServerTls, authorities: Option<&str>) -> Secret {
     let data = secret.data.get_or_insert_default();
     let mut put = |key: &str, value: &str| data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
-    // What clients do anyway is not said: the Secret of a server that says nothing is the same as ever.
+    // `prefer` is the default of clients; without it the Secret does not change when a server gets a spec.tls.
     if tls.mode != TlsMode::Prefer {
         put("sslmode", tls.mode.sslmode());
     }
@@ -71,11 +77,11 @@ fn uri(server: &DatabaseServerSpec, names: &Names, password: &str) -> String {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
     let mode = match server.tls.mode {
-        // What clients do anyway.
+        // The default of clients.
         TlsMode::Prefer => String::new(),
         mode => format!("?sslmode={}", mode.sslmode()),
     };
-    // `_` needs no escape, and the names are easier to recognise without one.
+    // `_` needs no escape, and the names are easier to read without one.
     let plain = |name| encode(name).to_string().replace("%5F", "_");
     format!(
         "postgresql://{}:{}@{host}:{}/{}{mode}",
@@ -86,12 +92,12 @@ fn uri(server: &DatabaseServerSpec, names: &Names, password: &str) -> String {
     )
 }
 
-/// Whether the API server would refuse to have the Secret changed into what is desired.
-pub fn must_be_made_anew(live: &Secret, desired: &Secret) -> bool {
+/// Whether the API server would refuse to update the Secret to the desired one.
+pub fn must_be_recreated(live: &Secret, desired: &Secret) -> bool {
     live.immutable == Some(true) || live.type_ != desired.type_
 }
 
-/// A short hash of the content, which says nothing about it: half of it is a random password.
+/// A short hash of the content. It reveals nothing, because a random password is part of it.
 pub fn version(secret: &Secret) -> String {
     let mut sha = Sha256::new();
     for (key, value) in secret.data.iter().flatten() {
@@ -109,21 +115,21 @@ pub fn text(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(value.0.clone()).ok()
 }
 
-/// The verifier in it.
+/// The verifier in a binding Secret.
 pub fn verifier(secret: &Secret) -> Option<String> {
     text(secret, "verifier")
 }
 
-/// The credentials in the Secret, if they go together. `known` is the version of the content that this controller
-/// wrote: it needs no proof, and the proof takes 4096 hashes.
+/// The credentials in the Secret, if password and verifier match. The check takes 4096 hashes, and is skipped if the content has
+/// the `known` version, which this controller wrote.
 pub fn credentials(secret: &Secret, known: Option<&str>) -> Option<Credentials> {
     let credentials = Credentials { password: text(secret, "password")?, verifier: verifier(secret)? };
     let is_known = known == Some(version(secret).as_str());
     (is_known || scram::matches(&credentials.password, &credentials.verifier)).then_some(credentials)
 }
 
-/// The password of a Secret that was damaged, if what is left of it is the password that the login has on the server by
-/// `verifier`: nothing has to be replaced then.
+/// The password in a damaged Secret, if it still matches the verifier of the login on the server. The login need not be replaced
+/// then.
 pub fn recovered(secret: &Secret, verifier: &str) -> Option<Credentials> {
     let in_uri = || {
         let uri = text(secret, "uri")?;
@@ -131,8 +137,8 @@ pub fn recovered(secret: &Secret, verifier: &str) -> Option<Credentials> {
         percent_decode_str(&encoded).decode_utf8().ok().map(std::borrow::Cow::into_owned)
     };
     let candidates = [text(secret, "password"), in_uri()].into_iter().flatten();
-    let mut proved = candidates.filter(|password| scram::matches(password, verifier));
-    proved.next().map(|password| Credentials { password, verifier: verifier.to_owned() })
+    let mut matching = candidates.filter(|password| scram::matches(password, verifier));
+    matching.next().map(|password| Credentials { password, verifier: verifier.to_owned() })
 }
 
 #[cfg(test)]
@@ -172,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_every_kind() {
+    fn uris_are_escaped() {
         let uri = |password: &str, yaml: &str| text(&made(password, yaml), "uri").unwrap();
         assert_eq!(
             uri("p@ss/w:rd?", "host: \"fd00::5\"\nport: 5433\ntls: {mode: Require}"),
@@ -181,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verified_server_comes_with_its_authorities() {
+    fn the_secret_of_a_verified_server_contains_its_authorities() {
         let made = |mode: &str| {
             let server = server(&format!("host: a\ntls: {{mode: {mode}}}"));
             let plain = desired(&database(), &server, &Names::of("c_3f2504e04f89"), &credentials_of("abc"));
@@ -191,22 +197,22 @@ mod tests {
         assert_eq!(text(&full, "sslmode").as_deref(), Some("verify-full"));
         assert_eq!(text(&full, "ca.crt").as_deref(), Some("PEM"));
         assert!(text(&full, "uri").unwrap().ends_with("?sslmode=verify-full"));
-        assert_ne!(version(&full), version(&plain), "workers are rolled for other authorities");
+        assert_ne!(version(&full), version(&plain), "other authorities roll the workers");
         let (prefer, plain) = made("Prefer");
-        assert_eq!(prefer, plain, "nothing changes for whoever demands nothing");
+        assert_eq!(prefer, plain, "nothing changes without spec.tls");
         let (require, _) = made("Require");
         assert_eq!((text(&require, "sslmode").as_deref(), text(&require, "ca.crt")), (Some("require"), None));
     }
 
     #[test]
-    fn versions_follow_the_content() {
+    fn the_version_depends_on_the_content() {
         let (one, other) = (made("abc", "host: a"), made("abd", "host: a"));
         assert_eq!(version(&one), version(&made("abc", "host: a")));
         assert_ne!(version(&one), version(&other));
     }
 
     #[test]
-    fn a_damaged_secret_gives_what_is_left_of_it() {
+    fn the_password_is_recovered_from_a_damaged_secret() {
         let good = Credentials::of("p@ss/w:rd".into());
         let damaged = |damage: &[(&str, Option<&str>)]| {
             let mut secret = desired(&database(), &server("host: a"), &Names::of("c_3f2504e04f89"), &good);
@@ -220,21 +226,21 @@ mod tests {
             recovered(&secret, &good.verifier)
         };
         assert!(damaged(&[("verifier", None), ("username", Some("postgres")), ("uri", None)]) == Some(good.clone()));
-        assert!(damaged(&[("password", Some("another"))]) == Some(good.clone()), "the uri has it, too");
+        assert!(damaged(&[("password", Some("another"))]) == Some(good.clone()), "the uri contains it as well");
         assert!(damaged(&[("password", None), ("uri", Some("postgresql://a:b@c/d"))]).is_none());
         assert!(recovered(&Secret::default(), &good.verifier).is_none());
     }
 
     #[test]
-    fn an_immutable_secret_and_one_of_another_type_are_made_anew() {
+    fn immutable_secrets_and_those_of_another_type_are_recreated() {
         let made = made("abc", "host: a");
-        assert!(!must_be_made_anew(&made, &made));
-        assert!(must_be_made_anew(&Secret { immutable: Some(true), ..made.clone() }, &made));
-        assert!(must_be_made_anew(&Secret { type_: Some("Opaque".into()), ..made.clone() }, &made));
+        assert!(!must_be_recreated(&made, &made));
+        assert!(must_be_recreated(&Secret { immutable: Some(true), ..made.clone() }, &made));
+        assert!(must_be_recreated(&Secret { type_: Some("Opaque".into()), ..made.clone() }, &made));
     }
 
     #[test]
-    fn only_credentials_that_go_together() {
+    fn only_matching_credentials_are_used() {
         let good = Credentials::of("a password".into());
         let edited = Credentials { password: "another".into(), ..good.clone() };
         let made = |credentials| desired(&database(), &server("host: a"), &Names::of("c_3f2504e04f89"), credentials);

@@ -1,6 +1,4 @@
-//! Data that an earlier Database of the same namespace and name left on a server: found, and adopted or refused.
-
-use std::sync::Arc;
+//! Adoption of the data that an earlier Database of the same namespace and name left on a server.
 
 use ahoi_api::{AdoptedData, CUSTOMER_LABEL, Customer, Database, DatabaseServer, DatabaseServerSpec};
 use ahoi_reconcile::{Error, EventType, age};
@@ -8,59 +6,67 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use crate::context::{Context, is_usable};
+use crate::context::Context;
+use crate::memory::Instance;
+use crate::object;
+use crate::outage::is_usable;
 use crate::postgres::desired::Identity;
+use crate::postgres::failure::{Failure, SERVER_UNREACHABLE};
 use crate::postgres::names::Names;
 use crate::postgres::observe;
-use crate::postgres::ownership::{Stamp, State};
-use crate::postgres::server::{SERVER_UNREACHABLE, ServerPool};
+use crate::postgres::ownership::{Ownership, State};
 use crate::postgres::step::Step;
 use crate::{pending, placement};
 
-/// The reason while data is there that the Database must not adopt.
+/// Reason while a server has data that the Database must not adopt.
 const RETAINED_DATA_EXISTS: &str = "RetainedDataExists";
-/// The reason while data of another cluster is there, and its DatabaseServer does not say what it is to this one.
+/// Reason while a server has data of another cluster, and the spec of the DatabaseServer does not say whether to adopt it.
 const DATA_OF_ANOTHER_CLUSTER: &str = "DataOfAnotherCluster";
 
-/// Data that is adopted.
+/// Data to adopt.
 pub struct Found {
-    /// The server that it is on.
+    /// Name of its DatabaseServer.
     pub server: String,
-    /// The names of the database.
+    /// Names of the database and its roles.
     pub names: Names,
-    /// How old it is, and from where.
+    /// For the status: its age and origin.
     pub data: AdoptedData,
 }
 
-/// What a server has for a Database.
+/// Data for a Database on a server.
 enum Kept {
-    /// Data of this cluster.
-    Own(Arc<ServerPool>, Names),
-    /// Data of another one, and whether its DatabaseServer says that it is to be adopted.
-    Others(Arc<ServerPool>, Names, Stamp, bool),
+    /// Of this cluster.
+    Own(Instance, Names),
+    /// Of another one, and whether the spec of the DatabaseServer adopts it.
+    Others(Instance, Names, Ownership, bool),
 }
 
-/// Looks for the data on every server. One that cannot be reached is passed over, unless it may have it: new customers must not
-/// wait for the repair of a server they have nothing to do with.
+/// Searches the data on all servers. An unreachable server is skipped unless it may have the data: new customers must not wait for
+/// the repair of a server that does not concern them.
 pub async fn find(context: &Context, database: &Database) -> Result<Option<Found>, Error> {
-    let identity = Identity::of(database, &context.cluster);
+    let identity = object::identity(database, &context.cluster);
     let mut servers = context.caches.servers.all();
-    // Two objects may describe one server: the one that is meant for such databases comes first.
+    // Two objects may describe one server: the one that accepts such databases comes first.
     let selector = &database.spec.server_selector;
-    let is_meant = |server: &DatabaseServer| placement::is_meant(server.spec.placement, server.labels(), selector);
-    servers.sort_by_key(|server| (!is_meant(server), server.name_any()));
+    let is_selected =
+        |server: &DatabaseServer| placement::is_selected(server.spec.placement, server.labels(), selector);
+    servers.sort_by_key(|server| (!is_selected(server), server.name_any()));
     let asked = servers.iter().map(|server| ask(context, server, database, &identity));
     let mut kept: Vec<_> = futures::future::try_join_all(asked).await?.into_iter().flatten().collect();
-    // Its own, wherever it is; two objects that describe one server need not both say whose data to adopt.
+    // Data of this cluster comes first. Of two objects that describe one server, one may adopt the data of another cluster.
     kept.sort_by_key(|kept| match kept {
         Kept::Own(..) => 0,
         Kept::Others(_, _, _, is_adopted) => 2 - i32::from(*is_adopted),
     });
     match kept.into_iter().next() {
         None => Ok(None),
-        Some(Kept::Own(pool, names)) => adopt_own(database, &pool, names).await.map(Some),
-        Some(Kept::Others(pool, _, stamp, false)) => Err(of_another_cluster(&pool.name, &stamp.cluster)),
-        Some(Kept::Others(pool, names, stamp, true)) => adopt_others(&identity, &pool, names, stamp).await.map(Some),
+        Some(Kept::Own(instance, names)) => adopt_own(database, &instance, names).await.map(Some),
+        Some(Kept::Others(instance, _, ownership, false)) => {
+            Err(of_another_cluster(&instance.name, &ownership.cluster))
+        }
+        Some(Kept::Others(instance, names, ownership, true)) => {
+            adopt_others(&identity, &instance, names, ownership).await.map(Some)
+        }
     }
 }
 
@@ -70,23 +76,25 @@ async fn ask(
     database: &Database,
     identity: &Identity,
 ) -> Result<Option<Kept>, Error> {
-    match context.pool(server) {
-        // What is to be removed there belongs to no object any more.
+    match context.instance(server) {
+        // Data that is being removed belongs to no object any more.
         _ if pending::is_pending(server, database) => Ok(None),
-        Ok(pool) if is_usable(server) => {
-            let failed = |failure: crate::postgres::server::Failure| failure.into_error(&pool.name);
-            let own = observe::retained(&pool, &identity.cluster, &identity.object).await.map_err(failed)?;
+        Ok(instance) if is_usable(server) => {
+            let (postgres, failed) = (&instance.postgres, |failure: Failure| failure.into_error(&instance.name));
+            let own = observe::retained(postgres, &identity.cluster, &identity.object).await.map_err(failed)?;
             if let Some(names) = own {
-                return Ok(Some(Kept::Own(pool, names)));
+                return Ok(Some(Kept::Own(instance, names)));
             }
-            let named = observe::of_name(&pool, &identity.namespace, &identity.name).await.map_err(failed)?;
-            let mut others = named.into_iter().filter(|(_, stamp)| is_others(stamp, identity, &server.spec));
-            Ok(others.next().map(|(names, stamp)| {
-                let is_adopted = server.spec.adopt_from_cluster.as_ref() == Some(&stamp.cluster);
-                Kept::Others(pool, names, stamp, is_adopted)
+            let named = observe::of_name(postgres, &identity.namespace, &identity.name).await.map_err(failed)?;
+            let mut others = named.into_iter().filter(|(_, ownership)| is_others(ownership, identity, &server.spec));
+            Ok(others.next().map(|(names, ownership)| {
+                let is_adopted = server.spec.adopt_from_cluster.as_ref() == Some(&ownership.cluster);
+                Kept::Others(instance, names, ownership, is_adopted)
             }))
         }
-        pool if may_keep(server, pool.as_ref().ok(), &identity.object) || pending::is_kept(server, database) => {
+        instance
+            if may_keep(server, instance.as_ref().ok(), &identity.object) || pending::is_kept(server, database) =>
+        {
             let name = server.name_any();
             Err(Error::waiting(SERVER_UNREACHABLE, may_have_data(&name)))
         }
@@ -94,75 +102,79 @@ async fn ask(
     }
 }
 
-/// Nothing here advises to delete the DatabaseServer: whoever does that while its PostgreSQL is repaired gives every customer that
-/// has data there an empty database.
+/// The message does not advise to delete the DatabaseServer: every customer with data on it would get an empty database.
 fn may_have_data(server: &str) -> String {
     format!(
-        "DatabaseServer {server} cannot be used, and may keep the data of an earlier Database of this name: the condition Ready of \
-         DatabaseServer {server} says what to correct. The Database is created when it is Ready again"
+        "DatabaseServer {server} is unusable and may have the data of an earlier Database of this name: its condition Ready says \
+         what to correct. The Database is created when DatabaseServer {server} is Ready again"
     )
 }
 
-/// Whether a database is another cluster's, and not one's that is known to use the server.
-fn is_others(stamp: &Stamp, identity: &Identity, spec: &DatabaseServerSpec) -> bool {
-    stamp.cluster != identity.cluster
-        && stamp.state.can_be_adopted()
-        && !spec.shared_with_clusters.contains(&stamp.cluster)
+/// Whether a database belongs to another cluster, and the spec does not list that one as using the server.
+fn is_others(ownership: &Ownership, identity: &Identity, spec: &DatabaseServerSpec) -> bool {
+    ownership.cluster != identity.cluster
+        && ownership.state.can_be_adopted()
+        && !spec.shared_with_clusters.contains(&ownership.cluster)
 }
 
-async fn adopt_own(database: &Database, pool: &ServerPool, names: Names) -> Result<Found, Error> {
-    let since = observe::since(pool, &names).await?;
+async fn adopt_own(database: &Database, instance: &Instance, names: Names) -> Result<Found, Error> {
+    let since = observe::since(&instance.postgres, &names).await?;
     let is_too_old = |before: &Time| since.is_none_or(|since| since < before.0);
     if database.spec.refuse_data_before.as_ref().is_some_and(is_too_old) {
-        return Err(Error::structural(RETAINED_DATA_EXISTS, refusal(&pool.name, &names, since)));
+        return Err(Error::structural(RETAINED_DATA_EXISTS, refusal(&instance.name, &names, since)));
     }
-    Ok(found(pool, names, since, None))
+    Ok(found(instance, names, since, None))
 }
 
 fn refusal(server: &str, names: &Names, since: Option<Timestamp>) -> String {
     let since = since.map(|since| format!(" at {}", whole_seconds(since))).unwrap_or_default();
     format!(
-        "DatabaseServer {server} keeps database {}, which an earlier customer of this name left{since}, and adoptionPolicy is \
-         Refuse: set spec.adoptionPolicy of the Customer to Automatic to give it the data, or purge the data as docs/restore.md says",
+        "DatabaseServer {server} has database {}, which an earlier customer of this name left{since}, and adoptionPolicy is \
+         Refuse: set spec.adoptionPolicy of the Customer to Automatic to adopt the data, or purge it as docs/restore.md says",
         names.database
     )
 }
 
 fn of_another_cluster(server: &str, cluster: &str) -> Error {
     let message = format!(
-        "DatabaseServer {server} keeps data for a Database of this namespace and name in another cluster, {cluster}: set \
+        "DatabaseServer {server} has data of a Database of this namespace and name in another cluster, {cluster}: set \
          spec.adoptFromCluster of the DatabaseServer to {cluster} if that cluster does not exist any more, or add it to \
          spec.sharedWithClusters if it does"
     );
     Error::structural(DATA_OF_ANOTHER_CLUSTER, message)
 }
 
-async fn adopt_others(identity: &Identity, pool: &ServerPool, names: Names, stamp: Stamp) -> Result<Found, Error> {
-    let cluster = stamp.cluster.clone();
-    let since = observe::since(pool, &names).await?;
-    let step = Step::Stamp {
+async fn adopt_others(
+    identity: &Identity,
+    instance: &Instance,
+    names: Names,
+    ownership: Ownership,
+) -> Result<Found, Error> {
+    let cluster = ownership.cluster.clone();
+    let since = observe::since(&instance.postgres, &names).await?;
+    let step = Step::Mark {
         database: names.database.clone(),
-        stamp: taken_over(identity, stamp),
+        ownership: taken_over(identity, ownership),
         namespace: identity.namespace.clone(),
         name: identity.name.clone(),
     };
     // The statement is the same for all versions.
-    pool.run(&step.sql(0)).await.map_err(|failure| failure.into_error(&pool.name))?;
-    Ok(found(pool, names, since, Some(cluster)))
+    instance.postgres.run(&step.sql(0)).await.map_err(|failure| failure.into_error(&instance.name))?;
+    Ok(found(instance, names, since, Some(cluster)))
 }
 
-/// The ownership marker of a database that has become this cluster's: from here on it is found like any other that is retained.
-fn taken_over(identity: &Identity, former: Stamp) -> Stamp {
-    let mine = identity.stamp(State::Retained);
-    Stamp { extensions: former.extensions, frozen: former.frozen, full: former.full, ..mine }
+/// The ownership marker of a database that this cluster adopts: from now on it is found like any other retained one.
+fn taken_over(identity: &Identity, former: Ownership) -> Ownership {
+    let mine = identity.ownership(State::Retained);
+    Ownership { extensions: former.extensions, frozen: former.frozen, full: former.full, ..mine }
 }
 
-fn found(pool: &ServerPool, names: Names, since: Option<Timestamp>, cluster: Option<String>) -> Found {
+fn found(instance: &Instance, names: Names, since: Option<Timestamp>, cluster: Option<String>) -> Found {
     let data = AdoptedData { retained_since: since.map(Time), at: Time(Timestamp::now()), cluster };
-    Found { server: pool.name.clone(), names, data }
+    Found { server: instance.name.clone(), names, data }
 }
 
-/// What is said of the data for as long as the Database is there.
+/// Explains the adopted data in the condition Ready.
 pub fn explain(data: &AdoptedData) -> String {
     let from = data.cluster.as_ref().map(|cluster| format!(" of cluster {cluster}")).unwrap_or_default();
     let since = data.retained_since.as_ref();
@@ -170,8 +182,8 @@ pub fn explain(data: &AdoptedData) -> String {
     format!("adopted at {} the data that an earlier Database of this name{from} left{since}", whole_seconds(data.at.0))
 }
 
-/// Publishes the adoption, on the Database and on its Customer.
-pub fn report(context: &Context, database: &Database, found: &Found) {
+/// Records the adoption on the Database and on its Customer.
+pub fn record_event(context: &Context, database: &Database, found: &Found) {
     let age = found.data.retained_since.as_ref().map(|since| age(since, Timestamp::now()));
     let age = age.map(|age| format!(" ({} old)", in_words(age.as_secs()))).unwrap_or_default();
     let note =
@@ -204,12 +216,12 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// Whether a server that cannot be reached may keep what an object left: as the last sweep saw it, or, where this process has
-/// made none, if it keeps anything at all. What other clusters left is not known by object.
-fn may_keep(server: &DatabaseServer, pool: Option<&Arc<ServerPool>>, object: &str) -> bool {
+/// Whether an unusable server may have the data of an object: according to the last sweep, or if this process has not swept it, if it
+/// retains any data. Data of other clusters is not known by object.
+fn may_keep(server: &DatabaseServer, instance: Option<&Instance>, object: &str) -> bool {
     let status = server.status.as_ref();
-    let swept = pool.and_then(|pool| {
-        let memory = pool.memory.lock();
+    let swept = instance.and_then(|instance| {
+        let memory = instance.memory.lock();
         memory.is_swept.then(|| memory.unclaimed.contains(object))
     });
     let keeps_something = || status.and_then(|status| status.retained).is_some_and(|kept| kept > 0);
@@ -217,67 +229,4 @@ fn may_keep(server: &DatabaseServer, pool: Option<&Arc<ServerPool>>, object: &st
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::context::tests::server;
-    use crate::postgres::ownership::Cluster;
-
-    fn identity(cluster: &str) -> Identity {
-        Identity::new(&Cluster::new(cluster), "customer-acme".into(), "acme".into(), "new".into())
-    }
-
-    #[test]
-    fn data_of_another_cluster_is_that_ones_unless_the_server_is_shared() {
-        let (here, there) = (identity("here"), identity("there").stamp(State::Active));
-        let mut spec = server("pg-1").spec;
-        assert!(is_others(&there, &here, &spec));
-        assert!(!is_others(&here.stamp(State::Retained), &here, &spec), "its own");
-        for state in [State::Archived, State::Deleting] {
-            assert!(!is_others(&Stamp { state, ..there.clone() }, &here, &spec), "{state:?} is found by no one");
-        }
-        spec.shared_with_clusters = vec![there.cluster.clone()];
-        assert!(!is_others(&there, &here, &spec));
-    }
-
-    #[test]
-    fn what_is_taken_over_is_retained_data_of_this_cluster() {
-        let here = identity("here");
-        let former = Stamp {
-            full: true,
-            extensions: Some(["citext".to_owned()].into()),
-            ..identity("there").stamp(State::Active)
-        };
-        let stamp = taken_over(&here, former);
-        assert_eq!((&stamp.cluster, &stamp.object, stamp.uid.as_str()), (&here.cluster, &here.object, "new"));
-        assert_eq!(
-            (stamp.state, stamp.full, stamp.extensions),
-            (State::Retained, true, Some(["citext".to_owned()].into()))
-        );
-    }
-
-    #[test]
-    fn messages_say_how_old_the_data_is_and_what_to_do() {
-        let time = |text: &str| text.parse::<Timestamp>().unwrap();
-        let names = Names::of("c_3f2504e04f89");
-        insta::assert_snapshot!(refusal("pg-1", &names, Some(time("2026-01-02T03:04:05.5Z"))), @"DatabaseServer pg-1 keeps database c_3f2504e04f89, which an earlier customer of this name left at 2026-01-02T03:04:05Z, and adoptionPolicy is Refuse: set spec.adoptionPolicy of the Customer to Automatic to give it the data, or purge the data as docs/restore.md says");
-        let data = AdoptedData {
-            retained_since: Some(Time(time("2026-01-02T03:04:05.5Z"))),
-            at: Time(time("2026-02-02T03:04:05Z")),
-            cluster: Some("9577416226f80000".into()),
-        };
-        insta::assert_snapshot!(explain(&data), @"adopted at 2026-02-02T03:04:05Z the data that an earlier Database of this name of cluster 9577416226f80000 left, kept since 2026-01-02T03:04:05Z");
-        assert_eq!(
-            [in_words(30), in_words(300), in_words(86_400), in_words(864_000)],
-            ["30 seconds", "5 minutes", "24 hours", "10 days"]
-        );
-    }
-
-    #[test]
-    fn a_server_with_data_of_another_cluster_is_waited_for() {
-        let mut away = server("pg-1");
-        assert!(!may_keep(&away, None, "object"));
-        let other = ahoi_api::OtherCluster { id: "9577416226f80000".into(), databases: 1 };
-        away.status.get_or_insert_default().other_clusters = vec![other];
-        assert!(may_keep(&away, None, "object"));
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! What an administrator has given to a login of a database, and the spec says nothing of: memberships in roles of the platform team,
-//! and settings of the role in every database. The login that takes its place gets the same. Pure.
+//! What an administrator has granted to a login and the spec does not define: memberships in other roles, and settings for all
+//! databases. A rotation copies them to the next login. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::model::{Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
 use super::step::{Step, name_of};
 
-/// The steps after which the login is like the other one, which it replaces.
+/// The steps that give the login what the other one, which it replaces, has.
 pub fn steps(names: &Names, observed: &Observed) -> Vec<Step> {
     let role = |role: &String| observed.roles.get(role).cloned().unwrap_or_default();
     let (next, former) = (role(&names.login), role(&names.other));
@@ -37,7 +37,7 @@ pub fn steps(names: &Names, observed: &Observed) -> Vec<Step> {
     steps
 }
 
-/// What the login does not have like the other one while these steps are not done.
+/// The differences between the two logins that these steps would remove, in words.
 pub fn explain(steps: &[Step]) -> String {
     let differences: BTreeSet<_> = steps
         .iter()
@@ -110,9 +110,9 @@ mod tests {
         assert_eq!(sql(&after), [""; 0]);
     }
 
-    /// What was taken from the login in use must not come back with the one that had it two rotations ago.
+    /// What was revoked from the login in use must not come back with the login of two rotations ago.
     #[test]
-    fn the_next_login_keeps_nothing_that_the_former_one_has_not() {
+    fn the_next_login_loses_what_the_former_one_lacks() {
         let next = role(&[("pg_monitor", USED), ("readers", USED)], &["work_mem=1GB", "jit=off"]);
         let found = observed(Some(next), role(&[("readers", IN_NAME)], &["jit=on"]));
         assert_eq!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_that_are_alike_need_nothing() {
+    fn equal_logins_need_no_steps() {
         let given = || role(&[("pg_monitor", USED)], &["jit=on"]);
         assert_eq!(sql(&observed(Some(given()), given())), [""; 0]);
         assert_eq!(sql(&observed(None, RoleState::default())), [""; 0]);

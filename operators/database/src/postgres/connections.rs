@@ -1,4 +1,5 @@
-//! The connections to one server. None stays idle for long, and no statement waits on a connection that is dead.
+//! The connections to one server: a small pool whose idle connections are closed soon, and whose statements do not wait on a
+//! dead connection.
 
 use std::io;
 use std::pin::pin;
@@ -12,33 +13,34 @@ use tracing::info;
 
 /// The `application_name` of every session.
 pub const APPLICATION: &str = "ahoi-database";
-/// Few: the server's connections are the customers'.
+/// Few: the connections of the server are for customers.
 const MAX_CONNECTIONS: u32 = 4;
+/// Time limit for a new connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// sqlx looks for idle connections as often as this, so that they are closed within twice this time. PostgreSQL's smart
-/// shutdown waits for every session.
+/// sqlx checks for idle connections at this interval, so they are closed within twice this time. PostgreSQL's smart shutdown
+/// waits for every session.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// An idle connection that does not answer within this time is dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A role that is no superuser has to be a member of the roles it makes, to act in their name.
+/// An admin role that is not a superuser must be a member of the roles that it creates, to act on their behalf.
 pub const SELF_GRANT: &str = "SELECT set_config('createrole_self_grant', 'set, inherit', false) \
      WHERE current_setting('server_version_num')::int >= 160000";
 
-/// Whether the server works on a statement of this controller.
+/// Whether the server runs a statement of this controller.
 const IS_RUNNING: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity \
      WHERE usename = current_user AND application_name = $1 AND state <> 'idle')";
 
-/// How long statements may take.
+/// Time limits of statements.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// When a statement has taken so long, a new connection checks that the server works on it.
+    /// Time after which a new connection checks that the server runs the statement.
     check: Duration,
-    /// Time until the second check, after which a statement that the server does not know is lost.
+    /// Time until the second check. A statement that the server does not run at both checks is lost.
     recheck: Duration,
-    /// Limit for a check.
+    /// Time limit of a check.
     answer: Duration,
-    /// Limit for a statement and for the connection it needs; the server itself ends one after 60 s.
+    /// Time limit of a statement, the wait for a connection included; the server itself ends a statement after 60 s.
     statement: Duration,
 }
 
@@ -52,37 +54,37 @@ const LIMITS: Limits = Limits {
 /// The connections to one server.
 pub struct Connections {
     options: PgConnectOptions,
-    /// Run at the start of each session of the pool.
+    /// Statements at the start of each pooled session.
     session: &'static [&'static str],
     pool: Mutex<PgPool>,
     limits: Limits,
 }
 
 impl Connections {
-    /// Connects when the first statement needs it; each session begins with the statements in `session`.
+    /// Connects when the first statement runs; each session begins with the statements in `session`.
     pub fn new(options: PgConnectOptions, session: &'static [&'static str]) -> Self {
         let options = options.application_name(APPLICATION);
         Connections { pool: Mutex::new(pool(&options, session)), options, session, limits: LIMITS }
     }
 
-    /// How to connect.
+    /// The options for a new connection.
     pub fn options(&self) -> &PgConnectOptions {
         &self.options
     }
 
-    /// The pool as it is now.
+    /// The current pool.
     pub fn pool(&self) -> PgPool {
         self.pool.lock().clone()
     }
 
-    /// Waits for a statement as long as the server works on it.
+    /// Waits for a statement as long as the server runs it.
     pub async fn wait_for<T>(&self, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
         let (mut statement, limits, begun) = (pin!(statement), self.limits, Instant::now());
         let (mut wait, mut unknown) = (limits.check, 0);
         while unknown < 2 && begun.elapsed() < limits.statement {
             match timeout(wait, &mut statement).await {
                 Ok(Err(sqlx::Error::PoolTimedOut)) => {
-                    // The server answers and none of the pool's connections does anything.
+                    // The server answers, but no pooled connection runs a statement: they are dead.
                     if self.is_running().await == Some(false) {
                         self.replace();
                     }
@@ -94,10 +96,10 @@ impl Connections {
             }
         }
         self.replace();
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not know the statement").into())
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not run the statement any more").into())
     }
 
-    /// Whether the server works on a statement of this controller, asked by a new connection; none without an answer.
+    /// Whether the server runs a statement of this controller, as a new connection finds; none without an answer.
     async fn is_running(&self) -> Option<bool> {
         let options = self.options.clone().application_name("ahoi-database-check");
         let asked = async {
@@ -108,13 +110,13 @@ impl Connections {
         };
         match timeout(self.limits.answer, asked).await {
             Ok(Ok(running)) => Some(running),
-            // It is there and refuses this connection, such as when it is full: it may well work on the statement.
+            // The server refuses this connection, for example because it has no free one: it may still run the statement.
             Ok(Err(sqlx::Error::Database(_))) => Some(true),
             Ok(Err(_)) | Err(_) => None,
         }
     }
 
-    /// Drops every connection, those in use when their statements end.
+    /// Closes every connection; those in use when their statements end.
     fn replace(&self) {
         info!(server = self.options.get_host(), "replacing the connections to PostgreSQL");
         *self.pool.lock() = pool(&self.options, self.session);
@@ -165,7 +167,7 @@ mod tests {
         Limits { check: ms(100), recheck: ms(50), answer: ms(100), statement: ms(2000) }
     }
 
-    /// A server that welcomes every client and then says nothing more, as one whose packets are dropped.
+    /// A server that accepts every client and then sends nothing, like one whose packets are dropped.
     async fn silent(connections: Arc<AtomicUsize>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -1,35 +1,35 @@
-//! How a database is kept from growing while its storage is used up, and how that is undone.
+//! Keeps a database from growing while its storage is used up, and reverts that.
 //!
-//! The customer stays the owner of its tables: it must be able to delete, drop and VACUUM FULL without an administrator. What
-//! an owner could do instead is taken away where the owner cannot give it back:
-//! - no schema lets the customer's roles create anything, and its database no schemas and no temporary tables;
-//! - INSERT and UPDATE are refused by a trigger on each table, whoever of the customer's roles owns it;
-//! - where the admin role is a superuser, an event trigger refuses every DDL command that frees nothing, which protects the
-//!   triggers and the privileges, and the functions that write large objects may not be called.
+//! The customer stays the owner of its tables: it must be able to DELETE, DROP and VACUUM FULL without an administrator. Everything
+//! else that an owner may do is revoked in such a way that the owner cannot grant it again:
+//! - the customer's roles may not create objects in any schema, nor schemas or temporary tables in the database;
+//! - a trigger on each table refuses INSERT and UPDATE, whichever of the customer's roles owns the table;
+//! - if the admin role is a superuser, an event trigger refuses every DDL command that frees no space, which protects the triggers
+//!   and the privileges, and EXECUTE on the functions that write large objects is revoked.
 //!
-//! The names carry a random part, so that an object of the customer cannot be in the way. What was revoked is written
-//! down in a table beside the functions. What still gets past all this is found by measuring, see `server::measure`.
+//! The names have a random part, so that no object of the customer can conflict. A table beside the functions lists what was
+//! revoked. Measurements find a database that grows nevertheless, see [`crate::growth`].
 
 use postgres_protocol::escape::escape_literal as literal;
 
 use super::names::Names;
 
-/// 53100 is disk_full, which is what clients, and people, take it for. Others than the customer's logins may write.
+/// 53100 is disk_full, which clients and people understand. Logins other than the customer's may write.
 const REFUSE: &str = "BEGIN IF session_user = ANY (TG_ARGV::name[]) THEN RAISE EXCEPTION USING ERRCODE = '53100', \
      MESSAGE = 'the storage quota of this database is used up: INSERT and UPDATE are refused', \
      HINT = 'DELETE rows, TRUNCATE or DROP tables, and VACUUM FULL until less than 90 % of the storage is used, or have it \
      raised.'; END IF; RETURN NULL; END";
 
-/// The commands that make a database smaller. Those that are no DDL to PostgreSQL (DELETE, TRUNCATE, VACUUM) are not asked
-/// about.
+/// The DDL commands that reduce the size of a database. DELETE, TRUNCATE and VACUUM are no DDL to PostgreSQL and fire no event
+/// trigger.
 const SHRINKING: &str = "'DROP TABLE', 'DROP INDEX', 'DROP MATERIALIZED VIEW', 'DROP VIEW', 'DROP SEQUENCE', 'DROP SCHEMA', \
      'DROP FOREIGN TABLE', 'REINDEX'";
 
-/// What writes large objects, and to the WAL, without a table.
+/// Functions that write large objects or WAL without a table.
 const WRITERS: &str = "'lo_creat', 'lo_create', 'lo_from_bytea', 'lo_import', 'lo_put', 'lo_truncate', 'lo_truncate64', \
      'lowrite', 'pg_logical_emit_message'";
 
-/// Which schemas are made here. No tenant can make one that the admin role owns.
+/// The schemas that are created here. No tenant can create one that the admin role owns.
 const OURS: &str = "nspname ~ '^ahoi_quota_[0-9a-f]{32}$' AND nspowner = current_user::regrole";
 
 fn array(names: &[&String]) -> String {
@@ -45,7 +45,7 @@ fn block(declarations: &str, body: &str) -> String {
     format!("DO {}", literal(&format!("DECLARE quota name; made record; {declarations}BEGIN {body} END")))
 }
 
-/// Takes away what would undo the triggers, or do without a table. Whatever was done before stays done.
+/// Revokes what could remove the triggers or write without a table. Idempotent.
 pub fn seal(names: &Names) -> String {
     let logins = array(&[&names.login, &names.other]);
     let roles = array(&[&names.owner, &names.login, &names.other]);
@@ -94,8 +94,8 @@ pub fn seal(names: &Names) -> String {
     block("undo text[] := '{}'; ", &body)
 }
 
-/// Ends the customer's sessions, which may have passed what [`seal`] did, and then has every table refuse INSERT and UPDATE.
-/// Each table is a transaction of its own: one that is locked, or very many of them, do not undo what is done.
+/// Ends the customer's sessions, which may have begun before [`seal`], and then makes every table refuse INSERT and UPDATE. Each
+/// table has its own transaction: a locked table, or a great number of them, does not roll back the others.
 pub fn refuse_writes(names: &Names) -> String {
     let logins = array(&[&names.login, &names.other]);
     let arguments = format!("{}, {}", literal(&names.login), literal(&names.other));
@@ -119,7 +119,7 @@ pub fn refuse_writes(names: &Names) -> String {
     block("", &body)
 }
 
-/// Gives back what [`seal`] took, and has the triggers refuse nothing. This waits for no lock on a table.
+/// Grants again what [`seal`] revoked, and makes the triggers refuse nothing. Needs no lock on a table.
 pub fn allow_writes(names: &Names) -> String {
     let body = format!(
         "FOR quota IN SELECT nspname FROM pg_namespace WHERE {OURS} LOOP \
@@ -138,7 +138,7 @@ pub fn allow_writes(names: &Names) -> String {
     block("", &body)
 }
 
-/// Takes away what is left then, table by table, and what a release before this one made.
+/// Drops the triggers table by table, the schema, and what an earlier release created.
 pub fn thaw() -> String {
     let body = format!(
         "FOR made IN SELECT t.tgname AS name, t.tgrelid::regclass::text AS relation \

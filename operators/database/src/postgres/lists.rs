@@ -1,9 +1,9 @@
-//! Parameters whose value is a list of names, such as search_path. PostgreSQL stores such a list in a spelling of its own, and takes
-//! one text for one name.
+//! Parameters whose value is a list of names, such as search_path. PostgreSQL stores such a list in its own spelling, and takes one
+//! literal for one name.
 
 use postgres_protocol::escape::escape_literal as literal;
 
-/// Those that there are (`GUC_LIST_QUOTE` in PostgreSQL's source).
+/// These parameters (`GUC_LIST_QUOTE` in PostgreSQL's source).
 const LISTS: &[&str] = &["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
 
 /// Whether the value of the parameter is a list of names.
@@ -11,13 +11,13 @@ pub fn is_list(parameter: &str) -> bool {
     LISTS.contains(&parameter)
 }
 
-/// The list as PostgreSQL understands it: names without quotes are in lower case. None if it is no list.
+/// The list in PostgreSQL's spelling: names without quotes are in lower case. None if it is not a list.
 pub fn canonical(value: &str) -> Option<String> {
     let names = split(value, true)?;
     Some(names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "))
 }
 
-/// The value of a parameter in SQL.
+/// The value of a parameter as SQL.
 pub fn sql(parameter: &str, value: &str) -> String {
     let names = if is_list(parameter) { split(value, false) } else { None };
     let Some(names) = names else { return literal(value) };
@@ -38,7 +38,7 @@ fn quoted(name: &str) -> String {
     if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
-/// The names of a list, those without quotes in lower case where they are to be folded.
+/// The names of a list; `folds` converts those without quotes to lower case.
 fn split(value: &str, folds: bool) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut rest = value.trim();
@@ -66,7 +66,7 @@ fn split(value: &str, folds: bool) -> Option<Vec<String>> {
     }
 }
 
-/// The name up to its closing quote, and what follows.
+/// The name up to its closing quote, and the rest.
 fn quoted_name(inside: &str) -> Option<(String, &str)> {
     let (mut name, mut rest) = (String::new(), inside);
     loop {
@@ -97,7 +97,7 @@ mod tests {
         ] {
             let found = canonical(given).unwrap();
             assert_eq!(found, expected, "{given}");
-            assert_eq!(canonical(&found).unwrap(), expected, "it stays so");
+            assert_eq!(canonical(&found).unwrap(), expected, "stable");
         }
         for wrong in ["app public", "app,", ",", "\"app", "a\"b", "app,,public"] {
             assert_eq!(canonical(wrong), None, "{wrong}");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_the_same_list_in_another_spelling() {
+    fn the_stored_spelling_is_the_same_list() {
         // A reserved word is quoted.
         assert!(is_set("search_path=app, \"user\"", "search_path", "app, user"));
         assert!(!is_set("search_path=user, app", "search_path", "app, user"));

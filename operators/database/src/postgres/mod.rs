@@ -1,9 +1,12 @@
-//! PostgreSQL: connections to servers, what is on them, and the steps from there to what should be. Knows SQL and no Kubernetes.
+//! PostgreSQL: connections to servers, their observed state, and the steps to the desired state. Knows SQL and no Kubernetes.
 
 pub mod alike;
 pub mod connections;
+pub mod corrections;
 pub mod desired;
+pub mod disk;
 pub mod execute;
+pub mod failure;
 pub mod freeze;
 pub mod lists;
 pub mod model;
@@ -14,6 +17,7 @@ pub mod parameters;
 pub mod plan;
 pub mod prepare;
 pub mod read_only;
+pub mod removal;
 pub mod scram;
 pub mod server;
 pub mod step;

@@ -1,27 +1,27 @@
-//! What there is on a server: our databases and their roles, as its catalogs say.
+//! Observed state of a server: the databases of Ahoi and their roles, from the catalogs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::ownership::Stamp;
+use super::ownership::Ownership;
 
-/// `CONNECTION LIMIT` of a database whose DROP was interrupted; nothing but another DROP works on it
+/// `CONNECTION LIMIT` of a database whose DROP was interrupted; only another DROP works on it
 /// (<https://www.postgresql.org/docs/17/catalog-pg-database.html>).
 pub const INVALID: i32 = -2;
 
-/// Databases and roles as found on a server.
+/// Databases and roles of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Observed {
     /// `server_version_num`, such as 170006.
     pub version: i32,
-    /// The role the controller is connected as.
+    /// The admin role, which the controller is connected as.
     pub operator: String,
-    /// The server does not show verifiers to the controller: in their place are the fingerprints that it wrote down.
+    /// Whether the admin role may not read verifiers. Fingerprints that it wrote take their place.
     #[serde(skip)]
     pub hidden: bool,
-    /// Whether the controller may limit the temporary files of a login, which a superuser may, or whoever a superuser has
-    /// let (`GRANT SET ON PARAMETER temp_file_limit`).
+    /// Whether the admin role may limit the temporary files of a login: as a superuser, or by
+    /// `GRANT SET ON PARAMETER temp_file_limit`.
     #[serde(default)]
     pub limits_temporary_files: bool,
     /// By name.
@@ -41,17 +41,17 @@ pub struct DatabaseState {
     pub limit: i32,
     /// `COMMENT ON DATABASE`.
     pub comment: Option<String>,
-    /// The privileges of everybody but the owner.
+    /// The privileges of all roles but the owner.
     pub grants: BTreeSet<Grant>,
-    /// Extensions that were made in it and that the last look did not find.
+    /// Extensions that were created in it and do not exist any more.
     #[serde(skip)]
     pub lost_extensions: BTreeSet<String>,
 }
 
 impl DatabaseState {
-    /// Our stamp, if it has one.
-    pub fn stamp(&self) -> Option<Stamp> {
-        self.comment.as_deref().and_then(Stamp::parse)
+    /// The ownership marker, if it has one.
+    pub fn ownership(&self) -> Option<Ownership> {
+        self.comment.as_deref().and_then(Ownership::parse)
     }
 }
 
@@ -62,13 +62,13 @@ pub struct Grant {
     pub grantee: String,
     /// CONNECT, CREATE or TEMPORARY.
     pub privilege: String,
-    /// Whether the role may pass it on.
+    /// WITH GRANT OPTION.
     #[serde(default)]
     pub grantable: bool,
 }
 
 impl Grant {
-    /// A privilege that cannot be passed on.
+    /// A privilege without grant option.
     pub fn new(grantee: &str, privilege: &str) -> Self {
         Grant { grantee: grantee.to_owned(), privilege: privilege.to_owned(), grantable: false }
     }
@@ -85,23 +85,23 @@ pub struct RoleState {
     pub limit: i32,
     /// Whether there is a `VALID UNTIL`.
     pub expires: bool,
-    /// `pg_authid.rolpassword`, or the fingerprint of what it was last set to.
+    /// `pg_authid.rolpassword`, or the fingerprint of the verifier that was last set.
     pub verifier: Option<String>,
-    /// The roles it is a member of.
+    /// The roles that it is a member of.
     pub member_of: BTreeMap<String, Membership>,
-    /// By database, what `ALTER ROLE … IN DATABASE … SET` has set, as `name=value`.
+    /// Settings by `ALTER ROLE … IN DATABASE … SET`, as `name=value`, by database.
     pub settings: BTreeMap<String, BTreeSet<String>>,
-    /// What `ALTER ROLE … SET` has set in every database, as `name=value`. Read where one database is looked at.
+    /// Settings by `ALTER ROLE … SET` for all databases, as `name=value`. Read only for a single database.
     #[serde(default)]
     pub own_settings: BTreeSet<String>,
 }
 
-/// How a role is a member of another. Before PostgreSQL 16 INHERIT and SET always hold.
+/// Options of a membership. Before PostgreSQL 16, INHERIT and SET are always true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Membership {
-    /// May make others members.
+    /// May grant the membership to others.
     pub admin: bool,
-    /// Has the role's privileges without SET ROLE.
+    /// Has the privileges of the role without SET ROLE.
     pub inherit: bool,
     /// May SET ROLE.
     pub set: bool,

@@ -1,23 +1,23 @@
-//! The names of a database and its roles on a server.
+//! Names of a database and its roles.
 //!
-//! Made from the uid, so that two objects never meet in one name and no customer reads another's name in the catalogs,
-//! which everybody may read.
+//! Derived from the uid, so that no two objects share a name, and no customer reads the name of another in the catalogs, which
+//! every login may read.
 
-/// The group role that every customer's login is a member of; the pooler looks up nobody else.
+/// Group role of all customers' logins; poolers look up only its members.
 pub const TENANTS: &str = "ahoi_tenants";
 
-/// A database and its roles. Everything follows from the name of the database.
+/// A database and its roles. All names derive from the name of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// The database.
+    /// Name of the database.
     pub database: String,
-    /// Owns every object in it; nobody logs in as it.
+    /// Role that owns every object in the database; it may not log in.
     pub owner: String,
-    /// What the customer's applications log in as; a member of the owner.
+    /// Login of the customer's applications; a member of the owner role.
     pub login: String,
-    /// The login that takes turns with it: closed, but while credentials are replaced.
+    /// The other login of the pair, which is closed except during a rotation.
     pub other: String,
-    /// Takes the owner's place in the login's memberships while the storage is exceeded.
+    /// Role that earlier releases used while the storage was exceeded.
     pub frozen: String,
 }
 
@@ -28,7 +28,7 @@ impl Names {
         Self::of(&format!("c_{}", digits.collect::<String>().to_ascii_lowercase()))
     }
 
-    /// The names that go with a database's.
+    /// The names for a database of this name.
     pub fn of(database: &str) -> Self {
         let [login, other] = ahoi_api::logins(database);
         Names {
@@ -40,7 +40,7 @@ impl Names {
         }
     }
 
-    /// The same with `login` as the one in use, if it is one of the two.
+    /// The same names with `login` in use, if it is one of the two.
     pub fn used_by(mut self, login: &str) -> Self {
         if login == self.other {
             std::mem::swap(&mut self.login, &mut self.other);
@@ -48,25 +48,25 @@ impl Names {
         self
     }
 
-    /// The same after the two logins have changed places.
+    /// The same names with the other login in use.
     pub fn rotated(mut self) -> Self {
         std::mem::swap(&mut self.login, &mut self.other);
         self
     }
 
-    /// Where the database goes when it is archived.
+    /// Name of the archived database.
     pub fn archived(&self, unix_time: i64) -> String {
         format!("zz_{}_{unix_time}", self.database)
     }
 }
 
-/// Whether a database's name is one of those made here.
+/// Whether a name is one of a database of Ahoi.
 pub fn is_database(name: &str) -> bool {
     name.strip_prefix("c_")
         .is_some_and(|digits| digits.len() == 12 && digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')))
 }
 
-/// Whether a role's name is one of those made here, and so not one that the platform team made for itself.
+/// Whether a name is one of a role of Ahoi, and not of an administrator's.
 pub fn is_role(name: &str) -> bool {
     name == TENANTS
         || name
@@ -80,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn from_a_uid() {
+    fn names_come_from_the_uid() {
         let names = Names::from_uid("3F2504e0-4f89-41d3-9a0c-0305e82c3301");
         assert_eq!(names.database, "c_3f2504e04f89");
         assert_eq!(names.owner, "c_3f2504e04f89_owner");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn two_logins_take_turns() {
+    fn the_published_login_is_in_use() {
         let names = Names::of("c_3f2504e04f89");
         assert_eq!((names.login.as_str(), names.other.as_str()), ("c_3f2504e04f89_a", "c_3f2504e04f89_b"));
         assert_eq!(names.clone().used_by("c_3f2504e04f89_b"), names.clone().rotated());
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn others_names_are_not_ours() {
+    fn other_names_are_not_ours() {
         for name in
             ["postgres", "c_3f2504e04f89", "c_3f2504e04f89_c", "c_3F2504E04F89_a", "c_3f25_a", "owner", "_a", ""]
         {

@@ -1,22 +1,23 @@
-//! Reads what there is from a server's catalogs, in one query, for one database or for all of ours.
+//! Reads the catalogs of a server in one query, for one database or for all of ours.
 
 use ahoi_reconcile::Error;
 use jiff::Timestamp;
 
+use super::failure::Failure;
 use super::model::Observed;
 use super::names::Names;
-use super::ownership::Stamp;
-use super::server::{Failure, ServerPool};
+use super::ownership::Ownership;
+use super::server::Postgres;
 
-/// What takes the place of pg_authid where it may not be read.
+/// Replaces pg_authid for an admin role that may not read it.
 const ROLES: &str = "(SELECT oid, rolname, rolcanlogin, rolconnlimit, rolsuper, rolcreatedb, rolcreaterole, \
      rolreplication, rolbypassrls, rolvaliduntil, shobj_description(oid, 'pg_authid') AS rolpassword \
      FROM pg_roles) AS pg_authid";
 
-/// Parameters: the databases and the roles to look for; NULL for all of ours.
+/// Parameters: names of databases and of roles; NULL for all of ours.
 ///
-/// Names and comments come from functions rather than joins: for lack of statistics on the shared catalogs, joins
-/// of theirs become nested loops, and a server has thousands of databases.
+/// Names and comments come from functions instead of joins: the shared catalogs lack statistics, so PostgreSQL would join them
+/// by nested loops, and a server has thousands of databases.
 const QUERY: &str = r#"
 SELECT json_build_object(
   'version', current_setting('server_version_num')::int,
@@ -61,86 +62,79 @@ SELECT json_build_object(
       GROUP BY member) m ON m.member = r.oid), '{}')
 )::text"#;
 
-/// Stamped databases whose comment has a text in it.
+/// Databases whose comment is an ownership marker that contains a text.
 const STAMPED: &str = "SELECT d.datname::text, c.description FROM pg_database d \
      JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass \
      WHERE strpos(c.description, $1) > 0 ORDER BY d.datname DESC";
 
-/// A database and its roles.
-pub async fn one(server: &ServerPool, names: &Names) -> Result<Observed, Error> {
+/// One database and its roles.
+pub async fn one(postgres: &Postgres, names: &Names) -> Result<Observed, Error> {
     let databases = [names.database.clone()];
     let roles = [names.owner.clone(), names.login.clone(), names.other.clone(), names.frozen.clone()];
-    read(server, [Some(&databases), Some(&roles)]).await
+    read(postgres, [Some(&databases), Some(&roles)]).await
 }
 
-/// The verifier that a login has on the server; nothing where the server does not show it.
-pub async fn verifier(server: &ServerPool, names: &Names, login: &str) -> Result<Option<String>, Error> {
-    let observed = one(server, names).await?;
+/// The verifier of a login; none if the server hides it.
+pub async fn verifier(postgres: &Postgres, names: &Names, login: &str) -> Result<Option<String>, Error> {
+    let observed = one(postgres, names).await?;
     Ok(observed.roles.get(login).and_then(|role| role.verifier.clone()))
 }
 
-/// All databases and roles of ours.
-pub async fn all(server: &ServerPool) -> Result<Observed, Error> {
-    read(server, [None, None]).await
+/// All databases and roles of Ahoi.
+pub async fn all(postgres: &Postgres) -> Result<Observed, Error> {
+    read(postgres, [None, None]).await
 }
 
-async fn read(server: &ServerPool, names: [Option<&[String]>; 2]) -> Result<Observed, Error> {
-    let hidden = server.hides_passwords();
+async fn read(postgres: &Postgres, names: [Option<&[String]>; 2]) -> Result<Observed, Error> {
+    let hidden = postgres.hides_passwords();
     let query = if hidden { as_ordinary_role(QUERY) } else { QUERY.to_owned() };
-    let json = server.text(&query, names).await.map_err(|failure| failure.into_error(&server.name))?;
+    let json = postgres.text(&query, names).await.map_err(|failure| failure.into_error(&postgres.name))?;
     let mut observed: Observed = serde_json::from_str(&json).map_err(anyhow::Error::from)?;
     observed.hidden = hidden;
-    // What is written down about these is no longer so.
-    let memory = server.memory.lock();
-    for login in &memory.wrong_passwords {
-        observed.roles.get_mut(login).into_iter().for_each(|role| role.verifier = None);
-    }
-    for (database, lost) in &memory.lost_extensions {
-        observed.databases.get_mut(database).into_iter().for_each(|state| state.lost_extensions.clone_from(lost));
-    }
     Ok(observed)
 }
 
-/// The query for a role that may not read pg_authid. Such a role is served from PostgreSQL 16 on, which can be asked what it
-/// may set.
+/// The query for an admin role that may not read pg_authid. Such a role needs PostgreSQL 16, which knows
+/// `has_parameter_privilege`.
 fn as_ordinary_role(query: &str) -> String {
     let may_set = "has_parameter_privilege('temp_file_limit', 'SET')";
     query.replace("pg_authid", ROLES).replace("current_setting('is_superuser')::bool", may_set)
 }
 
-/// The database that an object of the same name left here when it was deleted, closed or not.
-pub async fn retained(server: &ServerPool, cluster: &str, object: &str) -> Result<Option<Names>, Failure> {
-    let found = server.pairs(STAMPED, object).await?;
+/// The database that a deleted object of the same name left on this server, whether its logins are closed or not.
+pub async fn retained(postgres: &Postgres, cluster: &str, object: &str) -> Result<Option<Names>, Failure> {
+    let found = postgres.pairs(STAMPED, object).await?;
     let is_it = |comment: &str| {
-        Stamp::parse(comment)
-            .is_some_and(|stamp| stamp.cluster == cluster && stamp.object == object && stamp.state.can_be_adopted())
+        Ownership::parse(comment).is_some_and(|ownership| {
+            ownership.cluster == cluster && ownership.object == object && ownership.state.can_be_adopted()
+        })
     };
     Ok(found.iter().find(|(_, comment)| is_it(comment)).map(|(database, _)| Names::of(database)))
 }
 
-/// Stamped databases of an object of this namespace and name, whatever the cluster, from the platform team's own list.
+/// Databases of objects of this namespace and name, in whichever cluster, from the administrators' table.
 const OF_NAME: &str = "SELECT d.datname::text, c.description FROM ahoi.databases l JOIN pg_database d ON d.datname = l.database \
      JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass \
      WHERE l.namespace || '/' || l.name = $1 ORDER BY l.since DESC";
 
-/// The databases that objects of this namespace and name have or had here, whatever the cluster. That of another cluster cannot
-/// be told by its stamp alone, which is a hash for that cluster only.
-pub async fn of_name(server: &ServerPool, namespace: &str, name: &str) -> Result<Vec<(Names, Stamp)>, Failure> {
-    let found = server.pairs(OF_NAME, &format!("{namespace}/{name}")).await?;
-    Ok(found.iter().filter_map(|(database, comment)| Some((Names::of(database), Stamp::parse(comment)?))).collect())
+/// The databases that objects of this namespace and name have or had on this server, in whichever cluster. The ownership marker
+/// of another cluster is a hash that only that cluster can compute, so the administrators' table is read instead.
+pub async fn of_name(postgres: &Postgres, namespace: &str, name: &str) -> Result<Vec<(Names, Ownership)>, Failure> {
+    let found = postgres.pairs(OF_NAME, &format!("{namespace}/{name}")).await?;
+    Ok(found.iter().filter_map(|(database, comment)| Some((Names::of(database), Ownership::parse(comment)?))).collect())
 }
 
-/// Since when a database is what it is: retained, or in use.
-pub async fn since(server: &ServerPool, names: &Names) -> Result<Option<Timestamp>, Error> {
+/// Since when a database is in its state, for example retained.
+pub async fn since(postgres: &Postgres, names: &Names) -> Result<Option<Timestamp>, Error> {
     let sql = "SELECT to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), state FROM ahoi.databases \
                WHERE database = $1";
-    let found = server.pairs(sql, &names.database).await.map_err(|failure| failure.into_error(&server.name))?;
+    let found = postgres.pairs(sql, &names.database).await.map_err(|failure| failure.into_error(&postgres.name))?;
     Ok(found.first().and_then(|(since, _)| since.parse().ok()))
 }
 
-/// Namespace and name of the object that a database was made for, from the platform team's own list.
-pub async fn owner_of(server: &ServerPool, names: &Names) -> Result<(String, String), Error> {
+/// Namespace and name of the object of a database, from the administrators' table.
+pub async fn owner_of(postgres: &Postgres, names: &Names) -> Result<(String, String), Error> {
     let sql = "SELECT namespace, name FROM ahoi.databases WHERE database = $1";
-    let found = server.pairs(sql, &names.database).await.map_err(|failure| failure.into_error(&server.name))?;
+    let found = postgres.pairs(sql, &names.database).await.map_err(|failure| failure.into_error(&postgres.name))?;
     Ok(found.into_iter().next().unwrap_or_default())
 }

@@ -1,35 +1,36 @@
-//! The stamp: whose a database is, written in its comment.
+//! The ownership marker: which object a database belongs to, stored in the comment of the database.
 //!
-//! Everybody who may connect to a server may read the comments of all its databases. A stamp therefore
-//! names no customer: what it says about the object is a hash that only somebody who knows the cluster's own uid can make.
+//! Every login of a server may read the comments of all its databases. The marker therefore names no customer: it identifies the
+//! object by a hash that only a process which knows the uid of the cluster can compute.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The cluster this controller works for, known by the uid of its namespace kube-system.
+/// The Kubernetes cluster of this controller, identified by the uid of its namespace kube-system.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     uid: String,
-    /// What stamps say about the cluster.
+    /// Identifies the cluster in ownership markers.
     pub id: String,
 }
 
 impl Cluster {
-    /// The cluster whose kube-system has this uid.
+    /// The cluster whose namespace kube-system has this uid.
     pub fn new(uid: impl Into<String>) -> Self {
         let uid = uid.into();
         Cluster { id: digest(&[&uid], 8), uid }
     }
 
-    /// What stamps say about a Database of this name, whatever its uid: by this a retained database is found again.
+    /// Identifies Databases of this name in ownership markers, whatever their uid: an object of the same name finds a retained
+    /// database by it.
     pub fn object(&self, namespace: &str, name: &str) -> String {
         digest(&[&self.uid, namespace, name], 16)
     }
 }
 
-/// Hexadecimal digits that say nothing about the parts.
+/// Hexadecimal digits of a hash.
 fn digest(parts: &[&str], bytes: usize) -> String {
     let mut sha = Sha256::new();
     for part in parts {
@@ -39,45 +40,45 @@ fn digest(parts: &[&str], bytes: usize) -> String {
     sha.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where a database is in its life.
+/// Lifecycle state of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Being made, or in use.
+    /// Being created, or in use.
     Active,
-    /// Its object is gone and its login closed; an object of the same name finds it again.
+    /// Its object was deleted and its logins are closed; an object of the same name adopts it.
     Retained,
-    /// Renamed aside; nothing finds it by itself.
+    /// Archived under another name; no object adopts it.
     Archived,
-    /// Its object was deleted with the policy Delete and the drop is pending: an object of the same name does not get it.
+    /// Its object was deleted with the policy Delete, and the drop is pending; no object adopts it.
     Deleting,
 }
 
 impl State {
-    /// Whether a new object of the same name takes the database over.
+    /// Whether a new object of the same name adopts the database.
     pub fn can_be_adopted(self) -> bool {
         matches!(self, State::Active | State::Retained)
     }
 }
 
-/// Whose a database is and what has been done in it.
+/// Which object a database belongs to, and what has been done in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct Ownership {
     /// [`Cluster::id`].
     pub cluster: String,
     /// [`Cluster::object`].
     pub object: String,
     /// The uid of the Database.
     pub uid: String,
-    /// Where it is in its life.
+    /// Lifecycle state.
     pub state: State,
-    /// The extensions made in it; none while what is inside has not been prepared.
+    /// The extensions that were created in it; none until its contents have been prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<BTreeSet<String>>,
-    /// Whether a release before this one has frozen it, in a way of its own. Read, and never written.
+    /// Whether an earlier release has frozen it, in another way. Never written.
     #[serde(default, skip_serializing)]
     pub frozen: bool,
-    /// Whether writes are refused in it because its storage is used up.
+    /// Whether writes are refused because its storage is used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
 }
@@ -87,16 +88,16 @@ struct Comment<S> {
     ahoi: S,
 }
 
-impl Stamp {
-    /// The comment to put on the database. The same stamp makes the same text.
+impl Ownership {
+    /// The comment on the database; always the same text for the same marker.
     pub fn comment(&self) -> String {
-        // A structure of strings always has a JSON form.
+        // Serializing strings does not fail.
         serde_json::to_string(&Comment { ahoi: self }).unwrap_or_default()
     }
 
-    /// Reads a comment; none if it is not one of ours.
+    /// Parses a comment; none if it is not an ownership marker.
     pub fn parse(comment: &str) -> Option<Self> {
-        serde_json::from_str::<Comment<Stamp>>(comment).ok().map(|comment| comment.ahoi)
+        serde_json::from_str::<Comment<Ownership>>(comment).ok().map(|comment| comment.ahoi)
     }
 }
 
@@ -105,9 +106,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn stamp() -> Stamp {
+    fn ownership() -> Ownership {
         let cluster = Cluster::new("0b2a7c1e-1d3c-4f7e-9a51-1b1f6f1f0c11");
-        Stamp {
+        Ownership {
             object: cluster.object("customer-acme", "acme"),
             cluster: cluster.id,
             uid: "3f2504e0-4f89-41d3-9a0c-0305e82c3301".into(),
@@ -120,32 +121,32 @@ mod tests {
 
     #[test]
     fn text() {
-        insta::assert_snapshot!(stamp().comment());
+        insta::assert_snapshot!(ownership().comment());
     }
 
     #[test]
-    fn there_and_back() {
-        let comment = stamp().comment();
-        // What the sweep's query looks for.
+    fn markers_survive_a_round_trip() {
+        let comment = ownership().comment();
+        // The sweep's query matches this prefix.
         assert!(comment.starts_with(r#"{"ahoi":"#));
-        assert_eq!(Stamp::parse(&comment), Some(stamp()));
+        assert_eq!(Ownership::parse(&comment), Some(ownership()));
     }
 
     #[test]
-    fn names_no_customer() {
-        assert!(!stamp().comment().contains("acme"));
+    fn markers_name_no_customer() {
+        assert!(!ownership().comment().contains("acme"));
     }
 
     #[test]
-    fn another_cluster_makes_another_hash() {
+    fn the_hash_depends_on_the_cluster() {
         assert_ne!(Cluster::new("a").object("n", "m"), Cluster::new("b").object("n", "m"));
         assert_ne!(Cluster::new("a").object("n", "m"), Cluster::new("a").object("nm", ""));
     }
 
     proptest! {
         #[test]
-        fn others_comments_are_not_ours(comment in ".{0,200}") {
-            prop_assert_eq!(Stamp::parse(&comment), None);
+        fn other_comments_are_no_markers(comment in ".{0,200}") {
+            prop_assert_eq!(Ownership::parse(&comment), None);
         }
     }
 }

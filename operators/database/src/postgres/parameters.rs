@@ -1,7 +1,7 @@
-//! Which PostgreSQL parameters a Database may set, and why not the rest.
+//! The PostgreSQL parameters that a Database may set.
 //!
-//! A list of what is allowed rather than of what is not: PostgreSQL gets new parameters with every version, and
-//! some of them load libraries, write files or change who one is.
+//! An allow list, because each version of PostgreSQL adds parameters, and some of them load libraries, write files or change the
+//! current role.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use ahoi_reconcile::Error;
 
 use super::lists;
 
-/// The parameters that may be set, spelled as PostgreSQL stores them.
+/// The allowed parameters, in the spelling that PostgreSQL stores.
 const ALLOWED: &[&str] = &[
     "bytea_output",
     "client_connection_check_interval",
@@ -69,13 +69,13 @@ const ALLOWED: &[&str] = &[
     "xmloption",
 ];
 
-/// The parameters as PostgreSQL stores them, or which of them may not be set.
+/// Checks parameters, and returns them in the spelling that PostgreSQL stores.
 pub fn check(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
     let checked = parameters.iter().map(|(name, value)| {
         let stored = ALLOWED
             .iter()
             .find(|allowed| allowed.eq_ignore_ascii_case(name))
-            .ok_or_else(|| refused(name, "it is not a parameter that a Database may set"))?;
+            .ok_or_else(|| refused(name, "a Database may not set this parameter"))?;
         if value.chars().any(char::is_control) || value.len() > 256 {
             return Err(refused(name, "its value must be one line of at most 256 characters"));
         }
@@ -91,15 +91,15 @@ pub fn check(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, S
 }
 
 /// The error about one parameter.
-pub fn refused(name: &str, why: &str) -> Error {
-    Error::terminal("InvalidParameter", format!("spec.parameters[{name}]: {why}. Correct it or take it out"))
+fn refused(name: &str, why: &str) -> Error {
+    Error::terminal("InvalidParameter", format!("spec.parameters[{name}]: {why}. Correct or remove it"))
 }
 
-/// The error for parameters that PostgreSQL itself refused; its message names the parameter.
+/// The error if PostgreSQL refuses a parameter; its message names the parameter.
 pub fn refused_by_server(parameters: &BTreeMap<String, String>, message: &str) -> Error {
     match parameters.keys().find(|name| message.contains(&format!("\"{name}\""))) {
         Some(name) => refused(name, message),
-        None => Error::terminal("InvalidParameter", format!("spec.parameters: {message}. Correct it or take it out")),
+        None => Error::terminal("InvalidParameter", format!("spec.parameters: {message}. Correct or remove it")),
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_spelling() {
+    fn names_get_the_stored_spelling() {
         let checked = check(&parameters(&[("timezone", "Europe/Berlin"), ("statement_timeout", "30s")])).unwrap();
         assert_eq!(checked, parameters(&[("TimeZone", "Europe/Berlin"), ("statement_timeout", "30s")]));
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn dangerous_and_unknown_ones_are_named() {
+    fn dangerous_and_unknown_parameters_are_refused() {
         for name in [
             "role",
             "session_authorization",
@@ -144,12 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_refuses_is_named_too() {
+    fn a_refusal_of_the_server_names_the_parameter() {
         let given = parameters(&[("statement_timeout", "soon"), ("work_mem", "8MB")]);
         let error = refused_by_server(&given, r#"invalid value for parameter "statement_timeout": "soon""#);
         assert_eq!(
             error.to_string(),
-            r#"spec.parameters[statement_timeout]: invalid value for parameter "statement_timeout": "soon". Correct it or take it out"#
+            r#"spec.parameters[statement_timeout]: invalid value for parameter "statement_timeout": "soon". Correct or remove it"#
         );
     }
 }

@@ -1,8 +1,8 @@
-//! From what is there to what should be: the steps, in their order. Pure.
+//! Plans the steps from the observed to the desired state. Pure.
 //!
-//! Each decision is made on the state that the steps before it lead to, so that what is planned for a database that
-//! does not exist and what is planned for one that somebody has tampered with is the same code. The process may die
-//! between any two steps: the next plan starts from whatever is there then.
+//! Each decision is made on the state after the steps before it, so that the same code plans for a database that does not exist
+//! and for one that was tampered with. The process may die between any two steps: the next plan starts from the state at that
+//! time.
 
 use std::collections::BTreeSet;
 
@@ -10,49 +10,49 @@ use super::desired::{Access, Desired, Identity, OtherLogin};
 use super::lists;
 use super::model::{DatabaseState, Grant, INVALID, Membership, Observed};
 use super::names::{Names, TENANTS, is_role};
-use super::ownership::{Stamp, State};
+use super::ownership::{Ownership, State};
 use super::step::{Step, membership, name_of};
 use crate::postgres::scram::stands_for;
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The database of that name is somebody else's; it is left as it is.
+    /// The database of that name belongs to another object; it must not be changed.
     NotOurs(String),
-    /// A database that was there is gone. A new one in its place would hide that its data is lost.
+    /// The database existed and does not any more. A new one in its place would hide that its data is lost.
     Missing(String),
 }
 
-/// What a database of the name that we want is to us.
+/// Who owns the database of the desired name.
 enum Claim {
     Absent,
-    /// What an interrupted DROP leaves.
+    /// Left by an interrupted DROP.
     Invalid,
-    /// Created, and not stamped yet: the process died in between.
-    Unstamped,
-    Stamped(Stamp),
-    /// The stamp of an object of the same name. Two cannot be there at once, so that one is no more, even where the
-    /// server was away when it went and nothing has been closed yet.
-    Retained(Stamp),
+    /// Created, and not marked yet: the process died in between.
+    Unmarked,
+    Ours(Ownership),
+    /// Marked by an object of the same name. Two such objects cannot exist at once, so that one was deleted, even if the server was
+    /// unreachable at the time and its logins are still open.
+    Retained(Ownership),
     Foreign(&'static str),
 }
 
 fn claim(names: &Names, identity: &Identity, observed: &Observed) -> Claim {
     let Some(database) = observed.databases.get(&names.database) else { return Claim::Absent };
-    let Some(stamp) = database.stamp() else {
+    let Some(ownership) = database.ownership() else {
         let bare = database.comment.is_none() && database.owner == observed.operator;
         return match () {
             () if bare && database.limit == INVALID => Claim::Invalid,
-            () if bare && !database.open => Claim::Unstamped,
-            () => Claim::Foreign("it does not carry the stamp of this suite"),
+            () if bare && !database.open => Claim::Unmarked,
+            () => Claim::Foreign("it has no ownership marker of Ahoi"),
         };
     };
-    let same_object = stamp.cluster == identity.cluster && stamp.object == identity.object;
+    let same_object = ownership.cluster == identity.cluster && ownership.object == identity.object;
     match () {
-        () if stamp.cluster != identity.cluster => Claim::Foreign("it belongs to another cluster"),
-        () if same_object && stamp.uid == identity.uid && database.limit == INVALID => Claim::Invalid,
-        () if same_object && stamp.uid == identity.uid => Claim::Stamped(stamp),
-        () if same_object && stamp.state.can_be_adopted() => Claim::Retained(stamp),
+        () if ownership.cluster != identity.cluster => Claim::Foreign("it belongs to another cluster"),
+        () if same_object && ownership.uid == identity.uid && database.limit == INVALID => Claim::Invalid,
+        () if same_object && ownership.uid == identity.uid => Claim::Ours(ownership),
+        () if same_object && ownership.state.can_be_adopted() => Claim::Retained(ownership),
         () => Claim::Foreign("it belongs to another object"),
     }
 }
@@ -65,18 +65,18 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     if desired.provisioned && matches!(claim, Claim::Absent | Claim::Invalid) {
         let Identity { namespace, name, .. } = &desired.identity;
         return Err(Refusal::Missing(format!(
-            "database {} does not exist any more: restore it under this name, or delete Database {namespace}/{name} to have an \
-             empty one created",
+            "database {} does not exist any more: restore it under this name, or delete Database {namespace}/{name} to get an \
+             empty one",
             names.database
         )));
     }
     let before = match claim {
         Claim::Foreign(why) => return Err(not_ours(names, why)),
-        Claim::Stamped(stamp) => stamp,
-        Claim::Retained(stamp) => plan.adopt(desired, stamp),
+        Claim::Ours(ownership) => ownership,
+        Claim::Retained(ownership) => plan.adopt(desired, ownership),
         claim => plan.create(desired, &claim),
     };
-    plan.keep_out(names, desired.access);
+    plan.revoke_others(names, desired.access);
     plan.roles(desired);
     plan.database(desired);
     plan.settings(desired);
@@ -85,12 +85,12 @@ pub fn open(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
         plan.grant(&names.database, &login, &["CONNECT"]);
     }
     let extensions = before.extensions.unwrap_or_default().union(&desired.extensions).cloned().collect();
-    let stamp = Stamp { extensions: Some(extensions), full, ..desired.identity.stamp(State::Active) };
-    plan.stamp(names, &desired.identity, stamp);
+    let ownership = Ownership { extensions: Some(extensions), full, ..desired.identity.ownership(State::Active) };
+    plan.mark(names, &desired.identity, ownership);
     Ok(plan.steps)
 }
 
-/// The steps to a database that is kept, closed, for an object of the same name to find.
+/// The steps to a retained database: its logins are closed, and an object of the same name adopts it.
 pub fn retain(names: &Names, identity: &Identity, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     let mut plan = Plan::new(names, observed);
     let claim = claim(names, identity, observed);
@@ -98,56 +98,63 @@ pub fn retain(names: &Names, identity: &Identity, observed: &Observed) -> Result
         return Err(not_ours(names, why));
     }
     plan.close_login(names);
-    let stamp = match claim {
-        Claim::Unstamped => identity.stamp(State::Retained),
-        Claim::Stamped(stamp) if stamp.state != State::Retained => Stamp { state: State::Retained, ..stamp },
+    let ownership = match claim {
+        Claim::Unmarked => identity.ownership(State::Retained),
+        Claim::Ours(ownership) if ownership.state != State::Retained => {
+            Ownership { state: State::Retained, ..ownership }
+        }
         _ => return Ok(plan.steps),
     };
     plan.end_sessions(names);
-    plan.stamp(names, identity, stamp);
+    plan.mark(names, identity, ownership);
     Ok(plan.steps)
 }
 
-/// The steps to a database that is put aside as `aside`.
-pub fn archive(names: &Names, identity: &Identity, observed: &Observed, aside: String) -> Result<Vec<Step>, Refusal> {
+/// The steps to a database that is archived as `archived`.
+pub fn archive(
+    names: &Names,
+    identity: &Identity,
+    observed: &Observed,
+    archived: String,
+) -> Result<Vec<Step>, Refusal> {
     let mut plan = Plan::new(names, observed);
     let claim = claim(names, identity, observed);
-    let stamp = match claim {
+    let ownership = match claim {
         Claim::Foreign(why) => return Err(not_ours(names, why)),
-        // What another object of this name retained is not this object's to put aside.
+        // Data that another object of this name retained is not this object's to archive.
         Claim::Absent | Claim::Invalid | Claim::Retained(_) => return Ok(plan.steps),
-        Claim::Unstamped => identity.stamp(State::Archived),
-        Claim::Stamped(stamp) => Stamp { state: State::Archived, ..stamp },
+        Claim::Unmarked => identity.ownership(State::Archived),
+        Claim::Ours(ownership) => Ownership { state: State::Archived, ..ownership },
     };
     let database = names.database.clone();
     plan.close_login(names);
     plan.end_sessions(names);
     plan.limit(&database, 0);
-    plan.stamp(names, identity, stamp);
+    plan.mark(names, identity, ownership);
     plan.push(Step::Terminate { database: database.clone(), login: None });
-    plan.push(Step::Rename { from: database, to: aside });
+    plan.push(Step::Rename { from: database, to: archived });
     Ok(plan.steps)
 }
 
-/// The steps to nothing. The logins are closed before anything that the server may refuse, and the stamp says what was ordered
-/// before anything is destroyed: it outlives the DatabaseServer object and its list of pending removals.
+/// The steps that drop a database and its roles. The logins are closed before any step that the server may refuse, and the
+/// ownership marker records the deletion before anything is dropped: it outlives the DatabaseServer and its pending removals.
 pub fn delete(names: &Names, identity: &Identity, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     let mut plan = Plan::new(names, observed);
     let claim = claim(names, identity, observed);
-    let stamp = match claim {
+    let ownership = match claim {
         Claim::Foreign(why) => return Err(not_ours(names, why)),
         Claim::Retained(_) => return Ok(plan.steps),
-        // PostgreSQL lets nothing but DROP work on an invalid database.
+        // Only DROP works on an invalid database.
         Claim::Absent | Claim::Invalid => None,
-        Claim::Unstamped => Some(identity.stamp(State::Deleting)),
-        Claim::Stamped(ref stamp) => Some(Stamp { state: State::Deleting, ..stamp.clone() }),
+        Claim::Unmarked => Some(identity.ownership(State::Deleting)),
+        Claim::Ours(ref ownership) => Some(Ownership { state: State::Deleting, ..ownership.clone() }),
     };
     plan.close_login(names);
     if !matches!(claim, Claim::Absent) {
         plan.end_sessions(names);
     }
-    if let Some(stamp) = stamp {
-        plan.stamp(names, identity, stamp);
+    if let Some(ownership) = ownership {
+        plan.mark(names, identity, ownership);
     }
     let database = names.database.clone();
     if !matches!(claim, Claim::Absent) {
@@ -168,17 +175,17 @@ pub fn differs(desired: &Desired, observed: &Observed) -> bool {
 }
 
 fn not_ours(names: &Names, why: &str) -> Refusal {
-    Refusal::NotOurs(format!("database {} is left as it is: {why}", names.database))
+    Refusal::NotOurs(format!("database {} was not changed: {why}", names.database))
 }
 
 fn owned<T: Clone>((name, state): (&String, &T)) -> (String, T) {
     (name.clone(), state.clone())
 }
 
-/// The parameter that bounds the temporary files of a session.
+/// The parameter that limits the temporary files of a session.
 pub const TEMPORARY_FILES: &str = "temp_file_limit";
 
-/// What the owner role may do with the database itself.
+/// Privileges of the owner role on the database.
 fn owner_privileges(access: Access) -> &'static [&'static str] {
     match access {
         Access::Write => &["CONNECT", "CREATE", "TEMPORARY"],
@@ -187,13 +194,13 @@ fn owner_privileges(access: Access) -> &'static [&'static str] {
 }
 
 struct Plan {
-    /// What there is once the steps so far are done.
+    /// State after the steps so far.
     state: Observed,
     steps: Vec<Step>,
 }
 
 impl Plan {
-    /// Of a whole server's databases only the one that is planned for.
+    /// Starts from the part of the observed state that concerns one database.
     fn new(names: &Names, observed: &Observed) -> Self {
         let roles = [&names.owner, &names.login, &names.other, &names.frozen];
         let state = Observed {
@@ -216,39 +223,39 @@ impl Plan {
         self.state.databases.get(database).cloned().unwrap_or_default()
     }
 
-    /// A database of ours with nothing in it, closed.
-    fn create(&mut self, desired: &Desired, claim: &Claim) -> Stamp {
+    /// Creates an empty database that accepts no connections.
+    fn create(&mut self, desired: &Desired, claim: &Claim) -> Ownership {
         let database = desired.names.database.clone();
         if matches!(claim, Claim::Invalid) {
             self.push(Step::DropDatabase { database: database.clone() });
         }
-        if !matches!(claim, Claim::Unstamped) {
+        if !matches!(claim, Claim::Unmarked) {
             self.push(Step::CreateDatabase { database, limit: desired.connection_limit });
         }
-        let stamp = desired.identity.stamp(State::Active);
-        self.stamp(&desired.names, &desired.identity, stamp.clone());
-        stamp
+        let ownership = desired.identity.ownership(State::Active);
+        self.mark(&desired.names, &desired.identity, ownership.clone());
+        ownership
     }
 
-    /// What another object left becomes this one's before anything of it is opened: whoever deletes this one halfway closes,
-    /// puts aside or drops what it has opened.
-    fn adopt(&mut self, desired: &Desired, left: Stamp) -> Stamp {
-        let mine = desired.identity.stamp(State::Active);
-        let stamp = Stamp { extensions: left.extensions, frozen: left.frozen, full: left.full, ..mine };
-        self.stamp(&desired.names, &desired.identity, stamp.clone());
-        stamp
+    /// Marks the database of a deleted object as this object's before anything is opened: a deletion of this object in between then
+    /// closes, archives or drops it.
+    fn adopt(&mut self, desired: &Desired, left: Ownership) -> Ownership {
+        let mine = desired.identity.ownership(State::Active);
+        let ownership = Ownership { extensions: left.extensions, frozen: left.frozen, full: left.full, ..mine };
+        self.mark(&desired.names, &desired.identity, ownership.clone());
+        ownership
     }
 
-    fn stamp(&mut self, names: &Names, identity: &Identity, stamp: Stamp) {
-        if self.here(&names.database).stamp().as_ref() != Some(&stamp) {
+    fn mark(&mut self, names: &Names, identity: &Identity, ownership: Ownership) {
+        if self.here(&names.database).ownership().as_ref() != Some(&ownership) {
             let (namespace, name) = (identity.namespace.clone(), identity.name.clone());
-            self.push(Step::Stamp { database: names.database.clone(), stamp, namespace, name });
+            self.push(Step::Mark { database: names.database.clone(), ownership, namespace, name });
         }
     }
 
-    /// Nobody but the owner role and the login: not PUBLIC, and no role of another database. What the platform team
-    /// has given to roles of its own, for backups say, is its business.
-    fn keep_out(&mut self, names: &Names, access: Access) {
+    /// Revokes what PUBLIC and the roles of other databases may do. Grants of administrators to their own roles, for example for
+    /// backups, stay.
+    fn revoke_others(&mut self, names: &Names, access: Access) {
         let state = self.here(&names.database);
         let privileges = owner_privileges(access);
         let wanted = |grant: &Grant| {
@@ -285,11 +292,11 @@ impl Plan {
         match desired.other {
             _ if desired.access == Access::Closed => {}
             OtherLogin::Closed => self.close(&names.other),
-            // One that is gone has taken its password with it: nothing is left to keep open.
+            // The password of a dropped login is lost: it cannot be opened again.
             OtherLogin::Former if self.state.roles.contains_key(&names.other) => self.login(&names.other, None),
             OtherLogin::Former => {}
         }
-        // Where nobody looks passwords up, nobody asks whose they are.
+        // The group serves the lookup of passwords, which needs verifiers that can be read.
         let tenants = (!self.state.hidden).then_some((TENANTS, false));
         let groups: Vec<_> = [(names.owner.as_str(), true)].into_iter().chain(tenants).collect();
         for login in self.logins(desired) {
@@ -297,14 +304,14 @@ impl Plan {
         }
     }
 
-    /// The logins that are to be as the spec says.
+    /// The logins that must be as desired.
     fn logins(&self, desired: &Desired) -> Vec<String> {
         let names = &desired.names;
         let other = desired.other != OtherLogin::Closed && self.state.roles.contains_key(&names.other);
         [Some(&names.login), Some(&names.other).filter(|_| other)].into_iter().flatten().cloned().collect()
     }
 
-    /// A role that logs in, with this verifier or else the one it has.
+    /// Opens a login, with this verifier or else with its present one.
     fn login(&mut self, role: &str, verifier: Option<&String>) {
         self.role(role);
         let found = self.state.roles.get(role).cloned().unwrap_or_default();
@@ -320,7 +327,7 @@ impl Plan {
         }
     }
 
-    /// Closes both logins, and ends their sessions.
+    /// Closes both logins and ends their sessions.
     fn shut(&mut self, names: &Names) {
         self.role(&names.login);
         for login in [&names.login, &names.other] {
@@ -337,7 +344,7 @@ impl Plan {
         }
     }
 
-    /// A role that nobody logs in as and that is in no group of ours.
+    /// Makes a role unable to log in, and removes it from all groups of Ahoi.
     fn group(&mut self, role: &str) {
         self.role(role);
         if self.state.roles.get(role).is_some_and(|state| state.login) {
@@ -396,7 +403,7 @@ impl Plan {
         }
     }
 
-    /// What the login has set for itself in this database goes, too: the spec is the one place to look.
+    /// Settings that a login made for itself in this database are reset: only the spec defines them.
     fn settings(&mut self, desired: &Desired) {
         for login in self.logins(desired) {
             self.settings_of(&login, desired);
@@ -425,8 +432,8 @@ impl Plan {
         }
     }
 
-    /// Whether writes are refused in it afterwards.
-    fn contents(&mut self, desired: &Desired, before: &Stamp) -> bool {
+    /// Plans the steps inside of the database. The result is whether writes are refused afterwards.
+    fn contents(&mut self, desired: &Desired, before: &Ownership) -> bool {
         let owner = &desired.names.owner;
         if before.extensions.is_none() {
             self.push(Step::PublicSchema { owner: owner.clone() });
@@ -443,7 +450,7 @@ impl Plan {
             self.push(Step::Thaw);
         }
         if desired.access == Access::Shrink && !before.full {
-            // Who is no superuser does not get in while they have all connections of the database.
+            // Without a superuser, no connection is free while the customer uses all of them.
             for login in self.logins(desired) {
                 self.push(Step::Terminate { database: desired.names.database.clone(), login: Some(login) });
             }
@@ -457,8 +464,8 @@ impl Plan {
         }
     }
 
-    /// Ends what the two logins have open. Not in one transaction with anything: a lock that something else waits for must not
-    /// keep a login open.
+    /// Ends the sessions of both logins. Not in one transaction with other steps: a lock that one of these waits for must not keep a
+    /// login open.
     fn end_sessions(&mut self, names: &Names) {
         for login in [&names.login, &names.other] {
             self.push(Step::Terminate { database: names.database.clone(), login: Some(login.clone()) });

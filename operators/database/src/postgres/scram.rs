@@ -1,4 +1,4 @@
-//! Passwords and their SCRAM verifiers. The server only ever gets a verifier: what is in no statement is in no log.
+//! Passwords and their SCRAM verifiers. Statements contain the verifier only, so that no log contains a password.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const LENGTH: usize = 32;
 
-/// A password and what PostgreSQL is given in its place.
+/// A password and its SCRAM verifier.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// For the client alone.
+    /// For the client.
     pub password: String,
     /// `SCRAM-SHA-256$iterations:salt$keys`, for the server.
     pub verifier: String,
@@ -26,12 +26,12 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// New ones, from the randomness of the operating system.
+    /// Generates a password from the randomness of the operating system.
     pub fn generate() -> anyhow::Result<Self> {
         Ok(Self::of(random_password()?))
     }
 
-    /// With a verifier of its own for a password that exists.
+    /// Credentials with a new verifier for this password.
     pub fn of(password: String) -> Self {
         Credentials { verifier: postgres_protocol::password::scram_sha_256(password.as_bytes()), password }
     }
@@ -49,15 +49,15 @@ fn random_password() -> anyhow::Result<String> {
     Ok(password)
 }
 
-/// What is written down about a verifier where it cannot be read back: everybody on the server may see it, and it says
-/// nothing about a password that nobody can guess.
+/// Fingerprint of a verifier, stored where the verifier cannot be read back. Every login may read it; it reveals nothing about a
+/// random password.
 pub fn fingerprint(verifier: &str) -> String {
     let digest = Sha256::digest(verifier);
     let digits: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("password {digits}")
 }
 
-/// Whether what was read on a server, a verifier or its fingerprint, stands for this one.
+/// Whether a verifier or fingerprint that was read from a server is that of this verifier.
 pub fn stands_for(read: Option<&str>, verifier: &str) -> bool {
     read.is_some_and(|read| read == verifier || read == fingerprint(verifier))
 }
@@ -67,11 +67,11 @@ pub fn matches(password: &str, verifier: &str) -> bool {
     recompute(password, verifier).is_some_and(|again| again == verifier)
 }
 
-/// The verifier for the password with the iterations and the salt of another one (RFC 5803, and RFC 5802 for the keys).
+/// The verifier of the password with the iterations and the salt of another verifier (RFC 5803, and RFC 5802 for the keys).
 fn recompute(password: &str, verifier: &str) -> Option<String> {
     let (iterations, salt) = verifier.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?.0.split_once(':')?;
     let (rounds, salt_bytes) = (iterations.parse::<u32>().ok()?, STANDARD.decode(salt).ok()?);
-    // Our own have 4096. What somebody has put there must not keep us busy.
+    // Our verifiers have 4096. One that a tenant wrote must not cost more than this.
     if !(1..=1_000_000).contains(&rounds) {
         return None;
     }
@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn passwords_are_long_and_plain() {
+    fn passwords_are_long_and_alphanumeric() {
         let password = random_password().unwrap();
         assert_eq!(password.len(), 32);
         assert!(password.chars().all(|c| c.is_ascii_alphanumeric()));
@@ -119,30 +119,30 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_stands_for_one_verifier() {
+    fn a_fingerprint_identifies_one_verifier() {
         let (one, other) = (Credentials::of("a".into()).verifier, Credentials::of("a".into()).verifier);
         assert!(stands_for(Some(&fingerprint(&one)), &one) && stands_for(Some(&one), &one));
         assert!(!stands_for(Some(&fingerprint(&other)), &one) && !stands_for(None, &one));
         assert!(!one.contains(fingerprint(&one).trim_start_matches("password ")));
     }
 
-    /// The example of RFC 7677, brought into PostgreSQL's form.
+    /// The example of RFC 7677 in PostgreSQL's format.
     #[test]
-    fn known_answer() {
+    fn the_example_of_the_rfc_matches() {
         let verifier = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
                         WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
         assert!(matches("pencil", verifier));
     }
 
     #[test]
-    fn a_debug_print_shows_nothing() {
+    fn debug_output_is_redacted() {
         let credentials = Credentials::of("hunter2".into());
         assert_eq!(format!("{credentials:?}"), "Credentials");
     }
 
     proptest! {
         #[test]
-        fn odd_verifiers_match_nothing(verifier in "(SCRAM-SHA-256\\$)?[0-9:$=A-Za-z]{0,80}") {
+        fn malformed_verifiers_match_nothing(verifier in "(SCRAM-SHA-256\\$)?[0-9:$=A-Za-z]{0,80}") {
             prop_assert!(!matches("pencil", &verifier));
         }
     }

@@ -1,4 +1,4 @@
-//! The single changes a plan is made of: each as SQL, and as what it does to the model.
+//! The steps of a plan: each as SQL, and as a change of the model.
 
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 
@@ -6,26 +6,26 @@ use super::freeze;
 use super::lists;
 use super::model::{DatabaseState, Grant, Membership, Observed, RoleState};
 use super::names::Names;
-use super::ownership::{Stamp, State};
+use super::ownership::{Ownership, State};
 use crate::postgres::scram::fingerprint;
 
-/// The first version that knows `GRANT … WITH INHERIT …, SET …`.
+/// First version with `GRANT … WITH INHERIT …, SET …`.
 const MEMBERSHIP_OPTIONS: i32 = 160_000;
-/// The first version that knows `CREATE DATABASE … STRATEGY`.
+/// First version with `CREATE DATABASE … STRATEGY`.
 const STRATEGY: i32 = 150_000;
 
-/// One change.
+/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A new database, closed to everybody.
+    /// Creates a database that accepts no connections.
     CreateDatabase { database: String, limit: i32 },
-    /// The end of a database.
+    /// Drops a database.
     DropDatabase { database: String },
-    /// Says whose the database is, to machines in its comment and to the platform team in `ahoi.databases`.
-    Stamp { database: String, stamp: Stamp, namespace: String, name: String },
-    /// Takes the database back from a role of ours.
+    /// Records which object the database belongs to: in its comment, and for administrators in `ahoi.databases`.
+    Mark { database: String, ownership: Ownership, namespace: String, name: String },
+    /// Makes the admin role the owner of the database again.
     Reown { database: String },
-    /// Takes the database off the platform team's list.
+    /// Deletes the database from the administrators' table.
     Forget { database: String },
     /// Renames the database.
     Rename { from: String, to: String },
@@ -33,68 +33,68 @@ pub enum Step {
     Limit { database: String, limit: i32 },
     /// `ALLOW_CONNECTIONS`.
     Open { database: String },
-    /// Ends the sessions in the database: a login's, or everybody's.
+    /// Ends sessions in the database: those of a login, or all.
     Terminate { database: String, login: Option<String> },
-    /// Takes all privileges away. No grantee is PUBLIC.
+    /// Revokes all privileges. An empty grantee is PUBLIC.
     Revoke { database: String, grantee: String },
-    /// Gives privileges.
+    /// Grants privileges.
     Grant { database: String, grantee: String, privileges: Vec<&'static str> },
-    /// A new role that can do nothing.
+    /// Creates a role without login and privileges.
     CreateRole { role: String },
-    /// Takes every attribute away that reaches beyond the role's own database.
+    /// Removes every attribute with an effect outside of the role's own database.
     Disempower { role: String },
-    /// Lets the role log in.
+    /// Allows the role to log in, with this verifier.
     Login { role: String, verifier: String },
-    /// Writes down which verifier the role has, where it cannot be read back. In one transaction with the login's.
+    /// Stores the fingerprint of the verifier, which cannot be read back. In one transaction with `Login`.
     Note { role: String, verifier: String },
-    /// Lets the role log in again with the password that it has.
+    /// Allows the role to log in again with its present password.
     Reopen { role: String },
-    /// Keeps the role from logging in.
+    /// Forbids the role to log in.
     NoLogin { role: String },
-    /// The end of a role.
+    /// Drops a role.
     DropRole { role: String },
-    /// Makes a role a member of another.
+    /// Grants a membership.
     Join { group: String, member: String, membership: Membership },
-    /// Ends a membership.
+    /// Revokes a membership.
     Leave { group: String, member: String },
     /// Sets a parameter of a login in a database.
     Set { login: String, database: String, parameter: String, value: String },
-    /// Unsets one.
+    /// Resets a parameter of a login in a database.
     Reset { login: String, database: String, parameter: String },
-    /// Sets a parameter of a login in every database.
+    /// Sets a parameter of a login for all databases.
     SetEverywhere { login: String, parameter: String, value: String },
-    /// Unsets one.
+    /// Resets a parameter of a login for all databases.
     ResetEverywhere { login: String, parameter: String },
-    /// Gives the schema public to the owner role alone.
+    /// Makes the owner role the owner of the schema public, and revokes the privileges of PUBLIC.
     PublicSchema { owner: String },
-    /// Makes an extension in the owner role's name, so that PostgreSQL itself refuses those it does not trust.
+    /// Creates an extension as the owner role, so that PostgreSQL refuses those that it does not trust.
     Extension { extension: String, owner: String },
-    /// Takes the privileges to make anything, so that only what there is can be written to.
+    /// Revokes the privileges to create objects.
     Seal { names: Names },
-    /// Has every table refuse writes with the reason.
+    /// Makes every table refuse writes.
     RefuseWrites { names: Names },
-    /// Ends that writes are refused.
+    /// Allows writes again.
     AllowWrites { names: Names },
-    /// Removes what refused them.
+    /// Drops the triggers that refused writes.
     Thaw,
 }
 
-/// Where, and together with what, a step runs.
+/// Where a step runs, and in which transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In the admin database, in one transaction with its neighbours.
+    /// In the admin database, in one transaction with adjacent steps.
     Server,
     /// In the admin database, outside of any transaction.
     Alone,
-    /// In the database itself, in one transaction with its neighbours.
+    /// In the database itself, on one connection with adjacent steps.
     Inside,
 }
 
-/// What a step is about, for metrics and for people.
+/// What a step changes, for metrics and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     Database,
-    Stamp,
+    Ownership,
     Privileges,
     ConnectionLimit,
     Role,
@@ -107,11 +107,11 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// In a sentence, and as a label.
+    /// For messages, and as a label value.
     pub fn as_str(self) -> &'static str {
         match self {
             Topic::Database => "database",
-            Topic::Stamp => "stamp",
+            Topic::Ownership => "ownership marker",
             Topic::Privileges => "privileges",
             Topic::ConnectionLimit => "connection limit",
             Topic::Role => "role",
@@ -140,7 +140,7 @@ impl Step {
         }
     }
 
-    /// What it is about.
+    /// What it changes.
     pub fn topic(&self) -> Topic {
         match self {
             Step::CreateDatabase { .. }
@@ -148,7 +148,7 @@ impl Step {
             | Step::Rename { .. }
             | Step::Open { .. }
             | Step::Reown { .. } => Topic::Database,
-            Step::Stamp { .. } | Step::Forget { .. } => Topic::Stamp,
+            Step::Mark { .. } | Step::Forget { .. } => Topic::Ownership,
             Step::Limit { .. } => Topic::ConnectionLimit,
             Step::Terminate { .. } => Topic::Sessions,
             Step::Revoke { .. } | Step::Grant { .. } => Topic::Privileges,
@@ -171,7 +171,7 @@ impl Step {
     pub fn sql(&self, version: i32) -> String {
         match self {
             Step::CreateDatabase { database, limit } => {
-                // From WAL rather than by copying files: two checkpoints less, which everybody on the server would feel.
+                // Writes WAL instead of copying files, which would cost two checkpoints.
                 let strategy = if version >= STRATEGY { " STRATEGY wal_log" } else { "" };
                 let database = id(database);
                 format!(
@@ -179,7 +179,7 @@ impl Step {
                 )
             }
             Step::DropDatabase { database } => format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", id(database)),
-            Step::Stamp { database, stamp, namespace, name } => stamp_sql(database, stamp, namespace, name),
+            Step::Mark { database, ownership, namespace, name } => mark_sql(database, ownership, namespace, name),
             Step::Reown { database } => format!("ALTER DATABASE {} OWNER TO CURRENT_USER", id(database)),
             Step::Forget { database } => format!("DELETE FROM ahoi.databases WHERE database = {}", literal(database)),
             Step::Rename { from, to } => format!(
@@ -204,7 +204,7 @@ impl Step {
             }
             Step::CreateRole { role } => format!("CREATE ROLE {} NOLOGIN", id(role)),
             Step::Disempower { role } => {
-                // Only a superuser may so much as name the others.
+                // Only a superuser may use the other attributes, even to remove them.
                 let role = id(role);
                 let body = format!(
                     "BEGIN ALTER ROLE {role} NOCREATEDB NOCREATEROLE; IF current_setting('is_superuser')::bool THEN \
@@ -267,7 +267,7 @@ impl Step {
         }
     }
 
-    /// What it does to what was observed.
+    /// Applies the step to the model.
     pub fn apply(&self, observed: &mut Observed) {
         let operator = observed.operator.clone();
         match self {
@@ -294,7 +294,7 @@ impl Step {
                 observed.roles.insert(role.clone(), RoleState { limit: -1, ..RoleState::default() });
             }
             Step::DropRole { role } => _ = observed.roles.remove(role),
-            Step::Stamp { database, .. }
+            Step::Mark { database, .. }
             | Step::Reown { database }
             | Step::Limit { database, .. }
             | Step::Open { database }
@@ -319,7 +319,7 @@ impl Step {
             Step::Extension { extension, .. } => {
                 observed.databases.values_mut().for_each(|state| _ = state.lost_extensions.remove(extension));
             }
-            // What is inside is not observed; the stamp says whether it has been done.
+            // The contents of a database are not observed; the ownership marker records them.
             Step::Forget { .. }
             | Step::Note { .. }
             | Step::Terminate { .. }
@@ -333,7 +333,7 @@ impl Step {
 
     fn apply_to_database(&self, state: &mut DatabaseState, operator: String) {
         match self {
-            Step::Stamp { stamp, .. } => state.comment = Some(stamp.comment()),
+            Step::Mark { ownership, .. } => state.comment = Some(ownership.comment()),
             Step::Reown { .. } => state.owner = operator,
             Step::Limit { limit, .. } => state.limit = *limit,
             Step::Open { .. } => state.open = true,
@@ -386,23 +386,23 @@ impl Step {
     }
 }
 
-/// The membership of a login in the owner role, which it uses, or in another role of ours in name only.
+/// The membership of a login: in the owner role, whose privileges it uses, or in a group, whose privileges it does not use.
 pub fn membership(version: i32, uses: bool) -> Membership {
     let uses = uses || version < MEMBERSHIP_OPTIONS;
     Membership { admin: false, inherit: uses, set: uses }
 }
 
-/// The parameter that a `name=value` sets.
+/// The parameter in `name=value`.
 pub fn name_of(setting: &str) -> &str {
     setting.split_once('=').map_or(setting, |(name, _)| name)
 }
 
-/// A parameter of an extension has a dot in its name.
+/// Quotes a parameter; that of an extension has a dot in its name.
 fn dotted(parameter: &str) -> String {
     parameter.split('.').map(id).collect::<Vec<_>>().join(".")
 }
 
-/// Nobody can end the sessions of a role that it has no part in, such as those of the platform's own superuser.
+/// Without a superuser, only sessions of roles that the admin role is a member of can be ended.
 fn terminate(database: &str, and: &str) -> String {
     format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}{and} AND pid <> pg_backend_pid() \
@@ -411,20 +411,20 @@ fn terminate(database: &str, and: &str) -> String {
     )
 }
 
-fn stamp_sql(database: &str, stamp: &Stamp, namespace: &str, name: &str) -> String {
-    let state = match stamp.state {
+fn mark_sql(database: &str, ownership: &Ownership, namespace: &str, name: &str) -> String {
+    let state = match ownership.state {
         State::Active => "active",
         State::Retained => "retained",
         State::Archived => "archived",
         State::Deleting => "deleting",
     };
-    let row = [database, namespace, name, &stamp.uid, state].map(literal).join(", ");
+    let row = [database, namespace, name, &ownership.uid, state].map(literal).join(", ");
     format!(
         "COMMENT ON DATABASE {} IS {};\n\
          INSERT INTO ahoi.databases (database, namespace, name, uid, state) VALUES ({row}) \
          ON CONFLICT (database) DO UPDATE SET (namespace, name, uid, state, since) = \
          (EXCLUDED.namespace, EXCLUDED.name, EXCLUDED.uid, EXCLUDED.state, now())",
         id(database),
-        literal(&stamp.comment())
+        literal(&ownership.comment())
     )
 }

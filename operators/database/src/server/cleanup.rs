@@ -1,5 +1,5 @@
-//! What goes with a DatabaseServer: the poolers' logins, unless databases are still placed on it. Those are served by them until a
-//! DatabaseServer describes their server again, which then drops them ([`removed_poolers`](super::removed_poolers)).
+//! Cleanup of a deleted DatabaseServer: drops the poolers' logins, unless databases are placed on it. These are served until a
+//! DatabaseServer describes their server again, which then drops the former logins ([`removed_poolers`](super::removed_poolers)).
 
 use ahoi_api::{DatabaseServer, Passwords};
 use ahoi_reconcile::{Class, Error, EventType};
@@ -9,12 +9,12 @@ use postgres_protocol::escape::escape_literal as literal;
 
 use super::{pooler, pooler_secret};
 use crate::context::Context;
-use crate::postgres::server::Failure;
+use crate::postgres::failure::Failure;
 
-/// How long a server that cannot be reached holds its object back.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+/// How long an unreachable server blocks the deletion of its object.
+const SERVER_TIMEOUT: SignedDuration = SignedDuration::from_mins(1);
 
-/// Drops the poolers' logins. A server on which that cannot be done does not keep its object: an event names what is left.
+/// Drops the poolers' logins. A server that refuses does not block the deletion: an event names the logins.
 pub async fn remove(context: &Context, server: &DatabaseServer) -> Result<(), Error> {
     let is_used = !context.placed_on(&server.name_any()).is_empty();
     let has_logins = server.status.as_ref().is_some_and(|status| status.passwords == Some(Passwords::Lookup));
@@ -27,10 +27,8 @@ pub async fn remove(context: &Context, server: &DatabaseServer) -> Result<(), Er
         if may_pass && !has_waited(server) {
             return Err(error);
         }
-        let note = format!(
-            "the logins {} are left on the server, if they exist: drop them there ({error})",
-            logins.join(", ")
-        );
+        let note =
+            format!("could not drop the logins {}: {error}. Drop them on the server if they exist", logins.join(", "));
         context.platform.event(server, EventType::Warning, "PoolerLoginsLeft", note);
     }
     pooler_secret::prune(context).await
@@ -38,19 +36,19 @@ pub async fn remove(context: &Context, server: &DatabaseServer) -> Result<(), Er
 
 fn has_waited(server: &DatabaseServer) -> bool {
     let since = server.metadata.deletion_timestamp.as_ref();
-    since.is_none_or(|since| Timestamp::now().duration_since(since.0) > PATIENCE)
+    since.is_none_or(|since| Timestamp::now().duration_since(since.0) > SERVER_TIMEOUT)
 }
 
 async fn drop_logins(context: &Context, server: &DatabaseServer, logins: &[String; 2]) -> Result<(), Error> {
-    let pool = context.pool(server)?;
-    let error = |failure: Failure| failure.into_error(&pool.name);
+    let instance = context.instance(server)?;
+    let error = |failure: Failure| failure.into_error(&instance.name);
     for login in logins {
         let sql = format!(
             "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN {}; END IF; END $$",
             literal(login),
             pooler::drop_login(login)
         );
-        pool.run(&sql).await.map_err(error)?;
+        instance.postgres.run(&sql).await.map_err(error)?;
     }
     Ok(())
 }
@@ -62,7 +60,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::context::tests::{context, server};
+    use crate::testing::{context, server};
 
     fn deleted(since: SignedDuration, passwords: Passwords) -> DatabaseServer {
         let mut server = server("pg-1");
@@ -71,15 +69,15 @@ mod tests {
         server
     }
 
-    /// Its admin Secret is gone as well: no time brings it back.
+    /// Its admin Secret was deleted as well.
     #[tokio::test]
-    async fn a_server_that_cannot_be_entered_does_not_keep_its_object() {
+    async fn an_unusable_server_does_not_block_deletion() {
         let context = context(&ApiServer::new(), vec![], vec![], vec![]);
         remove(&context, &deleted(SignedDuration::ZERO, Passwords::Lookup)).await.unwrap();
     }
 
     #[test]
-    fn one_that_may_come_back_keeps_it_for_a_minute() {
+    fn an_unreachable_server_blocks_deletion_for_a_minute() {
         assert!(!has_waited(&deleted(SignedDuration::from_secs(50), Passwords::Lookup)));
         assert!(has_waited(&deleted(SignedDuration::from_secs(70), Passwords::Lookup)));
     }

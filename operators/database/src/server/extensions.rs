@@ -1,4 +1,4 @@
-//! Declared extensions that were dropped. They are in no catalog that databases share, so each database is asked.
+//! Finds declared extensions that were dropped. No catalog that databases share lists extensions, so each database is asked.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,58 +8,60 @@ use ahoi_api::Database;
 use tracing::warn;
 
 use super::sweep;
-use crate::postgres::server::{Failure, ServerPool};
+use crate::memory::{Instance, Memory};
+use crate::postgres::failure::Failure;
+use crate::postgres::server::Postgres;
 
-/// How long a sweep asks databases; one takes some 10 ms.
-const TIME_FOR_ALL: Duration = Duration::from_secs(10);
+/// Time limit of the search in one sweep; a database takes about 10 ms.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What there is in a database.
+/// The extensions in a database.
 const PRESENT: &str = "SELECT coalesce(array_agg(extname::text), '{}') FROM pg_extension";
 
-/// Asks the databases whose turn it is, of those that declare extensions.
-pub async fn find_lost(pool: &ServerPool, placed: &[Arc<Database>]) {
-    let round = pool.memory.lock().round;
+/// Asks a share of the databases that declare extensions.
+pub async fn find_lost(instance: &Instance, placed: &[Arc<Database>]) {
+    let round = instance.memory.lock().round;
     let mut declared: Vec<_> = placed.iter().filter_map(|database| declared(database)).collect();
     declared.sort_unstable_by_key(|(name, _)| *name);
-    pool.memory.lock().keep_lost(&declared);
+    instance.memory.lock().keep_lost(&declared);
     let begun = Instant::now();
-    for (name, extensions) in sweep::turn(&declared, round) {
-        // The others have their turn again.
-        if begun.elapsed() > TIME_FOR_ALL {
+    for (name, extensions) in sweep::share(&declared, round) {
+        // The rest is asked in the next round.
+        if begun.elapsed() > SEARCH_TIMEOUT {
             break;
         }
-        let lost: BTreeSet<String> = match present(pool, name).await {
+        let lost: BTreeSet<String> = match present(&instance.postgres, name).await {
             Ok(present) => extensions.iter().filter(|extension| !present.contains(extension)).cloned().collect(),
-            // One whose sessions have all of its connections, or that is being dropped, has its turn again as well.
+            // All of its connections are in use, or it is being dropped.
             Err(_) => continue,
         };
         if !lost.is_empty() {
-            warn!(server = pool.name, database = name, ?lost, "declared extensions are not there");
+            warn!(server = instance.name, database = name, ?lost, "declared extensions do not exist");
         }
-        pool.memory.lock().lost_extensions.insert((*name).to_owned(), lost);
+        instance.memory.lock().corrections.lost_extensions.insert((*name).to_owned(), lost);
     }
 }
 
-/// The database and its extensions, once it has been made. One that PostgreSQL refuses to make again stays lost meanwhile.
+/// Name and declared extensions of a database that has been created.
 fn declared(database: &Database) -> Option<(&str, &[String])> {
     let (extensions, status) = (database.spec.extensions.as_slice(), database.status.as_ref()?);
     let name = status.database_name.as_deref().filter(|_| status.binding.is_some())?;
     (!extensions.is_empty()).then_some((name, extensions))
 }
 
-async fn present(pool: &ServerPool, database: &str) -> Result<Vec<String>, Failure> {
-    let mut connection = pool.inside(database).await?;
-    let asked = pool.fetch_inside(&mut connection, PRESENT).await;
-    // It is closed either way.
+async fn present(postgres: &Postgres, database: &str) -> Result<Vec<String>, Failure> {
+    let mut connection = postgres.inside(database).await?;
+    let asked = postgres.fetch_inside(&mut connection, PRESENT).await;
+    // Closing may fail; the connection ends anyway.
     let _ = sqlx::Connection::close(connection).await;
     asked.map(|(present,): (Vec<String>,)| present)
 }
 
-impl sweep::Memory {
+impl Memory {
     /// Forgets databases and extensions that are not declared any more.
     fn keep_lost(&mut self, declared: &[(&str, &[String])]) {
         let declared: HashMap<_, _> = declared.iter().copied().collect();
-        self.lost_extensions.retain(|database, lost| {
+        self.corrections.lost_extensions.retain(|database, lost| {
             let extensions = declared.get(database.as_str()).copied().unwrap_or_default();
             lost.retain(|extension| extensions.contains(extension));
             !lost.is_empty()

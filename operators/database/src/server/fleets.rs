@@ -1,4 +1,4 @@
-//! What the agents beside the poolers say of servers. They are connected to them all the time, and know first.
+//! What the agents of PgBouncer fleets report about servers. They are always connected to them, and notice an outage first.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use ahoi_reconcile::{Cache, ObjectRef};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
-/// The DatabaseServers that an agent says something new about.
+/// The DatabaseServers about which an agent reports a change.
 pub fn servers_of_fleet(
     fleets: &Cache<PgBouncer>,
 ) -> impl Fn(&PgBouncer) -> Vec<ObjectRef<DatabaseServer>> + Send + Sync + 'static {
@@ -15,9 +15,10 @@ pub fn servers_of_fleet(
     let known: Mutex<HashMap<String, BTreeSet<(String, HeldServer)>>> = Mutex::default();
     move |fleet| {
         let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
-        let said = fleets.get_in(&namespace, &name).map(|fleet| held(&fleet)).unwrap_or_default();
-        let before = known.lock().insert(format!("{namespace}/{name}"), said.clone()).unwrap_or_default();
-        let news: BTreeSet<&str> = said.symmetric_difference(&before).map(|(_, held)| held.server.as_str()).collect();
+        let reported = fleets.get_in(&namespace, &name).map(|fleet| held(&fleet)).unwrap_or_default();
+        let before = known.lock().insert(format!("{namespace}/{name}"), reported.clone()).unwrap_or_default();
+        let news: BTreeSet<&str> =
+            reported.symmetric_difference(&before).map(|(_, held)| held.server.as_str()).collect();
         news.into_iter().map(ObjectRef::new).collect()
     }
 }
@@ -27,10 +28,10 @@ fn held(fleet: &PgBouncer) -> BTreeSet<(String, HeldServer)> {
     processes.flat_map(|process| process.held.iter().map(|held| (process.pod.clone(), held.clone()))).collect()
 }
 
-/// Whether an agent says that it cannot reach the server.
-pub fn is_away(fleets: &Cache<PgBouncer>, server: &str) -> bool {
-    let away = |held: &HeldServer| held.server == server && held.state == HoldState::Unreachable;
-    fleets.all().iter().any(|fleet| held(fleet).iter().any(|(_, held)| away(held)))
+/// Whether an agent reports that the server is unreachable.
+pub fn is_unreachable(fleets: &Cache<PgBouncer>, server: &str) -> bool {
+    let unreachable = |held: &HeldServer| held.server == server && held.state == HoldState::Unreachable;
+    fleets.all().iter().any(|fleet| held(fleet).iter().any(|(_, held)| unreachable(held)))
 }
 
 #[cfg(test)]
@@ -50,22 +51,22 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_cannot_reach_it_is_believed() {
+    fn one_agent_reports_an_outage() {
         let fleets = cache([fleet(&[("pg-1", HoldState::Unreachable), ("pg-2", HoldState::Quiet)])]);
-        assert!(is_away(&fleets, "pg-1"));
-        assert!(!is_away(&fleets, "pg-2"));
+        assert!(is_unreachable(&fleets, "pg-1"));
+        assert!(!is_unreachable(&fleets, "pg-2"));
     }
 
     #[test]
-    fn each_piece_of_news_wakes_once() {
+    fn each_change_triggers_once() {
         let fleets = cache([fleet(&[("pg-1", HoldState::Unreachable)])]);
-        let news = servers_of_fleet(&fleets);
-        let woken = || news(&fleet(&[])).into_iter().map(|server| server.name).collect::<Vec<_>>();
-        assert_eq!(woken(), ["pg-1"]);
-        assert_eq!(woken(), Vec::<String>::new(), "nothing new");
-        // That the fleet has gone is news as well.
+        let changes = servers_of_fleet(&fleets);
+        let triggered = || changes(&fleet(&[])).into_iter().map(|server| server.name).collect::<Vec<_>>();
+        assert_eq!(triggered(), ["pg-1"]);
+        assert_eq!(triggered(), Vec::<String>::new(), "no change");
+        // A deleted fleet is a change as well.
         let none = cache([]);
-        let news = servers_of_fleet(&none);
-        assert_eq!(news(&fleet(&[("pg-1", HoldState::Quiet)])), []);
+        let changes = servers_of_fleet(&none);
+        assert_eq!(changes(&fleet(&[("pg-1", HoldState::Quiet)])), []);
     }
 }

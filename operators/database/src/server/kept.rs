@@ -1,5 +1,5 @@
-//! The databases on a server that no Database has: those that are retained, archived, or another cluster's. The server's status
-//! counts them and lists some; PostgreSQL is asked for their owners only when there are others than before.
+//! Kept databases: those that belong to no Database, because they are retained, archived, or of another cluster. The status of the
+//! DatabaseServer counts them and lists some of them. PostgreSQL is asked for their owners only when the set changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,11 +8,12 @@ use ahoi_reconcile::Error;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
+use crate::memory::{Instance, Kept, Marker};
+use crate::postgres::failure::Failure;
 use crate::postgres::model::Observed;
 use crate::postgres::ownership::State;
-use crate::postgres::server::ServerPool;
 
-/// The databases of a JSON list with their owners, in the order of their age: the first 10 and the last 10.
+/// The oldest 10 and the newest 10 databases of a JSON list, with their owners.
 const OWNERS: &str = r#"
 SELECT database, json_build_object('namespace', namespace, 'name', name,
   'since', to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))::text
@@ -22,24 +23,13 @@ FROM (
 WHERE place <= 10 OR place > total - 10
 ORDER BY place"#;
 
-/// The sizes of the databases of a JSON list, in bytes. A role that is no superuser may not measure those it cannot connect to, such
-/// as another role's.
+/// Sizes of the databases of a JSON list in bytes. An ordinary role may only measure databases that it may connect to.
 const SIZES: &str = "
 SELECT datname::text, coalesce(pg_database_size(oid)::text, '') FROM pg_database
 WHERE datname IN (SELECT json_array_elements_text($1::json)) AND datconnlimit <> -2
   AND (has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE'))";
 
-/// What the ownership marker of a database tells about it: its state, and the cluster, if that is another one.
-type Marker = (State, Option<String>);
-
-/// The databases that were found last, and the list that was made from them.
-#[derive(Debug, Default)]
-pub struct Kept {
-    found: BTreeMap<String, Marker>,
-    list: Vec<KeptDatabase>,
-}
-
-/// What the platform team's table tells about a database.
+/// A database in the administrators' table.
 #[derive(Default, Deserialize)]
 struct Owner {
     namespace: Option<String>,
@@ -47,26 +37,26 @@ struct Owner {
     since: Option<Time>,
 }
 
-/// Counts and lists the databases that no Database has.
+/// Counts and lists the kept databases.
 pub async fn list(
-    pool: &ServerPool,
+    instance: &Instance,
     observed: &Observed,
     cluster: &str,
     shared: &[String],
     status: &mut DatabaseServerStatus,
 ) -> Result<(), Error> {
-    let found = find(observed, cluster, shared, &pool.memory.lock().unclaimed_databases);
+    let found = find(observed, cluster, shared, &instance.memory.lock().unclaimed_databases);
     let is_archived = |marker: &&Marker| **marker == (State::Archived, None);
     status.archived = i64::try_from(found.values().filter(is_archived).count()).ok();
-    if found.is_empty() || pool.memory.lock().kept.found != found {
-        let list = if found.is_empty() { Vec::new() } else { describe(pool, &found, &status.kept).await? };
-        pool.memory.lock().kept = Kept { found, list };
+    if found.is_empty() || instance.memory.lock().kept.found != found {
+        let list = if found.is_empty() { Vec::new() } else { describe(instance, &found, &status.kept).await? };
+        instance.memory.lock().kept = Kept { found, list };
     }
-    status.kept.clone_from(&pool.memory.lock().kept.list);
+    status.kept.clone_from(&instance.memory.lock().kept.list);
     Ok(())
 }
 
-/// The databases that are kept. `unclaimed` are those of this cluster that can be adopted and have no object.
+/// The kept databases. `unclaimed` are those of this cluster that can be adopted and have no object.
 fn find(
     observed: &Observed,
     cluster: &str,
@@ -79,40 +69,41 @@ fn find(
             (State::Deleting, _) => false,
             (_, Some(other)) => !shared.contains(other),
             (State::Archived, None) => true,
-            // In use, where it has an object.
+            // If it has an object, it is in use.
             (State::Active | State::Retained, None) => unclaimed.contains(name),
         };
         is_kept.then_some((state, other))
     };
-    let stamped = observed.databases.iter().filter_map(|(name, database)| Some((name, database.stamp()?)));
-    stamped.filter_map(|(name, stamp)| Some((name.clone(), marker(name, stamp.state, stamp.cluster)?))).collect()
+    let marked = observed.databases.iter().filter_map(|(name, database)| Some((name, database.ownership()?)));
+    marked
+        .filter_map(|(name, ownership)| Some((name.clone(), marker(name, ownership.state, ownership.cluster)?)))
+        .collect()
 }
 
 fn why((state, cluster): &Marker) -> KeptState {
     match state {
         State::Archived => KeptState::Archived,
         State::Active if cluster.is_some() => KeptState::Active,
-        // One that has lost its object is closed by the next sweep.
+        // Without an object, the next sweep closes its logins.
         State::Active | State::Retained | State::Deleting => KeptState::Retained,
     }
 }
 
-/// The list: those that are kept longest, and those that are kept last. Sizes that are known are not measured again: no client
-/// writes to these databases.
+/// The list for the status. Known sizes are not measured again: no client writes to these databases.
 async fn describe(
-    pool: &ServerPool,
+    instance: &Instance,
     found: &BTreeMap<String, Marker>,
     before: &[KeptDatabase],
 ) -> Result<Vec<KeptDatabase>, Error> {
-    let failed = |failure: crate::postgres::server::Failure| failure.into_error(&pool.name);
+    let (postgres, failed) = (&instance.postgres, |failure: Failure| failure.into_error(&instance.name));
     let names: Vec<&String> = found.keys().collect();
     let parameter = serde_json::to_string(&names).map_err(anyhow::Error::from)?;
-    let owners = pool.pairs(OWNERS, &parameter).await.map_err(failed)?;
+    let owners = postgres.pairs(OWNERS, &parameter).await.map_err(failed)?;
     let size_of = |name: &str| before.iter().find(|known| known.database == name).and_then(|known| known.size_bytes);
     let unknown: Vec<&String> =
         owners.iter().filter(|(name, _)| size_of(name).is_none()).map(|(name, _)| name).collect();
     let parameter = serde_json::to_string(&unknown).map_err(anyhow::Error::from)?;
-    let measured = pool.pairs(SIZES, &parameter).await.map_err(failed)?;
+    let measured = postgres.pairs(SIZES, &parameter).await.map_err(failed)?;
     let measured: HashMap<String, i64> =
         measured.into_iter().filter_map(|(name, size)| Some((name, size.parse().ok()?))).collect();
     let entry = |(database, owner): (String, String)| {
@@ -129,13 +120,13 @@ async fn describe(
 mod tests {
     use super::*;
     use crate::postgres::model::DatabaseState;
-    use crate::postgres::ownership::{Cluster, Stamp};
+    use crate::postgres::ownership::{Cluster, Ownership};
 
     #[test]
-    fn what_no_database_has_is_kept() {
+    fn databases_without_an_object_are_kept() {
         let here = Cluster::new("here");
         let database = |cluster: &str, name: &str, state: State| {
-            let stamp = Stamp {
+            let ownership = Ownership {
                 cluster: cluster.to_owned(),
                 object: here.object("n", name),
                 uid: name.to_owned(),
@@ -144,7 +135,7 @@ mod tests {
                 frozen: false,
                 full: false,
             };
-            (name.to_owned(), DatabaseState { comment: Some(stamp.comment()), ..DatabaseState::default() })
+            (name.to_owned(), DatabaseState { comment: Some(ownership.comment()), ..DatabaseState::default() })
         };
         let databases = [
             database(&here.id, "in-use", State::Active),

@@ -1,7 +1,7 @@
-//! Planned maintenance: when clients of a server wait, when a person may restart PostgreSQL, and when it is over. Pure.
+//! Planned maintenance: when clients are held, when an administrator may restart PostgreSQL, and when clients are served again. Pure.
 //!
-//! The agents beside the poolers read the status, hold the pools, and say when they are quiet; that PostgreSQL was
-//! restarted is seen by the time at which it was started. Nothing of it concerns the Databases: their server stays Ready.
+//! The agents of PgBouncer fleets read the status, hold clients, and report when they are quiet. A restart of PostgreSQL shows in the
+//! time at which it was started. Databases are not concerned: their server stays Ready.
 
 use ahoi_api::{
     DatabaseServer, DatabaseServerStatus, HoldState, Maintenance, MaintenanceState, MaintenanceStatus, PgBouncer,
@@ -13,66 +13,59 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-/// What a server says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// When it was started.
-    pub started: String,
-    /// Sessions that are neither a pooler's nor a controller's.
-    pub direct_sessions: i64,
-}
+use crate::postgres::server::Probe;
 
-/// Whether there is anything to begin, to go on with or to end.
+/// Whether a maintenance must begin, continue or end.
 pub fn concerns(server: &DatabaseServer) -> bool {
     let status = server.status.as_ref().and_then(|status| status.maintenance.as_ref());
     match (&server.spec.maintenance, status) {
         (None, status) => status.is_some(),
-        (Some(wish), Some(status)) => wish.request != status.request || status.state.is_underway(),
+        (Some(request), Some(status)) => request.request != status.request || status.state.is_underway(),
         (Some(_), None) => true,
     }
 }
 
-/// How far the maintenance is now. `seen` is none while the server cannot be reached, and `busy` names the processes that
-/// are not quiet.
+/// The next state of the maintenance. `probe` is none while the server is unreachable, and `busy` names the processes that are not
+/// quiet.
 pub fn next(
-    wish: Option<&Maintenance>,
+    request: Option<&Maintenance>,
     status: Option<&MaintenanceStatus>,
-    seen: Option<&Seen>,
+    probe: Option<&Probe>,
     busy: &[String],
     now: Timestamp,
 ) -> Option<MaintenanceStatus> {
-    let wish = wish?;
+    let request = request?;
     let known =
-        status.filter(|status| status.request == wish.request || (seen.is_none() && status.state.is_underway()));
-    let Some(status) = known else { return seen.map(|seen| begin(wish, seen, now)) };
+        status.filter(|status| status.request == request.request || (probe.is_none() && status.state.is_underway()));
+    let Some(status) = known else { return probe.map(|probe| begin(request, probe, now)) };
     let mut status = status.clone();
     if status.state.is_underway() {
-        let restarted = seen.is_some_and(|seen| seen.started != status.server_started);
+        let restarted = probe.is_some_and(|probe| probe.started != status.server_started);
         if restarted {
             status.state = MaintenanceState::Done;
         } else if now >= status.until.0 {
             status.state = MaintenanceState::TimedOut;
-        } else if let (MaintenanceState::Pausing, true, Some(seen)) = (status.state, busy.is_empty(), seen) {
+        } else if let (MaintenanceState::Pausing, true, Some(probe)) = (status.state, busy.is_empty(), probe) {
             status.state = MaintenanceState::ReadyToRestart;
-            status.direct_sessions = Some(seen.direct_sessions);
+            status.direct_sessions = Some(probe.direct_sessions);
         }
     }
     Some(status)
 }
 
-fn begin(wish: &Maintenance, seen: &Seen, now: Timestamp) -> MaintenanceStatus {
-    let until = now.as_second() + i64::from(wish.timeout_seconds);
+fn begin(request: &Maintenance, probe: &Probe, now: Timestamp) -> MaintenanceStatus {
+    let until = now.as_second() + i64::from(request.timeout_seconds);
     MaintenanceStatus {
-        request: wish.request.clone(),
+        request: request.request.clone(),
         state: MaintenanceState::Pausing,
-        // Whole seconds, which is what comes back from the API server.
+        // Whole seconds, as the API server stores them.
         until: Time(Timestamp::from_second(until).unwrap_or(now)),
-        server_started: seen.started.clone(),
+        server_started: probe.started.clone(),
         direct_sessions: None,
     }
 }
 
-/// The processes that clients are sent to and that are not quiet for this request.
+/// The processes that serve clients and are not quiet for this request.
 pub fn busy<'a>(fleets: impl IntoIterator<Item = &'a PgBouncer>, server: &str, request: &str) -> Vec<String> {
     let mut busy = Vec::new();
     for fleet in fleets {
@@ -93,8 +86,8 @@ pub fn busy<'a>(fleets: impl IntoIterator<Item = &'a PgBouncer>, server: &str, r
     busy
 }
 
-/// Says in the conditions how far it is.
-pub fn tell(status: &mut DatabaseServerStatus, generation: Option<i64>, busy: &[String]) {
+/// Sets the conditions.
+pub fn set_conditions(status: &mut DatabaseServerStatus, generation: Option<i64>, busy: &[String]) {
     let Some(maintenance) = &status.maintenance else {
         conditions::remove(&mut status.conditions, READY_TO_RESTART);
         return;
@@ -120,13 +113,13 @@ pub fn tell(status: &mut DatabaseServerStatus, generation: Option<i64>, busy: &[
             ConditionStatus::False,
             "TimedOut",
             format!(
-                "PostgreSQL was not restarted in time for maintenance {request}, and clients are served again; put another \
-                 text into spec.maintenance.request to try again"
+                "PostgreSQL was not restarted in time for maintenance {request}; clients are served again. Set \
+                 spec.maintenance.request to another value to retry"
             ),
         ),
     };
     if maintenance.state.is_underway() {
-        // Ready all the while: whoever waits for this server would otherwise be told of its restart, each by a write.
+        // Ready meanwhile: otherwise each Database would write that its server is unreachable.
         conditions::set_verdict(&mut status.conditions, generation, Verdict::ready(&message));
     }
     let desired = DesiredCondition::new(READY_TO_RESTART, is, reason, message).observed_generation(generation);
@@ -134,16 +127,16 @@ pub fn tell(status: &mut DatabaseServerStatus, generation: Option<i64>, busy: &[
 }
 
 fn waiting_for(busy: &[String]) -> String {
-    /// More processes than this are counted.
+    /// Maximum number of processes that are named.
     const NAMED: usize = 5;
     match busy.len() {
         0 => "the poolers are quiet".to_owned(),
-        count if count > NAMED => format!("waiting for {count} pooler processes to have no transaction"),
-        _ => format!("waiting for {} to have no transaction", busy.join(", ")),
+        count if count > NAMED => format!("waiting until {count} pooler processes have no transaction"),
+        _ => format!("waiting until {} have no transaction", busy.join(", ")),
     }
 }
 
-/// The event that the end of a maintenance is worth.
+/// The event at the end of a maintenance.
 pub fn event(before: Option<&MaintenanceStatus>, now: Option<&MaintenanceStatus>) -> Option<(EventType, &'static str)> {
     let was_underway = before.is_some_and(|before| before.state.is_underway());
     match now?.state {
@@ -158,18 +151,18 @@ mod tests {
     use super::*;
     use ahoi_api::{HeldServer, PgBouncerSpec, PgBouncerStatus, ProcessStatus};
 
-    use crate::context::tests::server;
+    use crate::testing::server;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn wish(request: &str) -> Maintenance {
+    fn request(request: &str) -> Maintenance {
         Maintenance { request: request.into(), timeout_seconds: 55 }
     }
 
-    fn seen(started: &str) -> Seen {
-        Seen { started: started.into(), direct_sessions: 3 }
+    fn probe(started: &str) -> Probe {
+        Probe { started: started.into(), direct_sessions: 3 }
     }
 
     fn status(state: MaintenanceState) -> MaintenanceStatus {
@@ -188,50 +181,50 @@ mod tests {
 
     #[test]
     fn from_the_request_to_the_restart() {
-        let (wish, before) = (wish("r"), seen("before"));
-        let pausing = next(Some(&wish), None, Some(&before), &[], at(100));
+        let (request, before) = (request("r"), probe("before"));
+        let pausing = next(Some(&request), None, Some(&before), &[], at(100));
         assert_eq!(pausing, Some(status(MaintenanceState::Pausing)));
-        let still = next(Some(&wish), pausing.as_ref(), Some(&before), &["global-0".into()], at(101));
+        let still = next(Some(&request), pausing.as_ref(), Some(&before), &["global-0".into()], at(101));
         assert_eq!(still, pausing);
-        let ready = next(Some(&wish), pausing.as_ref(), Some(&before), &[], at(102));
+        let ready = next(Some(&request), pausing.as_ref(), Some(&before), &[], at(102));
         assert_eq!(state(&ready), Some(MaintenanceState::ReadyToRestart));
         assert_eq!(ready.as_ref().unwrap().direct_sessions, Some(3));
-        // Somebody's process that starts meanwhile changes nothing: it holds, too. Nor does that the server is away.
-        assert_eq!(next(Some(&wish), ready.as_ref(), None, &["global-0".into()], at(110)), ready);
-        let done = next(Some(&wish), ready.as_ref(), Some(&seen("later")), &[], at(120));
+        // A process that starts meanwhile holds clients as well. Nor does an unreachable server change the state.
+        assert_eq!(next(Some(&request), ready.as_ref(), None, &["global-0".into()], at(110)), ready);
+        let done = next(Some(&request), ready.as_ref(), Some(&probe("later")), &[], at(120));
         assert_eq!(state(&done), Some(MaintenanceState::Done));
-        assert_eq!(next(Some(&wish), done.as_ref(), None, &[], at(999)), done);
+        assert_eq!(next(Some(&request), done.as_ref(), None, &[], at(999)), done);
     }
 
     #[test]
-    fn it_ends_without_a_restart_too() {
-        let (wish, before) = (wish("r"), seen("before"));
+    fn a_maintenance_ends_without_a_restart() {
+        let (request, before) = (request("r"), probe("before"));
         for underway in [status(MaintenanceState::Pausing), status(MaintenanceState::ReadyToRestart)] {
-            for seen in [None, Some(&before)] {
-                let over = next(Some(&wish), Some(&underway), seen, &[], at(155));
+            for probe in [None, Some(&before)] {
+                let over = next(Some(&request), Some(&underway), probe, &[], at(155));
                 assert_eq!(state(&over), Some(MaintenanceState::TimedOut));
             }
-            assert_eq!(next(None, Some(&underway), None, &[], at(101)), None, "the request was taken away");
+            assert_eq!(next(None, Some(&underway), None, &[], at(101)), None, "the request was removed");
         }
-        // Restarted before anybody was quiet, or so late that nobody waits any more: it was restarted.
-        let early = next(Some(&wish), Some(&status(MaintenanceState::Pausing)), Some(&seen("x")), &[], at(160));
+        // A restart counts even before the processes are quiet, or after the timeout.
+        let early = next(Some(&request), Some(&status(MaintenanceState::Pausing)), Some(&probe("x")), &[], at(160));
         assert_eq!(state(&early), Some(MaintenanceState::Done));
     }
 
     #[test]
-    fn another_request_begins_anew() {
+    fn another_request_begins_a_maintenance() {
         let done = status(MaintenanceState::Done);
-        let again = next(Some(&wish("s")), Some(&done), Some(&seen("later")), &[], at(300)).unwrap();
+        let again = next(Some(&request("s")), Some(&done), Some(&probe("later")), &[], at(300)).unwrap();
         assert_eq!((again.request.as_str(), again.state), ("s", MaintenanceState::Pausing));
         assert_eq!(again.server_started, "later");
-        assert_eq!(next(Some(&wish("s")), Some(&done), None, &[], at(300)), None, "not before it can be reached");
+        assert_eq!(next(Some(&request("s")), Some(&done), None, &[], at(300)), None, "not while it is unreachable");
     }
 
     #[test]
-    fn at_rest_there_is_nothing_to_look_at() {
+    fn maintenance_concerns_no_server_at_rest() {
         let mut server = server("pg-1");
         assert!(!concerns(&server));
-        server.spec.maintenance = Some(wish("r"));
+        server.spec.maintenance = Some(request("r"));
         assert!(concerns(&server));
         let with = |state| {
             let maintenance = Some(status(state));
@@ -242,12 +235,12 @@ mod tests {
         assert!(concerns(&with(MaintenanceState::ReadyToRestart)));
         let done = with(MaintenanceState::Done);
         assert!(!concerns(&done));
-        let withdrawn = DatabaseServer { spec: crate::context::tests::server("pg-1").spec, ..done };
+        let withdrawn = DatabaseServer { spec: crate::testing::server("pg-1").spec, ..done };
         assert!(concerns(&withdrawn));
     }
 
     #[test]
-    fn every_process_that_serves_must_be_quiet() {
+    fn every_serving_process_must_be_quiet() {
         let process = |pod: &str, server: &str, state, request: &str| ProcessStatus {
             pod: pod.into(),
             held: vec![HeldServer { server: server.into(), state, request: Some(request.into()) }],
@@ -272,35 +265,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said() {
-        let said = |state, direct_sessions, busy: &[String]| {
+    fn conditions_explain_the_state() {
+        let conditions_of = |state, direct_sessions, busy: &[String]| {
             let maintenance = Some(MaintenanceStatus { direct_sessions, ..status(state) });
             let mut now = DatabaseServerStatus { maintenance, ..DatabaseServerStatus::default() };
-            tell(&mut now, Some(1), busy);
+            set_conditions(&mut now, Some(1), busy);
             let conditions = now.conditions.iter();
             let line = |c: &conditions::Condition| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message);
             conditions.map(line).collect::<Vec<_>>().join("\n")
         };
         insta::assert_snapshot!(
             [
-                said(MaintenanceState::Pausing, None, &["ahoi-system/global-0".into()]),
-                said(MaintenanceState::ReadyToRestart, Some(0), &[]),
-                said(MaintenanceState::ReadyToRestart, Some(2), &[]),
-                said(MaintenanceState::Done, Some(2), &[]),
-                said(MaintenanceState::TimedOut, None, &[]),
+                conditions_of(MaintenanceState::Pausing, None, &["ahoi-system/global-0".into()]),
+                conditions_of(MaintenanceState::ReadyToRestart, Some(0), &[]),
+                conditions_of(MaintenanceState::ReadyToRestart, Some(2), &[]),
+                conditions_of(MaintenanceState::Done, Some(2), &[]),
+                conditions_of(MaintenanceState::TimedOut, None, &[]),
             ]
             .join("\n\n")
         );
         let mut withdrawn =
             DatabaseServerStatus { maintenance: Some(status(MaintenanceState::Pausing)), ..Default::default() };
-        tell(&mut withdrawn, Some(1), &[]);
+        set_conditions(&mut withdrawn, Some(1), &[]);
         withdrawn.maintenance = None;
-        tell(&mut withdrawn, Some(1), &[]);
+        set_conditions(&mut withdrawn, Some(1), &[]);
         assert!(conditions::find(&withdrawn.conditions, READY_TO_RESTART).is_none());
     }
 
     #[test]
-    fn only_an_end_is_an_event() {
+    fn only_the_end_is_an_event() {
         let (ready, done) = (status(MaintenanceState::ReadyToRestart), status(MaintenanceState::Done));
         assert!(event(None, Some(&ready)).is_none());
         assert_eq!(event(Some(&ready), Some(&done)).map(|(_, reason)| reason), Some("Restarted"));

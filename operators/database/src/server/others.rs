@@ -3,11 +3,11 @@
 use ahoi_api::{DatabaseServer, DatabaseServerStatus};
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition};
 
-/// The type of the condition, which is there only while it holds, and the reason of its event.
+/// Type of the condition, which exists only while it is true, and reason of its event.
 pub const DATA_OF_OTHER_CLUSTERS: &str = "DataOfOtherClusters";
 
-/// Reports the databases of other clusters that the status lists.
-pub fn settle(status: &mut DatabaseServerStatus, server: &DatabaseServer) {
+/// Sets the condition for the databases of other clusters that the status lists.
+pub fn set_condition(status: &mut DatabaseServerStatus, server: &DatabaseServer) {
     if status.other_clusters.is_empty() {
         conditions::remove(&mut status.conditions, DATA_OF_OTHER_CLUSTERS);
         return;
@@ -25,9 +25,9 @@ pub fn settle(status: &mut DatabaseServerStatus, server: &DatabaseServer) {
         ("Adopting", message.to_owned())
     } else {
         let message = format!(
-            "databases here belong to other clusters (and so many to each): {}. Set spec.adoptFromCluster to the id of one that \
-             does not exist any more to adopt its databases, or add the id of one that uses this server, too, to \
-             spec.sharedWithClusters. Until then no Database gets an empty database in place of one of these",
+            "databases belong to other clusters (number of databases): {}. To adopt the databases of a cluster that does not exist \
+             any more, set spec.adoptFromCluster to its id. Add the id of a cluster that also uses this server to \
+             spec.sharedWithClusters. Until then, no Database gets an empty database in place of one of these",
             undecided.join(", ")
         );
         ("Undecided", message)
@@ -41,14 +41,14 @@ mod tests {
     use ahoi_api::OtherCluster;
 
     use super::*;
-    use crate::context::tests::server;
+    use crate::testing::server;
 
     #[test]
-    fn the_condition_says_whose_databases_are_there_until_the_spec_says_what_they_are() {
+    fn other_clusters_are_reported_until_the_spec_lists_them() {
         let mut server = server("pg-1");
         let mut status = DatabaseServerStatus::default();
         let reason = |server: &DatabaseServer, status: &mut DatabaseServerStatus| {
-            settle(status, server);
+            set_condition(status, server);
             let found = conditions::find(&status.conditions, DATA_OF_OTHER_CLUSTERS);
             found.map(|condition| (condition.reason.clone(), condition.message.clone()))
         };

@@ -1,9 +1,6 @@
-//! The login by which the poolers look up passwords on a server: made, replaced when that is due, and the former one closed
-//! when nobody uses it.
-//!
-//! As with customers' logins, the Secret decides which one is in use, because writing it is the one step by which the
-//! agents change over; the status follows. Every agent keeps a connection to each of its servers by the login it has, so
-//! that the server itself knows who has not changed over yet.
+//! The login by which poolers look up passwords on a server: created, rotated when due, and the former one closed when no pooler
+//! uses it. Every agent keeps a connection to each of its servers by its login, so the sessions on the server show which agents
+//! have not changed over yet.
 
 use ahoi_api::{DatabaseServer, DatabaseServerStatus, PoolerLogin};
 use ahoi_reconcile::{Error, EventType};
@@ -11,152 +8,155 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use postgres_protocol::escape::escape_identifier;
 use serde::{Deserialize, Serialize};
-use tracing::info;
 
-use super::pooler_secret::{give, given};
+use super::pooler_secret::{publish, published};
 use crate::context::Context;
+use crate::memory::Instance;
 use crate::postgres::prepare::{self, Facts, Poolers};
 use crate::postgres::scram::Credentials;
-use crate::postgres::server::{Failure, Login, ServerPool};
-use crate::renewal::{self, Due, GRACE};
+use crate::postgres::server::Postgres;
+use crate::rotation::{self, Due, LoginPair, NewLogin};
 
-/// The names of the two logins. The server's uid is in them, because to a pooler the names of logins are one list for all
-/// servers.
+/// The names of the two logins. They contain the uid of the DatabaseServer, because a pooler has one list of logins for all servers.
 pub fn names(server_uid: &str) -> [String; 2] {
     let digits: String = server_uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
     ahoi_api::logins(&format!("ahoi_pooler_{}", digits.to_ascii_lowercase()))
 }
 
-/// Drops one of these logins. What it owns is nothing, and what it may do is granted in this database.
+/// The statements that drop one of these logins. It owns nothing, and its privileges are in this database.
 pub fn drop_login(login: &str) -> String {
     let role = escape_identifier(login);
     format!("DROP OWNED BY {role};\nDROP ROLE {role}")
 }
 
-/// The comment on the logins of a DatabaseServer, by which they are told apart from another cluster's once it is deleted.
+/// The comment on the logins of a DatabaseServer, which distinguishes them from those of another cluster after its deletion.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct LoginOwner {
     /// [`Cluster::id`](crate::postgres::ownership::Cluster).
     pub cluster: String,
     /// The uid of the DatabaseServer.
     pub server: String,
 }
 
-impl Mark {
-    /// The comment. The same mark makes the same text.
+impl LoginOwner {
+    /// The comment; always the same text for the same owner.
     pub fn comment(&self) -> String {
-        // A structure of strings always has a JSON form.
+        // Serializing strings does not fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// What it takes.
+/// The poolers' logins on one server.
 pub struct Pooler<'a> {
+    /// What both controllers share.
     pub context: &'a Context,
+    /// The DatabaseServer.
     pub server: &'a DatabaseServer,
-    pub pool: &'a ServerPool,
-    /// The names of the two logins.
+    /// Its PostgreSQL.
+    pub instance: &'a Instance,
+    /// Names of the two logins.
     pub names: [String; 2],
+    /// State of the server.
+    pub facts: Facts,
 }
 
 impl Pooler<'_> {
-    /// Makes the server what it has to be for the poolers, and says in the status which login they have.
-    pub async fn prepare(&self, facts: Facts, status: &mut DatabaseServerStatus) -> Result<Facts, Error> {
-        let (wanted, uid) = (self.server.spec.pooler_credentials.as_ref(), self.server.uid().unwrap_or_default());
+    /// Prepares the server for poolers, and records their login in the status.
+    pub async fn prepare(&self, status: &mut DatabaseServerStatus) -> Result<Facts, Error> {
+        let (request, now) = (self.server.spec.pooler_credentials.as_ref(), Timestamp::now());
         let known = status.pooler_login.take().filter(|known| self.names.contains(known));
-        let login = match given(self.context, &self.pool.name, &self.names).await? {
-            Some(login) => login,
-            None => return self.replace(facts, status, known).await,
+        let Some(login) = published(self.context, &self.instance.name, &self.names).await? else {
+            return self.rotate(status, known).await;
         };
-        if known.as_ref() != Some(&login.name) {
-            let before = status.pooler_credentials.as_ref();
-            status.pooler_credentials = Some(match known {
-                Some(former) => renewal::found(before, Some(former), Timestamp::now()),
-                None => renewal::begun(wanted, before, None, Timestamp::now()),
-            });
+        let recorded = status.pooler_credentials.as_ref();
+        let mut credentials = rotation::in_use(request, known.as_deref(), &login.name, recorded, now);
+        if let Some(former) = credentials.previous_login.clone()
+            && rotation::kept_open(self, &former, &credentials, now).await?.is_none()
+        {
+            rotation::record_closed(self, &former);
+            credentials.previous_login = None;
         }
-        self.close_former(status).await?;
-        let credentials = status.pooler_credentials.as_ref();
-        let other_is_open = credentials.is_some_and(|credentials| credentials.previous_login.is_some());
-        let due = renewal::due(wanted, credentials, &uid, Timestamp::now())?;
-
-        let poolers = Poolers { other: self.other(&login.name), other_is_open, login, mark: self.mark() };
-        let facts = prepare::prepare(self.pool, facts, &poolers).await?;
+        let other_is_open = credentials.previous_login.is_some();
+        let due = rotation::due(request, Some(&credentials), &self.server.uid().unwrap_or_default(), now)?;
+        status.pooler_credentials = Some(credentials);
+        let name = login.name.clone();
+        let facts = self.open(login, other_is_open).await?;
         if due == Due::Now && !other_is_open {
-            return self.replace(facts, status, Some(poolers.login.name)).await;
+            return Pooler { facts, names: self.names.clone(), ..*self }.rotate(status, Some(name)).await;
         }
-        status.pooler_login = Some(poolers.login.name);
+        status.pooler_login = Some(name);
         Ok(facts)
     }
 
-    /// Gives the agents a login that they do not have, with a new password, once it is proved. The password need not be kept
-    /// before the Secret has it: whoever dies on the way there begins with another one.
-    async fn replace(
-        &self,
-        facts: Facts,
-        status: &mut DatabaseServerStatus,
-        former: Option<String>,
-    ) -> Result<Facts, Error> {
+    /// Publishes the other login with a new password, or the first one.
+    async fn rotate(&self, status: &mut DatabaseServerStatus, former: Option<String>) -> Result<Facts, Error> {
         let name = former.as_ref().map_or_else(|| self.names[0].clone(), |former| self.other(former));
-        let login = PoolerLogin { name, password: Credentials::generate()?.password };
-        let poolers =
-            Poolers { other: self.other(&login.name), other_is_open: former.is_some(), login, mark: self.mark() };
-        let facts = prepare::prepare(self.pool, facts, &poolers).await?;
-        let login = poolers.login;
-        self.try_out(&login).await?;
-        give(self.context, &self.pool.name, &login).await?;
-        if let Some(former) = &former {
-            let note = format!("the poolers' login {} takes the place of {former}", login.name);
-            info!(server = self.pool.name, "{note}");
-            self.context.platform.event(self.server, EventType::Normal, "CredentialsRotated", note);
-        }
-        let (wanted, known) = (self.server.spec.pooler_credentials.as_ref(), status.pooler_credentials.as_ref());
-        status.pooler_credentials = Some(renewal::begun(wanted, known, former, Timestamp::now()));
-        status.pooler_login = Some(login.name);
+        let next = NewLogin { name, credentials: Credentials::generate()? };
+        let (facts, ()) = rotation::replace(self, former.as_deref(), &next).await?;
+        let (request, known) = (self.server.spec.pooler_credentials.as_ref(), status.pooler_credentials.as_ref());
+        status.pooler_credentials = Some(rotation::begun(request, known, former, Timestamp::now()));
+        status.pooler_login = Some(next.name);
         Ok(facts)
     }
 
-    /// Nobody is given a login that does not work.
-    async fn try_out(&self, login: &PoolerLogin) -> Result<(), Error> {
-        let tried = Login { username: login.name.clone(), password: login.password.clone() };
-        let outcome = self.pool.log_in(&self.server.spec.admin_database, &tried).await;
-        outcome.map_err(|failure| match failure {
-            Failure::LoginRefused(why) => Error::structural(
-                "PoolerLoginRefused",
-                format!(
-                    "DatabaseServer {} refuses the poolers' login {}: {why}; see its pg_hba.conf. The poolers keep what \
-                     they have",
-                    self.pool.name, login.name
-                ),
-            ),
-            failure => failure.into_error(&self.pool.name),
-        })
-    }
-
-    /// Lets go of the former login when nobody has had a connection by it at two looks in a row: an agent that was just
-    /// connecting again at the one has one at the other.
-    async fn close_former(&self, status: &mut DatabaseServerStatus) -> Result<(), Error> {
-        let Some(credentials) = status.pooler_credentials.as_mut() else { return Ok(()) };
-        let Some(former) = &credentials.previous_login else { return Ok(()) };
-        let young = renewal::age(credentials, Timestamp::now()) < GRACE;
-        let used = young || self.pool.is_used(former).await.map_err(|failure| failure.into_error(&self.pool.name))?;
-        let was_used = !std::mem::replace(&mut self.pool.memory.lock().former_is_unused, !used);
-        if used || was_used {
-            return Ok(());
-        }
-        let note = format!("the poolers' former login {former} is closed: nothing uses it any more");
-        info!(server = self.pool.name, "{note}");
-        self.context.platform.event(self.server, EventType::Normal, "FormerLoginClosed", note);
-        credentials.previous_login = None;
-        Ok(())
-    }
-
-    fn mark(&self) -> String {
+    /// Prepares the server, with this login open.
+    async fn open(&self, login: PoolerLogin, other_is_open: bool) -> Result<Facts, Error> {
         let (cluster, server) = (self.context.cluster.id.clone(), self.server.uid().unwrap_or_default());
-        Mark { cluster, server }.comment()
+        let owner = LoginOwner { cluster, server }.comment();
+        let poolers = Poolers { other: self.other(&login.name), other_is_open, login, owner };
+        prepare::prepare(&self.instance.postgres, self.facts.clone(), &poolers).await
     }
 
     fn other(&self, name: &str) -> String {
         self.names[usize::from(self.names[0] == name)].clone()
     }
+}
+
+impl LoginPair for Pooler<'_> {
+    type Created = Facts;
+    type Published = ();
+
+    const NAME: &'static str = "pooler login";
+
+    fn postgres(&self) -> &Postgres {
+        &self.instance.postgres
+    }
+
+    fn tried_in(&self) -> Option<&str> {
+        Some(&self.server.spec.admin_database)
+    }
+
+    fn refused(&self, login: &str, why: &str) -> Error {
+        Error::structural(
+            "PoolerLoginRefused",
+            format!(
+                "DatabaseServer {} refuses the pooler login {login}: {why}. Allow it in pg_hba.conf; the poolers keep their \
+                 present login until then",
+                self.instance.name
+            ),
+        )
+    }
+
+    async fn create(&self, former: Option<&str>, next: &NewLogin) -> Result<Facts, Error> {
+        self.open(entry(next), former.is_some()).await
+    }
+
+    async fn publish(&self, next: &NewLogin) -> Result<(), Error> {
+        publish(self.context, &self.instance.name, &entry(next)).await
+    }
+
+    /// An agent that was reconnecting during one sweep has a session during the next.
+    fn may_close(&self, is_unused: bool) -> bool {
+        let was_unused = std::mem::replace(&mut self.instance.memory.lock().former_is_unused, is_unused);
+        is_unused && was_unused
+    }
+
+    fn record_event(&self, type_: EventType, reason: &str, note: String) {
+        self.context.platform.event(self.server, type_, reason, note);
+    }
+}
+
+/// The login as its Secret stores it.
+fn entry(login: &NewLogin) -> PoolerLogin {
+    PoolerLogin { name: login.name.clone(), password: login.credentials.password.clone() }
 }

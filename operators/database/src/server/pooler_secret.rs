@@ -1,4 +1,4 @@
-//! The Secret beside the agents with the pooler's login on each server.
+//! The Secret with the poolers' login on each server, which the agents read.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 
 use crate::context::Context;
 
-/// The login that the agents have for `server`, if it is one of its own.
-pub async fn given(context: &Context, server: &str, names: &[String; 2]) -> Result<Option<PoolerLogin>, Error> {
+/// The published login for `server`, if it is one of `names`.
+pub async fn published(context: &Context, server: &str, names: &[String; 2]) -> Result<Option<PoolerLogin>, Error> {
     let find = |secret: &Secret| {
         let login = PoolerLogin::parse(&secret.data.as_ref()?.get(server)?.0)?;
-        // A server of this name that was deleted had others.
+        // The logins of a deleted server of the same name differ.
         names.contains(&login.name).then_some(login)
     };
     let platform = &context.platform;
@@ -23,12 +23,12 @@ pub async fn given(context: &Context, server: &str, names: &[String; 2]) -> Resu
     if let Some(login) = cached.as_deref().and_then(find) {
         return Ok(Some(login));
     }
-    // The cache may be behind our own write, and a second password would lock the agents out that have the first.
+    // The cache may not have our own write yet, and a second password would lock out agents that have the first.
     Ok(secrets(context).get_opt(POOLER_AUTH_SECRET).await?.as_ref().and_then(find))
 }
 
-/// Gives the agents this login for `server`.
-pub async fn give(context: &Context, server: &str, login: &PoolerLogin) -> Result<(), Error> {
+/// Publishes the login for `server`.
+pub async fn publish(context: &Context, server: &str, login: &PoolerLogin) -> Result<(), Error> {
     let data = BTreeMap::from([(server.to_owned(), ByteString(login.entry()))]);
     let (secrets, manager) = (secrets(context), Some(context.platform.name().to_owned()));
     let params = PatchParams { field_manager: manager.clone(), ..PatchParams::default() };
@@ -43,20 +43,20 @@ pub async fn give(context: &Context, server: &str, login: &PoolerLogin) -> Resul
     Ok(())
 }
 
-/// Removes the logins for DatabaseServers that were deleted. Those that a Database or a route still names stay: its clients are
-/// served until the DatabaseServer is created again.
+/// Removes the logins for deleted DatabaseServers. Those that a Database or a route still refers to stay: their clients are served
+/// until the DatabaseServer is created again.
 pub async fn prune(context: &Context) -> Result<(), Error> {
     let caches = &context.caches;
     let Some(present) = caches.secrets.get_in(context.platform.namespace(), POOLER_AUTH_SECRET) else { return Ok(()) };
     let is_there =
         |server: &str| caches.servers.get(server).is_some_and(|server| server.metadata.deletion_timestamp.is_none());
-    let is_gone = |server: &&String| !is_there(server) && !is_named(context, server);
-    let gone: Vec<_> = present.data.iter().flat_map(|data| data.keys()).filter(is_gone).collect();
-    if gone.is_empty() {
+    let is_obsolete = |server: &&String| !is_there(server) && !is_named(context, server);
+    let obsolete: Vec<_> = present.data.iter().flat_map(|data| data.keys()).filter(is_obsolete).collect();
+    if obsolete.is_empty() {
         return Ok(());
     }
     let nulls: serde_json::Map<_, _> =
-        gone.into_iter().map(|server| (server.clone(), serde_json::Value::Null)).collect();
+        obsolete.into_iter().map(|server| (server.clone(), serde_json::Value::Null)).collect();
     let params = PatchParams { field_manager: Some(context.platform.name().to_owned()), ..PatchParams::default() };
     secrets(context).patch(POOLER_AUTH_SECRET, &params, &Patch::Merge(serde_json::json!({"data": nulls}))).await?;
     Ok(())
@@ -66,7 +66,8 @@ fn is_named(context: &Context, server: &str) -> bool {
     let of_database = |database: &Database| database.status.as_ref().and_then(|status| status.server.clone());
     let of_pool = |pool: &ConnectionPool| pool.status.as_ref()?.route.as_ref().map(|route| route.server.clone());
     let databases = context.caches.databases.select(|database| of_database(database).filter(|name| name == server));
-    !databases.is_empty() || !context.caches.pools.select(|pool| of_pool(pool).filter(|name| name == server)).is_empty()
+    !databases.is_empty()
+        || !context.caches.connection_pools.select(|pool| of_pool(pool).filter(|name| name == server)).is_empty()
 }
 
 fn secrets(context: &Context) -> Api<Secret> {
@@ -78,7 +79,7 @@ mod tests {
     use ahoi_reconcile::testing::ApiServer;
 
     use super::*;
-    use crate::context::tests::{context, secret};
+    use crate::testing::{context, secret};
 
     const PATH: &str = "/api/v1/namespaces/ahoi-system/secrets";
 
@@ -91,21 +92,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_given_is_found_before_the_cache_knows() {
+    async fn a_published_login_is_found_before_the_cache_has_it() {
         let api = ApiServer::new();
-        let blind = context(&api, vec![], vec![], vec![]);
-        assert_eq!(given(&blind, "pg-1", &names()).await.unwrap(), None);
+        let empty = context(&api, vec![], vec![], vec![]);
+        assert_eq!(published(&empty, "pg-1", &names()).await.unwrap(), None);
         for (server, login) in [("pg-1", login("ahoi_pooler_1_a", "x")), ("pg-2", login("ahoi_pooler_1_b", "y"))] {
-            give(&blind, server, &login).await.unwrap();
-            assert_eq!(given(&blind, server, &names()).await.unwrap(), Some(login));
+            publish(&empty, server, &login).await.unwrap();
+            assert_eq!(published(&empty, server, &names()).await.unwrap(), Some(login));
         }
         let patch = format!("PATCH {PATH}/{POOLER_AUTH_SECRET}");
         assert_eq!(api.take_writes(), [patch.clone(), format!("POST {PATH}"), patch]);
-        assert_eq!(given(&blind, "pg-1", &ahoi_api::logins("ahoi_pooler_2")).await.unwrap(), None, "another's");
+        assert_eq!(
+            published(&empty, "pg-1", &ahoi_api::logins("ahoi_pooler_2")).await.unwrap(),
+            None,
+            "of another server"
+        );
     }
 
     #[tokio::test]
-    async fn the_login_of_a_deleted_server_goes_when_nothing_names_it() {
+    async fn the_login_of_a_deleted_server_is_removed_if_it_is_unused() {
         let (api, database) = (ApiServer::new(), |server: &str| -> Database {
             let text = format!(
                 "{{apiVersion: internal.example.com/v1, kind: Database, metadata: {{name: a, namespace: n}}, \
@@ -113,9 +118,9 @@ mod tests {
             );
             serde_saphyr::from_str(&text).unwrap()
         });
-        let entries = [("pg-1", "a:x"), ("named", "b:x"), ("gone", "c:x")];
+        let entries = [("pg-1", "a:x"), ("named", "b:x"), ("deleted", "c:x")];
         let known = api.put(&secret(POOLER_AUTH_SECRET, &entries));
-        let servers = vec![crate::context::tests::server("pg-1")];
+        let servers = vec![crate::testing::server("pg-1")];
         let context = context(&api, servers, vec![database("named")], vec![known.clone()]);
         api.take_requests();
         prune(&context).await.unwrap();
@@ -124,11 +129,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn costs_no_request_at_rest() {
+    async fn no_request_is_made_at_rest() {
         let api = ApiServer::new();
         let known = secret(POOLER_AUTH_SECRET, &[("pg-1", "ahoi_pooler_1_a:known")]);
         let context = context(&api, vec![], vec![], vec![known]);
-        assert_eq!(given(&context, "pg-1", &names()).await.unwrap(), Some(login("ahoi_pooler_1_a", "known")));
+        assert_eq!(published(&context, "pg-1", &names()).await.unwrap(), Some(login("ahoi_pooler_1_a", "known")));
         assert_eq!(api.take_requests(), []);
     }
 }
