@@ -15,7 +15,7 @@ use crate::features::scheduler::SchedulerFeature;
 use crate::resolve::{PlanChoice, resolve};
 use crate::status::paused;
 
-const DOCUMENTATION: &str = include_str!("../../../docs/customer-conditions.md");
+const DOCUMENTATION: &str = include_str!("../../../docs/reference/reasons.md");
 
 fn customer(features: Value) -> Customer {
     Customer::new("acme", serde_json::from_value(json!({ "features": features })).unwrap())
@@ -111,7 +111,7 @@ fn every_reason_names_its_field_and_what_to_do() {
         for word in words {
             assert!(message.contains(word), "{reason}: {word:?} is not in {message:?}");
         }
-        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/customer-conditions.md");
+        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/reference/reasons.md");
     }
 }
 
@@ -148,7 +148,7 @@ fn every_reason_in_the_sources_is_documented() {
     }
     assert!(reasons.len() > 5, "{reasons:?}");
     for reason in reasons {
-        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/customer-conditions.md");
+        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/reference/reasons.md");
     }
 }
 
@@ -167,6 +167,6 @@ fn every_reason_of_a_child_is_documented() {
     }
     assert!(reasons.len() > 20, "{reasons:?}");
     for reason in reasons {
-        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/customer-conditions.md");
+        assert!(DOCUMENTATION.contains(&format!("`{reason}`")), "{reason} is not in docs/reference/reasons.md");
     }
 }

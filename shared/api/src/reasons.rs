@@ -175,7 +175,7 @@ reasons! {
             ExceedsPlan: "A value in the spec exceeds a limit of the Plan. The former value stays in force." => "Lower the value, raise the limit in `spec.limits` of the Plan, or choose another Plan.",
             InvalidSize: "A storage size cannot be read." => "Write a number and a unit, such as 256gb, 256Gi or 1.5tb.",
             InvalidParameter: "A parameter in `spec.parameters` does not exist, has an invalid value, or must not be set." => "Correct the parameter that the message names, or remove it.",
-            InvalidRotationInterval: "`credentials.rotationInterval` cannot be read or is too short." => "Write a duration such as 30d or 12h, within the bounds that the message names.",
+            InvalidRotationInterval: "`credentials.rotationInterval` cannot be read or is too short." => "Write a duration of at least 1h, such as 720h or 36h30m.",
             StorageCannotShrink: "The requested storage is less than the database has. The former value stays in force." => "Set at least the storage in `status.storageBytes`, or remove the field.",
             PoolNeedsDatabase: "The feature connectionPool is on and the feature database is off." => "Turn the database on, or the connection pool off.",
             NoImage: "No image is set: neither by the object, nor by the Plan, nor by the installation." => "Set the image that the message names.",
@@ -214,7 +214,7 @@ reasons! {
             Undecided: "The server has databases of other clusters, and the spec does not say what they are to this one." => "Set `spec.adoptFromCluster` or `spec.sharedWithClusters`.",
             DatabaseNotOwned: "The database that the status names has another owner's marker." => "Find out who changed the comment of the database. Data is never overwritten.",
             DatabaseMissing: "The database does not exist on the server any more." => "Restore the database under the name in the message, or delete the object to start empty.",
-            RetainedDataExists: "The server has retained data of an earlier object of the same name, which must not be adopted." => "Set `spec.adoptionPolicy` of the Customer to Adopt, or remove the retained database.",
+            RetainedDataExists: "The server has retained data of an earlier object of the same name, which must not be adopted." => "Set `spec.adoptionPolicy` of the Customer to Automatic, or remove the retained database.",
             DataOfAnotherCluster: "The server has data of this namespace and name that belongs to another cluster." => "Set `spec.adoptFromCluster` or `spec.sharedWithClusters` of the DatabaseServer.",
             NotConverging: "A statement succeeded and its effect did not last." => "Find out what reverts it: an event trigger or another client.",
             ExtensionRefused: "The server refuses an extension in `spec.extensions`." => "Install the extension on the server, or remove it from the list.",
@@ -256,7 +256,7 @@ reasons! {
             Resumed: "Workers and jobs run again." => "Nothing to do.",
             PlanChanged: "Another Plan is in force." => "Nothing to do.",
             Offboarding: "The deletion of a Customer began; the message says what happens to its data." => "Nothing to do.",
-            RetainedDataLeft: "A Customer was deleted with the policy Archive or Delete, and data that was retained earlier may stay on its server." => "Drop the data manually if nobody needs it any more.",
+            RetainedDataLeft: "A Customer was deleted with the policy Archive or Delete, and data that was retained earlier may stay on its server." => "Drop the data manually when it is no longer needed.",
             ForegroundDeletion: "A Customer was deleted with foreground propagation." => "Delete Customers with background propagation.",
         }
         "All kinds" {
@@ -276,7 +276,7 @@ reasons! {
             TemporaryFilesRemoved: "Sessions were ended because their temporary files exceeded the limit." => "Change the query, or set temp_file_limit in `spec.parameters`.",
             RemovalRefused: "PostgreSQL refused to remove a database; the message has its error." => "Correct what the message names.",
             RemovalPostponed: "A database is removed when its DatabaseServer can be used again." => "Repair the DatabaseServer.",
-            DatabaseServerNotFound: "A Database was deleted whose DatabaseServer does not exist. Its data stays on the server." => "Drop the data manually if nobody needs it any more.",
+            DatabaseServerNotFound: "A Database was deleted whose DatabaseServer does not exist. Its data stays on the server." => "Drop the data manually when it is no longer needed.",
         }
         "DatabaseServers" {
             PendingRemovalDone: "A postponed removal of a database finished." => "Nothing to do.",
