@@ -63,7 +63,7 @@ SELECT json_build_object(
 )::text"#;
 
 /// Databases whose comment is an ownership marker that contains a text.
-const STAMPED: &str = "SELECT d.datname::text, c.description FROM pg_database d \
+const OWNERSHIP_MARKERS: &str = "SELECT d.datname::text, c.description FROM pg_database d \
      JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass \
      WHERE strpos(c.description, $1) > 0 ORDER BY d.datname DESC";
 
@@ -103,7 +103,7 @@ fn as_ordinary_role(query: &str) -> String {
 
 /// The database that a deleted object of the same name left on this server, whether its logins are closed or not.
 pub async fn retained(postgres: &Postgres, cluster: &str, object: &str) -> Result<Option<Names>, Failure> {
-    let found = postgres.pairs(STAMPED, object).await?;
+    let found = postgres.pairs(OWNERSHIP_MARKERS, object).await?;
     let is_it = |comment: &str| {
         Ownership::parse(comment).is_some_and(|ownership| {
             ownership.cluster == cluster && ownership.object == object && ownership.state.can_be_adopted()
