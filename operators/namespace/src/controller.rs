@@ -18,17 +18,17 @@ use serde_json::json;
 
 use crate::desired::{BINDINGS, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
 use crate::guard_rail::GUARD_RAIL_LABEL;
-use crate::network::{Servers, Surroundings};
-use crate::ownership::{Claim, Reason, claim, customer_of, remaining};
+use crate::network::{Endpoints, Servers};
+use crate::ownership::{Mismatch, Ownership, customer_of, ownership, remaining};
 
-/// The options of this operator alone.
+/// Options of this controller.
 #[derive(clap::Args, Debug)]
 pub struct NamespaceOptions {
-    /// Address ranges of PostgreSQL servers whose host is a name outside of the cluster, such as 192.0.2.0/24; customers with a
-    /// database reach them on the servers' ports
+    /// Address ranges of PostgreSQL servers whose host name is outside of the cluster, such as 192.0.2.0/24. Customers with a
+    /// database may connect to them on the ports of the servers
     #[arg(long, env = "DATABASE_CIDRS", value_delimiter = ',')]
     database_cidrs: Vec<String>,
-    /// Address ranges of DNS servers that are not the pods k8s-app=kube-dns in kube-system, such as a cache on each node
+    /// Address ranges of DNS servers other than the pods k8s-app=kube-dns in kube-system, such as a cache on each node
     #[arg(long, env = "DNS_CIDRS", value_delimiter = ',')]
     dns_cidrs: Vec<String>,
 }
@@ -36,7 +36,7 @@ pub struct NamespaceOptions {
 /// Reconciles CustomerNamespaces.
 pub struct NamespaceController {
     platform: Platform,
-    around: Surroundings,
+    endpoints: Endpoints,
     servers: Cache<DatabaseServer>,
     owners: Cache<CustomerNamespace>,
     namespaces: Owned<Namespace>,
@@ -56,45 +56,43 @@ impl Reconciler for NamespaceController {
         self.check(owner)?;
         let namespace = self.namespaces.apply(owner, namespace(owner)).await?;
 
-        // What takes rights away comes first, and nothing that fails keeps the rest from being put right: a tenant can see
-        // to it that one of them fails.
-        let servers = Servers::of(self.servers.all().iter().map(AsRef::as_ref), &self.around.databases);
-        let rails = guard_rails(owner, &self.around, &servers);
+        // Rights are revoked first. A failure blocks nothing else, because a tenant could cause one.
+        let servers = Servers::of(self.servers.all().iter().map(AsRef::as_ref), &self.endpoints.databases);
+        let rails = guard_rails(owner, &self.endpoints, &servers);
         let outcomes = [
-            self.converge(&self.bindings, owner, BINDINGS, rails.bindings).await,
-            self.close_default_account(&namespace.name_any()).await,
-            self.converge(&self.policies, owner, POLICIES, rails.policies).await,
-            self.converge(&self.quotas, owner, QUOTAS, rails.quota).await,
-            self.converge(&self.limits, owner, LIMITS, rails.limits).await,
+            self.apply(&self.bindings, owner, BINDINGS, rails.bindings).await,
+            self.disable_default_token(&namespace.name_any()).await,
+            self.apply(&self.policies, owner, POLICIES, rails.policies).await,
+            self.apply(&self.quotas, owner, QUOTAS, rails.quota).await,
+            self.apply(&self.limits, owner, LIMITS, rails.limits).await,
         ];
         first_error(outcomes)?;
 
         Ok(Progress::new(status(owner, &namespace)))
     }
 
-    /// The policy of the object itself decides, and says Retain unless the Customer was deleted on purpose.
+    /// The policy is Retain unless the Customer was deleted.
     async fn cleanup(&self, owner: &CustomerNamespace) -> Result<(), Error> {
         if owner.spec.deletion_policy == NamespaceDeletionPolicy::Retain {
             return Ok(());
         }
         let name = namespace_of(&owner.name_any());
+        let is_ours = |live: &Namespace| ownership(owner, live, |_| None) == Ownership::Ours;
         if let Some(live) = self.namespaces.cache().get(&name)
-            && claim(owner, &live, |_| None) == Claim::Ours
+            && is_ours(&live)
             && live.metadata.deletion_timestamp.is_none()
         {
             self.namespaces.delete(&live).await?;
         }
         match self.namespaces.cache().get(&name) {
-            Some(live) if claim(owner, &live, |_| None) == Claim::Ours => {
-                Err(Error::waiting("NamespaceTerminating", remaining(&live)))
-            }
+            Some(live) if is_ours(&live) => Err(Error::waiting("NamespaceTerminating", remaining(&live))),
             _ => Ok(()),
         }
     }
 }
 
 impl NamespaceController {
-    /// Starts the caches and hands the controller to whoever runs it.
+    /// Starts the caches, and returns the controller.
     pub fn start(platform: &Platform, options: NamespaceOptions) -> Runnable {
         let controller = Self::new(platform, options);
         Controller::new(platform, &controller.owners)
@@ -107,12 +105,12 @@ impl NamespaceController {
             .watches(controller.limits.cache(), mislabelled)
             .watches(controller.policies.cache(), mislabelled)
             .watches(controller.bindings.cache(), mislabelled)
-            // A namespace that stands in the way carries no label, and its going away is good news.
+            // A foreign namespace of the name has no label. Its deletion unblocks the reconcile.
             .watches(controller.namespaces.cache(), |namespace: &Namespace| {
                 let unmarked = !namespace.labels().contains_key(CUSTOMER_LABEL);
                 customer_of(&namespace.name_any()).filter(|_| unmarked).map(ObjectRef::new)
             })
-            .watches(&controller.servers, controller.isolated_from())
+            .watches(&controller.servers, controller.on_moved_server())
             .watches(&controller.accounts, |account: &ServiceAccount| {
                 account.metadata.namespace.as_deref().and_then(customer_of).map(ObjectRef::new)
             })
@@ -122,7 +120,7 @@ impl NamespaceController {
     fn new(platform: &Platform, options: NamespaceOptions) -> Self {
         let all = watcher::Config::default;
         let owners = platform.cache_packed(Api::<CustomerNamespace>::all(platform.client.clone()), all());
-        // All of them: one that is not ours is to be seen before anything is written.
+        // All namespaces, so that a foreign one is found before the first write.
         let namespaces = platform.cache_packed(Api::<Namespace>::all(platform.client.clone()), all());
         let accounts = platform.cache_ours_trimmed(
             Api::all(platform.client.clone()),
@@ -135,7 +133,7 @@ impl NamespaceController {
         );
         Self {
             platform: platform.clone(),
-            around: Surroundings {
+            endpoints: Endpoints {
                 fleets: platform.namespace().to_owned(),
                 dns: options.dns_cidrs,
                 databases: options.database_cidrs,
@@ -146,18 +144,18 @@ impl NamespaceController {
             accounts,
             quotas: guarded::<ResourceQuota>(platform, QUOTAS).recreated_if(|live, _| is_scoped(live)),
             limits: guarded(platform, LIMITS),
-            // Another rule lets more through.
+            // An additional rule would allow more.
             policies: guarded::<NetworkPolicy>(platform, POLICIES)
                 .overwritten_if(|live, desired| live.spec != desired.spec),
-            // The role of a binding cannot be changed.
+            // The role of a binding is immutable.
             bindings: guarded::<RoleBinding>(platform, BINDINGS)
                 .recreated_if(|live, desired| live.role_ref != desired.role_ref),
         }
     }
 
-    /// Names every owner when the DatabaseServers are elsewhere than before; their status changes more often.
-    fn isolated_from(&self) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<CustomerNamespace>> + Send + Sync + use<> {
-        let (owners, servers, ranges) = (self.owners.clone(), self.servers.clone(), self.around.databases.clone());
+    /// Triggers every owner when the location of a DatabaseServer changes, and not when its status does.
+    fn on_moved_server(&self) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<CustomerNamespace>> + Send + Sync + use<> {
+        let (owners, servers, ranges) = (self.owners.clone(), self.servers.clone(), self.endpoints.databases.clone());
         let known = Mutex::new(Servers::default());
         move |_| {
             let now = Servers::of(servers.all().iter().map(AsRef::as_ref), &ranges);
@@ -169,30 +167,32 @@ impl NamespaceController {
         }
     }
 
-    /// Refuses a namespace that is somebody else's, and waits for one that is on its way out.
+    /// Fails if the namespace belongs to another owner, and waits while it is being deleted.
     fn check(&self, owner: &CustomerNamespace) -> Result<(), Error> {
         let name = namespace_of(&owner.name_any());
         let Some(live) = self.namespaces.cache().get(&name) else { return Ok(()) };
-        let living = |uid: &str| {
+        let find_owner = |uid: &str| {
             let named =
                 |other: &CustomerNamespace| (other.metadata.uid.as_deref() == Some(uid)).then(|| other.name_any());
             self.owners.select(named).into_iter().next()
         };
-        match claim(owner, &live, living) {
-            Claim::Ours | Claim::Orphan if live.metadata.deletion_timestamp.is_some() => Err(Error::waiting(
+        match ownership(owner, &live, find_owner) {
+            Ownership::Ours | Ownership::Orphaned if live.metadata.deletion_timestamp.is_some() => Err(Error::waiting(
                 "NamespaceTerminating",
-                format!("{}; it is made again when it is gone", remaining(&live)),
+                format!("{}; it will be created again when it no longer exists", remaining(&live)),
             )),
-            Claim::Ours | Claim::Orphan => Ok(()),
-            Claim::Foreign(Reason::OwnedBy(other)) => Err(Error::structural(
-                "NameConflict",
-                format!("namespace {name} belongs to CustomerNamespace {other}; it is left as it is"),
-            )),
-            Claim::Foreign(Reason::NotMarked) => Err(Error::structural(
+            Ownership::Ours | Ownership::Orphaned => Ok(()),
+            Ownership::Foreign(Mismatch::OwnedBy(other)) => Err(Error::structural(
                 "NameConflict",
                 format!(
-                    "namespace {name} exists and was not made for this customer; it is left as it is. Delete it if nobody \
-                     needs it, or hand it over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
+                    "namespace {name} belongs to CustomerNamespace {other} and is left unchanged: delete one of the two"
+                ),
+            )),
+            Ownership::Foreign(Mismatch::NotMarked) => Err(Error::structural(
+                "NameConflict",
+                format!(
+                    "namespace {name} exists, was not created for this customer and is left unchanged. Delete it if it is not \
+                     needed, or hand it over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
                     owner.name_any(),
                     owner.metadata.uid.as_deref().unwrap_or_default(),
                 ),
@@ -200,9 +200,9 @@ impl NamespaceController {
         }
     }
 
-    /// Pods get no token of the default account unless they ask. By server-side apply, which creates or changes in one
-    /// request: kube-controller-manager makes the same account, and either may come first.
-    async fn close_default_account(&self, namespace: &str) -> Result<(), Error> {
+    /// Pods get no token of the default ServiceAccount unless they request one. Server-side apply creates or updates in one request:
+    /// kube-controller-manager creates the same account, possibly first.
+    async fn disable_default_token(&self, namespace: &str) -> Result<(), Error> {
         let account = self.accounts.get_in(namespace, "default");
         if account.is_some_and(|account| account.automount_service_account_token == Some(false)) {
             return Ok(());
@@ -217,8 +217,8 @@ impl NamespaceController {
         Ok(())
     }
 
-    /// Makes the guard rails of one kind exactly these. One that fails does not keep the others from being put right.
-    async fn converge<K: Object>(
+    /// Applies the guard rails of one kind, and deletes obsolete ones. A failure of one does not block the others.
+    async fn apply<K: Object>(
         &self,
         owned: &Owned<K>,
         owner: &CustomerNamespace,
@@ -238,7 +238,7 @@ impl NamespaceController {
         first_error(outcomes)
     }
 
-    /// Removes a guard rail that is no longer wanted, whatever has become of the value of its label.
+    /// Deletes an obsolete guard rail, regardless of the value of its label.
     async fn remove<K: Object>(&self, owned: &Owned<K>, owner: &CustomerNamespace, name: &str) -> Result<(), Error> {
         match owned.cache().get_in(&namespace_of(&owner.name_any()), name) {
             Some(rail) if rail.meta().deletion_timestamp.is_none() => owned.delete(&rail).await,
@@ -247,8 +247,8 @@ impl NamespaceController {
     }
 }
 
-/// Guard rails of one kind. They are linked by a label, so that they stay with a namespace that stays. Tenants may change
-/// some of them, and so their labels: the names are ours in a namespace that is ours.
+/// The guard rails of one kind. A label links them to their owner, so that they stay in a retained namespace. Tenants may change
+/// the labels of some of them, so they are recognised by their names, which are reserved in a customer's namespace.
 fn guarded<K: Object>(platform: &Platform, names: &'static [&'static str]) -> Owned<K> {
     let config = watcher::Config::default().labels(GUARD_RAIL_LABEL);
     let ours = move |head: &ObjectMeta| head.name.as_deref().is_some_and(|name| names.contains(&name));
@@ -258,14 +258,14 @@ fn guarded<K: Object>(platform: &Platform, names: &'static [&'static str]) -> Ow
         .recreated_if_refused()
 }
 
-/// Whose namespace a guard rail is in, if its label says something else: they are not told by the label.
+/// The owner of the namespace of a guard rail, if the label names another one, which it would trigger instead.
 fn mislabelled<K: Object>(rail: &K) -> Option<ObjectRef<CustomerNamespace>> {
     let customer = customer_of(rail.meta().namespace.as_deref()?)?;
     let labelled = rail.labels().get(GUARD_RAIL_LABEL).is_some_and(|label| label == customer);
     (!labelled).then(|| ObjectRef::new(customer))
 }
 
-/// A quota with a scope counts fewer pods, and scopes cannot be changed.
+/// A quota with a scope counts fewer pods, and scopes are immutable.
 fn is_scoped(quota: &ResourceQuota) -> bool {
     quota.spec.as_ref().is_some_and(|spec| spec.scopes.is_some() || spec.scope_selector.is_some())
 }
@@ -274,14 +274,14 @@ fn first_error(outcomes: impl IntoIterator<Item = Result<(), Error>>) -> Result<
     outcomes.into_iter().collect()
 }
 
-/// Everything is applied; what is left to say is whether the namespace takes objects.
+/// The status when everything is applied: Ready if the namespace is active.
 fn status(owner: &CustomerNamespace, namespace: &Namespace) -> CustomerNamespaceStatus {
     let name = namespace.name_any();
     let active = namespace.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Active");
     let verdict = if active {
-        Verdict::ready(format!("namespace {name} and its guard rails are in place"))
+        Verdict::ready(format!("applied namespace {name} and its guard rails"))
     } else {
-        Verdict::progressing("WaitingForNamespace", format!("namespace {name} is not active"))
+        Verdict::progressing("WaitingForNamespace", format!("waiting for namespace {name} to become active"))
     };
     let mut status = CustomerNamespaceStatus { namespace: Some(name), ..CustomerNamespaceStatus::default() };
     set_verdict(&mut status.conditions, owner.metadata.generation, verdict);

@@ -1,4 +1,4 @@
-//! What a customer's namespace should look like, worked out from its CustomerNamespace alone.
+//! The desired namespace of a customer, and its guard rails.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use crate::guard_rail::meta;
-use crate::network::{self, Servers, Surroundings};
+use crate::network::{self, Endpoints, Servers};
 
-/// Every name a guard rail can have, so that one that is no longer wanted is found without a search.
+/// All names of quotas, so that an obsolete one is found without a search.
 pub const QUOTAS: &[&str] = &["customer"];
-/// The names of limit ranges.
+/// All names of limit ranges.
 pub const LIMITS: &[&str] = &["customer"];
-/// The names of network policies.
+/// All names of network policies.
 pub const POLICIES: &[&str] = &["default-deny", "allow-platform"];
-/// The names of role bindings.
+/// All names of role bindings.
 pub const BINDINGS: &[&str] = &["customer-view", "customer-edit", "customer-admin"];
 
-/// Everything in the namespace that keeps the tenant within its bounds. What the spec leaves empty is not there.
+/// The objects that restrict the tenant. Empty parts of the spec have no object.
 #[derive(Debug)]
 pub struct GuardRails {
     pub quota: Option<ResourceQuota>,
@@ -33,7 +33,7 @@ pub struct GuardRails {
     pub bindings: Vec<RoleBinding>,
 }
 
-/// The core Namespace.
+/// The Namespace.
 pub fn namespace(owner: &CustomerNamespace) -> Namespace {
     let name = namespace_of(&owner.name_any());
     let standard = match owner.spec.guardrails.pod_security {
@@ -59,7 +59,7 @@ pub fn namespace(owner: &CustomerNamespace) -> Namespace {
     }
 }
 
-/// Which NetworkPolicies the tenant may add, for the admission policy. Where nothing is closed, nothing can be opened.
+/// Which NetworkPolicies the admission policy allows the tenant to add. In an open namespace, they can only restrict.
 fn tenant_network_policies(owner: &CustomerNamespace) -> &'static str {
     match (owner.spec.guardrails.network, owner.spec.guardrails.tenant_network_policies) {
         (NetworkIsolation::Isolated, TenantNetworkPolicies::WithinNamespace) => "within-namespace",
@@ -68,7 +68,7 @@ fn tenant_network_policies(owner: &CustomerNamespace) -> &'static str {
 }
 
 /// The guard rails.
-pub fn guard_rails(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> GuardRails {
+pub fn guard_rails(owner: &CustomerNamespace, endpoints: &Endpoints, servers: &Servers) -> GuardRails {
     let spec = &owner.spec.guardrails;
     let quota = (!spec.quota.is_empty()).then(|| ResourceQuota {
         metadata: meta(owner, "customer"),
@@ -79,12 +79,12 @@ pub fn guard_rails(owner: &CustomerNamespace, around: &Surroundings, servers: &S
         metadata: meta(owner, "customer"),
         spec: Some(LimitRangeSpec { limits: spec.limits.clone() }),
     });
-    let policies = network::policies(owner, around, servers);
+    let policies = network::policies(owner, endpoints, servers);
     GuardRails { quota, limits, policies, bindings: bindings(owner) }
 }
 
-/// One binding a role, not one a group: fewer objects, and a group that changes its role changes two lists of
-/// subjects, since the role of a binding cannot be changed.
+/// One binding for each role instead of each group: fewer objects, and since the role of a binding is immutable, a group that
+/// changes its role changes only two lists of subjects.
 fn bindings(owner: &CustomerNamespace) -> Vec<RoleBinding> {
     let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for binding in &owner.spec.groups {

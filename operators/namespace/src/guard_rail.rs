@@ -1,11 +1,11 @@
-//! What every guard rail has in common: the label by which it is found, and its metadata.
+//! What all guard rails have in common: a label and their metadata.
 
 use ahoi_api::{CUSTOMER_LABEL, CustomerNamespace, namespace_of};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
-/// Label on every guard rail; its value is the name of the CustomerNamespace. A label of its own, because people put the
-/// customer's label on objects of theirs, and those are not ours to prune.
+/// Label on every guard rail. Its value is the name of the CustomerNamespace. It differs from the customer's label, which people
+/// set on their own objects.
 pub const GUARD_RAIL_LABEL: &str = "internal.example.com/guard-rail-of";
 
 /// Metadata of the guard rail `name`.

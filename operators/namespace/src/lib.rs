@@ -1,8 +1,8 @@
 //! CustomerNamespace → core Namespace, ResourceQuota, LimitRange, NetworkPolicies, RoleBindings.
 //!
-//! A pass first asks [whose](ownership) the namespace is, then makes it and its [guard rails](desired) as they should
-//! be. The core Namespace outlives its CustomerNamespace unless that one's own policy says otherwise, and so do the guard
-//! rails in it: nothing here carries an ownerReference, so garbage collection finds nothing to take.
+//! A reconcile checks the [ownership] of the namespace, then applies the namespace and its [guard rails](desired). The Namespace
+//! outlives its CustomerNamespace unless the deletion policy is Delete, and so do its guard rails: none has an owner reference, so
+//! garbage collection deletes none of them.
 
 mod controller;
 mod desired;

@@ -1,4 +1,4 @@
-//! The controller of CustomerNamespace: one object becomes a core Namespace with its guard rails.
+//! The controller of CustomerNamespace, which creates the Namespace of a customer with its guard rails.
 
 use ahoi_namespace::{NamespaceController, NamespaceOptions};
 

@@ -1,4 +1,4 @@
-//! The NetworkPolicies of a customer's namespace: what its pods may reach, and what may reach them.
+//! The NetworkPolicies of a customer's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,33 +13,33 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::guard_rail::meta;
 
-/// Label that Kubernetes puts on every namespace.
+/// Label that Kubernetes sets on every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-/// Label on the pods of a PgBouncer fleet; its value is the fleet's name.
+/// Label on the pods of a PgBouncer fleet. Its value is the name of the fleet.
 const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
-/// Label on the pods of all fleets.
+/// Label on the pods of all PgBouncer fleets.
 const FLEET_LABEL: &str = "internal.example.com/pgbouncer";
-/// Port on which the pods of a fleet serve clients.
+/// Port of PgBouncer fleets.
 const FLEET_PORT: i32 = 6432;
 
-/// What lies outside of the customers' namespaces and is needed by them.
+/// What customers need outside of their namespaces.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub struct Endpoints {
     /// The namespace of the PgBouncer fleets.
     pub fleets: String,
-    /// Addresses of DNS servers that are not the pods `kube-dns`.
+    /// Address ranges of DNS servers other than the pods `kube-dns`.
     pub dns: Vec<String>,
-    /// Addresses of PostgreSQL servers that a DatabaseServer names by a host outside of the cluster.
+    /// Address ranges of PostgreSQL servers whose host name is outside of the cluster.
     pub databases: Vec<String>,
 }
 
-/// The addresses of the DatabaseServers, by port: what a customer with direct access to its database may reach.
+/// The locations of the DatabaseServers, by port. Customers with a database may connect to all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Servers(BTreeMap<i32, BTreeSet<Place>>);
+pub struct Servers(BTreeMap<i32, BTreeSet<Location>>);
 
-/// Where a server is.
+/// The location of a server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum Location {
     /// Behind a Service in this namespace.
     Namespace(String),
     /// At this address or in this range.
@@ -47,68 +47,68 @@ enum Place {
 }
 
 impl Servers {
-    /// Where these servers are. A host name outside of the cluster has addresses that no policy can name: `ranges` has them.
+    /// The locations of these servers. Policies cannot contain host names: a name outside of the cluster stands for all `ranges`.
     pub fn of<'a>(servers: impl IntoIterator<Item = &'a DatabaseServer>, ranges: &[String]) -> Self {
-        let mut places: BTreeMap<i32, BTreeSet<Place>> = BTreeMap::new();
+        let mut locations: BTreeMap<i32, BTreeSet<Location>> = BTreeMap::new();
         for server in servers {
-            let found = match place(&server.spec.host) {
-                Some(place) => vec![place],
-                None => ranges.iter().cloned().map(Place::Range).collect(),
+            let found = match location(&server.spec.host) {
+                Some(location) => vec![location],
+                None => ranges.iter().cloned().map(Location::Range).collect(),
             };
             if !found.is_empty() {
-                places.entry(server.spec.port).or_default().extend(found);
+                locations.entry(server.spec.port).or_default().extend(found);
             }
         }
-        Servers(places)
+        Servers(locations)
     }
 
     fn rules(&self) -> impl Iterator<Item = NetworkPolicyEgressRule> {
-        self.0.iter().map(|(number, places)| {
-            let peers = places.iter().map(|place| match place {
-                Place::Namespace(name) => in_namespace(name, LabelSelector::default()),
-                Place::Range(range) => block(range),
+        self.0.iter().map(|(number, locations)| {
+            let peers = locations.iter().map(|place| match place {
+                Location::Namespace(name) => in_namespace(name, LabelSelector::default()),
+                Location::Range(range) => block(range),
             });
             NetworkPolicyEgressRule { to: Some(peers.collect()), ports: Some(vec![port("TCP", *number)]) }
         })
     }
 }
 
-/// The namespace of a Service, or the address; None for a name that DNS outside of the cluster knows.
-fn place(host: &str) -> Option<Place> {
+/// The namespace of a Service, or an address. `None`: a host name outside of the cluster.
+fn location(host: &str) -> Option<Location> {
     if let Ok(address) = host.parse::<IpAddr>() {
         let bits = if address.is_ipv4() { 32 } else { 128 };
-        return Some(Place::Range(format!("{address}/{bits}")));
+        return Some(Location::Range(format!("{address}/{bits}")));
     }
     let mut parts = host.split('.').skip(1);
     match (parts.next(), parts.next()) {
-        (Some(namespace), Some("svc")) => Some(Place::Namespace(namespace.to_owned())),
+        (Some(namespace), Some("svc")) => Some(Location::Namespace(namespace.to_owned())),
         _ => None,
     }
 }
 
-/// The policies of an isolated namespace; none where the namespace is open.
-pub fn policies(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> Vec<NetworkPolicy> {
+/// The policies of an isolated namespace. An open one has none.
+pub fn policies(owner: &CustomerNamespace, endpoints: &Endpoints, servers: &Servers) -> Vec<NetworkPolicy> {
     match owner.spec.guardrails.network {
         NetworkIsolation::Isolated => {
-            vec![policy(owner, "default-deny", None, None), allow_platform(owner, around, servers)]
+            vec![policy(owner, "default-deny", None, None), allow_platform(owner, endpoints, servers)]
         }
         NetworkIsolation::Open => Vec::new(),
     }
 }
 
-/// What a tenant needs: its own pods, DNS, the fleets where it has a pool, and PostgreSQL where it has a database.
-fn allow_platform(owner: &CustomerNamespace, around: &Surroundings, servers: &Servers) -> NetworkPolicy {
+/// Allows the tenant's own pods, DNS, the PgBouncer fleets with a pool of it, and PostgreSQL if it has a database.
+fn allow_platform(owner: &CustomerNamespace, endpoints: &Endpoints, servers: &Servers) -> NetworkPolicy {
     let own = || NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
     let mut dns = vec![in_namespace("kube-system", labelled("k8s-app", "kube-dns"))];
-    dns.extend(around.dns.iter().map(|range| block(range)));
+    dns.extend(endpoints.dns.iter().map(|range| block(range)));
     let mut egress = vec![
         NetworkPolicyEgressRule { to: Some(vec![own()]), ports: None },
         NetworkPolicyEgressRule { to: Some(dns), ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
     ];
-    // A rule without values would be refused.
+    // Kubernetes refuses a selector without values.
     if !owner.spec.fleets.is_empty() {
         egress.push(NetworkPolicyEgressRule {
-            to: Some(vec![in_namespace(&around.fleets, pods_of(&owner.spec.fleets))]),
+            to: Some(vec![in_namespace(&endpoints.fleets, pods_of(&owner.spec.fleets))]),
             ports: Some(vec![port("TCP", FLEET_PORT)]),
         });
     }
@@ -158,7 +158,7 @@ fn labelled(key: &str, value: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(labels), match_expressions: None }
 }
 
-/// The pods of these fleets.
+/// The pods of these PgBouncer fleets.
 fn pods_of(fleets: &[String]) -> LabelSelector {
     let requirement = |key: &str, operator: &str, values: Option<Vec<String>>| LabelSelectorRequirement {
         key: key.to_owned(),
@@ -185,18 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_where_its_host_says() {
-        let namespace = |name: &str| Some(Place::Namespace(name.into()));
-        assert_eq!(place("pg.databases.svc"), namespace("databases"));
-        assert_eq!(place("pg-rw.databases.svc.cluster.local"), namespace("databases"));
-        assert_eq!(place("10.1.2.3"), Some(Place::Range("10.1.2.3/32".into())));
-        assert_eq!(place("fd00::1"), Some(Place::Range("fd00::1/128".into())));
-        assert_eq!(place("pg.example.com"), None);
-        assert_eq!(place("pg"), None);
+    fn the_location_of_a_server_follows_from_its_host() {
+        let namespace = |name: &str| Some(Location::Namespace(name.into()));
+        assert_eq!(location("pg.databases.svc"), namespace("databases"));
+        assert_eq!(location("pg-rw.databases.svc.cluster.local"), namespace("databases"));
+        assert_eq!(location("10.1.2.3"), Some(Location::Range("10.1.2.3/32".into())));
+        assert_eq!(location("fd00::1"), Some(Location::Range("fd00::1/128".into())));
+        assert_eq!(location("pg.example.com"), None);
+        assert_eq!(location("pg"), None);
     }
 
     #[test]
-    fn servers_at_one_place_are_one_rule() {
+    fn servers_with_the_same_port_share_a_rule() {
         let found = servers(&[("a.db.svc", 5432), ("b.db.svc", 5432), ("10.1.2.3", 5432), ("c.db.svc", 5433)], &[]);
         let rules: Vec<_> = found.rules().collect();
         assert_eq!(rules.iter().map(|rule| rule.to.as_ref().unwrap().len()).collect::<Vec<_>>(), [2, 1]);
@@ -204,7 +204,7 @@ mod tests {
 
     /// An empty list of peers would allow every address.
     #[test]
-    fn a_server_whose_addresses_are_unknown_opens_nothing() {
+    fn a_server_with_unknown_addresses_adds_no_rule() {
         assert_eq!(servers(&[("pg.example.com", 5432)], &[]), Servers::default());
         let found = servers(&[("pg.example.com", 5432), ("a.db.svc", 5433)], &["192.0.2.0/24"]);
         let rules: Vec<_> = found.rules().collect();

@@ -1,61 +1,65 @@
-//! Whose a namespace is. Pure, because the wrong answer costs somebody else's namespace.
+//! The owner of a namespace. Pure, because a wrong answer deletes the namespace of another owner.
 
 use ahoi_api::{CUSTOMER_LABEL, CustomerNamespace, NAMESPACE_OWNER_LABEL, namespace_of};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
-/// Whose a namespace is, seen from one CustomerNamespace.
+/// The owner of a namespace, from the perspective of one CustomerNamespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// It is this CustomerNamespace's.
+pub enum Ownership {
+    /// It belongs to this CustomerNamespace.
     Ours,
-    /// It was made for a CustomerNamespace of this name that is no more: one that was restored from a backup, or
-    /// whose definition was created again, finds its tenant by this.
-    Orphan,
-    /// It is, or may be, somebody else's.
-    Foreign(Reason),
+    /// It belonged to a CustomerNamespace of this name that no longer exists, and is adopted: after a restore from a backup, or after
+    /// the CustomResourceDefinition was created again.
+    Orphaned,
+    /// It belongs, or may belong, to another owner.
+    Foreign(Mismatch),
 }
 
-/// Why a namespace is taken to be somebody else's.
+/// Why a namespace belongs to another owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// It lacks one of the two labels, or was made for a customer of another name.
+pub enum Mismatch {
+    /// It lacks one of the two labels, or names another customer.
     NotMarked,
-    /// The CustomerNamespace with this name made it, and exists.
+    /// The CustomerNamespace of this name, which exists.
     OwnedBy(String),
 }
 
-/// Whose `namespace` is, seen from `owner`. Both labels must be there: one alone is something that people put on a
-/// namespace by hand. `living` names the CustomerNamespace with a uid, if it exists.
-pub fn claim(owner: &CustomerNamespace, namespace: &Namespace, living: impl FnOnce(&str) -> Option<String>) -> Claim {
+/// The ownership of `namespace` from the perspective of `owner`. Both labels are required, since people may set one of them
+/// manually. `find_owner` returns the name of the CustomerNamespace with a uid, if it exists.
+pub fn ownership(
+    owner: &CustomerNamespace,
+    namespace: &Namespace,
+    find_owner: impl FnOnce(&str) -> Option<String>,
+) -> Ownership {
     let labels = namespace.labels();
     let (Some(customer), Some(uid)) = (labels.get(CUSTOMER_LABEL), labels.get(NAMESPACE_OWNER_LABEL)) else {
-        return Claim::Foreign(Reason::NotMarked);
+        return Ownership::Foreign(Mismatch::NotMarked);
     };
     if *customer != owner.name_any() || uid.is_empty() {
-        return Claim::Foreign(Reason::NotMarked);
+        return Ownership::Foreign(Mismatch::NotMarked);
     }
     if owner.metadata.uid.as_ref() == Some(uid) {
-        return Claim::Ours;
+        return Ownership::Ours;
     }
-    living(uid).map_or(Claim::Orphan, |other| Claim::Foreign(Reason::OwnedBy(other)))
+    find_owner(uid).map_or(Ownership::Orphaned, |other| Ownership::Foreign(Mismatch::OwnedBy(other)))
 }
 
-/// The customer whose namespace would be called so.
+/// The customer of the namespace with this name.
 pub fn customer_of(namespace: &str) -> Option<&str> {
     namespace.strip_prefix(namespace_of("").as_str())
 }
 
-/// What keeps a namespace that is being deleted, in Kubernetes' own words where it says so.
+/// What blocks the deletion of a namespace, as Kubernetes reports it.
 pub fn remaining(namespace: &Namespace) -> String {
     let status = namespace.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let telling = conditions.iter().filter(|condition| condition.status == "True");
-    let what: Vec<&str> = telling.filter_map(|condition| condition.message.as_deref()).collect();
+    let blocking = conditions.iter().filter(|condition| condition.status == "True");
+    let reasons: Vec<&str> = blocking.filter_map(|condition| condition.message.as_deref()).collect();
     let name = namespace.name_any();
-    if what.is_empty() {
+    if reasons.is_empty() {
         format!("namespace {name} is being deleted")
     } else {
-        format!("namespace {name} is being deleted: {}", what.join("; "))
+        format!("namespace {name} is being deleted: {}", reasons.join("; "))
     }
 }

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use crate::desired::{BINDINGS, GuardRails, LIMITS, POLICIES, QUOTAS, guard_rails, namespace};
-use crate::network::{Servers, Surroundings};
-use crate::ownership::{Claim, Reason, claim, customer_of, remaining};
+use crate::network::{Endpoints, Servers};
+use crate::ownership::{Mismatch, Ownership, customer_of, ownership, remaining};
 
 const ISOLATED: &str = include_str!("../fixtures/isolated.yaml");
 const OPEN: &str = include_str!("../fixtures/open.yaml");
@@ -19,7 +19,7 @@ fn read(yaml: &str) -> CustomerNamespace {
 }
 
 fn rails(owner: &CustomerNamespace) -> GuardRails {
-    let around = Surroundings {
+    let endpoints = Endpoints {
         fleets: "ahoi-system".into(),
         dns: vec!["169.254.20.10/32".into()],
         databases: vec!["192.0.2.0/24".into()],
@@ -30,8 +30,8 @@ fn rails(owner: &CustomerNamespace) -> GuardRails {
     };
     guard_rails(
         owner,
-        &around,
-        &Servers::of(&[server("pg.databases.svc"), server("pg.example.com")], &around.databases),
+        &endpoints,
+        &Servers::of(&[server("pg.databases.svc"), server("pg.example.com")], &endpoints.databases),
     )
 }
 
@@ -46,9 +46,9 @@ fn an_isolated_namespace() {
     insta::assert_yaml_snapshot!("isolated_bindings", rails.bindings);
 }
 
-/// Fleets are reached by those with a pool there, and PostgreSQL directly by those with a database.
+/// PgBouncer fleets for customers with a pool in them, and PostgreSQL for customers with a database.
 #[test]
-fn a_customer_reaches_what_it_has() {
+fn egress_depends_on_pools_and_database() {
     let ports = |fleets: &[&str], direct_database| -> Vec<String> {
         let mut owner = read(ISOLATED);
         owner.spec.fleets = fleets.iter().map(|fleet| (*fleet).to_owned()).collect();
@@ -72,7 +72,7 @@ fn egress_ports(policy: &NetworkPolicy) -> Vec<String> {
 }
 
 #[test]
-fn the_plan_decides_what_the_tenant_may_add() {
+fn the_plan_restricts_tenant_network_policies() {
     let label = |owner: &CustomerNamespace| namespace(owner).labels()[TENANT_NETWORK_POLICIES_LABEL].clone();
     let mut owner = read(ISOLATED);
     assert_eq!(label(&owner), "within-namespace");
@@ -82,14 +82,14 @@ fn the_plan_decides_what_the_tenant_may_add() {
 }
 
 #[test]
-fn what_the_spec_leaves_empty_is_not_made() {
+fn empty_parts_of_the_spec_have_no_object() {
     let owner = read(OPEN);
     let rails = rails(&owner);
     assert!(rails.quota.is_none() && rails.limits.is_none() && rails.policies.is_empty() && rails.bindings.is_empty());
     assert_eq!(namespace(&owner).labels()["pod-security.kubernetes.io/enforce"], "baseline");
 }
 
-/// One that is no longer wanted is found by its name alone.
+/// Obsolete guard rails are found by these names.
 #[test]
 fn every_name_is_known() {
     let rails = rails(&read(ISOLATED));
@@ -109,29 +109,29 @@ fn labelled(labels: &[(&str, &str)]) -> Namespace {
 }
 
 #[test]
-fn whose_a_namespace_is() {
+fn ownership_needs_both_labels() {
     let owner = read(OPEN);
     let uid = owner.uid().expect("the fixture has one");
-    let living = |uid: &str| (uid == "other").then(|| "big-client-0815".to_owned());
-    let claimed = |labels: &[(&str, &str)]| claim(&owner, &labelled(labels), living);
+    let find_owner = |uid: &str| (uid == "other").then(|| "big-client-0815".to_owned());
+    let claimed = |labels: &[(&str, &str)]| ownership(&owner, &labelled(labels), find_owner);
 
-    assert_eq!(claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, &uid)]), Claim::Ours);
-    assert_eq!(claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, "former")]), Claim::Orphan);
+    assert_eq!(claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, &uid)]), Ownership::Ours);
+    assert_eq!(claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, "former")]), Ownership::Orphaned);
     assert_eq!(
         claimed(&[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, "other")]),
-        Claim::Foreign(Reason::OwnedBy("big-client-0815".into()))
+        Ownership::Foreign(Mismatch::OwnedBy("big-client-0815".into()))
     );
-    for by_hand in [
+    for incomplete in [
         &[][..],
         &[(CUSTOMER_LABEL, "small")],
         &[(NAMESPACE_OWNER_LABEL, &uid)],
         &[(CUSTOMER_LABEL, "small"), (NAMESPACE_OWNER_LABEL, "")],
         &[(CUSTOMER_LABEL, "big-client-0815"), (NAMESPACE_OWNER_LABEL, &uid)],
     ] {
-        assert_eq!(claimed(by_hand), Claim::Foreign(Reason::NotMarked), "{by_hand:?}");
+        assert_eq!(claimed(incomplete), Ownership::Foreign(Mismatch::NotMarked), "{incomplete:?}");
     }
-    // What is made is what is recognised.
-    assert_eq!(claim(&owner, &namespace(&owner), |_| None), Claim::Ours);
+    // The desired namespace has both.
+    assert_eq!(ownership(&owner, &namespace(&owner), |_| None), Ownership::Ours);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn the_customer_of_a_namespace() {
 }
 
 #[test]
-fn what_remains_is_told_in_kubernetes_words() {
+fn the_message_repeats_what_kubernetes_reports() {
     let mut namespace = labelled(&[]);
     assert_eq!(remaining(&namespace), "namespace customer-small is being deleted");
     let condition = |status: &str, message: &str| NamespaceCondition {
