@@ -31,41 +31,19 @@ impl Reconciler for SchedulerController {
     const NAME: &'static str = "scheduler";
 
     async fn reconcile(&self, scheduler: &Scheduler) -> Result<Progress<SchedulerStatus>, Error> {
-        // What Kubernetes refuses of a change, or a tenant does to one child, keeps no other from being applied: workers and
-        // jobs of the version before are suspended all the same.
-        let mut refused = None;
-        let migration = unless_refused(self.migrate(scheduler).await, &mut refused)?;
-        let hold = migration.as_ref().is_none_or(Migration::holds);
-        let workers = match unless_refused(self.apply_workers(scheduler, hold).await, &mut refused) {
-            Ok(Some(workers)) => Ok(workers),
-            Ok(None) => self.apply_workers(scheduler, true).await,
-            Err(error) => Err(error),
-        };
-        let budget = match budget(scheduler) {
-            Some(budget) => self.budgets.apply(scheduler, budget).await.map(drop),
-            None => self.budgets.prune(scheduler, |_| false).await.map(drop),
-        };
-        let (jobs, refused_jobs) = self.schedule(scheduler, hold).await?;
-        let workers = workers?;
-        budget?;
-        let migration = match (migration, refused) {
-            (Some(migration), None) => migration,
-            (_, Some(error)) => return Err(error),
-            (None, None) => Migration::None,
-        };
-
-        let status = status(scheduler, &Observed { migration, workers, jobs, refused: refused_jobs });
+        let observed = self.apply(scheduler).await?;
+        let status = status(scheduler, &observed);
         Ok(self.throttle.limit(scheduler, status, substance, Instant::now()))
     }
 }
 
 impl SchedulerController {
-    /// Starts the caches and hands the controller to whoever runs it.
+    /// Starts the caches, and returns the controller.
     pub fn start(platform: &Platform) -> Runnable {
         let schedulers =
             platform.cache_packed(Api::<Scheduler>::all(platform.client.clone()), watcher::Config::default());
         let controller = Self {
-            // The Jobs that CronJobs make are many, and their CronJob says what there is to know.
+            // The many Jobs of CronJobs are not cached: the status of their CronJob is enough.
             migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration"))
                 .deleted_in_foreground(),
             workers: children(platform, CUSTOMER_LABEL).recreated_if_refused(),
@@ -81,7 +59,33 @@ impl SchedulerController {
             .run(controller)
     }
 
-    /// Makes the workers so; those that a migration holds keep their version, and their number follows the spec.
+    /// Applies all children. What Kubernetes refuses of one, or a tenant does to one, blocks no other: workers and jobs of the
+    /// previous version are suspended in any case.
+    async fn apply(&self, scheduler: &Scheduler) -> Result<Observed, Error> {
+        let mut refused = None;
+        let migration = unless_refused(self.migrate(scheduler).await, &mut refused)?;
+        let hold = migration.as_ref().is_none_or(Migration::holds);
+        let workers = match unless_refused(self.apply_workers(scheduler, hold).await, &mut refused) {
+            Ok(Some(workers)) => Ok(workers),
+            Ok(None) => self.apply_workers(scheduler, true).await,
+            Err(error) => Err(error),
+        };
+        let budget = match budget(scheduler) {
+            Some(budget) => self.budgets.apply(scheduler, budget).await.map(drop),
+            None => self.budgets.prune(scheduler, |_| false).await.map(drop),
+        };
+        let (jobs, refused_jobs) = self.schedule(scheduler, hold).await?;
+        let workers = workers?;
+        budget?;
+        match (migration, refused) {
+            (_, Some(error)) => Err(error),
+            (migration, None) => {
+                Ok(Observed { migration: migration.unwrap_or(Migration::None), workers, jobs, refused: refused_jobs })
+            }
+        }
+    }
+
+    /// Applies the workers. While a migration holds them they keep their version, and their number follows the spec.
     async fn apply_workers(&self, scheduler: &Scheduler, hold: bool) -> Result<Option<Arc<Deployment>>, Error> {
         let live = self.workers.child(scheduler, &workers_name(scheduler));
         match workers(scheduler, live.as_deref(), hold) {
@@ -90,8 +94,8 @@ impl SchedulerController {
         }
     }
 
-    /// Starts the migration if it is due, and removes those of other versions. A Job that is there is never written again:
-    /// its template cannot change.
+    /// Starts the migration if it is due, and deletes those of other versions. An existing Job is never updated: its template is
+    /// immutable.
     async fn migrate(&self, scheduler: &Scheduler) -> Result<Migration, Error> {
         let migration = migration(scheduler, &self.migrations.children(scheduler));
         self.migrations.prune(scheduler, |job| is_kept(scheduler, job)).await?;
@@ -105,8 +109,8 @@ impl SchedulerController {
         }
     }
 
-    /// Adds the new jobs, updates the changed, deletes the old. One that Kubernetes refuses, for its schedule for example,
-    /// keeps none of the others from running; the second answer says why.
+    /// Creates, updates and deletes the scheduled jobs. One that Kubernetes refuses, for example for its schedule, blocks no other; the
+    /// second result contains the refusals.
     async fn schedule(&self, scheduler: &Scheduler, hold: bool) -> Result<(Vec<Arc<CronJob>>, Vec<String>), Error> {
         let (mut jobs, mut refused, mut failed) = (Vec::new(), Vec::new(), None);
         for template in &scheduler.spec.jobs {
@@ -119,7 +123,7 @@ impl SchedulerController {
                 Ok(job) => jobs.push(job),
                 Err(error) if matches!(error.class(), Class::Structural | Class::Terminal) => {
                     refused.push(format!(
-                        "job {} is refused, correct it in the Customer or its Plan: {error}",
+                        "job {} is refused: {error}; correct it in the Customer or its Plan",
                         template.name
                     ));
                     if let Some(job) = live.as_deref().and_then(|live| suspended_only(scheduler, live)) {
@@ -136,7 +140,7 @@ impl SchedulerController {
     }
 }
 
-/// The outcome, or none where Kubernetes refuses what was asked; the first refusal is kept.
+/// The result, or `None` if Kubernetes refused the request. `refused` keeps the first refusal.
 fn unless_refused<T>(outcome: Result<T, Error>, refused: &mut Option<Error>) -> Result<Option<T>, Error> {
     match outcome {
         Err(error) if matches!(error.class(), Class::Structural | Class::Terminal) => {

@@ -1,4 +1,4 @@
-//! What a Scheduler's children should look like. Pure: the Scheduler and what runs now go in, objects come out.
+//! The desired children of a Scheduler. Pure: from the Scheduler and what runs now to objects.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use kube::ResourceExt;
 
 use crate::pods::{self, Role};
 
-/// Changes with the binding Secret's content, so that the workers roll when it does.
+/// Changes with the content of the binding Secret, which triggers a rollout of the workers.
 const BINDING_VERSION: &str = "internal.example.com/binding-version";
-/// What `kubectl rollout restart` leaves behind.
+/// Set by `kubectl rollout restart`.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// A rollout without progress for this long needs somebody. Longer than pulling a large image takes.
+/// A rollout without progress for this long is Stalled. Longer than it takes to pull a large image.
 pub const PROGRESS_DEADLINE_SECONDS: i32 = 300;
 
-/// How many workers should run.
+/// The number of workers that should run.
 pub fn wanted_workers(scheduler: &Scheduler) -> i32 {
     match scheduler.spec.run_policy {
         RunPolicy::Running => scheduler.spec.workers,
@@ -28,8 +28,8 @@ pub fn wanted_workers(scheduler: &Scheduler) -> i32 {
     }
 }
 
-/// The workers. While a migration `holds` them they keep the version that is `live`, and only their number follows the
-/// spec. `None`: nothing is to be done, and where there are none, there will not be any before it has succeeded.
+/// The workers. While a migration holds them they keep the `live` version, and only their number follows the spec. `None`: nothing to
+/// change, or none exist and none are created before the migration has succeeded.
 pub fn workers(scheduler: &Scheduler, live: Option<&Deployment>, hold: bool) -> Option<Deployment> {
     let running = live.and_then(|live| live.spec.as_ref());
     let current = running.map(|spec| &spec.template);
@@ -41,16 +41,13 @@ pub fn workers(scheduler: &Scheduler, live: Option<&Deployment>, hold: bool) -> 
     let quarter = || Some(IntOrString::String("25%".into()));
     let spec = DeploymentSpec {
         replicas: Some(wanted_workers(scheduler)),
-        selector: LabelSelector {
-            match_labels: Some(pods::selector(scheduler, Role::Worker)),
-            ..LabelSelector::default()
-        },
+        selector: worker_selector(scheduler),
         strategy: Some(DeploymentStrategy {
             type_: Some("RollingUpdate".into()),
             rolling_update: Some(RollingUpdateDeployment { max_unavailable: quarter(), max_surge: quarter() }),
         }),
         progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
-        // One to go back to; each is an object.
+        // One to roll back to. Each revision is an object.
         revision_history_limit: Some(1),
         template,
         ..DeploymentSpec::default()
@@ -61,6 +58,10 @@ pub fn workers(scheduler: &Scheduler, live: Option<&Deployment>, hold: bool) -> 
         spec: Some(spec),
         ..Deployment::default()
     })
+}
+
+fn worker_selector(scheduler: &Scheduler) -> LabelSelector {
+    LabelSelector { match_labels: Some(pods::selector(scheduler, Role::Worker)), ..LabelSelector::default() }
 }
 
 /// The name of the Deployment and of its disruption budget.
@@ -75,7 +76,7 @@ fn worker_template(scheduler: &Scheduler, live: Option<&PodTemplateSpec>) -> Pod
     if let Some(binding) = &spec.binding {
         annotations.insert(BINDING_VERSION.to_owned(), binding.version.clone());
     }
-    // Without it the next change of the Deployment would undo somebody's restart by another one.
+    // Without it, the next change of the Deployment would restart the workers once more.
     let restarted = live.and_then(|live| live.metadata.as_ref()?.annotations.as_ref()?.get(RESTARTED_AT));
     annotations.extend(restarted.map(|at| (RESTARTED_AT.to_owned(), at.clone())));
     template.metadata.get_or_insert_default().annotations = Some(annotations).filter(|some| !some.is_empty());
@@ -87,16 +88,13 @@ fn worker_template(scheduler: &Scheduler, live: Option<&PodTemplateSpec>) -> Pod
         max_skew: 1,
         topology_key: "kubernetes.io/hostname".into(),
         when_unsatisfiable: "ScheduleAnyway".into(),
-        label_selector: Some(LabelSelector {
-            match_labels: Some(pods::selector(scheduler, Role::Worker)),
-            ..LabelSelector::default()
-        }),
+        label_selector: Some(worker_selector(scheduler)),
         ..TopologySpreadConstraint::default()
     }]);
     template
 }
 
-/// Asked often, because a customer is not ready before its workers are.
+/// Frequent, because a customer is not Ready before its workers are.
 fn probe(readiness: &Readiness) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
@@ -110,17 +108,14 @@ fn probe(readiness: &Readiness) -> Probe {
     }
 }
 
-/// Keeps most of the workers through the draining of nodes. With one worker it would only block the drain.
+/// Keeps most of the workers running while nodes are drained. With one worker it would block every drain.
 pub fn budget(scheduler: &Scheduler) -> Option<PodDisruptionBudget> {
     (wanted_workers(scheduler) > 1).then(|| PodDisruptionBudget {
         metadata: meta(scheduler, workers_name(scheduler), Role::Worker),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::String("25%".into())),
-            selector: Some(LabelSelector {
-                match_labels: Some(pods::selector(scheduler, Role::Worker)),
-                ..LabelSelector::default()
-            }),
-            // Workers that do not run anyway are no reason to keep a node.
+            selector: Some(worker_selector(scheduler)),
+            // Workers that are not ready must not block a drain.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..PodDisruptionBudgetSpec::default()
         }),
@@ -128,7 +123,7 @@ pub fn budget(scheduler: &Scheduler) -> Option<PodDisruptionBudget> {
     })
 }
 
-/// One scheduled job, `None` as for workers: it is held with them as long as it runs their image.
+/// One scheduled job. A job with the image of the workers is held like them, and `None` as they are.
 pub fn cron_job(scheduler: &Scheduler, job: &JobTemplate, live: Option<&CronJob>, hold: bool) -> Option<CronJob> {
     let hold = hold && job.image.is_none();
     let running = live.and_then(|live| live.spec.as_ref());
@@ -160,7 +155,7 @@ pub fn cron_job(scheduler: &Scheduler, job: &JobTemplate, live: Option<&CronJob>
     })
 }
 
-/// A scheduled job whose new version is refused, as it is but suspended or not. `None`: it is so already.
+/// A scheduled job whose new version is refused: unchanged except for its suspension. `None`: nothing to change.
 pub fn suspended_only(scheduler: &Scheduler, live: &CronJob) -> Option<CronJob> {
     let suspend = Some(scheduler.spec.run_policy == RunPolicy::Suspended);
     let spec = live.spec.clone().filter(|spec| spec.suspend.or(Some(false)) != suspend)?;
@@ -184,7 +179,7 @@ fn run(scheduler: &Scheduler, job: &JobTemplate) -> JobTemplateSpec {
     }
 }
 
-/// A pod that is not started again when it has ended: a Job starts a new one, and the log of the failed one stays.
+/// A pod that is not restarted: the Job creates a new one, and the log of the failed one remains.
 pub fn once(mut template: PodTemplateSpec) -> PodTemplateSpec {
     template.spec.get_or_insert_default().restart_policy = Some("Never".into());
     template

@@ -1,20 +1,20 @@
-//! How workers and jobs are, read from what Kubernetes' own controllers say about them.
+//! The health of workers and jobs, as Kubernetes reports it.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use k8s_openapi::api::batch::v1::CronJob;
 
-/// How the workers are.
+/// The health of the workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// As many as wanted run, all of the version wanted.
+    /// The desired number runs, all of the desired version.
     Ready,
-    /// They are being started, replaced or stopped.
+    /// Workers are being started, replaced or stopped.
     Rolling(String),
-    /// Nothing has moved for too long, for this reason of Kubernetes'.
+    /// The rollout makes no progress: reason and message of Kubernetes.
     Stuck(String, String),
 }
 
-/// How many workers are there to work, at most as many as wanted: during a rollout there may be more for a moment.
+/// The number of available workers, at most the desired number: a rollout may have more for a moment.
 pub fn available(deployment: &Deployment) -> i32 {
     let available = deployment.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
     available.min(wanted(deployment))
@@ -24,16 +24,16 @@ fn wanted(deployment: &Deployment) -> i32 {
     deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
-/// How the workers of a Deployment are.
+/// The health of the workers of a Deployment.
 pub fn workers(deployment: &Deployment) -> Workers {
     let wanted = wanted(deployment);
     let status = deployment.status.clone().unwrap_or_default();
-    // As it was made, it never wanted any: nothing runs, and nothing is going to.
+    // Created without workers, and unchanged since.
     if wanted == 0 && deployment.metadata.generation == Some(1) && status.replicas.unwrap_or(0) == 0 {
         return Workers::Ready;
     }
     if status.observed_generation < deployment.metadata.generation {
-        return Workers::Rolling("the change is on its way".into());
+        return Workers::Rolling("waiting for Kubernetes to process the change".into());
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let refused = find(conditions, "ReplicaFailure", "True").map(refusal);
@@ -48,11 +48,11 @@ pub fn workers(deployment: &Deployment) -> Workers {
         return Workers::Ready;
     }
     Workers::Rolling(match refused {
-        Some(refused) => format!("Kubernetes does not make more of them: {refused}"),
-        None if updated < wanted => format!("{updated} of {wanted} are of the new version"),
-        None if all > updated => "those of the old version are being stopped".into(),
-        None if all > wanted => "those too many are being stopped".into(),
-        None => "the others are starting".into(),
+        Some(refused) => format!("Kubernetes refuses to create pods: {refused}"),
+        None if updated < wanted => format!("{updated} of {wanted} updated to the new version"),
+        None if all > updated => "replacing workers of the old version".into(),
+        None if all > wanted => "stopping surplus workers".into(),
+        None => "waiting for the others to start".into(),
     })
 }
 
@@ -60,13 +60,13 @@ fn find<'a>(conditions: &'a [DeploymentCondition], type_: &str, status: &str) ->
     conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status)
 }
 
-/// Why a pod was refused, without the pod's name: that is another one with each attempt, and would make each a write.
+/// Why a pod was refused, without its name, which differs in each attempt and would cause a status write.
 fn refusal(failure: &DeploymentCondition) -> String {
     let message = failure.message.as_deref().unwrap_or_default();
     message.split_once(" is forbidden: ").map_or(message, |(_, why)| why).to_owned()
 }
 
-/// Whether the last run of a job ended without success. While one runs, nobody knows.
+/// Whether the last run of a job ended without success. Unknown while one runs.
 pub fn last_run_failed(job: &CronJob) -> bool {
     let Some(status) = &job.status else { return false };
     let runs = status.active.as_ref().is_some_and(|active| !active.is_empty());

@@ -1,8 +1,8 @@
 //! Scheduler → Deployment, PodDisruptionBudget, CronJobs and a migration Job.
 //!
-//! A pass looks at the [migration] first: until it has succeeded, everything that runs stays on the version it is on.
-//! Then it makes the [children](desired) as they should be, and says from their own [status](health) how they are. How
-//! often it says so is kept in bounds by a [`StatusThrottle`](ahoi_reconcile::StatusThrottle).
+//! A reconcile starts with the [migration]: until it has succeeded, everything keeps the version that it runs. Then the
+//! [children](desired) are applied, and their [status](health) becomes that of the Scheduler. A [`StatusThrottle`](ahoi_reconcile::StatusThrottle) limits
+//! how often it is written.
 
 mod controller;
 mod desired;

@@ -1,4 +1,4 @@
-//! The controller of Scheduler: one object becomes a customer's workers, scheduled jobs and migrations.
+//! The controller of Scheduler, which runs the workers, scheduled jobs and migrations of a customer.
 
 use ahoi_scheduler::SchedulerController;
 

@@ -1,5 +1,4 @@
-//! The job that must succeed before anything of a new version runs. Pure: the Scheduler and its migration Jobs go in, what
-//! to do about them comes out.
+//! The job that must succeed before anything of a new version runs. Pure: from the Scheduler and its migration Jobs to what to do.
 
 use std::sync::Arc;
 
@@ -12,42 +11,42 @@ use sha2::{Digest, Sha256};
 use crate::desired::{meta, once};
 use crate::pods::{self, Role};
 
-/// Type of the condition that says whether the migration of the version in the spec is over.
+/// Type of the condition of the migration to the version in the spec.
 pub const MIGRATED: &str = "Migrated";
-/// Seconds a migration may take where the spec does not say.
+/// Maximum duration of a migration in seconds, unless the spec sets it.
 const DEADLINE_SECONDS: i64 = 600;
-/// How often a failed migration is tried again where the spec does not say.
+/// Number of retries of a migration, unless the spec sets it.
 const RETRIES: i32 = 3;
 
-/// Where the migration to the version in the spec stands.
+/// The state of the migration to the version in the spec.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Migration {
     /// The spec has none.
     None,
-    /// It has to be started.
+    /// This Job has to be created.
     Due(Box<Job>),
-    /// It has to be started when the customer runs again.
+    /// It starts when the customer is resumed.
     Suspended,
-    /// This Job of another version has not ended or not gone yet, and two at once is what no migration expects.
+    /// This Job of another version has not ended, or still exists. Migrations never run concurrently.
     Behind(String),
-    /// This Job is on its way.
+    /// This Job runs.
     Running(String),
-    /// The Job of this uid has succeeded, and the connection pool still has server connections from before it.
+    /// The Job of this uid has succeeded, and the connection pool has not replaced its older server connections yet.
     Reconnecting(String),
     /// The Job has succeeded.
     Succeeded,
-    /// This Job has failed for good, for this reason.
+    /// This Job has failed after all retries, for this reason.
     Failed(String, String),
 }
 
 impl Migration {
-    /// Whether everything stays on the version it is on.
+    /// Whether everything keeps the version that it runs.
     pub fn holds(&self) -> bool {
         !matches!(self, Migration::None | Migration::Succeeded)
     }
 }
 
-/// Where the migration stands, by the migration Jobs that there are.
+/// The state of the migration, from the existing migration Jobs.
 pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
     let Some(spec) = &scheduler.spec.migration else { return Migration::None };
     let name = name(scheduler, spec);
@@ -70,28 +69,29 @@ pub fn migration(scheduler: &Scheduler, jobs: &[Arc<Job>]) -> Migration {
     Migration::Due(Box::new(desired(scheduler, spec, name)))
 }
 
-/// Where the migration stands after this Job has succeeded. One that was over before the pool was asked for anything is over.
+/// The state after this Job has succeeded. A migration that once was Succeeded stays so.
 fn after(scheduler: &Scheduler, job: &Job) -> Migration {
     let uid = job.uid().unwrap_or_default();
     let status = scheduler.status.as_ref();
-    let asked = status.and_then(|status| status.migration.as_ref());
+    let requested = status.and_then(|status| status.migration.as_ref());
     let migrated = status.and_then(|status| conditions::find(&status.conditions, MIGRATED));
-    let is_over = migrated.is_some_and(|migrated| migrated.status == "True") && asked.is_none_or(|asked| *asked == uid);
+    let is_over = migrated.is_some_and(|migrated| migrated.status == "True")
+        && requested.is_none_or(|requested| *requested == uid);
     match &scheduler.spec.pool {
         Some(pool) if !is_over && pool.reconnected_after.as_ref() != Some(&uid) => Migration::Reconnecting(uid),
         _ => Migration::Succeeded,
     }
 }
 
-/// Whether a migration Job stays: that of the version in the spec, and any that is at work. One of another version that
-/// is not at work, perhaps for a mistyped image, goes, and is there until its pods are gone: one may have begun meanwhile.
+/// Whether a migration Job is kept: that of the version in the spec, and any with a running pod. Another one, perhaps with a mistyped
+/// image, is deleted, and exists until its pods do not: one may have started meanwhile.
 pub fn is_kept(scheduler: &Scheduler, job: &Job) -> bool {
     let current = scheduler.spec.migration.as_ref().is_some_and(|spec| name(scheduler, spec) == job.name_any());
-    current || is_at_work(job)
+    current || has_running_pod(job)
 }
 
-/// A Job's template cannot be changed, so each version has a Job of its own name: the image, the command, and the database
-/// it goes to, by the workers' Secret. The rest of the spec, as the number of workers, is no new version; neither is a new password.
+/// The template of a Job is immutable, so each version has a Job of its own name. Image, command and the name of the binding Secret
+/// make a version; the number of workers or a new password do not.
 fn name(scheduler: &Scheduler, spec: &Spec) -> String {
     let mut hash = Sha256::new();
     let binding = scheduler.spec.binding.as_ref().map(|binding| binding.name.as_str()).unwrap_or_default();
@@ -121,7 +121,7 @@ fn desired(scheduler: &Scheduler, spec: &Spec, name: String) -> Job {
     }
 }
 
-/// How a Job has ended, if it has.
+/// The result of a Job that has ended.
 fn end(job: &Job) -> Option<Result<(), String>> {
     let conditions = job.status.as_ref()?.conditions.as_deref()?;
     conditions.iter().filter(|condition| condition.status == "True").find_map(|condition| {
@@ -133,7 +133,7 @@ fn end(job: &Job) -> Option<Result<(), String>> {
     })
 }
 
-/// Whether a pod of the Job runs.
-fn is_at_work(job: &Job) -> bool {
+/// Whether a pod of the Job is running.
+fn has_running_pod(job: &Job) -> bool {
     end(job).is_none() && job.status.as_ref().and_then(|status| status.ready).unwrap_or(0) > 0
 }

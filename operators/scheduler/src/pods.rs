@@ -1,5 +1,5 @@
-//! The pods that run a customer's code: workers, jobs and migrations alike, and all within what Kubernetes'
-//! restricted Pod Security Standard asks for (<https://kubernetes.io/docs/concepts/security/pod-security-standards/>).
+//! The pods that run a customer's code: workers, jobs and migrations. All of them conform to the restricted Pod Security Standard of
+//! Kubernetes (<https://kubernetes.io/docs/concepts/security/pod-security-standards/>).
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
-/// The user that pods run as where the image does not say: "nonroot" in the images that have no other.
+/// The user of the pods, "nonroot" in distroless images.
 const USER: i64 = 65532;
-/// Where the Service Binding specification has applications look for their Secrets.
+/// Folder of the binding Secrets, as in the Service Binding specification.
 const BINDINGS: &str = "/bindings";
 const BINDING_ROOT: &str = "SERVICE_BINDING_ROOT";
 
-/// What a pod is for.
+/// The purpose of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Runs all the time.
+    /// Runs continuously.
     Worker,
     /// Runs on a schedule.
     Job,
@@ -45,19 +45,19 @@ pub fn labels(scheduler: &Scheduler, role: Role) -> BTreeMap<String, String> {
     let mut labels = selector(scheduler, role);
     labels.extend([
         ("app.kubernetes.io/managed-by".into(), "ahoi-scheduler".into()),
-        // A Scheduler that somebody made by hand may lack the label; its children are watched by it.
+        // A Scheduler that was created manually may lack the label, by which its children are watched.
         (CUSTOMER_LABEL.into(), customer.unwrap_or_else(|| scheduler.name_any())),
     ]);
     labels
 }
 
-/// The labels that select the pods of `scheduler`. A Deployment's can never change.
+/// The labels that select the pods of `scheduler`. The selector of a Deployment is immutable.
 pub fn selector(scheduler: &Scheduler, role: Role) -> BTreeMap<String, String> {
     [("app.kubernetes.io/name".into(), role.name().into()), ("app.kubernetes.io/instance".into(), scheduler.name_any())]
         .into()
 }
 
-/// A pod that runs `command` in `image`, with the customer's environment and the way to its database.
+/// A pod that runs `command` in `image`, with the customer's environment and the connection details of its database.
 pub fn template(scheduler: &Scheduler, role: Role, image: &str, command: &[String]) -> PodTemplateSpec {
     let spec = &scheduler.spec;
     let mut volumes =
@@ -72,7 +72,7 @@ pub fn template(scheduler: &Scheduler, role: Role, image: &str, command: &[Strin
             name: "database".into(),
             secret: Some(SecretVolumeSource {
                 secret_name: Some(secret.clone()),
-                // For the pod's group alone.
+                // Readable by the group of the pod.
                 default_mode: Some(0o440),
                 ..SecretVolumeSource::default()
             }),
@@ -92,7 +92,7 @@ pub fn template(scheduler: &Scheduler, role: Role, image: &str, command: &[Strin
         env: (!env.is_empty()).then_some(env),
         resources: spec.resources.clone(),
         volume_mounts: Some(mounts),
-        // The last lines of the log are what a failed Job says about itself.
+        // The last lines of the log become the message of a failed Job.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),

@@ -1,4 +1,4 @@
-//! What is said about a Scheduler.
+//! The status of a Scheduler.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,30 +17,30 @@ use crate::migration::{MIGRATED, Migration};
 const WORKERS_READY: &str = "WorkersReady";
 const JOBS_HEALTHY: &str = "JobsHealthy";
 
-/// How long a change of mere detail (a count, a message, the time of a run) may wait to be told together with the next.
+/// How long a change of a detail (a count, a message, the time of a run) waits to be written together with the next.
 pub const HOLD: Duration = Duration::from_secs(2);
 
-/// What is told at once: a new generation, or a condition of another status or reason.
+/// What is written at once: a new generation, or a condition with another status or reason.
 pub fn substance(status: &SchedulerStatus) -> (Option<i64>, BTreeSet<(String, String, String)>) {
     let conditions = status.conditions.iter();
     (status.observed_generation, conditions.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect())
 }
 
-/// What there is after everything was applied.
+/// The children after everything was applied.
 #[derive(Debug)]
 pub struct Observed {
     pub migration: Migration,
     pub workers: Option<Arc<Deployment>>,
     pub jobs: Vec<Arc<CronJob>>,
-    /// Why Kubernetes refuses some of the jobs.
+    /// Refusals of scheduled jobs by Kubernetes.
     pub refused: Vec<String>,
 }
 
-/// A condition other than the three standard ones.
+/// A condition other than Ready, Reconciling and Stalled.
 struct Finding(&'static str, ConditionStatus, &'static str, String);
 
-/// The status of a Scheduler. That a run of a job failed is said in JobsHealthy and does not make the Scheduler unready:
-/// its next run may succeed, and meanwhile the customer is served.
+/// The status of a Scheduler. A failed run of a job sets JobsHealthy and leaves the Scheduler Ready: the customer is served, and the
+/// next run may succeed.
 pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
     let generation = scheduler.metadata.generation;
     let wanted = wanted_workers(scheduler);
@@ -49,7 +49,7 @@ pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
     let workers = match &observed.workers {
         Some(workers) => health::workers(workers),
         None if wanted == 0 => Workers::Ready,
-        None => Workers::Rolling("they start when the migration has succeeded".into()),
+        None => Workers::Rolling("the first ones start when the migration has succeeded".into()),
     };
     let known = scheduler.status.as_ref().and_then(|status| status.migration.clone());
     let mut status = SchedulerStatus {
@@ -85,7 +85,7 @@ fn verdict(scheduler: &Scheduler, observed: &Observed, workers: &Workers, count:
     }
     match (&observed.migration, workers) {
         (Migration::None | Migration::Succeeded | Migration::Suspended, Workers::Ready) => {
-            Verdict::ready(summary(scheduler, count))
+            Verdict::ready(ready_message(scheduler, count))
         }
         (Migration::None | Migration::Succeeded | Migration::Suspended, _) => {
             Verdict::progressing("RollingOut", workers_message(scheduler, workers, count))
@@ -94,14 +94,14 @@ fn verdict(scheduler: &Scheduler, observed: &Observed, workers: &Workers, count:
     }
 }
 
-fn summary(scheduler: &Scheduler, count: &str) -> String {
+fn ready_message(scheduler: &Scheduler, count: &str) -> String {
     let jobs = match scheduler.spec.jobs.len() {
         1 => "1 job".to_owned(),
         jobs => format!("{jobs} jobs"),
     };
     match scheduler.spec.run_policy {
         RunPolicy::Running => format!("{count} workers and {jobs}"),
-        RunPolicy::Suspended => format!("suspended: workers are stopped, and {jobs} held"),
+        RunPolicy::Suspended => format!("suspended: workers stopped, {jobs} not scheduled"),
     }
 }
 
@@ -117,14 +117,14 @@ fn workers_ready(scheduler: &Scheduler, workers: &Workers, count: &str) -> Findi
     }
 }
 
-/// How many workers are ready, and why not all of them.
+/// The number of ready workers, and why not all are.
 fn workers_message(scheduler: &Scheduler, workers: &Workers, count: &str) -> String {
     match workers {
         Workers::Ready => format!("{count} workers"),
-        Workers::Rolling(why) => format!("{count} workers are ready: {why}"),
+        Workers::Rolling(why) => format!("{count} workers ready: {why}"),
         Workers::Stuck(reason, why) => format!(
-            "{count} workers are ready, and none became so for {PROGRESS_DEADLINE_SECONDS} seconds ({reason}): {}. See \
-             `kubectl -n {} describe pods -l app.kubernetes.io/name=worker`",
+            "{count} workers ready, no progress for {PROGRESS_DEADLINE_SECONDS} seconds ({reason}): {}. See `kubectl -n {} \
+             describe pods -l app.kubernetes.io/name=worker`",
             why.trim_end_matches('.'),
             scheduler.namespace().unwrap_or_default()
         ),
@@ -138,10 +138,15 @@ fn jobs_healthy(scheduler: &Scheduler, observed: &Observed) -> Finding {
     let failed = observed.jobs.iter().filter(|job| health::last_run_failed(job));
     let failed: Vec<String> = failed.map(|job| job.name_any()).collect();
     if failed.is_empty() {
-        return Finding(JOBS_HEALTHY, ConditionStatus::True, "AllHealthy", "no job has failed its last run".into());
+        return Finding(
+            JOBS_HEALTHY,
+            ConditionStatus::True,
+            "AllHealthy",
+            "the last run of every job succeeded".into(),
+        );
     }
     let message = format!(
-        "the last run did not succeed of: {}. See `kubectl -n {} get jobs,pods -l app.kubernetes.io/name=job`",
+        "the last run failed of: {}. See `kubectl -n {} get jobs,pods -l app.kubernetes.io/name=job`",
         failed.join(", "),
         scheduler.namespace().unwrap_or_default()
     );
@@ -165,22 +170,21 @@ fn describe(scheduler: &Scheduler, migration: &Migration) -> String {
     match migration {
         Migration::None | Migration::Succeeded => "the migration has succeeded".into(),
         Migration::Reconnecting(_) => {
-            "the migration has succeeded; workers of its version start when the connection pool has \
-             replaced its server connections. If this lasts, the condition ConnectionPoolReady of the Customer says why"
+            "the migration has succeeded; workers of the new version start when the connection pool has replaced its server \
+             connections: see the condition ConnectionPoolReady of the Customer"
                 .into()
         }
-        Migration::Suspended => "the migration runs when the customer is no longer suspended".into(),
-        Migration::Due(job) => format!("the migration {} is being started", job.name_any()),
+        Migration::Suspended => "the migration starts when the customer is resumed".into(),
+        Migration::Due(job) => format!("starting migration {}", job.name_any()),
         Migration::Running(job) => {
-            format!("the migration {job} runs; nothing of its version runs before it has succeeded")
+            format!("running migration {job}; the new version starts when it has succeeded")
         }
         Migration::Behind(job) => {
-            format!("the migration waits for the end of {job}, which belongs to an earlier version")
+            format!("waiting for migration {job} of an earlier version to end")
         }
         Migration::Failed(job, why) => format!(
-            "the migration {job} has failed: {}. Workers stay on the version they have. See \
-             `kubectl -n {namespace} logs job/{job}`; a new image is migrated to anew, and so is this one when the Job is \
-             deleted",
+            "migration {job} failed: {}. Workers keep their version. See `kubectl -n {namespace} logs job/{job}`; to retry, \
+             deploy another image or delete the Job",
             why.trim_end_matches('.')
         ),
     }

@@ -33,7 +33,7 @@ mod desired {
     use super::*;
 
     #[test]
-    fn everything_that_can_be_asked_for() {
+    fn all_fields() {
         let scheduler = read(FULL);
         let jobs: Vec<_> = scheduler.spec.jobs.iter().map(|job| cron_job(&scheduler, job, None, false)).collect();
         insta::assert_yaml_snapshot!("full_workers", workers(&scheduler, None, false));
@@ -43,7 +43,7 @@ mod desired {
     }
 
     #[test]
-    fn the_least_that_can_be_asked_for() {
+    fn required_fields_only() {
         let scheduler = read(PLAIN);
         insta::assert_yaml_snapshot!("plain_workers", workers(&scheduler, None, false));
         assert!(budget(&scheduler).is_none(), "a budget for one worker would block every drain");
@@ -70,7 +70,7 @@ mod desired {
     }
 
     #[test]
-    fn a_restart_by_kubectl_stays() {
+    fn a_restart_by_kubectl_is_kept() {
         const KEY: &str = "kubectl.kubernetes.io/restartedAt";
         let scheduler = read(FULL);
         let annotation = |workers: &Deployment| {
@@ -82,7 +82,7 @@ mod desired {
         assert_eq!(annotation(&workers(&scheduler, Some(&live), false).expect("not held")).as_deref(), Some("noon"));
     }
 
-    /// While the migration runs, what is there keeps its version and only its number follows the spec.
+    /// While the migration runs, workers keep their version, and only their number follows the spec.
     #[test]
     fn held_workers_keep_their_version() {
         let mut scheduler = read(FULL);
@@ -92,9 +92,9 @@ mod desired {
         let held = workers(&scheduler, Some(&live), true).expect("there are some").spec.expect("made");
         assert_eq!(held.replicas, Some(6));
         assert_eq!(Some(&held.template), live.spec.as_ref().map(|spec| &spec.template));
-        assert_eq!(workers(&scheduler, None, true), None, "none of a version that is not migrated to");
+        assert_eq!(workers(&scheduler, None, true), None, "none of a version before its migration");
         scheduler.spec.workers = 4;
-        assert_eq!(workers(&scheduler, Some(&live), true), None, "nothing is to be done");
+        assert_eq!(workers(&scheduler, Some(&live), true), None, "nothing to change");
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod desired {
             live.as_ref().and_then(|live| live.spec.as_ref()).map(|spec| &spec.job_template)
         );
         assert!(cron_job(&scheduler, &follows, None, true).is_none());
-        assert!(cron_job(&scheduler, &scheduler.spec.jobs[0], live.as_ref(), true).is_none(), "nothing is to be done");
+        assert!(cron_job(&scheduler, &scheduler.spec.jobs[0], live.as_ref(), true).is_none(), "nothing to change");
         assert!(cron_job(&scheduler, own, None, true).is_some(), "has an image of its own");
     }
 }
@@ -165,12 +165,20 @@ mod migrations {
         assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded);
 
         scheduler.status = Some(status(&scheduler, &observed(Migration::Succeeded)));
-        assert_eq!(scheduler.status.as_ref().and_then(|status| status.migration.as_deref()), Some("first"), "it stays");
+        assert_eq!(
+            scheduler.status.as_ref().and_then(|status| status.migration.as_deref()),
+            Some("first"),
+            "it is kept"
+        );
         scheduler.spec.pool.as_mut().unwrap().reconnected_after = None;
-        assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded, "what is over stays over");
+        assert_eq!(
+            migration(&scheduler, &[complete("first")]),
+            Migration::Succeeded,
+            "a succeeded migration stays succeeded"
+        );
         assert_eq!(migration(&scheduler, &[complete("second")]), reconnecting("second"), "the Job was deleted");
 
-        // As a release that asked no pool has left it.
+        // Written by a version without connection pools.
         scheduler.status.as_mut().unwrap().migration = None;
         assert_eq!(migration(&scheduler, &[complete("first")]), Migration::Succeeded);
         scheduler.status = None;
@@ -179,7 +187,7 @@ mod migrations {
     }
 
     #[test]
-    fn what_is_a_new_version() {
+    fn image_command_and_database_make_a_version() {
         let name = |change: fn(&mut Scheduler)| {
             let mut scheduler = read(FULL);
             change(&mut scheduler);
@@ -206,7 +214,7 @@ mod migrations {
         let long = due(&scheduler).name_any();
         assert!(long.len() <= 63, "{long}");
         scheduler.metadata.name = Some(format!("{}m", "n".repeat(51)));
-        assert_ne!(due(&scheduler).name_any(), long, "two names that are cut at the same place");
+        assert_ne!(due(&scheduler).name_any(), long, "two names that are truncated at the same place");
     }
 
     #[test]
@@ -218,7 +226,7 @@ mod migrations {
         let at_work = with(earlier.clone(), 1, None);
         assert_eq!(migration(&scheduler, std::slice::from_ref(&at_work)), Migration::Behind(earlier.name_any()));
         assert!(is_kept(&scheduler, &at_work));
-        // One that waits for its image for ever must not block the one with the right image for longer than it takes to go.
+        // A Job that waits for its image must not block the one with the right image for longer than its deletion takes.
         let waits = with(earlier.clone(), 0, None);
         assert!(!is_kept(&scheduler, &waits));
         let mut going = (*waits).clone();
@@ -233,7 +241,7 @@ mod migrations {
     }
 
     #[test]
-    fn none_is_started_while_suspended() {
+    fn no_migration_starts_while_suspended() {
         let mut scheduler = read(FULL);
         let job = due(&scheduler);
         scheduler.spec.run_policy = RunPolicy::Suspended;
@@ -273,22 +281,22 @@ mod healths {
 
     #[test]
     fn workers_are_ready_only_when_all_are_new_and_none_is_old() {
-        let told = |counts| health::workers(&deployment(counts, None));
-        assert_eq!(told([4, 4, 4]), Workers::Ready);
-        assert_eq!(told([4, 4, 3]), Workers::Rolling("the others are starting".into()));
-        assert_eq!(told([5, 2, 4]), Workers::Rolling("2 of 4 are of the new version".into()));
-        assert_eq!(told([5, 4, 4]), Workers::Rolling("those of the old version are being stopped".into()));
-        assert_eq!(told([6, 6, 6]), Workers::Rolling("those too many are being stopped".into()));
+        let health = |counts| health::workers(&deployment(counts, None));
+        assert_eq!(health([4, 4, 4]), Workers::Ready);
+        assert_eq!(health([4, 4, 3]), Workers::Rolling("waiting for the others to start".into()));
+        assert_eq!(health([5, 2, 4]), Workers::Rolling("2 of 4 updated to the new version".into()));
+        assert_eq!(health([5, 4, 4]), Workers::Rolling("replacing workers of the old version".into()));
+        assert_eq!(health([6, 6, 6]), Workers::Rolling("stopping surplus workers".into()));
         let mut unseen = deployment([4, 4, 4], None);
         unseen.metadata.generation = Some(3);
         assert!(matches!(health::workers(&unseen), Workers::Rolling(_)));
         let mut none = Deployment::default();
         none.metadata.generation = Some(1);
         none.spec.get_or_insert_default().replicas = Some(0);
-        assert_eq!(health::workers(&none), Workers::Ready, "there never were any");
+        assert_eq!(health::workers(&none), Workers::Ready, "none were created");
         none.metadata.generation = Some(2);
-        assert!(matches!(health::workers(&none), Workers::Rolling(_)), "there may have been some");
-        assert_eq!(health::available(&deployment([5, 5, 5], None)), 4, "5/4 would alarm people");
+        assert!(matches!(health::workers(&none), Workers::Rolling(_)), "some may still exist");
+        assert_eq!(health::available(&deployment([5, 5, 5], None)), 4, "never more than desired");
     }
 
     #[test]
@@ -302,16 +310,16 @@ mod healths {
     }
 
     #[test]
-    fn a_refusal_is_told_without_the_name_of_the_pod() {
-        let told = |pod: &str| {
+    fn a_refusal_omits_the_name_of_the_pod() {
+        let of_pod = |pod: &str| {
             let message = format!(
                 "pods \"big-client-0815-worker-{pod}\" is forbidden: exceeded quota: customer, limited: pods=2"
             );
             health::workers(&deployment([2, 2, 2], Some(("ReplicaFailure", "True", "FailedCreate", &message))))
         };
-        let why = "Kubernetes does not make more of them: exceeded quota: customer, limited: pods=2";
-        assert_eq!(told("abcde"), Workers::Rolling(why.into()));
-        assert_eq!(told("abcde"), told("fghij"));
+        let why = "Kubernetes refuses to create pods: exceeded quota: customer, limited: pods=2";
+        assert_eq!(of_pod("abcde"), Workers::Rolling(why.into()));
+        assert_eq!(of_pod("abcde"), of_pod("fghij"));
     }
 
     fn run(scheduled: Option<i64>, succeeded: Option<i64>, active: bool) -> CronJob {
@@ -347,17 +355,17 @@ mod statuses {
     }
 
     /// "Type=Status Reason: message", in order.
-    fn told(scheduler: &Scheduler, observed: &Observed) -> Vec<String> {
+    fn conditions(scheduler: &Scheduler, observed: &Observed) -> Vec<String> {
         let status = status(scheduler, observed);
         let conditions = status.conditions.iter();
-        let mut told: Vec<_> =
+        let mut all: Vec<_> =
             conditions.map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message)).collect();
-        told.insert(0, status.workers.unwrap_or_default());
-        told
+        all.insert(0, status.workers.unwrap_or_default());
+        all
     }
 
     #[test]
-    fn what_people_read() {
+    fn conditions_in_each_state() {
         let scheduler = read(FULL);
         let mut suspended = read(FULL);
         suspended.spec.run_policy = RunPolicy::Suspended;
@@ -374,14 +382,14 @@ mod statuses {
         let first = Observed { workers: None, ..observed(Migration::Running("m-1".into()), [0, 0, 0]) };
         let none = Observed { workers: None, ..observed(Migration::Suspended, [0, 0, 0]) };
         insta::assert_yaml_snapshot!([
-            ("ready", told(&scheduler, &observed(Migration::Succeeded, [4, 4, 4]))),
-            ("rolling", told(&scheduler, &observed(Migration::Succeeded, [4, 4, 1]))),
-            ("stuck", told(&scheduler, &stuck)),
-            ("refused", told(&scheduler, &refused)),
-            ("first migration", told(&scheduler, &first)),
-            ("migration", told(&scheduler, &observed(Migration::Running("m-2".into()), [4, 4, 4]))),
-            ("failed migration", told(&scheduler, &observed(failed, [4, 4, 4]))),
-            ("suspended before the first migration", told(&suspended, &none)),
+            ("ready", conditions(&scheduler, &observed(Migration::Succeeded, [4, 4, 4]))),
+            ("rolling", conditions(&scheduler, &observed(Migration::Succeeded, [4, 4, 1]))),
+            ("stuck", conditions(&scheduler, &stuck)),
+            ("refused", conditions(&scheduler, &refused)),
+            ("first migration", conditions(&scheduler, &first)),
+            ("migration", conditions(&scheduler, &observed(Migration::Running("m-2".into()), [4, 4, 4]))),
+            ("failed migration", conditions(&scheduler, &observed(failed, [4, 4, 4]))),
+            ("suspended before the first migration", conditions(&suspended, &none)),
         ]);
     }
 }
@@ -389,8 +397,8 @@ mod statuses {
 mod paces {
     use super::*;
 
-    /// A Scheduler that has been told `available` of 4, and the status for `now` of 4.
-    fn step(told: i32, now: i32) -> (Scheduler, SchedulerStatus) {
+    /// A Scheduler whose status has `written` of 4 workers, and the status for `now` of 4.
+    fn step(written: i32, now: i32) -> (Scheduler, SchedulerStatus) {
         let mut scheduler = read(FULL);
         let observed = |available| Observed {
             migration: Migration::None,
@@ -398,30 +406,34 @@ mod paces {
             jobs: Vec::new(),
             refused: Vec::new(),
         };
-        scheduler.status = Some(status(&scheduler, &observed(told)));
+        scheduler.status = Some(status(&scheduler, &observed(written)));
         let status = status(&scheduler, &observed(now));
         (scheduler, status)
     }
 
     #[test]
-    fn counts_are_told_every_two_seconds_and_the_end_at_once() {
+    fn counts_are_written_every_two_seconds_and_the_end_at_once() {
         let (throttle, start) = (StatusThrottle::new(HOLD), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
-        let workers = |told, now, when| {
-            let (scheduler, status) = step(told, now);
+        let workers = |written, now, when| {
+            let (scheduler, status) = step(written, now);
             let progress = throttle.limit(&scheduler, status, substance, when);
             (progress.status.workers.unwrap_or_default(), progress.requeue)
         };
         assert_eq!(workers(0, 1, at(0)), ("0/4".into(), Some(HOLD)));
-        assert_eq!(workers(0, 2, at(1500)), ("0/4".into(), Some(Duration::from_millis(500))), "not counted anew");
+        assert_eq!(
+            workers(0, 2, at(1500)),
+            ("0/4".into(), Some(Duration::from_millis(500))),
+            "the delay does not start again"
+        );
         assert_eq!(workers(0, 2, at(2000)), ("2/4".into(), None));
-        assert_eq!(workers(2, 3, at(2100)), ("2/4".into(), Some(HOLD)), "held back anew");
+        assert_eq!(workers(2, 3, at(2100)), ("2/4".into(), Some(HOLD)), "delayed again");
         assert_eq!(workers(2, 4, at(2200)), ("4/4".into(), None), "the end is a change of substance");
-        assert_eq!(workers(4, 4, at(2300)), ("4/4".into(), None), "nothing to tell, nothing to come back for");
+        assert_eq!(workers(4, 4, at(2300)), ("4/4".into(), None), "nothing to write, no requeue");
     }
 
     #[test]
-    fn a_new_generation_is_told_when_it_is_done_or_due() {
+    fn a_new_generation_is_written_when_it_is_ready_or_due() {
         let (throttle, start) = (StatusThrottle::new(HOLD), Instant::now());
         let keep = |now, when| {
             let (mut scheduler, mut status) = step(4, now);
@@ -429,23 +441,23 @@ mod paces {
             status.observed_generation = Some(4);
             let kept = throttle.limit(&scheduler, status.clone(), substance, when).status;
             if kept == status {
-                "told"
+                "written"
             } else {
                 assert_eq!(Some(kept), scheduler.status);
-                "held"
+                "delayed"
             }
         };
-        assert_eq!(keep(1, start), "held", "who compares generations knows that there is nothing to know yet");
-        assert_eq!(keep(2, start + HOLD), "told");
-        assert_eq!(keep(2, start + HOLD), "held");
-        assert_eq!(keep(4, start + HOLD), "told", "it is done");
+        assert_eq!(keep(1, start), "delayed", "observedGeneration tells clients that the status is old");
+        assert_eq!(keep(2, start + HOLD), "written");
+        assert_eq!(keep(2, start + HOLD), "delayed");
+        assert_eq!(keep(4, start + HOLD), "written", "it is ready");
         let (scheduler, status) = step(4, 3);
         let kept = throttle.limit(&scheduler, status.clone(), substance, start).status;
-        assert_eq!(kept, status, "no longer ready, and nobody could know");
+        assert_eq!(kept, status, "the end of Ready is written at once");
     }
 
     #[test]
-    fn one_customer_does_not_hold_another() {
+    fn one_customer_does_not_delay_another() {
         let (throttle, start) = (StatusThrottle::new(HOLD), Instant::now());
         let (first, status) = step(0, 1);
         throttle.limit(&first, status, substance, start);
@@ -459,7 +471,7 @@ mod paces {
 fn a_job_whose_new_version_is_refused_is_still_suspended() {
     let mut scheduler = read(FULL);
     let live = cron_job(&scheduler, &scheduler.spec.jobs[0], None, false).unwrap();
-    assert_eq!(suspended_only(&scheduler, &live), None, "it runs, and is to run");
+    assert_eq!(suspended_only(&scheduler, &live), None, "it runs, as desired");
     scheduler.spec.run_policy = RunPolicy::Suspended;
     scheduler.spec.jobs[0].schedule = "no schedule".into();
     let suspended = suspended_only(&scheduler, &live).unwrap();
