@@ -155,7 +155,7 @@ fn cases() -> Vec<Case> {
             "reasons-webhooks",
             json!({"plan": "reasons", "features": {"webhooks": {"enabled": true}}}),
             ["WebhooksReady", "False", "NotAvailable"],
-            &["spec.features.webhooks is not part of this release", "set spec.features.webhooks.enabled to false"],
+            &["spec.features.webhooks is not available in this release", "set spec.features.webhooks.enabled to false"],
             features(json!({"webhooks": {"enabled": false}})),
         ),
         case(

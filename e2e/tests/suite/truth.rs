@@ -54,7 +54,7 @@ async fn what_is_not_in_this_release_is_not_called_ready() -> Result<()> {
     let customer = cluster.ready(name).await?;
     let status = message(&customer, "Ready");
     ensure!(summary(&customer) == "1/2" && status.contains("1 of 2 enabled features are ready"), "{status:?}");
-    ensure!(status.contains("spec.features.webhooks is not part of this release"), "{status:?}");
+    ensure!(status.contains("spec.features.webhooks is not available in this release"), "{status:?}");
     cluster.delete_customer(name).await
 }
 

@@ -1,39 +1,34 @@
 //! The reconcile of a Customer.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, ReconcilePolicy, finalizers};
 use ahoi_reconcile::{
-    Cache, Controller, Error, EventType, ObjectRef, Platform, Progress, Reconciler, Runnable, StatusThrottle,
-    Transition, Trigger, watcher,
+    Cache, Controller, Error, EventType, Platform, Progress, Reconciler, Runnable, StatusThrottle, Transition, Trigger,
+    watcher,
 };
 use kube::{Api, ResourceExt};
-use parking_lot::Mutex;
 
-use crate::children::{Children, owned, unlinked};
+use crate::admission_limiter::{ADMISSION_TIMEOUT, AdmissionLimiter};
+use crate::children::Children;
+use crate::events::events;
 use crate::features::chain::Chain;
-use crate::features::connection_pool::ConnectionPoolFeature;
-use crate::features::converge::{converge, is_refused};
-use crate::features::database::DatabaseFeature;
-use crate::features::namespace::NamespaceFeature;
-use crate::features::report::{Report, not_built};
-use crate::features::scheduler::SchedulerFeature;
-use crate::intake::{Intake, PATIENCE};
+use crate::features::converge::is_refused;
+use crate::features::registry::{Reports, converge_all};
+use crate::features::report::Report;
 use crate::offboard::offboard;
 use crate::offboarding::Offboarding;
-use crate::plan::{DEFAULT_PLAN, PlanController, plan_name};
-use crate::resolve::{PlanChoice, resolve};
+use crate::plan::PlanController;
+use crate::plans::{PlanChanges, customers_on, look_up};
+use crate::resolve::resolve;
 use crate::status::{HOLD, paused, retaining, status, substance};
-use crate::story::story;
 use crate::wanted::Wanted;
 
-/// How often a customer with a stalled feature is looked at.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Interval at which a customer with a Stalled feature is reconciled. What blocks the feature may be an object that is not watched.
+const STALLED_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often a child that the API server refuses is written again without a change of the Customer or its Plan.
-const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// The same if the API server refused a child, which costs a request each time.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Reconciles Customers.
 pub struct CustomerController {
@@ -41,26 +36,9 @@ pub struct CustomerController {
     customers: Cache<Customer>,
     plans: Cache<Plan>,
     children: Children,
-    intake: Intake,
+    limiter: AdmissionLimiter,
     trigger: Trigger<Customer>,
     throttle: StatusThrottle,
-}
-
-/// [`PlanChoice`] that owns its Plan.
-enum PlanOf {
-    Found(Arc<Plan>),
-    BuiltIn,
-    Missing { reason: &'static str, why: String },
-}
-
-impl PlanOf {
-    fn choice(&self) -> PlanChoice<'_> {
-        match self {
-            PlanOf::Found(plan) => PlanChoice::Found(plan),
-            PlanOf::BuiltIn => PlanChoice::BuiltIn,
-            PlanOf::Missing { reason, why } => PlanChoice::Missing { reason, why },
-        }
-    }
 }
 
 impl Reconciler for CustomerController {
@@ -72,59 +50,35 @@ impl Reconciler for CustomerController {
         if customer.spec.reconcile_policy == ReconcilePolicy::Paused {
             return Ok(Progress::new(paused(customer)));
         }
+        // Dereference, validate, desired.
         let mut chain = self.children.of(customer);
-        let plan = self.plan_of(customer);
+        let plan = look_up(&self.plans, customer);
         let wanted = resolve(customer, plan.choice(), &chain, self.platform.namespace());
-
-        if chain.namespace.is_none() && !self.intake.admits(customer, Instant::now()) {
-            return Ok(Progress::new(customer.status.clone().unwrap_or_default()).requeue_in(PATIENCE));
+        if chain.namespace.is_none() && !self.limiter.admits(customer, Instant::now()) {
+            return Ok(Progress::new(customer.status.clone().unwrap_or_default()).requeue_in(ADMISSION_TIMEOUT));
         }
-        let noted = self.note_retained(customer, &wanted, &chain).await?;
-        let customer = noted.as_ref().unwrap_or(customer);
-        let mut failed = None;
-        let (child, namespace) =
-            converge::<NamespaceFeature>(&self.children.namespaces, customer, &wanted, &chain, &mut failed).await;
-        chain.namespace = child;
-        let (child, database) =
-            converge::<DatabaseFeature>(&self.children.databases, customer, &wanted, &chain, &mut failed).await;
-        chain.database = child;
-        let (child, pool) =
-            converge::<ConnectionPoolFeature>(&self.children.connection_pools, customer, &wanted, &chain, &mut failed)
-                .await;
-        chain.connection_pool = child;
-        let (child, scheduler) =
-            converge::<SchedulerFeature>(&self.children.schedulers, customer, &wanted, &chain, &mut failed).await;
-        chain.scheduler = child;
-        self.report_repairs(customer, [&namespace, &database, &pool, &scheduler]);
-        if let Some(error) = failed {
+
+        // Apply.
+        let recorded = self.record_retained(customer, &wanted, &chain).await?;
+        let customer = recorded.as_ref().unwrap_or(customer);
+        let reports = converge_all(&self.children, customer, &wanted, &mut chain).await;
+        self.record_repairs(customer, &reports);
+        if let Some(error) = reports.failed {
             return Err(error);
         }
 
-        let features = [
-            database,
-            pool,
-            scheduler,
-            not_built("webhooks", "WebhooksReady", wanted.webhooks),
-            not_built("previews", "PreviewsReady", wanted.previews),
-        ];
-        let is_made = |feature: &Report| feature.reference.is_some() || feature.state != FeatureState::Progressing;
-        if features.iter().all(is_made)
-            && let Some(next) = self.intake.done(customer)
-        {
-            self.trigger.request(&next);
-        }
-        let status = status(customer, &wanted, &chain, &namespace, &features);
+        // Status.
+        self.admit_next(customer, &reports);
+        let status = status(customer, &wanted, &chain, &reports.namespace, &reports.features);
         let progress = self.throttle.limit(customer, status, substance, Instant::now());
-        // What is in a feature's way may belong to nobody who would wake us when it goes; looking costs no request.
-        let stalled = || std::iter::once(&namespace).chain(&features).filter(|r| r.state == FeatureState::Stalled);
-        // What the API server refused it refuses again: each look is a request.
-        let again = if stalled().any(|report| is_refused(&report.reason)) { ASK_AGAIN } else { LOOK_AGAIN };
-        let waits = stalled().next().is_some() && progress.requeue.is_none();
-        Ok(if waits { progress.requeue_in(again) } else { progress })
+        Ok(match next_reconcile(&reports).filter(|_| progress.requeue.is_none()) {
+            Some(delay) => progress.requeue_in(delay),
+            None => progress,
+        })
     }
 
     fn transitions(&self, customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<Transition> {
-        story(customer, old, new)
+        events(customer, old, new)
     }
 
     async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {
@@ -134,8 +88,8 @@ impl Reconciler for CustomerController {
                 "spec.reconcilePolicy is Paused: set it to Normal to have the customer removed",
             ));
         }
-        // A Plan that is gone holds no deletion back.
-        let plan = self.plan_of(customer);
+        // A missing Plan blocks no deletion.
+        let plan = look_up(&self.plans, customer);
         offboard(&Offboarding {
             platform: &self.platform,
             customers: &self.customers,
@@ -148,127 +102,77 @@ impl Reconciler for CustomerController {
 }
 
 impl CustomerController {
-    /// Starts the caches; what comes back, the controllers of Customers and of Plans, is to be run.
+    /// Starts the caches, and returns the controllers of Customers and of Plans.
     #[must_use]
     pub fn start(platform: &Platform) -> Vec<Runnable> {
         let customers: Cache<Customer> =
             platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default());
         let plans: Cache<Plan> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
-        let children = Children {
-            namespaces: owned(platform),
-            databases: owned(platform),
-            connection_pools: owned(platform),
-            schedulers: owned(platform),
-        };
-        let on_plan = customers.clone();
-        let changes = PlanChanges { plans: plans.clone(), seen: Mutex::default() };
+        let children = Children::new(platform);
         let plan_controller = PlanController::start(platform, &plans, &customers);
         let controller = Controller::new(platform, &customers);
-        let trigger = controller.trigger();
-        let customer_controller =
-            controller
-                .owns(&children.namespaces)
-                .owns(&children.databases)
-                .owns(&children.connection_pools)
-                .owns(&children.schedulers)
-                .watches(children.namespaces.cache(), unlinked)
-                .watches(children.databases.cache(), unlinked)
-                .watches(children.connection_pools.cache(), unlinked)
-                .watches(children.schedulers.cache(), unlinked)
-                .watches(&plans, move |plan: &Plan| {
-                    if changes.is_news(plan) { customers_on(&on_plan, &plan.name_any()) } else { Vec::new() }
-                })
-                .run(Self {
-                    platform: platform.clone(),
-                    customers,
-                    plans,
-                    children,
-                    intake: Intake::default(),
-                    trigger,
-                    throttle: StatusThrottle::new(HOLD),
-                });
+        let (trigger, on_plan, changes) = (controller.trigger(), customers.clone(), PlanChanges::new(plans.clone()));
+        let customer_controller = children
+            .watched_by(controller)
+            .watches(&plans, move |plan: &Plan| {
+                if changes.is_changed(plan) { customers_on(&on_plan, &plan.name_any()) } else { Vec::new() }
+            })
+            .run(Self {
+                platform: platform.clone(),
+                customers,
+                plans,
+                children,
+                limiter: AdmissionLimiter::default(),
+                trigger,
+                throttle: StatusThrottle::new(HOLD),
+            });
         vec![customer_controller, plan_controller]
     }
 
-    /// Publishes what was lost and has been created again.
-    fn report_repairs(&self, customer: &Customer, reports: [&Report; 4]) {
-        let lost = reports.into_iter().filter(|report| report.recreated).filter_map(|report| report.reference.as_ref());
-        for ChildRef { kind, namespace, name } in lost {
+    /// Records that the data stays, before its database is deleted. Returns the customer with that status.
+    async fn record_retained(
+        &self,
+        customer: &Customer,
+        wanted: &Wanted,
+        chain: &Chain,
+    ) -> Result<Option<Customer>, Error> {
+        let is_recorded = customer.status.as_ref().is_some_and(|status| status.database_retained);
+        if is_recorded || wanted.database.is_some() || chain.database.is_none() {
+            return Ok(None);
+        }
+        let status = retaining(customer);
+        // The API server may answer with a newer spec than the one that is being reconciled.
+        self.platform.write_status(&self.customers, customer, &status).await?;
+        Ok(Some(Customer { status: Some(status), ..customer.clone() }))
+    }
+
+    /// Records an event for each child that another process deleted.
+    fn record_repairs(&self, customer: &Customer, reports: &Reports) {
+        let recreated = reports.all().filter(|report| report.recreated);
+        for ChildRef { kind, namespace, name } in recreated.filter_map(|report| report.reference.as_ref()) {
             let namespace = namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
             let note = format!("{kind} {namespace}{name} was deleted; created it again");
             self.platform.event(customer, EventType::Warning, "Repaired", note);
         }
     }
 
-    /// The Plan the Customer names; the one named `default` where it names none and there is one. One that was used and has
-    /// vanished is missing, or every feature that came from it would go, too.
-    fn plan_of(&self, customer: &Customer) -> PlanOf {
-        let name = customer.spec.plan.as_deref();
-        let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
-        let found = match self.plans.find("", plan_name(customer)) {
-            Ok(found) => found,
-            Err(unreadable) => return PlanOf::Missing { reason: "Unreadable", why: unreadable.to_string() },
-        };
-        let missing = |why| PlanOf::Missing { reason: "PlanNotFound", why };
-        match (found, name) {
-            (Some(plan), _) => PlanOf::Found(plan),
-            (None, Some(name)) => {
-                missing(format!("spec.plan names the Plan {name}, which does not exist: create it or name another"))
-            }
-            (None, None) if used == Some(DEFAULT_PLAN) => missing(format!(
-                "the Plan {DEFAULT_PLAN}, which the customer uses, does not exist any more: create it again (an empty \
-                 one gives the built-in defaults) or name another in spec.plan"
-            )),
-            (None, None) => PlanOf::BuiltIn,
+    /// Admits the next new customer once this one is created, or waits for something else.
+    fn admit_next(&self, customer: &Customer, reports: &Reports) {
+        let is_created = |report: &Report| report.reference.is_some() || report.state != FeatureState::Progressing;
+        if reports.features.iter().all(is_created)
+            && let Some(next) = self.limiter.done(customer)
+        {
+            self.trigger.request(&next);
         }
-    }
-
-    /// Writes down that the data of a database that is to go stays, if nobody has yet. The answer is the customer with it.
-    async fn note_retained(
-        &self,
-        customer: &Customer,
-        wanted: &Wanted,
-        chain: &Chain,
-    ) -> Result<Option<Customer>, Error> {
-        let is_noted = customer.status.as_ref().is_some_and(|status| status.database_retained);
-        if is_noted || wanted.database.is_some() || chain.database.is_none() {
-            return Ok(None);
-        }
-        let status = retaining(customer);
-        // The spec in the answer may be newer than the one that this pass is about.
-        self.platform.write_status(&self.customers, customer, &status).await?;
-        Ok(Some(Customer { status: Some(status), ..customer.clone() }))
     }
 }
 
-/// The customers that a change of the Plan `plan` reaches.
-fn customers_on(customers: &Cache<Customer>, plan: &str) -> Vec<ObjectRef<Customer>> {
-    customers.select(|customer| (plan_name(customer) == plan).then(|| ObjectRef::from_obj(customer)))
-}
-
-/// Tells a change of a Plan's spec from one of its status, which counts the customers and concerns none of them.
-struct PlanChanges {
-    plans: Cache<Plan>,
-    seen: Mutex<HashMap<String, Version>>,
-}
-
-/// Uid and generation of a Plan.
-type Version = (Option<String>, Option<i64>);
-
-impl PlanChanges {
-    fn is_news(&self, plan: &Plan) -> bool {
-        let mut seen = self.seen.lock();
-        match self.plans.get(&plan.name_any()) {
-            Some(now) => {
-                let version = (now.uid(), now.metadata.generation);
-                seen.insert(now.name_any(), version.clone()) != Some(version)
-            }
-            None => {
-                seen.remove(&plan.name_any());
-                true
-            }
-        }
-    }
+/// When to reconcile again although no watched object changes.
+fn next_reconcile(reports: &Reports) -> Option<Duration> {
+    let stalled = || reports.all().filter(|report| report.state == FeatureState::Stalled);
+    stalled().next()?;
+    let is_refused = stalled().any(|report| is_refused(&report.reason));
+    Some(if is_refused { REFUSED_INTERVAL } else { STALLED_INTERVAL })
 }
 
 #[cfg(test)]

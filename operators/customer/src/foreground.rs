@@ -1,8 +1,8 @@
-//! A Customer that is deleted in the foreground, where no admission policy refuses it: Kubernetes deletes the children by
-//! itself, before they know that the Customer is deleted on purpose. They leave their namespace and their data behind.
+//! A Customer that was deleted in the foreground, where no admission policy denies it. Kubernetes deletes the children before they
+//! have the Customer's deletion policy, so they leave their namespace and their data behind.
 //!
-//! The Customer outlives them by its finalizer. Once Kubernetes is done, the CustomerNamespace is created again to have the
-//! namespace removed, and the data goes by the Customer's policy, as it does where a Database was deleted before.
+//! The Customer outlives them by its finalizer. When Kubernetes has finished, the CustomerNamespace is created again to remove the
+//! namespace, and the data is handled as if the Database had been deleted earlier.
 
 use ahoi_api::{
     CUSTOMER_LABEL, Customer, CustomerNamespace, CustomerNamespaceSpec, DeletionPolicy, NAMESPACE_OWNER_LABEL,
@@ -13,66 +13,66 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt};
 
 use crate::children::only_child;
+use crate::events::OFFBOARDING;
 use crate::features::namespace::namespace_child;
-use crate::offboarding::{Offboarding, definition_is_going, is_overdue, note};
+use crate::offboarding::{Offboarding, definition_is_deleted, is_overdue, record_retained};
 
-use crate::story::OFFBOARDING;
-
-/// What Kubernetes puts on an object whose children it deletes by itself.
+/// The finalizer of an object whose children Kubernetes deletes.
 const FOREGROUND: &str = "foregroundDeletion";
 
-/// Takes back the namespace that a deletion in the foreground has left. `Err(Waiting)` until its CustomerNamespace has it;
-/// `false`: the definition is being deleted, and everything stays.
-pub async fn restore_for_deletion(leaving: &Offboarding<'_>) -> Result<bool, Error> {
-    let &Offboarding { platform, children, customer, .. } = leaving;
+/// Creates a CustomerNamespace for a namespace that a foreground deletion has left. `Err(Waiting)` until it is Ready; `Ok(false)`:
+/// the CustomResourceDefinition is being deleted, and everything is kept.
+pub async fn take_back_namespace(offboarding: &Offboarding<'_>) -> Result<bool, Error> {
+    let &Offboarding { platform, children, customer, .. } = offboarding;
     if customer.finalizers().iter().any(|finalizer| finalizer == FOREGROUND) {
         let message =
-            "Kubernetes deletes the objects of this Customer first, since it was deleted with --cascade=foreground";
+            "waiting for Kubernetes to delete the children: the Customer was deleted with --cascade=foreground";
         return Err(Error::waiting("ForegroundDeletion", message));
     }
-    match only_child(&children.namespaces, customer) {
-        // One that is not told to delete its namespace yet has had it all the time.
-        Some(child)
-            if child.spec.deletion_policy == NamespaceDeletionPolicy::Delete
-                && child.metadata.deletion_timestamp.is_none()
-                && !is_ready(&*child)
-                && ![&customer.metadata.deletion_timestamp, &child.metadata.creation_timestamp]
-                    .into_iter()
-                    .all(|since| is_overdue(since.as_ref())) =>
-        {
+    match only_child(&children.namespace, customer) {
+        Some(child) if is_taken_back(&child) && !is_ready(&*child) && !is_late(customer, &child) => {
             Err(Error::waiting(OFFBOARDING, not_ready_message(&*child)))
         }
         Some(_) => Ok(true),
-        None if !is_left(leaving).await? => Ok(true),
-        None if definition_is_going(&platform.client).await? => Ok(false),
-        None => take_back(leaving).await,
+        None if !is_left(offboarding).await? => Ok(true),
+        None if definition_is_deleted(&platform.client).await? => Ok(false),
+        None => create_again(offboarding).await,
     }
 }
 
-async fn take_back(leaving: &Offboarding<'_>) -> Result<bool, Error> {
-    let &Offboarding { platform, children, customer, .. } = leaving;
+/// Whether this CustomerNamespace was created here: only such a one has the policy before its own deletion.
+fn is_taken_back(child: &CustomerNamespace) -> bool {
+    child.spec.deletion_policy == NamespaceDeletionPolicy::Delete && child.metadata.deletion_timestamp.is_none()
+}
+
+fn is_late(customer: &Customer, child: &CustomerNamespace) -> bool {
+    let since = [&customer.metadata.deletion_timestamp, &child.metadata.creation_timestamp];
+    since.into_iter().all(|since| is_overdue(since.as_ref()))
+}
+
+async fn create_again(offboarding: &Offboarding<'_>) -> Result<bool, Error> {
+    let &Offboarding { platform, children, customer, .. } = offboarding;
     let (name, policy) = (customer.name_any(), customer.spec.deletion_policy);
     let has_data = had_database(customer) && policy != DeletionPolicy::Retain;
     if has_data {
-        note(leaving, true).await?;
+        record_retained(offboarding, true).await?;
     }
-    let data = if has_data { format!(", and its data by the policy {policy:?}") } else { String::new() };
+    let data = if has_data { format!("; its data is handled by the policy {policy:?}") } else { String::new() };
     let namespace = namespace_of(&name);
     let message = format!(
-        "the objects of Customer {name} were deleted before the Customer's own controller could; namespace {namespace} is \
-         removed now{data}"
+        "a foreground deletion deleted the children of Customer {name} first; removing the namespace {namespace} that they \
+         left{data}"
     );
     platform.event(customer, EventType::Warning, "ForegroundDeletion", message);
     let spec =
         CustomerNamespaceSpec { deletion_policy: NamespaceDeletionPolicy::Delete, ..CustomerNamespaceSpec::default() };
-    let child: CustomerNamespace = namespace_child(&name, spec);
-    children.namespaces.apply(customer, child).await?;
-    Err(Error::waiting(OFFBOARDING, format!("waiting until namespace {namespace} is taken back to be removed")))
+    children.namespace.apply(customer, namespace_child(&name, spec)).await?;
+    Err(Error::waiting(OFFBOARDING, format!("waiting until namespace {namespace} is taken back for removal")))
 }
 
-/// Whether the customer's namespace is there without a CustomerNamespace. Both labels must say so, as for its controller.
-async fn is_left(leaving: &Offboarding<'_>) -> Result<bool, Error> {
-    let (client, name) = (leaving.platform.client.clone(), leaving.customer.name_any());
+/// Whether the customer's namespace exists without a CustomerNamespace. As for the namespace's controller, both labels must match.
+async fn is_left(offboarding: &Offboarding<'_>) -> Result<bool, Error> {
+    let (client, name) = (offboarding.platform.client.clone(), offboarding.customer.name_any());
     let namespaces: Api<Namespace> = Api::all(client);
     let Some(found) = namespaces.get_metadata_opt(&namespace_of(&name)).await? else { return Ok(false) };
     let labels = found.labels();

@@ -1,28 +1,31 @@
-//! Customer → CustomerNamespace, Database, ConnectionPool, Scheduler.
+//! Customer → CustomerNamespace, Database, ConnectionPool, Scheduler; and the status of Plans.
 //!
-//! A reconcile reads in stages: the Plan is looked up, Customer and Plan are [resolved](resolve) into what the customer
-//! shall have, each [feature](features) makes its child so, and their reports become the [status], whose changes are the customer's [story]. A field that exceeds the
-//! [limits] of the Plan or shrinks the [storage] is [held] back alone; so is what comes from a Plan that
-//! [does not exist](without_plan).
-//! The [plan] counts its customers.
-//! Many new customers at once are made [a few at a time](intake).
-//! Deleting a Customer is its own story: [offboard], which may begin with having data back that was retained: [recall].
+//! A [reconcile](controller) of a Customer runs in stages:
+//!
+//! 1. Its [Plan](plans) and its [children] are read from caches.
+//! 2. Customer and Plan are [resolved](resolve) to the [desired state](wanted). A field that exceeds a limit, or comes from a Plan
+//!    that [does not exist](without_plan), is [held] back; all other fields are applied.
+//! 3. Each [feature](features) creates, updates or deletes its child. New customers are created
+//!    [a limited number at a time](admission_limiter).
+//! 4. The reports of the features become the [status], and its changes become [events].
+//!
+//! The deletion of a Customer removes its children [one after the other](offboard).
 
+#[macro_use]
+mod features;
+
+mod admission_limiter;
 mod children;
 mod controller;
-mod features;
+mod events;
 mod foreground;
 mod held;
-mod intake;
-mod limits;
 mod offboard;
 mod offboarding;
 mod plan;
-mod recall;
+mod plans;
 mod resolve;
 mod status;
-mod storage;
-mod story;
 mod wanted;
 mod without_plan;
 

@@ -1,5 +1,4 @@
-//! The status of a Plan: how many customers use it, which is what an admission policy refuses its deletion by, and values
-//! that cannot be used.
+//! The status of a Plan: the number of its customers, by which an admission policy denies its deletion, and invalid values.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,11 +10,11 @@ use ahoi_reconcile::{
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
-/// The Plan of a Customer that names none, where there is one of that name.
-pub const DEFAULT_PLAN: &str = "default";
-/// How old a number of customers may be. That a Plan is used at all, and that it is no longer, is reported at once.
+use crate::plans::plan_name;
+
+/// Maximum age of the number of customers. The first and the last customer are reported at once.
 const HOLD: Duration = Duration::from_secs(10);
-/// Counting goes through all customers: it takes at most one part in so many of the time.
+/// Counting iterates over all customers, and takes at most one part in this many of the time.
 const SHARE: u32 = 20;
 
 /// Reconciles Plans.
@@ -33,7 +32,7 @@ impl Reconciler for PlanController {
     async fn reconcile(&self, plan: &Plan) -> Result<Progress<PlanStatus>, Error> {
         let (started, uid) = (Instant::now(), plan.uid().unwrap_or_default());
         let mut status = plan.status.clone().unwrap_or_default();
-        // Customers that come by the hundred wake this each; a new spec is looked at whatever happens.
+        // Each of hundreds of new customers triggers a reconcile. A new spec does not wait.
         let is_current = status.observed_generation == plan.metadata.generation;
         let due = self.next_count.lock().get(&uid).copied().filter(|due| is_current && *due > started);
         if let Some(due) = due {
@@ -58,7 +57,7 @@ impl Reconciler for PlanController {
 }
 
 impl PlanController {
-    /// A controller of the Plans, which are `plans`.
+    /// Returns the controller of the Plans in `plans`.
     #[must_use]
     pub fn start(platform: &Platform, plans: &Cache<Plan>, customers: &Cache<Customer>) -> Runnable {
         let reconciler =
@@ -69,12 +68,7 @@ impl PlanController {
     }
 }
 
-/// The Plan that the customer is on, where there is one of that name.
-pub fn plan_name(customer: &Customer) -> &str {
-    customer.spec.plan.as_deref().unwrap_or(DEFAULT_PLAN)
-}
-
-/// Whether each value can be used. What exceeds a limit of the Plan is a default of customers, who may have another.
+/// Whether each size is valid. A default above the Plan's own limit is reported on the customers that use it.
 fn verdict(plan: &Plan) -> Verdict {
     let features = &plan.spec.features;
     let sizes = [
@@ -95,6 +89,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plans::DEFAULT_PLAN;
 
     fn customer(name: &str, plan: Option<&str>) -> Customer {
         let mut customer = Customer::new(name, serde_json::from_value(json!({ "plan": plan })).unwrap());

@@ -1,35 +1,30 @@
-//! The features' reports → the Customer's status. Pure.
+//! The reports of the features → the status of the Customer. Pure.
 
 use std::time::Duration;
 
 use ahoi_api::{Customer, CustomerStatus, FeatureState, FeatureStatus, namespace_of};
+use ahoi_reconcile::Verdict;
 use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondition};
-use ahoi_reconcile::{Verdict, is_ready};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::features::chain::Chain;
-use crate::features::database::DatabaseFeature;
-use crate::features::feature::Feature;
+use crate::features::registry::record_all;
 use crate::features::report::{Mirrored, REMOVING, Report};
-use crate::features::scheduler::SchedulerFeature;
-use crate::storage;
 use crate::wanted::Wanted;
 
-/// Type of the condition of a Customer that is not acted on.
+/// Type of the condition of a Customer that is not reconciled.
 pub const PAUSED: &str = "Paused";
 
-/// How long a step on the way to Ready may wait to be told together with the next: children report one after the other, and
-/// nearly all have by then.
+/// How long a step towards Ready waits to be written together with the next. Nearly all children have reported by then.
 pub const HOLD: Duration = Duration::from_secs(5);
 
-/// What is told at once: a new generation, whether the customer is ready, and that somebody has to act.
+/// What is written at once: a new generation, whether the customer is Ready, and the reason of Stalled.
 pub fn substance(status: &CustomerStatus) -> (Option<i64>, Option<String>, Option<String>) {
     let find = |type_| conditions::find(&status.conditions, type_);
     (status.observed_generation, find("Ready").map(|c| c.status.clone()), find("Stalled").map(|c| c.reason.clone()))
 }
 
-/// The status of a Customer whose spec nobody acts on: as it was. But Ready is said of a spec, and of one that has changed
-/// since nobody can say it.
+/// The status of a paused Customer: unchanged, except that Ready is Unknown if the spec has changed.
 pub fn paused(customer: &Customer) -> CustomerStatus {
     let generation = customer.metadata.generation;
     let mut status = customer.status.clone().unwrap_or_default();
@@ -42,41 +37,34 @@ pub fn paused(customer: &Customer) -> CustomerStatus {
         PAUSED,
         ConditionStatus::True,
         "ReconcilePolicy",
-        "spec.reconcilePolicy is Paused: changes wait until it is Normal",
+        "spec.reconcilePolicy is Paused: set it to Normal to have changes applied",
     );
     if !is_current {
-        let message = "spec.reconcilePolicy is Paused: what has changed in the spec waits until it is Normal";
+        let message =
+            "spec.reconcilePolicy is Paused, and the spec has changed: set it to Normal to have the change applied";
         put(conditions::READY, ConditionStatus::Unknown, PAUSED, message);
-        // They were said of the spec before, too, and are there only while they hold.
+        // They belong to the previous spec.
         conditions::remove(&mut status.conditions, conditions::RECONCILING);
         conditions::remove(&mut status.conditions, conditions::STALLED);
     }
     status
 }
 
-/// The status of a Customer whose database is about to go while the data stays. Written before it goes: what becomes of the
-/// data when the Customer is deleted goes by this, and by nothing that is in memory.
+/// The status of a Customer whose Database is about to be deleted while the data stays. It is written before the deletion: whether
+/// the data is archived or deleted with the Customer depends on it.
 pub fn retaining(customer: &Customer) -> CustomerStatus {
     let generation = customer.metadata.generation;
     let mut status = customer.status.clone().unwrap_or_default();
     conditions::remove(&mut status.conditions, PAUSED);
-    let verdict = Verdict::progressing("Progressing", "database: it is being removed, and its data retained");
+    let verdict =
+        Verdict::progressing("Progressing", "database: turning off the feature; the data stays on its server");
     conditions::set_verdict(&mut status.conditions, generation, verdict);
     status.observed_generation = generation;
     status.database_retained = true;
     status
 }
 
-/// Whether there is data without a Database: from when the feature is turned off until a Database has it again, which one
-/// that is not Ready may not.
-fn database_retained(customer: &Customer, chain: &Chain, features: &[Report]) -> bool {
-    let has_it = |report: &Report| report.name == DatabaseFeature::NAME && report.state == FeatureState::Ready;
-    // One that is Ready has it also where its feature is not, for a field of the spec that is not applied.
-    let is_found = features.iter().any(has_it) || chain.database.as_deref().is_some_and(is_ready);
-    customer.status.as_ref().is_some_and(|status| status.database_retained) && !is_found
-}
-
-/// The status of a Customer whose namespace and features reported so.
+/// The status of a Customer with these reports.
 pub fn status(
     customer: &Customer,
     wanted: &Wanted,
@@ -109,17 +97,13 @@ pub fn status(
     mirror(&mut conditions, generation, features);
     conditions::set_verdict(&mut conditions, generation, verdict(wanted, namespace, features));
 
-    CustomerStatus {
+    let mut status = CustomerStatus {
         observed_generation: generation,
         plan: wanted.plan.clone(),
         namespace: Some(namespace_of(&wanted.name)),
         summary: Some(format!("{ready}/{}", enabled.len())),
-        database_retained: database_retained(customer, chain, features),
         first_ready_at: first_ready_at(customer, &conditions),
         run_policy: Some(customer.spec.run_policy),
-        credentials_rotated_at: rotated_at(chain),
-        storage_bytes: storage::in_force(customer, chain).and_then(|size| size.bytes().ok()),
-        default_storage_bytes: default_storage(customer, wanted, features),
         features: features
             .iter()
             .map(|r| FeatureStatus {
@@ -130,7 +114,10 @@ pub fn status(
             })
             .collect(),
         conditions,
-    }
+        ..CustomerStatus::default()
+    };
+    record_all(&mut status, customer, wanted, chain, features);
+    status
 }
 
 fn first_ready_at(customer: &Customer, conditions: &[Condition]) -> Option<Time> {
@@ -139,14 +126,9 @@ fn first_ready_at(customer: &Customer, conditions: &[Condition]) -> Option<Time>
     known.or_else(|| Some(ready()?.last_transition_time.clone()))
 }
 
-fn rotated_at(chain: &Chain) -> Option<Time> {
-    let status = chain.database.as_ref()?.status.as_ref()?;
-    Some(status.credentials.as_ref()?.rotated_at.clone())
-}
-
-/// The conditions of children, as the features report them.
+/// Repeats conditions of the children.
 fn mirror(conditions: &mut Vec<Condition>, generation: Option<i64>, features: &[Report]) {
-    for type_ in [DatabaseFeature::MIRRORED, SchedulerFeature::MIRRORED].concat() {
+    for &type_ in features.iter().flat_map(|report| report.mirrors) {
         match features.iter().flat_map(|report| &report.mirrored).find(|mirrored| mirrored.type_ == type_) {
             None => {
                 conditions::remove(conditions, type_);
@@ -159,24 +141,15 @@ fn mirror(conditions: &mut Vec<Condition>, generation: Option<i64>, features: &[
     }
 }
 
-/// The default of the storage that has been applied; one that is still to be applied must remain news.
-fn default_storage(customer: &Customer, wanted: &Wanted, features: &[Report]) -> Option<i64> {
-    let database = features.iter().find(|report| report.name == DatabaseFeature::NAME);
-    match database.map(|report| report.state) {
-        Some(FeatureState::Stalled) => customer.status.as_ref().and_then(|status| status.default_storage_bytes),
-        _ => wanted.default_storage,
-    }
-}
-
-/// Ready when everything that is built and enabled is; what needs somebody comes before what only needs time.
+/// Ready if every enabled and available feature is. What a person has to correct comes before what only takes time.
 fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict {
     let all = || std::iter::once(namespace).chain(features);
-    let in_state = |state| all().filter(move |r| r.state == state).map(say).collect::<Vec<_>>();
+    let in_state = |state| all().filter(move |r| r.state == state).map(describe).collect::<Vec<_>>();
 
     let held = wanted.held.iter().find(|held| held.feature.is_none());
     if let Some(held) = held {
-        // Features that only wait for the same are not repeated.
-        let others = all().filter(|r| r.state == FeatureState::Stalled && r.reason != held.reason).map(say);
+        // Features that wait for the same are not listed.
+        let others = all().filter(|r| r.state == FeatureState::Stalled && r.reason != held.reason).map(describe);
         let message = std::iter::once(held.message.clone()).chain(others).collect::<Vec<_>>().join("; ");
         return Verdict::Stalled { reason: held.reason.into(), message };
     }
@@ -186,9 +159,9 @@ fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict 
             message: in_state(FeatureState::Stalled).join("; "),
         };
     }
-    // A feature that is going away is disabled and not gone: the customer is as asked only when it is.
+    // A disabled feature counts until its child no longer exists.
     let removing: Vec<String> =
-        all().filter(|r| r.state == FeatureState::Disabled && r.reason == REMOVING).map(say).collect();
+        all().filter(|r| r.state == FeatureState::Disabled && r.reason == REMOVING).map(describe).collect();
     let waiting: Vec<String> = in_state(FeatureState::Progressing).into_iter().chain(removing).collect();
     if !waiting.is_empty() {
         return Verdict::Progressing { reason: "Progressing".into(), message: waiting.join("; ") };
@@ -196,10 +169,10 @@ fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict 
     Verdict::Ready { message: ready_message(wanted, features) }
 }
 
-/// What works, and what a person should know although the customer is ready.
+/// What works, and what a person should know although the customer is Ready.
 fn ready_message(wanted: &Wanted, features: &[Report]) -> String {
-    let missing: Vec<String> = features.iter().filter(|r| r.state == FeatureState::Unavailable).map(say).collect();
-    let troubles: Vec<String> = features
+    let missing: Vec<String> = features.iter().filter(|r| r.state == FeatureState::Unavailable).map(describe).collect();
+    let problems: Vec<String> = features
         .iter()
         .flat_map(|report| report.mirrored.iter().map(move |mirrored| (report, mirrored)))
         .filter(|(_, mirrored)| mirrored.status == ConditionStatus::False)
@@ -213,10 +186,10 @@ fn ready_message(wanted: &Wanted, features: &[Report]) -> String {
         let enabled = features.iter().filter(|r| r.state != FeatureState::Disabled).count();
         format!("{} of {enabled} enabled features are ready", enabled - missing.len())
     };
-    std::iter::once(works).chain(troubles).chain(missing).collect::<Vec<_>>().join("; ")
+    std::iter::once(works).chain(problems).chain(missing).collect::<Vec<_>>().join("; ")
 }
 
-fn say(report: &Report) -> String {
+fn describe(report: &Report) -> String {
     format!("{}: {}", report.name, if report.message.is_empty() { &report.reason } else { &report.message })
 }
 

@@ -1,16 +1,15 @@
-//! A walk through the reasons that this controller gives: each names its object or field and what to do, and stands in the
-//! documentation.
+//! Each reason of this controller has a message that names the object or field and what to do, and is in the documentation.
 
 use std::path::Path;
 
 use ahoi_api::{Customer, FeatureState, Plan};
 use serde_json::{Value, json};
 
+use crate::features::announced::ANNOUNCED;
 use crate::features::chain::Chain;
 use crate::features::database::DatabaseFeature;
 use crate::features::feature::{Desired, Feature};
 use crate::features::namespace::NamespaceFeature;
-use crate::features::report::not_built;
 use crate::features::scheduler::SchedulerFeature;
 use crate::resolve::{PlanChoice, resolve};
 use crate::status::paused;
@@ -21,7 +20,7 @@ fn customer(features: Value) -> Customer {
     Customer::new("acme", serde_json::from_value(json!({ "features": features })).unwrap())
 }
 
-/// What is held back of a customer on a Plan with this spec.
+/// The parts that are not applied, of a customer on a Plan with this spec.
 fn held(features: Value, plan: Value) -> Vec<(String, String)> {
     let plan = Plan::new("gold", serde_json::from_value(plan).unwrap());
     let wanted = resolve(&customer(features), PlanChoice::Found(&plan), &Chain::default(), "ahoi-system");
@@ -35,12 +34,12 @@ fn of_desired<C: std::fmt::Debug>(desired: Desired<C>) -> (String, String) {
     }
 }
 
-/// Every reason with a message, and words that a person needs to correct the cause.
-fn walk() -> Vec<(String, String, &'static [&'static str])> {
-    let mut walk = Vec::new();
+/// Each reason with its message, and the words that a person needs to correct the cause.
+fn reasons_and_messages() -> Vec<(String, String, &'static [&'static str])> {
+    let mut all = Vec::new();
     let mut add = |found: Vec<(String, String)>, words: &'static [&'static str]| {
         assert!(!found.is_empty(), "nothing was found that has {words:?}");
-        walk.extend(found.into_iter().map(|(reason, message)| (reason, message, words)));
+        all.extend(found.into_iter().map(|(reason, message)| (reason, message, words)));
     };
     let on = json!({"enabled": true});
     add(
@@ -93,7 +92,7 @@ fn walk() -> Vec<(String, String, &'static [&'static str])> {
         &["CustomerNamespace acme", "NamespaceReady"],
     );
 
-    let webhooks = not_built("webhooks", "WebhooksReady", true);
+    let webhooks = ANNOUNCED[0].report(true);
     assert_eq!(webhooks.state, FeatureState::Unavailable);
     add(
         vec![(webhooks.reason, webhooks.message)],
@@ -102,12 +101,12 @@ fn walk() -> Vec<(String, String, &'static [&'static str])> {
     let conditions = paused(&customer(json!({}))).conditions;
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
     add(vec![(ready.reason.clone(), ready.message.clone())], &["spec.reconcilePolicy is Paused", "Normal"]);
-    walk
+    all
 }
 
 #[test]
 fn every_reason_names_its_field_and_what_to_do() {
-    for (reason, message, words) in walk() {
+    for (reason, message, words) in reasons_and_messages() {
         for word in words {
             assert!(message.contains(word), "{reason}: {word:?} is not in {message:?}");
         }

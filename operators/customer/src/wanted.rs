@@ -1,25 +1,26 @@
-//! What a customer shall have.
+//! The desired state of a customer.
 
-use ahoi_api::{ConnectionPoolSpec, CustomerNamespaceSpec, DatabaseSpec, SchedulerSpec};
+use kube::core::object::HasSpec;
 
 use crate::held::Held;
 
-/// What a customer shall have. `None` is a feature that is off, or held back before it was created.
-#[derive(Debug)]
-pub struct Wanted {
-    pub name: String,
-    pub plan: Option<String>,
-    pub suspended: bool,
-    /// None: it is not created, and one that exists stays as it is.
-    pub namespace: Option<CustomerNamespaceSpec>,
-    pub database: Option<DatabaseSpec>,
-    pub connection_pool: Option<ConnectionPoolSpec>,
-    /// Without its binding, which is known only once the database or the pool is there.
-    pub scheduler: Option<SchedulerSpec>,
-    pub webhooks: bool,
-    pub previews: bool,
-    /// The default of the storage, in bytes, while the customer has a database.
-    pub default_storage: Option<i64>,
-    /// What of the spec is not applied, and why.
-    pub held: Vec<Held>,
+macro_rules! wanted {
+    ($($feature:ident: $type:ident => $kind:ident,)+) => {
+        /// The desired state of a customer: the spec of each child, as far as Customer and Plan determine it. `None`: the feature is
+        /// off, or a field that cannot be applied prevents its creation.
+        #[derive(Debug, Default)]
+        pub struct Wanted {
+            pub name: String,
+            pub plan: Option<String>,
+            pub suspended: bool,
+            $(pub $feature: Option<<ahoi_api::$kind as HasSpec>::Spec>,)+
+            /// The enabled features that are not part of this release.
+            pub announced: Vec<&'static str>,
+            /// Default storage in bytes, while the feature `database` is on.
+            pub default_storage: Option<i64>,
+            /// The parts of the spec that are not applied, and why.
+            pub held: Vec<Held>,
+        }
+    };
 }
+each_feature!(wanted);

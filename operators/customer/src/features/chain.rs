@@ -1,14 +1,14 @@
-//! The children of a customer.
+//! The children of a customer as they are.
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, CustomerNamespace, Database, Scheduler};
-
-/// What the features before this one in the chain have come to.
-#[derive(Debug, Default)]
-pub struct Chain {
-    pub namespace: Option<Arc<CustomerNamespace>>,
-    pub database: Option<Arc<Database>>,
-    pub connection_pool: Option<Arc<ConnectionPool>>,
-    pub scheduler: Option<Arc<Scheduler>>,
+macro_rules! chain {
+    ($($feature:ident: $type:ident => $kind:ident,)+) => {
+        /// The child of each feature, where it exists.
+        #[derive(Debug, Default)]
+        pub struct Chain {
+            $(pub $feature: Option<Arc<ahoi_api::$kind>>,)+
+        }
+    };
 }
+each_feature!(chain);

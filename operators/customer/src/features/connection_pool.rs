@@ -1,14 +1,23 @@
 //! The feature `connectionPool`.
 
-use ahoi_api::{ConnectionPool, ConnectionPoolSpec, Customer, PoolState, RunPolicy, finalizers};
+use ahoi_api::{
+    ConnectionPool, ConnectionPoolSpec, Customer, FeatureState, Features, LocalRef, NamespacedRef, PoolState,
+    RunPolicy, finalizers,
+};
 use ahoi_reconcile::is_ready;
 use kube::ResourceExt;
 
 use super::chain::Chain;
+use super::database::DatabaseFeature;
 use super::feature::{Desired, Feature, awaits_namespace, wait_for_namespace};
+use super::inputs::Inputs;
+use super::limits::{Limit, replace};
 use super::report::state_of;
 use crate::children::child_meta;
+use crate::held::Held;
 use crate::wanted::Wanted;
+
+const DEFAULT_FLEET: &str = "global";
 
 pub struct ConnectionPoolFeature;
 
@@ -25,6 +34,68 @@ impl Feature for ConnectionPoolFeature {
         "pgBouncerRef",
     ];
 
+    fn enabled(features: &Features) -> Option<bool> {
+        features.connection_pool.as_ref()?.enabled
+    }
+
+    fn resolve(inputs: &Inputs<'_>, wanted: &mut Wanted) -> Option<ConnectionPoolSpec> {
+        let has_database = inputs.enabled(DatabaseFeature::enabled).unwrap_or(false);
+        // The Plan enables pools for customers with a database. A Customer that enables one without a database is mistaken.
+        if Self::enabled(&inputs.customer.spec.features) == Some(true) && !has_database {
+            wanted.held.push(Held::of(
+                Self::NAME,
+                "PoolNeedsDatabase",
+                "spec.features.connectionPool.enabled is true and the customer has no database: set \
+                 spec.features.database.enabled to true, or spec.features.connectionPool.enabled to false",
+            ));
+        }
+        if !has_database || !inputs.enabled(Self::enabled).unwrap_or(true) {
+            return None;
+        }
+        let pool = inputs.settings(|features| features.connection_pool.as_ref());
+        Some(ConnectionPoolSpec {
+            database_ref: LocalRef { name: inputs.customer.name_any() },
+            pg_bouncer_ref: pool.field(|f| f.pg_bouncer_ref.clone()).unwrap_or_else(|| NamespacedRef {
+                namespace: inputs.suite_namespace.to_owned(),
+                name: DEFAULT_FLEET.to_owned(),
+            }),
+            pool_mode: pool.field(|f| f.pool_mode),
+            pool_size: pool.field(|f| f.pool_size),
+            max_client_connections: pool.field(|f| f.max_client_connections),
+            query_timeout_seconds: pool.field(|f| f.query_timeout_seconds),
+            idle_transaction_timeout_seconds: pool.field(|f| f.idle_transaction_timeout_seconds),
+            reconnect: pool.field(|f| f.reconnect.clone()),
+            // Known once it has run: see `desired`.
+            migration: None,
+            state: pool_state(inputs.customer.spec.run_policy),
+        })
+    }
+
+    fn adjust(inputs: &Inputs<'_>, wanted: &mut Wanted) {
+        let Some(plan) = inputs.plan else { return };
+        let size = wanted.connection_pool.as_ref().and_then(|pool| pool.pool_size);
+        let Some((size, most)) = size.zip(plan.spec.limits.max_pool_size).filter(|(size, most)| size > most) else {
+            return;
+        };
+        let kept = inputs.in_force.connection_pool.as_deref().map(|pool| pool.spec.pool_size);
+        let settings = inputs.settings(|features| features.connection_pool.as_ref());
+        let limit = Limit {
+            plan,
+            feature: Self::NAME,
+            field: "poolSize",
+            limit: "maxPoolSize",
+            most: most.to_string(),
+            is_own: settings.own.is_some_and(|f| f.pool_size.is_some()),
+        };
+        let text = kept.map(|kept| kept.map_or_else(|| "the fleet's default".to_owned(), |kept| kept.to_string()));
+        wanted.held.push(limit.exceeded(&size.to_string(), text));
+        replace(&mut wanted.connection_pool, kept, |spec, kept| spec.pool_size = kept);
+    }
+
+    fn can_stay(wanted: &Wanted) -> bool {
+        wanted.database.is_some()
+    }
+
     fn desired(wanted: &Wanted, chain: &Chain) -> Desired<ConnectionPool> {
         let Some(spec) = &wanted.connection_pool else {
             return if workers_use_it(chain) {
@@ -36,9 +107,9 @@ impl Feature for ConnectionPoolFeature {
         if awaits_namespace(chain.connection_pool.as_ref(), chain) {
             return wait_for_namespace(wanted);
         }
-        // A pool that exists is kept up to date whatever the database is doing: only a new one waits for it.
+        // An existing pool is updated even if the database is not Ready.
         if chain.connection_pool.is_none() && !chain.database.as_deref().is_some_and(is_ready) {
-            let message = format!("waiting for Database {}: the condition DatabaseReady says why", wanted.name);
+            let message = format!("waiting for Database {}: see the condition DatabaseReady", wanted.name);
             return Desired::Wait { reason: "WaitingForDatabase", message };
         }
         let migration = last_migration(chain).cloned();
@@ -51,8 +122,8 @@ impl Feature for ConnectionPoolFeature {
     }
 }
 
-/// The state of the route of a customer whose workload runs, or is suspended.
-pub fn pool_state(run_policy: RunPolicy) -> PoolState {
+/// The state of the pool of a running or suspended customer.
+fn pool_state(run_policy: RunPolicy) -> PoolState {
     match run_policy {
         RunPolicy::Running => PoolState::Active,
         RunPolicy::Suspended => PoolState::Disabled,
@@ -77,6 +148,6 @@ fn workers_use_it(chain: &Chain) -> bool {
     };
     let bound = scheduler.spec.binding.as_ref().map(|b| &b.name);
     let pooled = pool.status.as_ref().and_then(|s| s.binding.as_ref()).map(|b| &b.name);
-    let stalled = state_of(&**scheduler).0 == ahoi_api::FeatureState::Stalled;
+    let stalled = state_of(&**scheduler).0 == FeatureState::Stalled;
     pooled.is_some() && (bound == pooled || !(is_ready(&**scheduler) || stalled))
 }

@@ -1,4 +1,4 @@
-//! Makes the child of a feature as desired.
+//! The reconcile of one feature: its child is created, updated or deleted, and its state is reported.
 
 use std::sync::Arc;
 
@@ -9,15 +9,16 @@ use kube::{Resource as _, ResourceExt};
 
 use super::chain::Chain;
 use super::feature::{Desired, Feature, with_fields_of_the_customer};
+use super::remove::delete;
 use super::report::{Mirrored, REMOVING, Report, state_of};
 use crate::children::only_child;
 use crate::held::held_of;
 use crate::wanted::Wanted;
 
-/// Makes the child of `F` as desired, and reports its state. The child comes back for the features that build on it.
+/// Applies the child of `F`, and returns it with the report of the feature.
 ///
-/// What one feature cannot have stops no other: a write that failed and is worth a retry goes to `failed`, and the reconcile
-/// ends with it when all features had their turn.
+/// A feature that fails blocks no other: an error that is worth a retry is stored in `failed`, and returned by the reconcile when
+/// all features have been applied.
 pub async fn converge<F: Feature>(
     children: &Owned<F::Child>,
     customer: &Customer,
@@ -27,107 +28,98 @@ pub async fn converge<F: Feature>(
 ) -> (Option<Arc<F::Child>>, Report) {
     let existing = only_child(children, customer);
     let is_lost = existing.is_none();
-    let (state, reason, message, child) = match F::desired(wanted, chain) {
-        Desired::Off => match removed_if_any(children, customer, existing.clone()).await {
-            Ok(None) => (FeatureState::Disabled, "Disabled".into(), String::new(), None),
+    let mut outcome = apply::<F>(children, customer, wanted, chain, existing, failed).await;
+    if is_refused(&outcome.reason) {
+        outcome.message = advise::<F>(wanted, &outcome.message);
+    }
+    let outcome = with_held::<F>(wanted, with_outage::<F>(outcome));
+    let report = Report {
+        name: F::NAME,
+        condition: F::CONDITION,
+        state: outcome.state,
+        reason: outcome.reason,
+        message: outcome.message,
+        reference: outcome.child.as_deref().map(reference::<F::Child>),
+        mirrors: F::MIRRORED,
+        mirrored: outcome.child.as_deref().map(mirrored::<F>).unwrap_or_default(),
+        recreated: is_lost && outcome.child.is_some() && was_there::<F>(customer),
+    };
+    (outcome.child, report)
+}
+
+/// The state of a feature, and its child.
+struct Outcome<C> {
+    state: FeatureState,
+    reason: String,
+    message: String,
+    child: Option<Arc<C>>,
+}
+
+impl<C> Outcome<C> {
+    fn new(state: FeatureState, reason: &str, message: impl Into<String>, child: Option<Arc<C>>) -> Self {
+        Self { state, reason: reason.to_owned(), message: message.into(), child }
+    }
+}
+
+async fn apply<F: Feature>(
+    children: &Owned<F::Child>,
+    customer: &Customer,
+    wanted: &Wanted,
+    chain: &Chain,
+    existing: Option<Arc<F::Child>>,
+    failed: &mut Option<Error>,
+) -> Outcome<F::Child> {
+    match F::desired(wanted, chain) {
+        Desired::Off => match delete_if_any(children, customer, existing.clone()).await {
+            Ok(None) => Outcome::new(FeatureState::Disabled, "Disabled", "", None),
             Ok(Some(child)) => {
-                let message = format!("{} is being removed", child.name_any());
-                (FeatureState::Disabled, REMOVING.into(), message, Some(child))
+                let message = format!("{} {} is being deleted", F::Child::kind(&()), child.name_any());
+                Outcome::new(FeatureState::Disabled, REMOVING, message, Some(child))
             }
             Err(error) => not_applied(FeatureState::Disabled, error, existing, failed),
         },
-        Desired::Linger { message } => (FeatureState::Disabled, REMOVING.into(), message.into(), existing),
-        Desired::Wait { reason, message } => (FeatureState::Progressing, reason.into(), message, existing),
-        Desired::Stall { reason, message } => (FeatureState::Stalled, reason.into(), message, existing),
-        Desired::Child(child) => match applied(children, customer, existing.clone(), *child).await {
+        Desired::Linger { message } => Outcome::new(FeatureState::Disabled, REMOVING, message, existing),
+        Desired::Wait { reason, message } => Outcome::new(FeatureState::Progressing, reason, message, existing),
+        Desired::Stall { reason, message } => Outcome::new(FeatureState::Stalled, reason, message, existing),
+        Desired::Child(child) => match create_or_update(children, customer, existing.clone(), *child).await {
             Ok(child) => {
                 let (state, reason, message) = state_of(&*child);
-                let is_own = !is_refused(&reason);
-                let message = if is_own { with_fields_of_the_customer::<F>(&message) } else { message };
-                (state, reason, message, Some(child))
+                let message = if is_refused(&reason) { message } else { with_fields_of_the_customer::<F>(&message) };
+                Outcome::new(state, &reason, message, Some(child))
             }
             Err(error) => {
                 let existing = apply_essential::<F>(children, customer, existing, &error, failed).await;
                 not_applied(FeatureState::Progressing, error, existing, failed)
             }
         },
-    };
-    let message = if is_refused(&reason) { advise::<F>(wanted, &message) } else { message };
-    let mirrored = child.as_deref().map(mirrored::<F>).unwrap_or_default();
-    let outage = child.as_deref().filter(|_| state == FeatureState::Ready).and_then(outage::<F>);
-    let (state, reason, message) = match outage {
-        Some((reason, message)) => (FeatureState::Stalled, reason, message),
-        None => (state, reason, message),
-    };
-    let (state, reason, message) = match held_of(&wanted.held, F::NAME) {
-        None => (state, reason, message),
-        Some((reason, held)) if matches!(state, FeatureState::Ready | FeatureState::Disabled) => {
-            (FeatureState::Stalled, reason.into(), held)
-        }
-        Some((reason, held)) => (FeatureState::Stalled, reason.into(), format!("{held}; {message}")),
-    };
-    let report = Report {
-        name: F::NAME,
-        condition: F::CONDITION,
-        state,
-        reason,
-        message,
-        reference: child.as_deref().map(reference::<F::Child>),
-        mirrored,
-        recreated: was_there::<F>(customer) && is_lost && child.is_some(),
-    };
-    (child, report)
-}
-
-/// Whether the status of the Customer has a child for this feature, which is on.
-fn was_there<F: Feature>(customer: &Customer) -> bool {
-    let Some(status) = &customer.status else { return false };
-    let has_child = |condition: &Condition| condition.status == "True" || condition.reason == REMOVING;
-    status.features.iter().any(|f| f.name == F::NAME && f.state != FeatureState::Disabled && f.reference.is_some())
-        || conditions::find(&status.conditions, F::CONDITION).is_some_and(has_child)
-}
-
-/// The conditions of a child that its Customer has, too; none of them of a child that is going.
-pub fn mirrored<F: Feature>(child: &F::Child) -> Vec<Mirrored> {
-    if child.meta().deletion_timestamp.is_some() {
-        return Vec::new();
     }
-    let conditions = child.status().map(F::Child::conditions).unwrap_or_default();
-    let found = F::MIRRORED.iter().filter_map(|type_| Some((*type_, conditions::find(conditions, type_)?)));
-    let mirrored = found.map(|(type_, condition)| Mirrored {
-        type_,
-        status: match condition.status.as_str() {
-            "True" => ConditionStatus::True,
-            "False" => ConditionStatus::False,
-            _ => ConditionStatus::Unknown,
-        },
-        reason: condition.reason.clone(),
-        message: F::in_words_of_the_customer(child, condition),
-    });
-    mirrored.collect()
 }
 
-/// Why a customer is not served although the child is Ready.
-pub fn outage<F: Feature>(child: &F::Child) -> Option<(String, String)> {
-    let conditions = child.status().map(F::Child::conditions).unwrap_or_default();
-    let condition =
-        F::MIRRORED.iter().filter_map(|type_| conditions::find(conditions, type_)).find(|c| F::is_outage(c))?;
-    Some((condition.reason.clone(), F::in_words_of_the_customer(child, condition)))
+/// Creates or updates the child. One that is being deleted is created again when it no longer exists.
+async fn create_or_update<C: Conditioned>(
+    children: &Owned<C>,
+    customer: &Customer,
+    existing: Option<Arc<C>>,
+    desired: C,
+) -> Result<Arc<C>, Error> {
+    match existing.filter(|child| child.meta().deletion_timestamp.is_some()) {
+        Some(deleted) => Ok(deleted),
+        None => children.apply(customer, desired).await,
+    }
 }
 
-/// Whether the API server refused an object, for its size or for a value in it.
-pub fn is_refused(reason: &str) -> bool {
-    matches!(reason, "Refused" | "TooLarge")
+async fn delete_if_any<C: Conditioned>(
+    children: &Owned<C>,
+    customer: &Customer,
+    existing: Option<Arc<C>>,
+) -> Result<Option<Arc<C>>, Error> {
+    match existing {
+        None => Ok(None),
+        Some(child) => delete(children, customer, &child).await,
+    }
 }
 
-/// Where to correct what the API server refused: its own words name the object and the field that was made from these.
-fn advise<F: Feature>(wanted: &Wanted, refusal: &str) -> String {
-    let (own, planned) = F::corrected_in();
-    let plan = wanted.plan.as_ref().map(|plan| format!(" or {planned} of the Plan {plan}")).unwrap_or_default();
-    format!("{}; correct {own} of the Customer{plan}", refusal.trim_end_matches('.'))
-}
-
-/// Where the API server refuses the child as desired, has what always takes effect take effect on the one that is there.
+/// If the API server refuses the desired child, applies to the existing one what takes effect regardless of the rest.
 async fn apply_essential<F: Feature>(
     children: &Owned<F::Child>,
     customer: &Customer,
@@ -150,59 +142,90 @@ async fn apply_essential<F: Feature>(
     }
 }
 
-/// The state of a feature whose child could not be written: what is there stays. `otherwise`: while a retry may help.
+/// A feature whose child could not be written and stays as it is. `retrying`: the state while a retry may help.
 fn not_applied<C: Conditioned>(
-    otherwise: FeatureState,
+    retrying: FeatureState,
     error: Error,
     existing: Option<Arc<C>>,
     failed: &mut Option<Error>,
-) -> (FeatureState, String, String, Option<Arc<C>>) {
-    let (reason, message) = (error.reason().to_owned(), error.to_string());
+) -> Outcome<C> {
     let state = match error.class() {
         Class::Structural | Class::Terminal => FeatureState::Stalled,
         Class::Waiting => FeatureState::Progressing,
-        Class::Transient | Class::Conflict => {
-            failed.get_or_insert(error);
-            otherwise
-        }
+        Class::Transient | Class::Conflict => retrying,
     };
-    (state, reason, message, existing)
+    let outcome = Outcome::new(state, error.reason(), error.to_string(), existing);
+    if matches!(error.class(), Class::Transient | Class::Conflict) {
+        failed.get_or_insert(error);
+    }
+    outcome
 }
 
-async fn removed_if_any<C: Conditioned>(
-    children: &Owned<C>,
-    customer: &Customer,
-    existing: Option<Arc<C>>,
-) -> Result<Option<Arc<C>>, Error> {
-    match existing {
-        None => Ok(None),
-        Some(child) => removed(children, customer, &child).await,
+/// A Ready child that does not serve the customer makes the feature Stalled.
+fn with_outage<F: Feature>(outcome: Outcome<F::Child>) -> Outcome<F::Child> {
+    let child = outcome.child.as_deref().filter(|_| outcome.state == FeatureState::Ready);
+    match child.and_then(outage::<F>) {
+        Some((reason, message)) => Outcome { state: FeatureState::Stalled, reason, message, ..outcome },
+        None => outcome,
     }
 }
 
-/// Has the child deleted; what is left of it while it is cleaned up.
-pub async fn removed<C: Conditioned>(
-    children: &Owned<C>,
-    customer: &Customer,
-    child: &C,
-) -> Result<Option<Arc<C>>, Error> {
-    if child.meta().deletion_timestamp.is_none() {
-        children.delete(child).await?;
-    }
-    Ok(only_child(children, customer))
+/// A field that is not applied makes the feature Stalled.
+fn with_held<F: Feature>(wanted: &Wanted, outcome: Outcome<F::Child>) -> Outcome<F::Child> {
+    let Some((reason, held)) = held_of(&wanted.held, F::NAME) else { return outcome };
+    let message = match outcome.state {
+        FeatureState::Ready | FeatureState::Disabled => held,
+        _ => format!("{held}; {}", outcome.message),
+    };
+    Outcome { state: FeatureState::Stalled, reason: reason.into(), message, ..outcome }
 }
 
-/// The child as desired; one that is still going is left to go, and made anew when it is gone.
-async fn applied<C: Conditioned>(
-    children: &Owned<C>,
-    customer: &Customer,
-    existing: Option<Arc<C>>,
-    desired: C,
-) -> Result<Arc<C>, Error> {
-    match existing.filter(|child| child.meta().deletion_timestamp.is_some()) {
-        Some(going) => Ok(going),
-        None => children.apply(customer, desired).await,
+/// Whether the API server refused an object, for its size or for one of its values.
+pub fn is_refused(reason: &str) -> bool {
+    matches!(reason, "Refused" | "TooLarge")
+}
+
+/// A refusal with the fields to correct. The API server names the child and a field of it, which people do not write.
+fn advise<F: Feature>(wanted: &Wanted, refusal: &str) -> String {
+    let (own, planned) = F::corrected_in();
+    let plan = wanted.plan.as_ref().map(|plan| format!(" or {planned} of the Plan {plan}")).unwrap_or_default();
+    format!("{}; correct {own} of the Customer{plan}", refusal.trim_end_matches('.'))
+}
+
+/// Whether the Customer's status has a child of this feature.
+fn was_there<F: Feature>(customer: &Customer) -> bool {
+    let Some(status) = &customer.status else { return false };
+    let has_child = |condition: &Condition| condition.status == "True" || condition.reason == REMOVING;
+    status.features.iter().any(|f| f.name == F::NAME && f.state != FeatureState::Disabled && f.reference.is_some())
+        || conditions::find(&status.conditions, F::CONDITION).is_some_and(has_child)
+}
+
+/// The conditions of a child that its Customer repeats. A child that is being deleted has none.
+pub fn mirrored<F: Feature>(child: &F::Child) -> Vec<Mirrored> {
+    if child.meta().deletion_timestamp.is_some() {
+        return Vec::new();
     }
+    let conditions = child.status().map(F::Child::conditions).unwrap_or_default();
+    let found = F::MIRRORED.iter().filter_map(|type_| Some((*type_, conditions::find(conditions, type_)?)));
+    let mirrored = found.map(|(type_, condition)| Mirrored {
+        type_,
+        status: match condition.status.as_str() {
+            "True" => ConditionStatus::True,
+            "False" => ConditionStatus::False,
+            _ => ConditionStatus::Unknown,
+        },
+        reason: condition.reason.clone(),
+        message: F::in_words_of_the_customer(child, condition),
+    });
+    mirrored.collect()
+}
+
+/// Why a Ready child does not serve the customer.
+pub fn outage<F: Feature>(child: &F::Child) -> Option<(String, String)> {
+    let conditions = child.status().map(F::Child::conditions).unwrap_or_default();
+    let condition =
+        F::MIRRORED.iter().filter_map(|type_| conditions::find(conditions, type_)).find(|c| F::is_outage(c))?;
+    Some((condition.reason.clone(), F::in_words_of_the_customer(child, condition)))
 }
 
 fn reference<C: Conditioned>(child: &C) -> ChildRef {

@@ -1,4 +1,4 @@
-//! How a feature is.
+//! The state of a feature.
 
 use ahoi_api::{ChildRef, FeatureState};
 use ahoi_reconcile::conditions::{self, ConditionStatus};
@@ -8,22 +8,25 @@ use kube::ResourceExt;
 /// Reason of a feature whose child is being deleted.
 pub const REMOVING: &str = "Removing";
 
-/// How a feature is.
+/// The state of a feature, for the status of the Customer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     pub name: &'static str,
+    /// Type of the condition.
     pub condition: &'static str,
     pub state: FeatureState,
     pub reason: String,
     pub message: String,
     pub reference: Option<ChildRef>,
-    /// Conditions of the child that the Customer has, too, as they stand there.
+    /// Types of conditions of the child that the Customer repeats.
+    pub mirrors: &'static [&'static str],
+    /// Those that the child has now.
     pub mirrored: Vec<Mirrored>,
-    /// Whether the child was there before, was lost, and has just been created again.
+    /// Whether the child was deleted by another process, and has been created again.
     pub recreated: bool,
 }
 
-/// A condition of a child on its Customer.
+/// A condition of a child, repeated on its Customer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mirrored {
     pub type_: &'static str,
@@ -32,37 +35,15 @@ pub struct Mirrored {
     pub message: String,
 }
 
-/// A feature that can be asked for and is not built yet.
-pub fn not_built(name: &'static str, condition: &'static str, on: bool) -> Report {
-    let (state, reason, message) = if on {
-        let message = format!(
-            "spec.features.{name} is not part of this release, and is enabled by the first release that has it; set \
-             spec.features.{name}.enabled to false to take it out of the count"
-        );
-        (FeatureState::Unavailable, "NotAvailable", message)
-    } else {
-        (FeatureState::Disabled, "Disabled", String::new())
-    };
-    Report {
-        name,
-        condition,
-        state,
-        reason: reason.into(),
-        message,
-        reference: None,
-        mirrored: Vec::new(),
-        recreated: false,
-    }
-}
-
-/// How a child says it is; its word counts only for the generation it has seen.
+/// State, reason and message of a child. Conditions of an earlier generation are ignored.
 pub fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
+    let (kind, name) = (C::kind(&()), child.name_any());
     if child.meta().deletion_timestamp.is_some() {
-        return (FeatureState::Progressing, REMOVING.into(), format!("the old {} is being removed", child.name_any()));
+        return (FeatureState::Progressing, REMOVING.into(), format!("the previous {kind} {name} is being deleted"));
     }
     let generation = child.meta().generation;
-    let said = child.status().map(C::conditions).unwrap_or_default();
-    let observed = |type_| conditions::find_observed(said, type_, generation);
+    let all = child.status().map(C::conditions).unwrap_or_default();
+    let observed = |type_| conditions::find_observed(all, type_, generation);
     if is_ready(child) {
         let message = observed("Ready").map(|c| c.message.clone()).unwrap_or_default();
         return (FeatureState::Ready, "Ready".into(), message);
@@ -75,7 +56,7 @@ pub fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
         None => (
             FeatureState::Progressing,
             "NotReported".into(),
-            format!("waiting for the controller of {} {} to report", C::kind(&()), child.name_any()),
+            format!("waiting for the controller of {kind} {name} to report its status"),
         ),
     }
 }

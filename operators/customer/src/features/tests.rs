@@ -30,7 +30,7 @@ fn suspended(features: serde_json::Value) -> Wanted {
     resolve(&customer, PlanChoice::BuiltIn, &Chain::default(), "ahoi-system")
 }
 
-fn settled<C: Conditioned>(mut child: C, verdict: Verdict) -> Arc<C> {
+fn with_verdict<C: Conditioned>(mut child: C, verdict: Verdict) -> Arc<C> {
     child.meta_mut().generation = Some(3);
     let mut status = child.status().cloned().unwrap_or_default();
     *C::observed_generation_mut(&mut status) = Some(3);
@@ -40,7 +40,7 @@ fn settled<C: Conditioned>(mut child: C, verdict: Verdict) -> Arc<C> {
 }
 
 fn ready<C: Conditioned>(child: C) -> Arc<C> {
-    settled(child, Verdict::ready("it is"))
+    with_verdict(child, Verdict::ready("it is"))
 }
 
 fn child<F: Feature>(wanted: &Wanted, chain: &Chain) -> F::Child {
@@ -68,7 +68,7 @@ fn chain(wanted: &Wanted) -> Chain {
     chain
 }
 
-/// While a pool moves, clients connect to either fleet; the feature that is off closes the network when its pool is gone.
+/// While a pool moves, clients connect to both fleets. A disabled pool closes the network when it no longer exists.
 #[test]
 fn a_namespace_reaches_the_fleets_with_a_pool_of_the_customer() {
     let fleets = |wanted: &Wanted, chain: &Chain| child::<NamespaceFeature>(wanted, chain).spec.fleets;
@@ -110,7 +110,7 @@ fn the_children_of_a_customer() {
 }
 
 #[test]
-fn each_waits_for_what_it_builds_on() {
+fn features_wait_for_those_they_depend_on() {
     let wanted = wanted(all());
     let nothing = Chain::default();
     let waits = |desired: Desired<_>| matches!(desired, Desired::<Database>::Wait { .. });
@@ -130,12 +130,12 @@ fn each_waits_for_what_it_builds_on() {
 }
 
 #[test]
-fn what_is_there_does_not_wait_for_the_namespace() {
+fn existing_children_do_not_wait_for_the_namespace() {
     let running = wanted(all());
     let mut chain = chain(&running);
     chain.scheduler = Some(ready(child::<SchedulerFeature>(&running, &chain)));
     let namespace: CustomerNamespace = (**chain.namespace.as_ref().unwrap()).clone();
-    chain.namespace = Some(settled(namespace, Verdict::stalled("NameConflict", "it is somebody else's")));
+    chain.namespace = Some(with_verdict(namespace, Verdict::stalled("NameConflict", "it belongs to another owner")));
 
     let suspended = suspended(all());
     assert_eq!(child::<ConnectionPoolFeature>(&suspended, &chain).spec.state, PoolState::Disabled);
@@ -151,7 +151,7 @@ fn what_is_there_does_not_wait_for_the_namespace() {
 }
 
 #[test]
-fn workers_need_no_image_to_stop() {
+fn workers_stop_without_an_image() {
     let running = wanted(all());
     let mut chain = chain(&running);
     let mut nameless = all();
@@ -159,7 +159,7 @@ fn workers_need_no_image_to_stop() {
     let stalls = |wanted: &Wanted, chain: &Chain| {
         matches!(SchedulerFeature::desired(wanted, chain), Desired::Stall { reason: "NoImage", .. })
     };
-    assert!(stalls(&suspended(nameless.clone()), &chain), "there is none to stop");
+    assert!(stalls(&suspended(nameless.clone()), &chain), "there are none to stop");
 
     chain.scheduler = Some(ready(child::<SchedulerFeature>(&running, &chain)));
     let stopped = child::<SchedulerFeature>(&suspended(nameless.clone()), &chain);
@@ -175,7 +175,7 @@ fn workers_keep_their_binding_while_the_next_is_not_ready() {
     assert_eq!(bound(&running), Some("acme-pool"));
     chain.scheduler = Some(ready(running));
     let pool: ConnectionPool = (**chain.connection_pool.as_ref().unwrap()).clone();
-    chain.connection_pool = Some(settled(pool, Verdict::progressing("Routing", "a new route")));
+    chain.connection_pool = Some(with_verdict(pool, Verdict::progressing("Routing", "a new route")));
     assert_eq!(bound(&child::<SchedulerFeature>(&wanted_all, &chain)), Some("acme-pool"));
 
     let mut direct = all();
@@ -208,13 +208,17 @@ fn a_migration_is_direct_and_has_the_pool_reconnect() {
     };
     let routing = with_status(&chain);
     assert_eq!(routing.spec.migration.as_deref(), Some("first"));
-    chain.connection_pool = Some(settled(routing, Verdict::progressing("Routing", "a new route")));
-    assert_eq!(pool_of(&child::<SchedulerFeature>(&wanted_all, &chain)).unwrap().1, None, "not every process has");
+    chain.connection_pool = Some(with_verdict(routing, Verdict::progressing("Routing", "a new route")));
+    assert_eq!(
+        pool_of(&child::<SchedulerFeature>(&wanted_all, &chain)).unwrap().1,
+        None,
+        "not every process has reconnected"
+    );
     chain.connection_pool = Some(ready(with_status(&chain)));
     let after_first = child::<SchedulerFeature>(&wanted_all, &chain);
     assert_eq!(pool_of(&after_first).unwrap().1.as_deref(), Some("first"));
 
-    // The pool as it is has reconnected after another one.
+    // The pool has reconnected after the first one only.
     chain.scheduler = migrated(after_first, "second");
     assert_eq!(pool_of(&child::<SchedulerFeature>(&wanted_all, &chain)).unwrap().1.as_deref(), Some("first"));
 
@@ -223,7 +227,7 @@ fn a_migration_is_direct_and_has_the_pool_reconnect() {
 }
 
 #[test]
-fn features_go_in_an_order_that_fails_no_query() {
+fn features_are_removed_in_an_order_that_fails_no_query() {
     let wanted_all = wanted(all());
     let mut chain = chain(&wanted_all);
     chain.scheduler = Some(ready(child::<SchedulerFeature>(&wanted_all, &chain)));
@@ -239,7 +243,7 @@ fn features_go_in_an_order_that_fails_no_query() {
 }
 
 #[test]
-fn a_child_counts_only_for_the_generation_it_has_seen() {
+fn conditions_of_an_earlier_generation_are_ignored() {
     let wanted = wanted(all());
     let stale = (*ready(child::<NamespaceFeature>(&wanted, &Chain::default()))).clone();
     let mut changed: CustomerNamespace = stale;
@@ -259,7 +263,7 @@ fn suspended_workers_are_still_bound() {
 }
 
 #[test]
-fn a_database_that_refuses_writes_is_no_feature_that_is_ready() {
+fn a_database_that_refuses_writes_is_not_ready() {
     let wanted = wanted(all());
     let with_quota = |reason: &str, message: &str| {
         let mut database = child::<DatabaseFeature>(&wanted, &chain(&wanted));

@@ -1,4 +1,4 @@
-//! What is held back, on customers that have everything already and on new ones.
+//! Fields that are not applied, of existing and of new customers.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ fn desired<F: Feature>(wanted: &Wanted, chain: &Chain) -> F::Child {
     }
 }
 
-/// What a customer has who was as `features` on the plan [`gold`].
+/// The children of a customer with these `features` on the plan [`gold`].
 fn in_force(features: Value) -> Chain {
     let customer = customer(json!({ "features": features }));
     let wanted = resolve(&customer, PlanChoice::Found(&gold()), &Chain::default(), SYSTEM);
@@ -63,7 +63,7 @@ fn on_gold(spec: Value, chain: &Chain) -> Wanted {
     resolve(&customer(spec), PlanChoice::Found(&gold()), chain, SYSTEM)
 }
 
-/// The one thing that is held back.
+/// The only part that is not applied.
 fn held(wanted: &Wanted) -> &Held {
     assert_eq!(wanted.held.len(), 1, "{:?}", wanted.held);
     &wanted.held[0]
@@ -121,7 +121,7 @@ fn a_feature_over_the_plan_is_not_created_and_the_others_are() {
     let wanted = on_gold(json!({ "features": features }), &Chain::default());
     assert_says(&held(&wanted).message, &["workers is 9", "the feature scheduler is not created"]);
     assert!(wanted.scheduler.is_none() && wanted.database.is_some() && wanted.connection_pool.is_some());
-    // What is off exceeds nothing, and what equals the limit is within it.
+    // A disabled feature exceeds nothing, and a value equal to the limit does not exceed it.
     for scheduler in [json!({"enabled": false, "workers": 9}), json!({"enabled": true, "workers": 3})] {
         assert_eq!(on_gold(json!({"features": {"scheduler": scheduler}}), &Chain::default()).held, []);
     }
@@ -143,8 +143,8 @@ fn storage_is_compared_with_what_is_in_force() {
         on_gold(json!({"features": {"database": {"enabled": true, "storage": size}}}), chain)
     };
     let chain = in_force(json!({"database": {"enabled": true, "storage": "20gb"}, "scheduler": {"enabled": true}}));
-    for (wish, size) in [(json!("20gb"), "20gb"), (json!("50gb"), "50gb"), (json!("100gb"), "100gb")] {
-        let wanted = storage(&chain, wish);
+    for (own, size) in [(json!("20gb"), "20gb"), (json!("50gb"), "50gb"), (json!("100gb"), "100gb")] {
+        let wanted = storage(&chain, own);
         assert_eq!((wanted.held.len(), wanted.database.unwrap().storage), (0, Size::from(size)));
     }
     let wanted = storage(&chain, json!("20tb"));
@@ -174,7 +174,7 @@ fn advice_about_storage_that_cannot_shrink_can_be_followed() {
 }
 
 #[test]
-fn storage_that_is_taken_out_stays_and_follows_a_raised_default() {
+fn removed_storage_stays_and_follows_a_raised_default() {
     let chain = in_force(json!({"database": {"enabled": true, "storage": "5gb"}, "scheduler": {"enabled": true}}));
     let size = |recorded: Option<i64>, chain: &Chain| {
         let mut customer = customer(json!({"features": {"database": {"enabled": true}}}));
@@ -183,7 +183,7 @@ fn storage_that_is_taken_out_stays_and_follows_a_raised_default() {
         assert_eq!((wanted.held.len(), wanted.default_storage), (0, Some(10_000_000_000)));
         wanted.database.unwrap().storage
     };
-    assert_eq!(size(Some(10_000_000_000), &chain), Size::from("5gb"), "taking it out changes nothing");
+    assert_eq!(size(Some(10_000_000_000), &chain), Size::from("5gb"), "removing the field changes nothing");
     assert_eq!(size(None, &chain), Size::from("5gb"), "it is not known whether the default was raised");
     assert_eq!(size(Some(8_000_000_000), &chain), Size::from("10gb"), "the default was raised");
     let larger = in_force(json!({"database": {"enabled": true, "storage": "20gb"}, "scheduler": {"enabled": true}}));
@@ -211,7 +211,7 @@ fn without_its_plan_a_customer_keeps_what_it_has() {
     assert_eq!((held(&wanted).feature, held(&wanted).reason), (None, "PlanNotFound"));
     assert_says(&held(&wanted).message, &["no Plan", "spec.groups, spec.runPolicy", "stays as it is"]);
 
-    // People, suspension, features that are off and rotations do not wait.
+    // Groups, suspension, disabled features and rotations are applied.
     let credentials = json!({"rotationTrigger": "leaked"});
     let spec = json!({"runPolicy": "Suspended", "groups": [{"group": "ops"}],
         "features": {"database": {"credentials": credentials}}});
@@ -235,18 +235,18 @@ fn without_its_plan_nothing_is_created() {
     let features: Vec<_> = wanted.held.iter().map(|held| held.feature).collect();
     assert_eq!(features, [None, Some("namespace"), Some("database"), Some("scheduler")]);
     assert!(matches!(NamespaceFeature::desired(&wanted, &Chain::default()), Desired::Wait { .. }));
-    // A feature that is not built stays enabled by the Plan that is gone.
+    // An announced feature stays enabled by the missing Plan.
     customer.status.get_or_insert_default().features = vec![ahoi_api::FeatureStatus {
         name: "webhooks".into(),
         state: FeatureState::Unavailable,
         reason: "NotImplemented".into(),
         reference: None,
     }];
-    assert!(resolve(&customer, MISSING, &Chain::default(), SYSTEM).webhooks);
+    assert_eq!(resolve(&customer, MISSING, &Chain::default(), SYSTEM).announced, ["webhooks"]);
 }
 
 #[test]
-fn a_database_and_its_pool_go_together() {
+fn a_pool_is_disabled_with_its_database() {
     let chain = in_force(everything());
     let off = json!({"database": {"enabled": false}, "scheduler": {"enabled": false}});
     let wanted = on_gold(json!({ "features": off }), &chain);

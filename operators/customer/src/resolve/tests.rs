@@ -1,7 +1,9 @@
 use ahoi_api::{PoolState, Size};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::features::database::spec::database_if_on;
 
 fn customer(spec: Value) -> Customer {
     Customer::new("acme", serde_json::from_value(spec).unwrap())
@@ -15,7 +17,7 @@ fn choice(plan: Option<&Plan>) -> PlanChoice<'_> {
     plan.map_or(PlanChoice::BuiltIn, PlanChoice::Found)
 }
 
-/// What is wanted of a customer that has nothing yet, and of whose spec nothing is held back.
+/// The desired state of a new customer, of whose spec everything is applied.
 fn resolved(spec: Value, plan: Option<&Plan>) -> Wanted {
     let wanted = resolve(&customer(spec), choice(plan), &Chain::default(), "ahoi-system");
     assert_eq!(wanted.held, []);
@@ -37,21 +39,21 @@ fn the_talks_manifest_on_a_plan_with_an_image() {
 }
 
 #[test]
-fn each_word_about_credentials_overrides_the_plans() {
+fn each_field_of_credentials_overrides_the_plan() {
     let plan = plan(json!({"features": {"database": {"enabled": true, "credentials": {"rotationInterval": "720h"}}}}));
     let credentials = |own| resolved(json!({"features": {"database": own}}), Some(&plan)).database.unwrap().credentials;
-    let said = |own| credentials(own).map(|c| (c.rotation_interval.unwrap_or_default(), c.rotation_trigger));
-    assert_eq!(said(json!({})), Some(("720h".to_owned(), None)));
+    let resolved = |own| credentials(own).map(|c| (c.rotation_interval.unwrap_or_default(), c.rotation_trigger));
+    assert_eq!(resolved(json!({})), Some(("720h".to_owned(), None)));
     let own = json!({"credentials": {"rotationTrigger": "ticket 7"}});
-    assert_eq!(said(own), Some(("720h".to_owned(), Some("ticket 7".to_owned()))));
-    assert_eq!(said(json!({"credentials": {"rotationInterval": "24h"}})), Some(("24h".to_owned(), None)));
+    assert_eq!(resolved(own), Some(("720h".to_owned(), Some("ticket 7".to_owned()))));
+    assert_eq!(resolved(json!({"credentials": {"rotationInterval": "24h"}})), Some(("24h".to_owned(), None)));
 }
 
 #[test]
-fn nothing_is_on_unless_somebody_says_so() {
+fn features_are_off_by_default() {
     let wanted = resolved(json!({}), None);
     assert!(wanted.database.is_none() && wanted.connection_pool.is_none() && wanted.scheduler.is_none());
-    assert!(!wanted.webhooks && !wanted.previews);
+    assert!(wanted.announced.is_empty());
 }
 
 #[test]
@@ -81,19 +83,19 @@ fn an_omitted_feature_follows_the_plan_and_a_field_overrides_it() {
     assert_eq!(scheduler.env.iter().map(|e| e.value.as_deref().unwrap()).collect::<Vec<_>>(), ["plan", "own"]);
     assert_eq!(scheduler.jobs.iter().map(|j| j.schedule.as_str()).collect::<Vec<_>>(), ["@hourly", "@daily"]);
     assert!(wanted.connection_pool.is_some(), "the pool follows the database");
-    assert!(!wanted.webhooks, "the customer's word counts");
+    assert!(wanted.announced.is_empty(), "the Customer overrides the Plan");
 }
 
 #[test]
-fn the_pool_follows_the_database_unless_told_otherwise() {
+fn the_pool_follows_the_database_by_default() {
     assert!(resolved(json!({"features": {"database": {"enabled": true}}}), None).connection_pool.is_some());
     let direct = json!({"features": {"database": {"enabled": true}, "connectionPool": {"enabled": false}}});
     assert!(resolved(direct, None).connection_pool.is_none());
-    // The Plan's word about pools is not an order for a customer without a database.
+    // A Plan enables pools only for customers with a database.
     let pooled = plan(json!({"features": {"connectionPool": {"enabled": true}}}));
     assert!(resolved(json!({}), Some(&pooled)).connection_pool.is_none());
-    let ordered = json!({"features": {"connectionPool": {"enabled": true}}});
-    let wanted = resolve(&customer(ordered), choice(Some(&pooled)), &Chain::default(), "ahoi-system");
+    let own = json!({"features": {"connectionPool": {"enabled": true}}});
+    let wanted = resolve(&customer(own), choice(Some(&pooled)), &Chain::default(), "ahoi-system");
     assert!(wanted.connection_pool.is_none());
     assert_eq!((wanted.held[0].feature, wanted.held[0].reason), (Some("connectionPool"), "PoolNeedsDatabase"));
     assert!(wanted.held[0].message.contains("spec.features.connectionPool.enabled"), "{:?}", wanted.held);
@@ -111,7 +113,7 @@ fn suspended_disables_the_route_and_the_workload() {
 }
 
 #[test]
-fn a_database_that_is_off_is_known_as_it_would_be() {
+fn the_spec_of_a_disabled_database_is_known() {
     let plan = plan(json!({"features": {"database": {"enabled": true, "serverSelector": {"tier": "a"}}}}));
     let features = |on: bool| json!({"features": {"database": {"enabled": on, "storage": "2gb"}}});
     let on = resolved(features(true), Some(&plan)).database;
@@ -120,13 +122,13 @@ fn a_database_that_is_off_is_known_as_it_would_be() {
 }
 
 #[test]
-fn only_offboarding_destroys_data() {
+fn disabling_a_database_destroys_no_data() {
     let wanted = resolved(json!({"deletionPolicy": "Delete", "features": {"database": {"enabled": true}}}), None);
     assert_eq!(wanted.database.unwrap().deletion_policy, ahoi_api::DeletionPolicy::Retain);
 }
 
 #[test]
-fn data_from_before_the_customer_is_refused_where_its_plan_or_itself_says_so() {
+fn the_adoption_policy_refuses_older_data() {
     let created = Time("2026-01-02T03:04:05Z".parse().unwrap());
     let refused = |own: Value, planned: Value| {
         let mut customer = customer(own);

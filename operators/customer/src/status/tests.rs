@@ -11,8 +11,9 @@ fn report(name: &'static str, condition: &'static str, state: FeatureState, reas
         condition,
         state,
         reason: reason.into(),
-        message: format!("{name} says {reason}"),
+        message: format!("{name} reports {reason}"),
         reference,
+        mirrors: &["JobsHealthy", "StorageQuotaOk"],
         mirrored: Vec::new(),
         recreated: false,
     }
@@ -54,7 +55,7 @@ fn ready(status: &CustomerStatus) -> (String, String) {
 }
 
 #[test]
-fn ready_when_all_that_is_enabled_is() {
+fn a_customer_is_ready_when_all_enabled_features_are() {
     let status = settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled);
     assert_eq!(status.summary.as_deref(), Some("1/1"));
     assert_eq!(ready(&status), ("True".into(), "all features are ready".into()));
@@ -63,19 +64,19 @@ fn ready_when_all_that_is_enabled_is() {
 }
 
 #[test]
-fn what_is_not_built_is_said_and_blocks_nothing() {
+fn an_unavailable_feature_is_reported_and_blocks_nothing() {
     let status = settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Unavailable);
     assert_eq!(status.summary.as_deref(), Some("1/2"));
     let (is_ready, message) = ready(&status);
     assert_eq!(is_ready, "True");
-    assert_eq!(message, "1 of 2 enabled features are ready; webhooks: webhooks says Because");
+    assert_eq!(message, "1 of 2 enabled features are ready; webhooks: webhooks reports Because");
 }
 
 #[test]
-fn what_needs_somebody_comes_before_what_needs_time() {
+fn stalled_comes_before_progressing() {
     let status = settle(FeatureState::Progressing, FeatureState::Stalled, FeatureState::Disabled);
     let (is_ready, message) = ready(&status);
-    assert_eq!((is_ready.as_str(), message.as_str()), ("False", "database: database says Because"));
+    assert_eq!((is_ready.as_str(), message.as_str()), ("False", "database: database reports Because"));
     assert!(conditions::find(&status.conditions, "Stalled").is_some());
     let status = settle(FeatureState::Progressing, FeatureState::Ready, FeatureState::Disabled);
     assert!(conditions::find(&status.conditions, "Reconciling").is_some());
@@ -94,7 +95,7 @@ fn data_is_retained_until_a_database_has_it_again() {
 }
 
 #[test]
-fn a_change_that_waits_is_not_called_ready() {
+fn a_paused_change_is_not_ready() {
     let mut customer = customer();
     customer.status = Some(settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled));
     assert_eq!(ready(&paused(&customer)).0, "True", "nothing has changed since");
@@ -103,18 +104,18 @@ fn a_change_that_waits_is_not_called_ready() {
     let status = paused(&customer);
     let (is_ready, message) = ready(&status);
     assert_eq!(is_ready, "Unknown");
-    assert!(message.contains("spec.reconcilePolicy") && message.contains("waits"), "{message}");
-    let said = conditions::find_observed(&status.conditions, "Ready", Some(3));
-    assert_eq!(said.map(|c| c.reason.as_str()), Some(PAUSED));
+    assert!(message.contains("spec.reconcilePolicy") && message.contains("has changed"), "{message}");
+    let ready = conditions::find_observed(&status.conditions, "Ready", Some(3));
+    assert_eq!(ready.map(|c| c.reason.as_str()), Some(PAUSED));
     assert!(conditions::find(&status.conditions, PAUSED).is_some());
     assert!(conditions::find(&status.conditions, "DatabaseReady").is_some(), "the rest stays as it was");
 
     customer.status = Some(status.clone());
-    assert_eq!(paused(&customer), status, "it is said once");
+    assert_eq!(paused(&customer), status, "it is written once");
 }
 
 #[test]
-fn what_was_in_the_way_before_a_pause_is_not_said_of_a_change() {
+fn stalled_before_a_pause_is_removed_by_a_change() {
     let mut customer = customer();
     customer.status = Some(settle(FeatureState::Ready, FeatureState::Stalled, FeatureState::Disabled));
     assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_some());
@@ -133,7 +134,7 @@ fn with_mirrored(type_: &'static str, is: ConditionStatus, reason: &str, message
 }
 
 #[test]
-fn what_children_report_is_on_the_customer_and_in_its_column() {
+fn conditions_of_children_are_repeated_on_the_customer() {
     let healthy = with_mirrored("JobsHealthy", ConditionStatus::True, "AllHealthy", "no job has failed its last run");
     assert_eq!(ready(&healthy).1, "all features are ready");
     assert!(conditions::find(&healthy.conditions, "JobsHealthy").is_some_and(|c| c.status == "True"));
@@ -148,5 +149,8 @@ fn what_children_report_is_on_the_customer_and_in_its_column() {
     customer.status = Some(failed);
     let (ready, disabled) = (FeatureState::Ready, FeatureState::Disabled);
     let off = settle_for(&customer, ready, disabled, disabled);
-    assert!(conditions::find(&off.conditions, "JobsHealthy").is_none(), "it went with what reported it");
+    assert!(
+        conditions::find(&off.conditions, "JobsHealthy").is_none(),
+        "it is removed with the child that reported it"
+    );
 }

@@ -1,5 +1,4 @@
-//! The events of a Customer: what `kubectl describe` tells of its life. One event for each change of status, none for what
-//! stays; Stalled and its end are the reconcile crate's. Pure.
+//! The events of a Customer, one for each change of its status. The reconcile crate adds those for Stalled and its end. Pure.
 
 use ahoi_api::{Customer, CustomerStatus, DeletionPolicy, FeatureState, RunPolicy};
 use ahoi_reconcile::{Transition, conditions};
@@ -7,71 +6,76 @@ use ahoi_reconcile::{Transition, conditions};
 /// Reason of a Customer whose children are being removed.
 pub const OFFBOARDING: &str = "Offboarding";
 
-/// The events that the change from `old` to `new` calls for.
-pub fn story(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<Transition> {
+/// The events for the change from `old` to `new`.
+pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<Transition> {
     if is_offboarding(new) {
         let began = !old.is_some_and(is_offboarding);
         return began.then(|| offboarding(customer, new)).into_iter().collect();
     }
-    // Before the first status there is nothing that could have changed.
+    // Nothing can have changed before the first status.
     let Some(old) = old.filter(|old| old.observed_generation.is_some()) else {
         return is_ready(new).then(|| created(new)).into_iter().collect();
     };
-    let mut events = Vec::new();
+    let mut all = Vec::new();
     if old.first_ready_at.is_none() && !is_ready(old) && is_ready(new) {
-        events.push(created(new));
+        all.push(created(new));
     }
     let (on, off) = (switched(old, new, true), switched(old, new, false));
     if !on.is_empty() {
-        events.push(Transition::normal("FeatureEnabled", format!("turned on: {}", on.join(", "))));
+        all.push(Transition::normal("FeatureEnabled", format!("enabled: {}", on.join(", "))));
     }
     if !off.is_empty() {
-        let kept =
-            if new.database_retained && !old.database_retained { "; the data is retained on its server" } else { "" };
-        events.push(Transition::normal("FeatureDisabled", format!("turned off: {}{kept}", off.join(", "))));
+        let kept = if new.database_retained && !old.database_retained { "; its data stays on the server" } else { "" };
+        all.push(Transition::normal("FeatureDisabled", format!("disabled: {}{kept}", off.join(", "))));
     }
     match (old.run_policy, new.run_policy) {
-        (Some(RunPolicy::Running), Some(RunPolicy::Suspended)) => events.push(Transition::normal(
+        (Some(RunPolicy::Running), Some(RunPolicy::Suspended)) => all.push(Transition::normal(
             "Suspended",
-            "spec.runPolicy is Suspended: stopping workers and jobs, closing the route to the database; the data is kept",
+            "spec.runPolicy is Suspended: stopping workers and jobs, closing the connection pool; the data is kept",
         )),
-        (Some(RunPolicy::Suspended), Some(RunPolicy::Running)) => events
-            .push(Transition::normal("Resumed", "spec.runPolicy is Running: starting workers and jobs, opening the route")),
+        (Some(RunPolicy::Suspended), Some(RunPolicy::Running)) => all.push(Transition::normal(
+            "Resumed",
+            "spec.runPolicy is Running: starting workers and jobs, opening the connection pool",
+        )),
         _ => {}
     }
     if old.plan != new.plan {
-        let name = |plan: &Option<String>| plan.clone().unwrap_or_else(|| "the built-in defaults".to_owned());
-        events.push(Transition::normal("PlanChanged", format!("from {} to {}", name(&old.plan), name(&new.plan))));
+        let name = |plan: &Option<String>| {
+            plan.as_ref().map_or_else(|| "the built-in defaults".to_owned(), |name| format!("Plan {name}"))
+        };
+        all.push(Transition::normal("PlanChanged", format!("changed from {} to {}", name(&old.plan), name(&new.plan))));
     }
     if let (Some(before), Some(now)) = (&old.credentials_rotated_at, &new.credentials_rotated_at)
         && before < now
     {
-        events
-            .push(Transition::normal("CredentialsRotated", "the database has a new login and password in its Secrets"));
+        all.push(Transition::normal(
+            "CredentialsRotated",
+            "published a new login and password in the Secrets of the database",
+        ));
     }
-    events
+    all
 }
 
 fn created(status: &CustomerStatus) -> Transition {
     let enabled = status.features.iter().filter(|feature| feature.state != FeatureState::Disabled);
     let features: Vec<&str> = enabled.map(|feature| feature.name.as_str()).collect();
     let namespace = status.namespace.as_deref().unwrap_or_default();
-    let has = if features.is_empty() { "no features".to_owned() } else { features.join(", ") };
-    Transition::normal("Created", format!("created and ready: namespace {namespace}; {has}"))
+    let has = if features.is_empty() { "no features".to_owned() } else { format!("features: {}", features.join(", ")) };
+    Transition::normal("Created", format!("created namespace {namespace}; {has}"))
 }
 
 fn offboarding(customer: &Customer, status: &CustomerStatus) -> Transition {
     let has_data = status.storage_bytes.is_some();
     let data = match customer.spec.deletion_policy {
         _ if !has_data => "",
-        DeletionPolicy::Retain => "; the data is retained on its server",
-        DeletionPolicy::Archive => "; the data is archived on its server",
-        DeletionPolicy::Delete => "; the data is deleted",
+        DeletionPolicy::Retain => "; its data stays on the server",
+        DeletionPolicy::Archive => "; its data is archived on the server",
+        DeletionPolicy::Delete => "; its data is deleted",
     };
-    Transition::normal(OFFBOARDING, format!("removing workers, route, database and namespace{data}"))
+    Transition::normal(OFFBOARDING, format!("removing workers, connection pool, database and namespace{data}"))
 }
 
-/// The features that are on, or off, since `old`.
+/// The features that have been enabled, or disabled, since `old`.
 fn switched<'a>(old: &CustomerStatus, new: &'a CustomerStatus, on: bool) -> Vec<&'a str> {
     let is_on = |state| state != FeatureState::Disabled;
     let was_on = |name: &str| old.features.iter().any(|feature| feature.name == name && is_on(feature.state));
@@ -126,69 +130,69 @@ mod tests {
         status
     }
 
-    fn told(old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<(&'static str, String)> {
-        let events = story(&customer(json!({})), old, new);
-        events.into_iter().map(|event| (event.reason, event.note)).collect()
+    fn notes(old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<(&'static str, String)> {
+        let all = events(&customer(json!({})), old, new);
+        all.into_iter().map(|event| (event.reason, event.note)).collect()
     }
 
     #[test]
     fn a_customer_is_created_once() {
         let new = ready(FeatureState::Ready);
-        let event = ("Created", "created and ready: namespace customer-acme; database, scheduler".to_owned());
-        assert_eq!(told(None, &new), std::slice::from_ref(&event));
+        let event = ("Created", "created namespace customer-acme; features: database, scheduler".to_owned());
+        assert_eq!(notes(None, &new), std::slice::from_ref(&event));
         let pending = CustomerStatus::default();
         assert_eq!(
-            told(Some(&pending), &new),
+            notes(Some(&pending), &new),
             std::slice::from_ref(&event),
-            "the API server puts a status without a generation there"
+            "the default status of the API server has no generation"
         );
         let on_its_way = status(Verdict::progressing("Progressing", "wait"), &[]);
-        assert_eq!(told(None, &on_its_way), []);
-        assert_eq!(told(Some(&on_its_way), &new), [event]);
-        assert_eq!(told(Some(&new), &new), []);
+        assert_eq!(notes(None, &on_its_way), []);
+        assert_eq!(notes(Some(&on_its_way), &new), [event]);
+        assert_eq!(notes(Some(&new), &new), []);
         let mut unready = status(Verdict::progressing("Progressing", "wait"), &[]);
         unready.first_ready_at = new.first_ready_at.clone();
-        assert_eq!(told(Some(&unready), &new), [], "it is ready again");
+        assert_eq!(notes(Some(&unready), &new), [], "it is ready again");
     }
 
     #[test]
-    fn what_people_change_is_told_once() {
+    fn each_change_is_recorded_once() {
         let (on, off) = (ready(FeatureState::Ready), ready(FeatureState::Disabled));
-        assert_eq!(told(Some(&off), &on), [("FeatureEnabled", "turned on: database".to_owned())]);
-        assert_eq!(told(Some(&off), &ready(FeatureState::Progressing)).len(), 1);
-        assert_eq!(told(Some(&ready(FeatureState::Progressing)), &on), []);
+        assert_eq!(notes(Some(&off), &on), [("FeatureEnabled", "enabled: database".to_owned())]);
+        assert_eq!(notes(Some(&off), &ready(FeatureState::Progressing)).len(), 1);
+        assert_eq!(notes(Some(&ready(FeatureState::Progressing)), &on), []);
         let retained = CustomerStatus { database_retained: true, ..off.clone() };
-        let note = "turned off: database; the data is retained on its server".to_owned();
-        assert_eq!(told(Some(&on), &retained), [("FeatureDisabled", note)]);
+        let note = "disabled: database; its data stays on the server".to_owned();
+        assert_eq!(notes(Some(&on), &retained), [("FeatureDisabled", note)]);
 
         let suspended = CustomerStatus { run_policy: Some(RunPolicy::Suspended), ..on.clone() };
-        assert_eq!(told(Some(&on), &suspended)[0].0, "Suspended");
-        assert_eq!(told(Some(&suspended), &on)[0].0, "Resumed");
+        assert_eq!(notes(Some(&on), &suspended)[0].0, "Suspended");
+        assert_eq!(notes(Some(&suspended), &on)[0].0, "Resumed");
         let unknown = CustomerStatus { run_policy: None, ..on.clone() };
-        assert_eq!(told(Some(&unknown), &suspended), [], "a release that did not report it wrote the status");
+        assert_eq!(notes(Some(&unknown), &suspended), [], "a release that did not report it wrote the status");
         let gold = CustomerStatus { plan: Some("gold".into()), ..on.clone() };
-        let note = "from the built-in defaults to gold".to_owned();
-        assert_eq!(told(Some(&on), &gold), [("PlanChanged", note)]);
+        let note = "changed from the built-in defaults to Plan gold".to_owned();
+        assert_eq!(notes(Some(&on), &gold), [("PlanChanged", note)]);
 
         let at = |second| Some(Time(Timestamp::from_second(second).unwrap()));
         let before = CustomerStatus { credentials_rotated_at: at(1), ..on.clone() };
         let after = CustomerStatus { credentials_rotated_at: at(2), ..on.clone() };
-        assert_eq!(told(Some(&before), &after)[0].0, "CredentialsRotated");
-        assert_eq!(told(Some(&on), &after), [], "the first login is no rotation");
+        assert_eq!(notes(Some(&before), &after)[0].0, "CredentialsRotated");
+        assert_eq!(notes(Some(&on), &after), [], "the first login is no rotation");
     }
 
     #[test]
-    fn offboarding_says_what_becomes_of_the_data() {
+    fn the_offboarding_event_says_whether_data_stays() {
         let mut ready = ready(FeatureState::Ready);
         ready.storage_bytes = Some(1);
         let mut leaving = ready.clone();
         conditions::set_verdict(&mut leaving.conditions, 1, Verdict::progressing(OFFBOARDING, "waiting"));
-        for (policy, word) in [("Retain", "retained"), ("Archive", "archived"), ("Delete", "deleted")] {
+        for (policy, word) in [("Retain", "stays"), ("Archive", "archived"), ("Delete", "deleted")] {
             let customer = customer(json!({ "deletionPolicy": policy }));
-            let events = story(&customer, Some(&ready), &leaving);
-            assert_eq!((events.len(), events[0].reason), (1, OFFBOARDING));
-            assert!(events[0].note.contains(word), "{}", events[0].note);
-            assert_eq!(story(&customer, Some(&leaving), &leaving), []);
+            let all = events(&customer, Some(&ready), &leaving);
+            assert_eq!((all.len(), all[0].reason), (1, OFFBOARDING));
+            assert!(all[0].note.contains(word), "{}", all[0].note);
+            assert_eq!(events(&customer, Some(&leaving), &leaving), []);
         }
     }
 }
