@@ -5,7 +5,7 @@
 
 # All controllers. The command of a Deployment names one of them.
 FROM debian:trixie-slim AS ahoi
-COPY dist/ahoi-customer dist/ahoi-namespace dist/ahoi-database dist/ahoi-pgbouncer dist/ahoi-scheduler /usr/local/bin/
+COPY dist/controllers/ /usr/local/bin/
 USER 65532:65532
 CMD []
 

@@ -5,10 +5,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::Cluster;
+use crate::kinds::{Scope, for_kubectl};
 
-/// Kinds that a restore finds in a customer's namespace.
-const KINDS: &str = "secrets,resourcequotas,limitranges,networkpolicies,rolebindings,deployments,cronjobs,poddisruptionbudgets,\
-                     databases.internal.example.com,connectionpools,schedulers";
+/// Kinds of Kubernetes that a restore finds in a customer's namespace, beside those of Ahoi.
+const KINDS: &str =
+    "secrets,resourcequotas,limitranges,networkpolicies,rolebindings,deployments,cronjobs,poddisruptionbudgets";
 
 /// Objects without what no backup tool restores: uids, owner references, and who wrote which field.
 pub struct Backup(Vec<Value>);
@@ -25,7 +26,8 @@ impl Cluster {
         if !customer_last {
             items.push(customer.clone());
         }
-        items.extend(get(&["-n", &namespace, KINDS]).await?["items"].as_array().cloned().unwrap_or_default());
+        let kinds = format!("{KINDS},{}", for_kubectl(Scope::Namespaced));
+        items.extend(get(&["-n", &namespace, &kinds]).await?["items"].as_array().cloned().unwrap_or_default());
         if customer_last {
             items.push(customer);
         }

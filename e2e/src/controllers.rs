@@ -1,5 +1,8 @@
 //! The suite's own processes: killed, stopped and restarted by the tests.
 
+use std::fs;
+use std::sync::LazyLock;
+
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -10,9 +13,18 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, SUITE};
 
-/// Every controller of the suite, by the name of its Deployment.
-pub const CONTROLLERS: [&str; 5] =
-    ["ahoi-customer", "ahoi-namespace", "ahoi-database", "ahoi-pgbouncer", "ahoi-scheduler"];
+/// Every controller, by the name of its Deployment: one for each folder of `operators/`.
+pub fn controllers() -> &'static [String] {
+    static CONTROLLERS: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let operators = concat!(env!("CARGO_MANIFEST_DIR"), "/../operators");
+        let folders = fs::read_dir(operators).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<String> =
+            folders.map(|folder| format!("ahoi-{}", folder.file_name().to_string_lossy())).collect();
+        names.sort();
+        names
+    });
+    &CONTROLLERS
+}
 
 impl Cluster {
     /// Kills both pods of a controller at once, without grace, as a failing node does.
@@ -49,7 +61,7 @@ impl Cluster {
 
     /// Stops every controller and waits until none runs.
     pub async fn stop_all(&self) -> Result<()> {
-        for controller in CONTROLLERS {
+        for controller in controllers() {
             self.scale(controller, 0).await?;
             let pods: Api<Pod> = self.of(SUITE);
             let selector = format!("app.kubernetes.io/name={controller}");
@@ -63,10 +75,10 @@ impl Cluster {
 
     /// Starts every controller with two replicas each, and waits until one of them leads.
     pub async fn start_all(&self) -> Result<()> {
-        for controller in CONTROLLERS {
+        for controller in controllers() {
             self.scale(controller, 2).await?;
         }
-        for controller in CONTROLLERS {
+        for controller in controllers() {
             self.led_again(controller).await?;
         }
         Ok(())

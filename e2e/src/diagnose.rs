@@ -5,17 +5,20 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
 
 use crate::cluster::{Cluster, SUITE};
+use crate::kinds::{Scope, for_kubectl};
 
 /// Prints what concerns the object `name`. Never fails: the failure that called it is the one to report.
 pub async fn print(cluster: &Cluster, name: &str) {
     eprintln!("\n==== why {name} is not as expected ====");
     let customer_namespace = format!("customer-{name}");
+    let (cluster_scoped, namespaced) = (for_kubectl(Scope::Cluster), for_kubectl(Scope::Namespaced));
+    let of_customer = format!("{namespaced},deployments");
     for args in [
-        vec!["get", "customers,customernamespaces,databaseservers", "-o", "wide"],
-        vec!["get", "databases,connectionpools,schedulers,pgbouncers", "-A", "-o", "wide"],
+        vec!["get", &cluster_scoped, "-o", "wide"],
+        vec!["get", &namespaced, "-A", "-o", "wide"],
         vec!["get", "customer", name, "-o", "yaml"],
         vec!["get", "pods", "-A", "-o", "wide"],
-        vec!["get", "databases,connectionpools,schedulers,deployments", "-n", &customer_namespace, "-o", "yaml"],
+        vec!["get", &of_customer, "-n", &customer_namespace, "-o", "yaml"],
         vec!["get", "events", "-n", &customer_namespace, "--sort-by=.lastTimestamp"],
         vec!["get", "events", "-n", "default", "--sort-by=.lastTimestamp"],
     ] {

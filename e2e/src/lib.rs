@@ -13,6 +13,7 @@ pub mod controllers;
 pub mod customers;
 pub mod diagnose;
 pub mod fencing;
+pub mod kinds;
 pub mod latency;
 pub mod ledger;
 pub mod postgres;

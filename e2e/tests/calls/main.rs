@@ -6,6 +6,7 @@ use std::time::Duration;
 use ahoi_api::{ConnectionPool, Database, DatabaseServer, PgBouncer, ProcessStatus, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::audit::{Audit, Request, table};
+use ahoi_e2e::kinds::{Scope, resources};
 use ahoi_reconcile::is_ready;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -72,7 +73,11 @@ async fn server_away(cluster: &Cluster) -> Result<()> {
         table(&writes)
     );
     let of = |resources: &[&str]| writes.iter().filter(|w| resources.contains(&w.object_ref.resource.as_str())).count();
-    let customers = of(&["customers", "customernamespaces", "databases", "connectionpools", "schedulers", "secrets"]);
+    let kinds = [resources(Scope::Cluster), resources(Scope::Namespaced)].concat();
+    // The server and its PgBouncer fleet report the outage.
+    let about_customers =
+        kinds.iter().map(String::as_str).filter(|kind| !["databaseservers", "pgbouncers", "plans"].contains(kind));
+    let customers = of(&about_customers.chain(["secrets"]).collect::<Vec<_>>());
     ensure!(customers == 0, "{customers} writes about single customers");
     // It goes and it comes, and so does its fleet.
     ensure!(of(&["events"]) <= 4, "{} events", of(&["events"]));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ahoi_api::{ConnectionPool, Database, PgBouncer, Scheduler};
 use ahoi_e2e::Cluster;
-use ahoi_e2e::controllers::CONTROLLERS;
+use ahoi_e2e::controllers::controllers;
 use ahoi_e2e::customers::summary;
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
@@ -38,7 +38,7 @@ async fn killing_controllers_loses_nothing() -> Result<()> {
     client
         .batch_execute("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT n FROM generate_series(1, 500) n")
         .await?;
-    for controller in CONTROLLERS {
+    for controller in controllers() {
         let name = format!("chain-{}", controller.trim_start_matches("ahoi-"));
         cluster.create_customer(&name, working()).await?;
         cluster.kill(controller).await?;

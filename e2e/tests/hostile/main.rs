@@ -158,8 +158,8 @@ async fn newer_customer(cluster: &Cluster) -> Result<()> {
 /// Sets the log level of every controller, which restarts it.
 async fn set_log(cluster: &Cluster, level: Option<&str>) -> Result<()> {
     let variable = level.map_or("RUST_LOG-".to_owned(), |level| format!("RUST_LOG={level}"));
-    let controllers = ahoi_e2e::controllers::CONTROLLERS;
-    for controller in controllers {
+    let controllers: Vec<&str> = ahoi_e2e::controllers::controllers().iter().map(String::as_str).collect();
+    for controller in &controllers {
         let deployment = format!("deploy/{controller}");
         cluster.kubectl(&["-n", SUITE, "set", "env", &deployment, &variable], "").await?;
     }

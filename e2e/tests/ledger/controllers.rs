@@ -7,7 +7,7 @@ use std::time::Duration;
 use ahoi_api::ConnectionPool;
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
-use ahoi_e2e::controllers::CONTROLLERS;
+use ahoi_e2e::controllers::controllers;
 use ahoi_e2e::ledger::Ledger;
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
@@ -33,7 +33,7 @@ async fn controllers_are_killed_at_random() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let outcome = booking(&cluster, "controllers", async |ledger| {
         for _ in 0..KILLS {
-            let controller = CONTROLLERS[random() % CONTROLLERS.len()];
+            let controller = &controllers()[random() % controllers().len()];
             println!("controllers: killing {controller}");
             cluster.kill(controller).await?;
             ledger.progress(Duration::from_secs(30)).await?;
@@ -87,7 +87,7 @@ async fn while_away(ledger: &Ledger) -> Result<()> {
 async fn back(cluster: &Cluster) -> Result<()> {
     let started = Instant::now();
     let deployments = cluster.of::<Deployment>(SUITE);
-    for controller in CONTROLLERS {
+    for controller in controllers() {
         let available = |deployment: Option<&Deployment>| {
             let status = deployment.and_then(|deployment| deployment.status.as_ref());
             status.is_some_and(|status| status.available_replicas == Some(2))

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ahoi_api::{PgBouncer, PgBouncerSpec, Plan, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::cluster::SUITE;
-use ahoi_e2e::controllers::CONTROLLERS;
+use ahoi_e2e::controllers::controllers;
 use ahoi_e2e::probes::{PROBE, PROBE_PORT, Target};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -104,7 +104,7 @@ async fn forbidden(cluster: &Cluster, node: &str, host: &str, other: &str) -> Re
         Target::new("the node's metadata", "169.254.169.254", 80),
         Target::new("port 5432 outside of the cluster", host, 5432),
     ];
-    for controller in CONTROLLERS {
+    for controller in controllers() {
         let address = cluster.address_of_pod(&format!("app.kubernetes.io/name={controller}")).await?;
         targets.push(Target::new(&format!("the metrics of {controller}"), address, 8080));
     }

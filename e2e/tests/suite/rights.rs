@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use ahoi_e2e::Cluster;
 use ahoi_e2e::accounts::Right;
 use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::kinds::{Scope, resources};
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -25,8 +26,6 @@ const ABSENT: &str = "rights-absent";
 /// Verbs that read, and those by which RBAC itself asks.
 const READS: [&str; 3] = ["get", "list", "watch"];
 const NO_REQUESTS: [&str; 3] = ["bind", "escalate", "impersonate"];
-/// Kinds of which all objects are the suite's, and which have no namespace.
-const OWN_CLUSTER_SCOPED: [&str; 4] = ["customers", "customernamespaces", "databaseservers", "plans"];
 
 #[tokio::test]
 async fn controllers_write_nothing_outside_of_customers_namespaces() -> Result<()> {
@@ -69,8 +68,9 @@ async fn writes(cluster: &Cluster) -> Result<(Vec<Right>, Vec<String>)> {
     for account in &accounts {
         rights.extend(cluster.rights(account).await?);
     }
+    let own_cluster_scoped = resources(Scope::Cluster);
     rights.retain(|right| {
-        let own = OWN_CLUSTER_SCOPED.iter().any(|own| right.resource.split('/').next() == Some(own));
+        let own = own_cluster_scoped.iter().any(|own| right.resource.split('/').next() == Some(own));
         let request = !READS.contains(&right.verb.as_str()) && !NO_REQUESTS.contains(&right.verb.as_str());
         request && !own && right.resource != "namespaces" && right.subresource() != Some("finalizers")
     });
