@@ -5,7 +5,9 @@ use std::fmt::{self, Display, Formatter};
 /// Where the objects of a kind are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
+    /// In no namespace.
     Cluster,
+    /// In a namespace.
     Namespaced,
 }
 

@@ -22,6 +22,12 @@ macro_rules! children {
                 Self { $($feature: owned(platform),)+ }
             }
 
+            /// No children, for tests.
+            #[cfg(test)]
+            pub fn empty(platform: &Platform) -> Self {
+                Self { $($feature: Owned::new(platform, &ahoi_reconcile::testing::cache([])),)+ }
+            }
+
             /// The children that the customer has now.
             pub fn of(&self, customer: &Customer) -> Chain {
                 Chain { $($feature: only_child(&self.$feature, customer),)+ }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, ReconcilePolicy, finalizers};
 use ahoi_reconcile::{
     Cache, Controller, Error, EventType, Platform, Progress, Reconciler, Runnable, StatusThrottle, Transition, Trigger,
-    watcher,
 };
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use crate::admission_limiter::{ADMISSION_TIMEOUT, AdmissionLimiter};
+use crate::caches::Caches;
 use crate::children::Children;
 use crate::events::events;
 use crate::features::chain::Chain;
@@ -18,7 +18,6 @@ use crate::features::registry::{Reports, converge_all};
 use crate::features::report::Report;
 use crate::offboard::offboard;
 use crate::offboarding::Offboarding;
-use crate::plan::PlanController;
 use crate::plans::{PlanChanges, customers_on, look_up};
 use crate::resolve::resolve;
 use crate::status::{HOLD, paused, retaining, status, substance};
@@ -102,31 +101,27 @@ impl Reconciler for CustomerController {
 }
 
 impl CustomerController {
-    /// Starts the caches, and returns the controllers of Customers and of Plans.
+    /// Starts the caches of children, and returns the controller.
     #[must_use]
-    pub fn start(platform: &Platform) -> Vec<Runnable> {
-        let customers: Cache<Customer> =
-            platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default());
-        let plans: Cache<Plan> = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
+    pub fn start(platform: &Platform, caches: &Caches) -> Runnable {
+        let Caches { customers, plans } = caches;
         let children = Children::new(platform);
-        let plan_controller = PlanController::start(platform, &plans, &customers);
-        let controller = Controller::new(platform, &customers);
+        let controller = Controller::new(platform, customers);
         let (trigger, on_plan, changes) = (controller.trigger(), customers.clone(), PlanChanges::new(plans.clone()));
-        let customer_controller = children
+        children
             .watched_by(controller)
-            .watches(&plans, move |plan: &Plan| {
+            .watches(plans, move |plan: &Plan| {
                 if changes.is_changed(plan) { customers_on(&on_plan, &plan.name_any()) } else { Vec::new() }
             })
             .run(Self {
                 platform: platform.clone(),
-                customers,
-                plans,
+                customers: customers.clone(),
+                plans: plans.clone(),
                 children,
                 limiter: AdmissionLimiter::default(),
                 trigger,
                 throttle: StatusThrottle::new(HOLD),
-            });
-        vec![customer_controller, plan_controller]
+            })
     }
 
     /// Records that the data stays, before its database is deleted. Returns the customer with that status.

@@ -15,6 +15,7 @@
 mod features;
 
 mod admission_limiter;
+mod caches;
 mod children;
 mod controller;
 mod events;
@@ -29,7 +30,9 @@ mod status;
 mod wanted;
 mod without_plan;
 
+pub use caches::Caches;
 pub use controller::CustomerController;
+pub use plan::PlanController;
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,13 @@
-//! The controller of Customer and Plan: one Customer becomes a namespace, a database, a pool and workers.
+//! The controllers of Customer and Plan: a Customer becomes a namespace, a database, a connection pool and workers.
 
-use ahoi_customer::CustomerController;
+use ahoi_customer::{Caches, CustomerController, PlanController};
 use ahoi_reconcile::Platform;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    ahoi_reconcile::run("ahoi-customer", |platform: Platform| async move { Ok(CustomerController::start(&platform)) })
-        .await
+    ahoi_reconcile::run("ahoi-customer", |platform: Platform| async move {
+        let caches = Caches::start(&platform);
+        Ok(vec![CustomerController::start(&platform, &caches), PlanController::start(&platform, &caches)])
+    })
+    .await
 }

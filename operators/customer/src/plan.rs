@@ -10,6 +10,7 @@ use ahoi_reconcile::{
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
+use crate::caches::Caches;
 use crate::plans::plan_name;
 
 /// Maximum age of the number of customers. The first and the last customer are reported at once.
@@ -57,9 +58,10 @@ impl Reconciler for PlanController {
 }
 
 impl PlanController {
-    /// Returns the controller of the Plans in `plans`.
+    /// Returns the controller.
     #[must_use]
-    pub fn start(platform: &Platform, plans: &Cache<Plan>, customers: &Cache<Customer>) -> Runnable {
+    pub fn start(platform: &Platform, caches: &Caches) -> Runnable {
+        let Caches { customers, plans } = caches;
         let reconciler =
             Self { customers: customers.clone(), throttle: StatusThrottle::new(HOLD), next_count: Mutex::default() };
         Controller::new(platform, plans)

@@ -26,6 +26,7 @@ pub enum PlanLookup {
 }
 
 impl PlanLookup {
+    /// The same, borrowed.
     pub fn choice(&self) -> PlanChoice<'_> {
         match self {
             PlanLookup::Found(plan) => PlanChoice::Found(plan),
@@ -73,6 +74,7 @@ pub struct PlanChanges {
 type Version = (Option<String>, Option<i64>);
 
 impl PlanChanges {
+    /// Distinguishes changes of these Plans.
     pub fn new(plans: Cache<Plan>) -> Self {
         Self { plans, seen: Mutex::default() }
     }

@@ -37,11 +37,11 @@ impl<'a> PlanChoice<'a> {
 }
 
 /// Merges Customer and Plan, and validates the result against what is `in_force`.
-pub fn resolve(customer: &Customer, plan: PlanChoice<'_>, in_force: &Chain, suite_namespace: &str) -> Wanted {
+pub fn resolve(customer: &Customer, plan: PlanChoice<'_>, in_force: &Chain, system_namespace: &str) -> Wanted {
     if let PlanChoice::Missing { reason, why } = plan {
         return without_plan(customer, reason, why, in_force);
     }
-    let inputs = Inputs { customer, plan: plan.found(), in_force, suite_namespace };
+    let inputs = Inputs { customer, plan: plan.found(), in_force, system_namespace };
     let announced = ANNOUNCED.iter().filter(|feature| inputs.enabled(feature.enabled).unwrap_or(false));
     let mut wanted = Wanted {
         name: customer.name_any(),

@@ -3,23 +3,14 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use kube::CustomResourceExt;
 use serde_json::json;
+
+use crate::kinds::definitions;
 
 /// The definition of every kind, in the order in which a reader meets them.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let crds = [
-        crate::Customer::crd(),
-        crate::Plan::crd(),
-        crate::CustomerNamespace::crd(),
-        crate::DatabaseServer::crd(),
-        crate::Database::crd(),
-        crate::PgBouncer::crd(),
-        crate::ConnectionPool::crd(),
-        crate::Scheduler::crd(),
-    ];
-    crds.into_iter().map(|crd| with_quantities(pending(crd))).collect()
+    definitions().into_iter().map(|crd| with_quantities(pending(crd))).collect()
 }
 
 /// What Kubernetes takes for a quantity, as its own API server says when it refuses one.

@@ -20,6 +20,7 @@ mod customer_namespace;
 mod database;
 mod database_server;
 mod features;
+mod kinds;
 mod maintenance;
 mod names;
 mod pgbouncer;
@@ -29,7 +30,6 @@ mod reasons;
 mod scheduler;
 mod shared;
 mod size;
-mod status;
 mod tls;
 
 pub use conditioned::{Condition, Conditioned, Object};

@@ -40,12 +40,7 @@ impl World {
         let platform = api.platform();
         let controller = CustomerController {
             plans: cache([]),
-            children: Children {
-                namespace: Owned::new(&platform, &cache([])),
-                database: Owned::new(&platform, &cache([])),
-                connection_pool: Owned::new(&platform, &cache([])),
-                scheduler: Owned::new(&platform, &cache([])),
-            },
+            children: Children::empty(&platform),
             limiter: AdmissionLimiter::default(),
             trigger: Controller::new(&platform, &customers).trigger(),
             throttle: StatusThrottle::new(HOLD),
@@ -59,9 +54,9 @@ impl World {
     async fn with_database(spec: Value) -> Self {
         let world = World::new(spec);
         world.reconcile().await.unwrap();
-        world.settle(&world.controller.children.namespace);
+        world.make_ready(&world.controller.children.namespace);
         world.reconcile().await.unwrap();
-        world.settle(&world.controller.children.database);
+        world.make_ready(&world.controller.children.database);
         world.reconcile().await.unwrap();
         world.api.take_requests();
         world
@@ -104,7 +99,7 @@ impl World {
     }
 
     /// Makes the customer's child of this kind Ready, as its controller does.
-    fn settle<C: Conditioned>(&self, children: &Owned<C>) {
+    fn make_ready<C: Conditioned>(&self, children: &Owned<C>) {
         let child = only_child(children, &self.customer()).unwrap();
         changed(children.cache(), self.api.put(&ready((*child).clone())));
     }
@@ -145,7 +140,7 @@ async fn a_deleted_default_plan_changes_nothing() {
     let plan = world.api.put(&Plan::new(DEFAULT_PLAN, serde_json::from_value(features).unwrap()));
     changed(&world.controller.plans, plan.clone());
     world.reconcile().await.unwrap();
-    world.settle(&world.controller.children.namespace);
+    world.make_ready(&world.controller.children.namespace);
     world.reconcile().await.unwrap();
     assert!(world.database().is_some());
     world.api.take_requests();
@@ -267,10 +262,10 @@ async fn retained_data_is_recorded_before_its_database_is_deleted() {
     world.specify(with(true, "Delete"));
     world.reconcile().await.unwrap();
     // The namespace is opened to PostgreSQL first.
-    world.settle(&world.controller.children.namespace);
+    world.make_ready(&world.controller.children.namespace);
     world.reconcile().await.unwrap();
     assert!(world.is_retained(), "the new Database may not have adopted it yet");
-    world.settle(&world.controller.children.database);
+    world.make_ready(&world.controller.children.database);
     world.reconcile().await.unwrap();
     assert!(!world.is_retained());
 }
@@ -299,7 +294,7 @@ async fn the_policy_of_the_customer_applies_to_data_of_a_disabled_feature() {
     world.waits().await;
     assert!(world.api.take_writes().is_empty(), "the Database may not have adopted the data yet");
 
-    world.settle(&world.controller.children.database);
+    world.make_ready(&world.controller.children.database);
     world.waits().await;
     assert_eq!(world.api.take_writes(), [STATUS, DELETE]);
     world.waits().await;
@@ -414,7 +409,7 @@ async fn what_a_foreground_deletion_leaves_is_removed() {
         assert_eq!(namespace.spec.deletion_policy, NamespaceDeletionPolicy::Delete);
         world.waits().await;
         assert!(world.database().is_none(), "the namespace is not taken back yet");
-        world.settle(&children.namespace);
+        world.make_ready(&children.namespace);
         world.waits().await;
         assert_eq!(world.database().is_some(), is_removed, "{policy}");
     }

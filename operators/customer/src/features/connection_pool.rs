@@ -19,6 +19,7 @@ use crate::wanted::Wanted;
 
 const DEFAULT_FLEET: &str = "global";
 
+/// The connection pool of a customer.
 pub struct ConnectionPoolFeature;
 
 impl Feature for ConnectionPoolFeature {
@@ -56,7 +57,7 @@ impl Feature for ConnectionPoolFeature {
         Some(ConnectionPoolSpec {
             database_ref: LocalRef { name: inputs.customer.name_any() },
             pg_bouncer_ref: pool.field(|f| f.pg_bouncer_ref.clone()).unwrap_or_else(|| NamespacedRef {
-                namespace: inputs.suite_namespace.to_owned(),
+                namespace: inputs.system_namespace.to_owned(),
                 name: DEFAULT_FLEET.to_owned(),
             }),
             pool_mode: pool.field(|f| f.pool_mode),

@@ -14,7 +14,7 @@ pub struct Inputs<'a> {
     /// The children as they are. A field that cannot be applied keeps its value from here.
     pub in_force: &'a Chain,
     /// The namespace of the controllers.
-    pub suite_namespace: &'a str,
+    pub system_namespace: &'a str,
 }
 
 impl<'a> Inputs<'a> {

@@ -11,6 +11,7 @@ use super::inputs::Inputs;
 use crate::children::child_meta;
 use crate::wanted::Wanted;
 
+/// The namespace of a customer.
 pub struct NamespaceFeature;
 
 impl Feature for NamespaceFeature {

@@ -14,6 +14,7 @@ use crate::wanted::Wanted;
 
 const DEFAULT_WORKERS: i32 = 1;
 
+/// The workers and jobs of a customer.
 pub struct SchedulerFeature;
 
 impl Feature for SchedulerFeature {

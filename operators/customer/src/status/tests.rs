@@ -25,11 +25,11 @@ fn customer() -> Customer {
     customer
 }
 
-fn settle(namespace: FeatureState, database: FeatureState, webhooks: FeatureState) -> CustomerStatus {
-    settle_for(&customer(), namespace, database, webhooks)
+fn status_with(namespace: FeatureState, database: FeatureState, webhooks: FeatureState) -> CustomerStatus {
+    status_of(&customer(), namespace, database, webhooks)
 }
 
-fn settle_for(
+fn status_of(
     customer: &Customer,
     namespace: FeatureState,
     database: FeatureState,
@@ -56,7 +56,7 @@ fn ready(status: &CustomerStatus) -> (String, String) {
 
 #[test]
 fn a_customer_is_ready_when_all_enabled_features_are() {
-    let status = settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled);
+    let status = status_with(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled);
     assert_eq!(status.summary.as_deref(), Some("1/1"));
     assert_eq!(ready(&status), ("True".into(), "all features are ready".into()));
     assert!(conditions::find(&status.conditions, "WebhooksReady").is_none(), "a disabled feature has no condition");
@@ -65,7 +65,7 @@ fn a_customer_is_ready_when_all_enabled_features_are() {
 
 #[test]
 fn an_unavailable_feature_is_reported_and_blocks_nothing() {
-    let status = settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Unavailable);
+    let status = status_with(FeatureState::Ready, FeatureState::Ready, FeatureState::Unavailable);
     assert_eq!(status.summary.as_deref(), Some("1/2"));
     let (is_ready, message) = ready(&status);
     assert_eq!(is_ready, "True");
@@ -74,11 +74,11 @@ fn an_unavailable_feature_is_reported_and_blocks_nothing() {
 
 #[test]
 fn stalled_comes_before_progressing() {
-    let status = settle(FeatureState::Progressing, FeatureState::Stalled, FeatureState::Disabled);
+    let status = status_with(FeatureState::Progressing, FeatureState::Stalled, FeatureState::Disabled);
     let (is_ready, message) = ready(&status);
     assert_eq!((is_ready.as_str(), message.as_str()), ("False", "database: database reports Because"));
     assert!(conditions::find(&status.conditions, "Stalled").is_some());
-    let status = settle(FeatureState::Progressing, FeatureState::Ready, FeatureState::Disabled);
+    let status = status_with(FeatureState::Progressing, FeatureState::Ready, FeatureState::Disabled);
     assert!(conditions::find(&status.conditions, "Reconciling").is_some());
     assert!(conditions::find(&status.conditions, "Stalled").is_none());
 }
@@ -87,17 +87,17 @@ fn stalled_comes_before_progressing() {
 fn data_is_retained_until_a_database_has_it_again() {
     let (ready, disabled) = (FeatureState::Ready, FeatureState::Disabled);
     let mut customer = customer();
-    assert!(!settle_for(&customer, ready, disabled, disabled).database_retained, "there never was a database");
+    assert!(!status_of(&customer, ready, disabled, disabled).database_retained, "there never was a database");
     customer.status = Some(retaining(&customer));
-    assert!(settle_for(&customer, ready, disabled, disabled).database_retained);
-    assert!(settle_for(&customer, ready, FeatureState::Progressing, disabled).database_retained, "not adopted yet");
-    assert!(!settle_for(&customer, ready, ready, disabled).database_retained);
+    assert!(status_of(&customer, ready, disabled, disabled).database_retained);
+    assert!(status_of(&customer, ready, FeatureState::Progressing, disabled).database_retained, "not adopted yet");
+    assert!(!status_of(&customer, ready, ready, disabled).database_retained);
 }
 
 #[test]
 fn a_paused_change_is_not_ready() {
     let mut customer = customer();
-    customer.status = Some(settle(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled));
+    customer.status = Some(status_with(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled));
     assert_eq!(ready(&paused(&customer)).0, "True", "nothing has changed since");
 
     customer.metadata.generation = Some(3);
@@ -117,7 +117,7 @@ fn a_paused_change_is_not_ready() {
 #[test]
 fn stalled_before_a_pause_is_removed_by_a_change() {
     let mut customer = customer();
-    customer.status = Some(settle(FeatureState::Ready, FeatureState::Stalled, FeatureState::Disabled));
+    customer.status = Some(status_with(FeatureState::Ready, FeatureState::Stalled, FeatureState::Disabled));
     assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_some());
     customer.metadata.generation = Some(3);
     assert!(conditions::find(&paused(&customer).conditions, "Stalled").is_none());
@@ -148,7 +148,7 @@ fn conditions_of_children_are_repeated_on_the_customer() {
     let mut customer = customer();
     customer.status = Some(failed);
     let (ready, disabled) = (FeatureState::Ready, FeatureState::Disabled);
-    let off = settle_for(&customer, ready, disabled, disabled);
+    let off = status_of(&customer, ready, disabled, disabled);
     assert!(
         conditions::find(&off.conditions, "JobsHealthy").is_none(),
         "it is removed with the child that reported it"

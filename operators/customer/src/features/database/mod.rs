@@ -17,6 +17,7 @@ use super::limits::replace;
 use crate::offboarding::Offboarding;
 use crate::wanted::Wanted;
 
+/// The database of a customer.
 pub struct DatabaseFeature;
 
 impl Feature for DatabaseFeature {

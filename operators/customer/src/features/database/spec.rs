@@ -34,7 +34,7 @@ pub fn database_spec(inputs: &Inputs<'_>) -> DatabaseSpec {
 /// The spec that the Database would have if the feature were on.
 pub fn database_if_on(customer: &Customer, plan: Option<&Plan>) -> DatabaseSpec {
     // With nothing in force, no field is held back.
-    let inputs = Inputs { customer, plan, in_force: &Chain::default(), suite_namespace: "" };
+    let inputs = Inputs { customer, plan, in_force: &Chain::default(), system_namespace: "" };
     let storage = storage::resolve(&inputs, &mut Vec::new()).size;
     let spec = database_spec(&inputs);
     DatabaseSpec { storage: storage.unwrap_or(spec.storage), ..spec }
