@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, ReconcilePolicy, finalizers};
+use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, Reason, ReconcilePolicy, finalizers};
 use ahoi_reconcile::{
     Cache, Controller, Error, EventType, Platform, Progress, Reconciler, Runnable, StatusThrottle, Transition, Trigger,
 };
@@ -83,7 +83,7 @@ impl Reconciler for CustomerController {
     async fn cleanup(&self, customer: &Customer) -> Result<(), Error> {
         if customer.spec.reconcile_policy == ReconcilePolicy::Paused {
             return Err(Error::waiting(
-                "Paused",
+                Reason::Paused,
                 "spec.reconcilePolicy is Paused: set it to Normal to have the customer removed",
             ));
         }
@@ -147,7 +147,7 @@ impl CustomerController {
         for ChildRef { kind, namespace, name } in recreated.filter_map(|report| report.reference.as_ref()) {
             let namespace = namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
             let note = format!("{kind} {namespace}{name} was deleted; created it again");
-            self.platform.event(customer, EventType::Warning, "Repaired", note);
+            self.platform.event(customer, EventType::Warning, Reason::Repaired, note);
         }
     }
 

@@ -1,10 +1,7 @@
 //! The events of a Customer, one for each change of its status. The reconcile crate adds those for Stalled and its end. Pure.
 
-use ahoi_api::{Customer, CustomerStatus, DeletionPolicy, FeatureState, RunPolicy};
+use ahoi_api::{Customer, CustomerStatus, DeletionPolicy, FeatureState, Reason, RunPolicy};
 use ahoi_reconcile::{Transition, conditions};
-
-/// Reason of a Customer whose children are being removed.
-pub const OFFBOARDING: &str = "Offboarding";
 
 /// The events for the change from `old` to `new`.
 pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerStatus) -> Vec<Transition> {
@@ -22,19 +19,19 @@ pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerS
     }
     let (on, off) = (switched(old, new, true), switched(old, new, false));
     if !on.is_empty() {
-        all.push(Transition::normal("FeatureEnabled", format!("enabled: {}", on.join(", "))));
+        all.push(Transition::normal(Reason::FeatureEnabled.as_str(), format!("enabled: {}", on.join(", "))));
     }
     if !off.is_empty() {
         let kept = if new.database_retained && !old.database_retained { "; its data stays on the server" } else { "" };
-        all.push(Transition::normal("FeatureDisabled", format!("disabled: {}{kept}", off.join(", "))));
+        all.push(Transition::normal(Reason::FeatureDisabled.as_str(), format!("disabled: {}{kept}", off.join(", "))));
     }
     match (old.run_policy, new.run_policy) {
         (Some(RunPolicy::Running), Some(RunPolicy::Suspended)) => all.push(Transition::normal(
-            "Suspended",
+            Reason::Suspended.as_str(),
             "spec.runPolicy is Suspended: stopping workers and jobs, closing the connection pool; the data is kept",
         )),
         (Some(RunPolicy::Suspended), Some(RunPolicy::Running)) => all.push(Transition::normal(
-            "Resumed",
+            Reason::Resumed.as_str(),
             "spec.runPolicy is Running: starting workers and jobs, opening the connection pool",
         )),
         _ => {}
@@ -43,13 +40,16 @@ pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerS
         let name = |plan: &Option<String>| {
             plan.as_ref().map_or_else(|| "the built-in defaults".to_owned(), |name| format!("Plan {name}"))
         };
-        all.push(Transition::normal("PlanChanged", format!("changed from {} to {}", name(&old.plan), name(&new.plan))));
+        all.push(Transition::normal(
+            Reason::PlanChanged.as_str(),
+            format!("changed from {} to {}", name(&old.plan), name(&new.plan)),
+        ));
     }
     if let (Some(before), Some(now)) = (&old.credentials_rotated_at, &new.credentials_rotated_at)
         && before < now
     {
         all.push(Transition::normal(
-            "CredentialsRotated",
+            Reason::CredentialsRotated.as_str(),
             "published a new login and password in the Secrets of the database",
         ));
     }
@@ -61,7 +61,7 @@ fn created(status: &CustomerStatus) -> Transition {
     let features: Vec<&str> = enabled.map(|feature| feature.name.as_str()).collect();
     let namespace = status.namespace.as_deref().unwrap_or_default();
     let has = if features.is_empty() { "no features".to_owned() } else { format!("features: {}", features.join(", ")) };
-    Transition::normal("Created", format!("created namespace {namespace}; {has}"))
+    Transition::normal(Reason::Created.as_str(), format!("created namespace {namespace}; {has}"))
 }
 
 fn offboarding(customer: &Customer, status: &CustomerStatus) -> Transition {
@@ -72,7 +72,10 @@ fn offboarding(customer: &Customer, status: &CustomerStatus) -> Transition {
         DeletionPolicy::Archive => "; its data is archived on the server",
         DeletionPolicy::Delete => "; its data is deleted",
     };
-    Transition::normal(OFFBOARDING, format!("removing workers, connection pool, database and namespace{data}"))
+    Transition::normal(
+        Reason::Offboarding.as_str(),
+        format!("removing workers, connection pool, database and namespace{data}"),
+    )
 }
 
 /// The features that have been enabled, or disabled, since `old`.
@@ -89,7 +92,7 @@ fn is_ready(status: &CustomerStatus) -> bool {
 }
 
 fn is_offboarding(status: &CustomerStatus) -> bool {
-    conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.reason == OFFBOARDING)
+    conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.reason == Reason::Offboarding)
 }
 
 #[cfg(test)]
@@ -146,11 +149,11 @@ mod tests {
             std::slice::from_ref(&event),
             "the default status of the API server has no generation"
         );
-        let on_its_way = status(Verdict::progressing("Progressing", "wait"), &[]);
+        let on_its_way = status(Verdict::progressing(Reason::Progressing, "wait"), &[]);
         assert_eq!(notes(None, &on_its_way), []);
         assert_eq!(notes(Some(&on_its_way), &new), [event]);
         assert_eq!(notes(Some(&new), &new), []);
-        let mut unready = status(Verdict::progressing("Progressing", "wait"), &[]);
+        let mut unready = status(Verdict::progressing(Reason::Progressing, "wait"), &[]);
         unready.first_ready_at = new.first_ready_at.clone();
         assert_eq!(notes(Some(&unready), &new), [], "it is ready again");
     }
@@ -186,11 +189,11 @@ mod tests {
         let mut ready = ready(FeatureState::Ready);
         ready.storage_bytes = Some(1);
         let mut leaving = ready.clone();
-        conditions::set_verdict(&mut leaving.conditions, 1, Verdict::progressing(OFFBOARDING, "waiting"));
+        conditions::set_verdict(&mut leaving.conditions, 1, Verdict::progressing(Reason::Offboarding, "waiting"));
         for (policy, word) in [("Retain", "stays"), ("Archive", "archived"), ("Delete", "deleted")] {
             let customer = customer(json!({ "deletionPolicy": policy }));
             let all = events(&customer, Some(&ready), &leaving);
-            assert_eq!((all.len(), all[0].reason), (1, OFFBOARDING));
+            assert_eq!((all.len(), all[0].reason), (1, Reason::Offboarding.as_str()));
             assert!(all[0].note.contains(word), "{}", all[0].note);
             assert_eq!(events(&customer, Some(&leaving), &leaving), []);
         }

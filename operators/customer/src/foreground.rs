@@ -6,14 +6,13 @@
 
 use ahoi_api::{
     CUSTOMER_LABEL, Customer, CustomerNamespace, CustomerNamespaceSpec, DeletionPolicy, NAMESPACE_OWNER_LABEL,
-    NamespaceDeletionPolicy, namespace_of,
+    NamespaceDeletionPolicy, Reason, namespace_of,
 };
 use ahoi_reconcile::{Error, EventType, is_ready, not_ready_message};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt};
 
 use crate::children::only_child;
-use crate::events::OFFBOARDING;
 use crate::features::namespace::namespace_child;
 use crate::offboarding::{Offboarding, definition_is_deleted, is_overdue, record_retained};
 
@@ -27,11 +26,11 @@ pub async fn take_back_namespace(offboarding: &Offboarding<'_>) -> Result<bool, 
     if customer.finalizers().iter().any(|finalizer| finalizer == FOREGROUND) {
         let message =
             "waiting for Kubernetes to delete the children: the Customer was deleted with --cascade=foreground";
-        return Err(Error::waiting("ForegroundDeletion", message));
+        return Err(Error::waiting(Reason::ForegroundDeletion, message));
     }
     match only_child(&children.namespace, customer) {
         Some(child) if is_taken_back(&child) && !is_ready(&*child) && !is_late(customer, &child) => {
-            Err(Error::waiting(OFFBOARDING, not_ready_message(&*child)))
+            Err(Error::waiting(Reason::Offboarding, not_ready_message(&*child)))
         }
         Some(_) => Ok(true),
         None if !is_left(offboarding).await? => Ok(true),
@@ -63,11 +62,11 @@ async fn create_again(offboarding: &Offboarding<'_>) -> Result<bool, Error> {
         "a foreground deletion deleted the children of Customer {name} first; removing the namespace {namespace} that they \
          left{data}"
     );
-    platform.event(customer, EventType::Warning, "ForegroundDeletion", message);
+    platform.event(customer, EventType::Warning, Reason::ForegroundDeletion, message);
     let spec =
         CustomerNamespaceSpec { deletion_policy: NamespaceDeletionPolicy::Delete, ..CustomerNamespaceSpec::default() };
     children.namespace.apply(customer, namespace_child(&name, spec)).await?;
-    Err(Error::waiting(OFFBOARDING, format!("waiting until namespace {namespace} is taken back for removal")))
+    Err(Error::waiting(Reason::Offboarding, format!("waiting until namespace {namespace} is taken back for removal")))
 }
 
 /// Whether the customer's namespace exists without a CustomerNamespace. As for the namespace's controller, both labels must match.

@@ -1,25 +1,27 @@
 //! The parts of a Customer's spec that are not applied.
 
+use ahoi_api::Reason;
+
 /// A part of the spec that is not applied. Its value in force stays, and the rest of the spec is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Its feature. `None`: everything that comes from the Plan.
     pub feature: Option<&'static str>,
     /// Reason for the conditions.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// The field, its value, what to do, and what stays in force.
     pub message: String,
 }
 
 impl Held {
     /// A part of a feature.
-    pub fn of(feature: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn of(feature: &'static str, reason: Reason, message: impl Into<String>) -> Self {
         Self { feature: Some(feature), reason, message: message.into() }
     }
 }
 
 /// Reason and message of the parts of a feature that are not applied.
-pub fn held_of(held: &[Held], feature: &str) -> Option<(&'static str, String)> {
+pub fn held_of(held: &[Held], feature: &str) -> Option<(Reason, String)> {
     let of_feature: Vec<&Held> = held.iter().filter(|held| held.feature == Some(feature)).collect();
     let messages: Vec<&str> = of_feature.iter().map(|held| held.message.as_str()).collect();
     Some((of_feature.first()?.reason, messages.join("; ")))

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Customer, Plan, PlanStatus};
+use ahoi_api::{Customer, Plan, PlanStatus, Reason};
 use ahoi_reconcile::{
     Cache, Controller, Error, ObjectRef, Platform, Progress, Reconciler, Runnable, StatusThrottle, Verdict, conditions,
 };
@@ -79,7 +79,7 @@ fn verdict(plan: &Plan) -> Verdict {
     ];
     for (field, size) in sizes {
         if let Some(Err(error)) = size.map(ahoi_api::Size::bytes) {
-            return Verdict::stalled("InvalidSize", format!("{field}: {error}"));
+            return Verdict::stalled(Reason::InvalidSize, format!("{field}: {error}"));
         }
     }
     Verdict::ready("in effect for its customers")

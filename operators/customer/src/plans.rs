@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ahoi_api::{Customer, Plan};
+use ahoi_api::{Customer, Plan, Reason};
 use ahoi_reconcile::{Cache, ObjectRef};
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ pub fn plan_name(customer: &Customer) -> &str {
 pub enum PlanLookup {
     Found(Arc<Plan>),
     BuiltIn,
-    Missing { reason: &'static str, why: String },
+    Missing { reason: Reason, why: String },
 }
 
 impl PlanLookup {
@@ -43,9 +43,9 @@ pub fn look_up(plans: &Cache<Plan>, customer: &Customer) -> PlanLookup {
     let used = customer.status.as_ref().and_then(|status| status.plan.as_deref());
     let found = match plans.find("", plan_name(customer)) {
         Ok(found) => found,
-        Err(unreadable) => return PlanLookup::Missing { reason: "Unreadable", why: unreadable.to_string() },
+        Err(unreadable) => return PlanLookup::Missing { reason: Reason::Unreadable, why: unreadable.to_string() },
     };
-    let missing = |why| PlanLookup::Missing { reason: "PlanNotFound", why };
+    let missing = |why| PlanLookup::Missing { reason: Reason::PlanNotFound, why };
     match (found, name) {
         (Some(plan), _) => PlanLookup::Found(plan),
         (None, Some(name)) => {

@@ -3,7 +3,7 @@
 //! A field that cannot be applied keeps the value in force, and [`Wanted::held`] says why. If no value is in force, its feature
 //! is not created. All other fields are applied.
 
-use ahoi_api::{Customer, Plan, RunPolicy};
+use ahoi_api::{Customer, Plan, Reason, RunPolicy};
 use kube::ResourceExt;
 
 use crate::features::announced::ANNOUNCED;
@@ -21,7 +21,7 @@ pub enum PlanChoice<'a> {
     BuiltIn,
     /// The Plan does not exist or cannot be read. `why` names it, and what to do.
     Missing {
-        reason: &'static str,
+        reason: Reason,
         why: &'a str,
     },
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use ahoi_api::{Customer, CustomerStatus, FeatureState, FeatureStatus, namespace_of};
+use ahoi_api::{Customer, CustomerStatus, FeatureState, FeatureStatus, Reason, namespace_of};
 use ahoi_reconcile::Verdict;
 use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::features::chain::Chain;
 use crate::features::registry::record_all;
-use crate::features::report::{Mirrored, REMOVING, Report};
+use crate::features::report::{Mirrored, Report};
 use crate::wanted::Wanted;
 
 /// Type of the condition of a Customer that is not reconciled.
@@ -29,20 +29,20 @@ pub fn paused(customer: &Customer) -> CustomerStatus {
     let generation = customer.metadata.generation;
     let mut status = customer.status.clone().unwrap_or_default();
     let is_current = conditions::find_observed(&status.conditions, conditions::READY, generation).is_some();
-    let mut put = |type_: &str, is: ConditionStatus, reason: &str, message: &str| {
+    let mut put = |type_: &str, is: ConditionStatus, reason: Reason, message: &str| {
         let desired = DesiredCondition::new(type_, is, reason, message).observed_generation(generation);
         let _ = conditions::set(&mut status.conditions, desired);
     };
     put(
         PAUSED,
         ConditionStatus::True,
-        "ReconcilePolicy",
+        Reason::ReconcilePolicy,
         "spec.reconcilePolicy is Paused: set it to Normal to have changes applied",
     );
     if !is_current {
         let message =
             "spec.reconcilePolicy is Paused, and the spec has changed: set it to Normal to have the change applied";
-        put(conditions::READY, ConditionStatus::Unknown, PAUSED, message);
+        put(conditions::READY, ConditionStatus::Unknown, Reason::Paused, message);
         // They belong to the previous spec.
         conditions::remove(&mut status.conditions, conditions::RECONCILING);
         conditions::remove(&mut status.conditions, conditions::STALLED);
@@ -57,7 +57,7 @@ pub fn retaining(customer: &Customer) -> CustomerStatus {
     let mut status = customer.status.clone().unwrap_or_default();
     conditions::remove(&mut status.conditions, PAUSED);
     let verdict =
-        Verdict::progressing("Progressing", "database: turning off the feature; the data stays on its server");
+        Verdict::progressing(Reason::Progressing, "database: turning off the feature; the data stays on its server");
     conditions::set_verdict(&mut status.conditions, generation, verdict);
     status.observed_generation = generation;
     status.database_retained = true;
@@ -161,10 +161,10 @@ fn verdict(wanted: &Wanted, namespace: &Report, features: &[Report]) -> Verdict 
     }
     // A disabled feature counts until its child no longer exists.
     let removing: Vec<String> =
-        all().filter(|r| r.state == FeatureState::Disabled && r.reason == REMOVING).map(describe).collect();
+        all().filter(|r| r.state == FeatureState::Disabled && r.reason == Reason::Removing).map(describe).collect();
     let waiting: Vec<String> = in_state(FeatureState::Progressing).into_iter().chain(removing).collect();
     if !waiting.is_empty() {
-        return Verdict::Progressing { reason: "Progressing".into(), message: waiting.join("; ") };
+        return Verdict::Progressing { reason: Reason::Progressing.into(), message: waiting.join("; ") };
     }
     Verdict::Ready { message: ready_message(wanted, features) }
 }

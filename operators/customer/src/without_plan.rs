@@ -1,7 +1,7 @@
 //! A Customer whose Plan does not exist. What it has stays unchanged. Groups, suspension, disabled features and rotations need
 //! no Plan, and are applied.
 
-use ahoi_api::{Customer, FeatureState, RunPolicy};
+use ahoi_api::{Customer, FeatureState, Reason, RunPolicy};
 use kube::ResourceExt;
 
 use crate::features::announced::ANNOUNCED;
@@ -11,7 +11,7 @@ use crate::held::Held;
 use crate::wanted::Wanted;
 
 /// The desired state until the Plan is found and can be read. `why` names the Plan, and what to do.
-pub fn without_plan(customer: &Customer, reason: &'static str, why: &str, in_force: &Chain) -> Wanted {
+pub fn without_plan(customer: &Customer, reason: Reason, why: &str, in_force: &Chain) -> Wanted {
     let status = customer.status.as_ref();
     let was_on = |name| {
         let feature = status.and_then(|status| status.features.iter().find(|feature| feature.name == name));

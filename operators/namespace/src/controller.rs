@@ -2,7 +2,7 @@
 
 use ahoi_api::{
     CUSTOMER_LABEL, CustomerNamespace, CustomerNamespaceStatus, DatabaseServer, NAMESPACE_OWNER_LABEL,
-    NamespaceDeletionPolicy, finalizers, namespace_of,
+    NamespaceDeletionPolicy, Reason, finalizers, namespace_of,
 };
 use ahoi_reconcile::conditions::{Verdict, set_verdict};
 use ahoi_reconcile::{
@@ -85,7 +85,7 @@ impl Reconciler for NamespaceController {
             self.namespaces.delete(&live).await?;
         }
         match self.namespaces.cache().get(&name) {
-            Some(live) if is_ours(&live) => Err(Error::waiting("NamespaceTerminating", remaining(&live))),
+            Some(live) if is_ours(&live) => Err(Error::waiting(Reason::NamespaceTerminating, remaining(&live))),
             _ => Ok(()),
         }
     }
@@ -178,18 +178,18 @@ impl NamespaceController {
         };
         match ownership(owner, &live, find_owner) {
             Ownership::Ours | Ownership::Orphaned if live.metadata.deletion_timestamp.is_some() => Err(Error::waiting(
-                "NamespaceTerminating",
+                Reason::NamespaceTerminating,
                 format!("{}; it will be created again when it no longer exists", remaining(&live)),
             )),
             Ownership::Ours | Ownership::Orphaned => Ok(()),
             Ownership::Foreign(Mismatch::OwnedBy(other)) => Err(Error::structural(
-                "NameConflict",
+                Reason::NameConflict,
                 format!(
                     "namespace {name} belongs to CustomerNamespace {other} and is left unchanged: delete one of the two"
                 ),
             )),
             Ownership::Foreign(Mismatch::NotMarked) => Err(Error::structural(
-                "NameConflict",
+                Reason::NameConflict,
                 format!(
                     "namespace {name} exists, was not created for this customer and is left unchanged. Delete it if it is not \
                      needed, or hand it over with the labels {CUSTOMER_LABEL}={} and {NAMESPACE_OWNER_LABEL}={}",
@@ -281,7 +281,7 @@ fn status(owner: &CustomerNamespace, namespace: &Namespace) -> CustomerNamespace
     let verdict = if active {
         Verdict::ready(format!("applied namespace {name} and its guard rails"))
     } else {
-        Verdict::progressing("WaitingForNamespace", format!("waiting for namespace {name} to become active"))
+        Verdict::progressing(Reason::WaitingForNamespace, format!("waiting for namespace {name} to become active"))
     };
     let mut status = CustomerNamespaceStatus { namespace: Some(name), ..CustomerNamespaceStatus::default() };
     set_verdict(&mut status.conditions, owner.metadata.generation, verdict);

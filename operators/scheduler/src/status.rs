@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{JobStatus, RunPolicy, Scheduler, SchedulerStatus};
+use ahoi_api::{JobStatus, Reason, RunPolicy, Scheduler, SchedulerStatus};
 use ahoi_reconcile::conditions::{ConditionStatus, DesiredCondition, Verdict, set, set_verdict};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
@@ -37,7 +37,7 @@ pub struct Observed {
 }
 
 /// A condition other than Ready, Reconciling and Stalled.
-struct Finding(&'static str, ConditionStatus, &'static str, String);
+struct Finding(&'static str, ConditionStatus, Reason, String);
 
 /// The status of a Scheduler. A failed run of a job sets JobsHealthy and leaves the Scheduler Ready: the customer is served, and the
 /// next run may succeed.
@@ -75,22 +75,22 @@ pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
 
 fn verdict(scheduler: &Scheduler, observed: &Observed, workers: &Workers, count: &str) -> Verdict {
     if let Migration::Failed(..) = &observed.migration {
-        return Verdict::stalled("MigrationFailed", describe(scheduler, &observed.migration));
+        return Verdict::stalled(Reason::MigrationFailed, describe(scheduler, &observed.migration));
     }
     if let Workers::Stuck(reason, _) = workers {
         return Verdict::stalled(reason, workers_message(scheduler, workers, count));
     }
     if !observed.refused.is_empty() {
-        return Verdict::stalled("JobRefused", observed.refused.join("; "));
+        return Verdict::stalled(Reason::JobRefused, observed.refused.join("; "));
     }
     match (&observed.migration, workers) {
         (Migration::None | Migration::Succeeded | Migration::Suspended, Workers::Ready) => {
             Verdict::ready(ready_message(scheduler, count))
         }
         (Migration::None | Migration::Succeeded | Migration::Suspended, _) => {
-            Verdict::progressing("RollingOut", workers_message(scheduler, workers, count))
+            Verdict::progressing(Reason::RollingOut, workers_message(scheduler, workers, count))
         }
-        (migration, _) => Verdict::progressing("Migrating", describe(scheduler, migration)),
+        (migration, _) => Verdict::progressing(Reason::Migrating, describe(scheduler, migration)),
     }
 }
 
@@ -107,12 +107,17 @@ fn ready_message(scheduler: &Scheduler, count: &str) -> String {
 
 fn workers_ready(scheduler: &Scheduler, workers: &Workers, count: &str) -> Finding {
     match workers {
-        Workers::Ready => Finding(WORKERS_READY, ConditionStatus::True, "AllAvailable", format!("{count} workers")),
-        Workers::Rolling(_) => {
-            Finding(WORKERS_READY, ConditionStatus::False, "RollingOut", workers_message(scheduler, workers, count))
+        Workers::Ready => {
+            Finding(WORKERS_READY, ConditionStatus::True, Reason::AllAvailable, format!("{count} workers"))
         }
+        Workers::Rolling(_) => Finding(
+            WORKERS_READY,
+            ConditionStatus::False,
+            Reason::RollingOut,
+            workers_message(scheduler, workers, count),
+        ),
         Workers::Stuck(..) => {
-            Finding(WORKERS_READY, ConditionStatus::False, "Stuck", workers_message(scheduler, workers, count))
+            Finding(WORKERS_READY, ConditionStatus::False, Reason::Stuck, workers_message(scheduler, workers, count))
         }
     }
 }
@@ -133,7 +138,7 @@ fn workers_message(scheduler: &Scheduler, workers: &Workers, count: &str) -> Str
 
 fn jobs_healthy(scheduler: &Scheduler, observed: &Observed) -> Finding {
     if !observed.refused.is_empty() {
-        return Finding(JOBS_HEALTHY, ConditionStatus::False, "JobRefused", observed.refused.join("; "));
+        return Finding(JOBS_HEALTHY, ConditionStatus::False, Reason::JobRefused, observed.refused.join("; "));
     }
     let failed = observed.jobs.iter().filter(|job| health::last_run_failed(job));
     let failed: Vec<String> = failed.map(|job| job.name_any()).collect();
@@ -141,7 +146,7 @@ fn jobs_healthy(scheduler: &Scheduler, observed: &Observed) -> Finding {
         return Finding(
             JOBS_HEALTHY,
             ConditionStatus::True,
-            "AllHealthy",
+            Reason::AllHealthy,
             "the last run of every job succeeded".into(),
         );
     }
@@ -150,17 +155,17 @@ fn jobs_healthy(scheduler: &Scheduler, observed: &Observed) -> Finding {
         failed.join(", "),
         scheduler.namespace().unwrap_or_default()
     );
-    Finding(JOBS_HEALTHY, ConditionStatus::False, "JobFailed", message)
+    Finding(JOBS_HEALTHY, ConditionStatus::False, Reason::JobFailed, message)
 }
 
 fn migrated(scheduler: &Scheduler, migration: &Migration) -> Option<Finding> {
     let (state, reason) = match migration {
         Migration::None => return None,
-        Migration::Succeeded => (ConditionStatus::True, "Succeeded"),
-        Migration::Failed(..) => (ConditionStatus::False, "MigrationFailed"),
-        Migration::Suspended => (ConditionStatus::False, "Suspended"),
-        Migration::Reconnecting(_) => (ConditionStatus::False, "Reconnecting"),
-        Migration::Due(_) | Migration::Behind(_) | Migration::Running(_) => (ConditionStatus::False, "Migrating"),
+        Migration::Succeeded => (ConditionStatus::True, Reason::Succeeded),
+        Migration::Failed(..) => (ConditionStatus::False, Reason::MigrationFailed),
+        Migration::Suspended => (ConditionStatus::False, Reason::Suspended),
+        Migration::Reconnecting(_) => (ConditionStatus::False, Reason::Reconnecting),
+        Migration::Due(_) | Migration::Behind(_) | Migration::Running(_) => (ConditionStatus::False, Reason::Migrating),
     };
     Some(Finding(MIGRATED, state, reason, describe(scheduler, migration)))
 }

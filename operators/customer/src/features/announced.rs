@@ -1,6 +1,6 @@
 //! Features that can be enabled and are not part of this release.
 
-use ahoi_api::{FeatureState, Features};
+use ahoi_api::{FeatureState, Features, Reason};
 
 use super::report::Report;
 
@@ -35,9 +35,9 @@ impl Announced {
                 "spec.features.{name} is not available in this release and will be enabled automatically by the first release \
                  that supports it; set spec.features.{name}.enabled to false to remove it from the count"
             );
-            (FeatureState::Unavailable, "NotAvailable", message)
+            (FeatureState::Unavailable, Reason::NotAvailable, message)
         } else {
-            (FeatureState::Disabled, "Disabled", String::new())
+            (FeatureState::Disabled, Reason::Disabled, String::new())
         };
         Report {
             name,

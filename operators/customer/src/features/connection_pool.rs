@@ -1,7 +1,7 @@
 //! The feature `connectionPool`.
 
 use ahoi_api::{
-    ConnectionPool, ConnectionPoolSpec, Customer, FeatureState, Features, LocalRef, NamespacedRef, PoolState,
+    ConnectionPool, ConnectionPoolSpec, Customer, FeatureState, Features, LocalRef, NamespacedRef, PoolState, Reason,
     RunPolicy, finalizers,
 };
 use ahoi_reconcile::is_ready;
@@ -45,7 +45,7 @@ impl Feature for ConnectionPoolFeature {
         if Self::enabled(&inputs.customer.spec.features) == Some(true) && !has_database {
             wanted.held.push(Held::of(
                 Self::NAME,
-                "PoolNeedsDatabase",
+                Reason::PoolNeedsDatabase,
                 "spec.features.connectionPool.enabled is true and the customer has no database: set \
                  spec.features.database.enabled to true, or spec.features.connectionPool.enabled to false",
             ));
@@ -111,7 +111,7 @@ impl Feature for ConnectionPoolFeature {
         // An existing pool is updated even if the database is not Ready.
         if chain.connection_pool.is_none() && !chain.database.as_deref().is_some_and(is_ready) {
             let message = format!("waiting for Database {}: see the condition DatabaseReady", wanted.name);
-            return Desired::Wait { reason: "WaitingForDatabase", message };
+            return Desired::Wait { reason: Reason::WaitingForDatabase, message };
         }
         let migration = last_migration(chain).cloned();
         Desired::Child(Box::new(pool(&wanted.name, ConnectionPoolSpec { migration, ..spec.clone() })))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ChildRef, Customer, FeatureState};
+use ahoi_api::{ChildRef, Customer, FeatureState, Reason};
 use ahoi_reconcile::conditions::{self, Condition, ConditionStatus};
 use ahoi_reconcile::{Class, Conditioned, Error, Owned};
 use kube::{Resource as _, ResourceExt};
@@ -10,7 +10,7 @@ use kube::{Resource as _, ResourceExt};
 use super::chain::Chain;
 use super::feature::{Desired, Feature, with_fields_of_the_customer};
 use super::remove::delete;
-use super::report::{Mirrored, REMOVING, Report, state_of};
+use super::report::{Mirrored, Report, state_of};
 use crate::children::only_child;
 use crate::held::held_of;
 use crate::wanted::Wanted;
@@ -56,8 +56,8 @@ struct Outcome<C> {
 }
 
 impl<C> Outcome<C> {
-    fn new(state: FeatureState, reason: &str, message: impl Into<String>, child: Option<Arc<C>>) -> Self {
-        Self { state, reason: reason.to_owned(), message: message.into(), child }
+    fn new(state: FeatureState, reason: impl Into<String>, message: impl Into<String>, child: Option<Arc<C>>) -> Self {
+        Self { state, reason: reason.into(), message: message.into(), child }
     }
 }
 
@@ -71,21 +71,21 @@ async fn apply<F: Feature>(
 ) -> Outcome<F::Child> {
     match F::desired(wanted, chain) {
         Desired::Off => match delete_if_any(children, customer, existing.clone()).await {
-            Ok(None) => Outcome::new(FeatureState::Disabled, "Disabled", "", None),
+            Ok(None) => Outcome::new(FeatureState::Disabled, Reason::Disabled, "", None),
             Ok(Some(child)) => {
                 let message = format!("{} {} is being deleted", F::Child::kind(&()), child.name_any());
-                Outcome::new(FeatureState::Disabled, REMOVING, message, Some(child))
+                Outcome::new(FeatureState::Disabled, Reason::Removing, message, Some(child))
             }
             Err(error) => not_applied(FeatureState::Disabled, error, existing, failed),
         },
-        Desired::Linger { message } => Outcome::new(FeatureState::Disabled, REMOVING, message, existing),
+        Desired::Linger { message } => Outcome::new(FeatureState::Disabled, Reason::Removing, message, existing),
         Desired::Wait { reason, message } => Outcome::new(FeatureState::Progressing, reason, message, existing),
         Desired::Stall { reason, message } => Outcome::new(FeatureState::Stalled, reason, message, existing),
         Desired::Child(child) => match create_or_update(children, customer, existing.clone(), *child).await {
             Ok(child) => {
                 let (state, reason, message) = state_of(&*child);
                 let message = if is_refused(&reason) { message } else { with_fields_of_the_customer::<F>(&message) };
-                Outcome::new(state, &reason, message, Some(child))
+                Outcome::new(state, reason, message, Some(child))
             }
             Err(error) => {
                 let existing = apply_essential::<F>(children, customer, existing, &error, failed).await;
@@ -182,7 +182,7 @@ fn with_held<F: Feature>(wanted: &Wanted, outcome: Outcome<F::Child>) -> Outcome
 
 /// Whether the API server refused an object, for its size or for one of its values.
 pub fn is_refused(reason: &str) -> bool {
-    matches!(reason, "Refused" | "TooLarge")
+    matches!(Reason::parse(reason), Some(Reason::Refused | Reason::TooLarge))
 }
 
 /// A refusal with the fields to correct. The API server names the child and a field of it, which people do not write.
@@ -195,7 +195,7 @@ fn advise<F: Feature>(wanted: &Wanted, refusal: &str) -> String {
 /// Whether the Customer's status has a child of this feature.
 fn was_there<F: Feature>(customer: &Customer) -> bool {
     let Some(status) = &customer.status else { return false };
-    let has_child = |condition: &Condition| condition.status == "True" || condition.reason == REMOVING;
+    let has_child = |condition: &Condition| condition.status == "True" || condition.reason == Reason::Removing;
     status.features.iter().any(|f| f.name == F::NAME && f.state != FeatureState::Disabled && f.reference.is_some())
         || conditions::find(&status.conditions, F::CONDITION).is_some_and(has_child)
 }

@@ -3,7 +3,7 @@
 use std::future::{self, Future};
 use std::sync::Arc;
 
-use ahoi_api::{Customer, CustomerStatus, Features};
+use ahoi_api::{Customer, CustomerStatus, Features, Reason};
 use ahoi_reconcile::conditions::Condition;
 use ahoi_reconcile::{Conditioned, Error, is_ready};
 use kube::core::object::HasSpec;
@@ -89,9 +89,9 @@ pub enum Desired<C> {
     /// Delete it later: something still uses it.
     Linger { message: &'static str },
     /// Leave it unchanged until another object is ready.
-    Wait { reason: &'static str, message: String },
+    Wait { reason: Reason, message: String },
     /// Leave it unchanged until a person corrects a field.
-    Stall { reason: &'static str, message: String },
+    Stall { reason: Reason, message: String },
 }
 
 /// What a feature can record in the status of a Customer.
@@ -120,5 +120,5 @@ pub fn awaits_namespace<C>(child: Option<&Arc<C>>, chain: &Chain) -> bool {
 /// A feature whose child is created when the namespace is Ready.
 pub fn wait_for_namespace<C>(wanted: &Wanted) -> Desired<C> {
     let message = format!("waiting for CustomerNamespace {}: see the condition NamespaceReady", wanted.name);
-    Desired::Wait { reason: "WaitingForNamespace", message }
+    Desired::Wait { reason: Reason::WaitingForNamespace, message }
 }

@@ -1,6 +1,6 @@
 //! A feature while the Plan of its Customer is missing.
 
-use ahoi_api::Customer;
+use ahoi_api::{Customer, Reason};
 use kube::core::object::HasSpec;
 
 use super::feature::{Feature, Spec};
@@ -11,7 +11,7 @@ use crate::wanted::Wanted;
 pub fn keep<F: Feature>(
     customer: &Customer,
     in_force: Option<&F::Child>,
-    reason: &'static str,
+    reason: Reason,
     wanted: &mut Wanted,
 ) -> Option<Spec<F>> {
     let enabled = F::enabled(&customer.spec.features);

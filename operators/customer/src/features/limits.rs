@@ -1,6 +1,6 @@
 //! The limits of a Plan. A field that exceeds its limit keeps the value in force, and all other fields are applied.
 
-use ahoi_api::Plan;
+use ahoi_api::{Plan, Reason};
 use kube::ResourceExt;
 
 use crate::held::{Held, stays};
@@ -34,7 +34,7 @@ impl Limit<'_> {
                  the Plan, or set spec.features.{feature}.{field} of the Customer to at most {most}"
             )
         };
-        Held::of(feature, "ExceedsPlan", format!("{message}; {}", stays(feature, field, kept)))
+        Held::of(feature, Reason::ExceedsPlan, format!("{message}; {}", stays(feature, field, kept)))
     }
 
     /// The value in force exceeds the limit, and cannot be lowered.
@@ -45,7 +45,7 @@ impl Limit<'_> {
             "the {feature} has {kept}, which cannot shrink, and the Plan {plan} allows at most {most}: name another Plan in \
              spec.plan, or set spec.limits.{limit} of the Plan {plan} to at least {kept}"
         );
-        Held::of(feature, "ExceedsPlan", format!("{message}; {}", stays(feature, field, Some(kept.to_owned()))))
+        Held::of(feature, Reason::ExceedsPlan, format!("{message}; {}", stays(feature, field, Some(kept.to_owned()))))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use ahoi_api::{Customer, CustomerStatus};
+use ahoi_api::{Customer, CustomerStatus, Reason};
 use ahoi_reconcile::Error;
 
 use super::announced::ANNOUNCED;
@@ -42,7 +42,7 @@ macro_rules! registry {
         }
 
         /// Keeps the spec of each child while the Plan is missing, for this reason.
-        pub fn keep_all(customer: &Customer, in_force: &Chain, reason: &'static str, wanted: &mut Wanted) {
+        pub fn keep_all(customer: &Customer, in_force: &Chain, reason: Reason, wanted: &mut Wanted) {
             $(
                 let child = in_force.$feature.as_deref();
                 wanted.$feature = keep::<super::$feature::$type>(customer, child, reason, wanted);

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use ahoi_api::Customer;
+use ahoi_api::{Customer, Reason};
 use ahoi_reconcile::{Conditioned, Error, Owned, not_ready_message};
 use kube::Resource as _;
 
 use super::feature::Feature;
 use crate::children::only_child;
-use crate::events::OFFBOARDING;
 use crate::offboarding::{Offboarding, definition_is_deleted};
 
 /// Deletes the child of a deleted Customer by the Customer's policy, and waits until it no longer exists. `Ok(false)`: the
@@ -33,7 +32,7 @@ pub async fn remove<F: Feature>(offboarding: &Offboarding<'_>, children: &Owned<
     match delete(children, customer, &child).await? {
         None => Ok(true),
         Some(child) => {
-            Err(Error::waiting(OFFBOARDING, format!("waiting for deletion: {}", not_ready_message(&*child))))
+            Err(Error::waiting(Reason::Offboarding, format!("waiting for deletion: {}", not_ready_message(&*child))))
         }
     }
 }

@@ -1,12 +1,9 @@
 //! The state of a feature.
 
-use ahoi_api::{ChildRef, FeatureState};
+use ahoi_api::{ChildRef, FeatureState, Reason};
 use ahoi_reconcile::conditions::{self, ConditionStatus};
 use ahoi_reconcile::{Conditioned, is_ready};
 use kube::ResourceExt;
-
-/// Reason of a feature whose child is being deleted.
-pub const REMOVING: &str = "Removing";
 
 /// The state of a feature, for the status of the Customer.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,14 +36,18 @@ pub struct Mirrored {
 pub fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
     let (kind, name) = (C::kind(&()), child.name_any());
     if child.meta().deletion_timestamp.is_some() {
-        return (FeatureState::Progressing, REMOVING.into(), format!("the previous {kind} {name} is being deleted"));
+        return (
+            FeatureState::Progressing,
+            Reason::Removing.into(),
+            format!("the previous {kind} {name} is being deleted"),
+        );
     }
     let generation = child.meta().generation;
     let all = child.status().map(C::conditions).unwrap_or_default();
     let observed = |type_| conditions::find_observed(all, type_, generation);
     if is_ready(child) {
         let message = observed("Ready").map(|c| c.message.clone()).unwrap_or_default();
-        return (FeatureState::Ready, "Ready".into(), message);
+        return (FeatureState::Ready, Reason::Ready.into(), message);
     }
     if let Some(stalled) = observed("Stalled").filter(|c| c.status == "True") {
         return (FeatureState::Stalled, stalled.reason.clone(), stalled.message.clone());
@@ -55,7 +56,7 @@ pub fn state_of<C: Conditioned>(child: &C) -> (FeatureState, String, String) {
         Some(ready) => (FeatureState::Progressing, ready.reason.clone(), ready.message.clone()),
         None => (
             FeatureState::Progressing,
-            "NotReported".into(),
+            Reason::NotReported.into(),
             format!("waiting for the controller of {kind} {name} to report its status"),
         ),
     }

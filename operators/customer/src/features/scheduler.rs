@@ -1,6 +1,6 @@
 //! The feature `scheduler`.
 
-use ahoi_api::{Binding, Customer, Database, Features, LocalRef, MigrationPool, Scheduler, SchedulerSpec};
+use ahoi_api::{Binding, Customer, Database, Features, LocalRef, MigrationPool, Reason, Scheduler, SchedulerSpec};
 use ahoi_reconcile::is_ready;
 use kube::ResourceExt;
 
@@ -61,7 +61,7 @@ impl Feature for SchedulerFeature {
         let Some(spec) = &wanted.scheduler else { return Desired::Off };
         let image = image(wanted, spec, chain);
         if image.is_empty() {
-            return Desired::Stall { reason: "NoImage", message: no_image(wanted) };
+            return Desired::Stall { reason: Reason::NoImage, message: no_image(wanted) };
         }
         if awaits_namespace(chain.scheduler.as_ref(), chain) {
             return wait_for_namespace(wanted);
@@ -157,7 +157,7 @@ fn binding(wanted: &Wanted, chain: &Chain) -> Result<Option<Binding>, Desired<Sc
         (Some(binding), _) if ready => Ok(Some(binding)),
         (_, Some(running)) => Ok(running),
         _ => Err(Desired::Wait {
-            reason: if source == "Database" { "WaitingForDatabase" } else { "WaitingForConnectionPool" },
+            reason: if source == "Database" { Reason::WaitingForDatabase } else { Reason::WaitingForConnectionPool },
             message: format!("waiting for {source} {}: see the condition {condition}", wanted.name),
         }),
     }

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use ahoi_api::{
-    Binding, ConnectionPool, Customer, CustomerNamespace, Database, FeatureState, PoolState, RunPolicy, Scheduler,
+    Binding, ConnectionPool, Customer, CustomerNamespace, Database, FeatureState, PoolState, Reason, RunPolicy,
+    Scheduler,
 };
 use ahoi_reconcile::conditions::ConditionStatus;
 use ahoi_reconcile::{Conditioned, Verdict, conditions};
@@ -51,7 +52,7 @@ fn child<F: Feature>(wanted: &Wanted, chain: &Chain) -> F::Child {
 }
 
 fn waits_for_namespace<F: Feature>(wanted: &Wanted, chain: &Chain) -> bool {
-    matches!(F::desired(wanted, chain), Desired::Wait { reason: "WaitingForNamespace", .. })
+    matches!(F::desired(wanted, chain), Desired::Wait { reason: Reason::WaitingForNamespace, .. })
 }
 
 /// The chain of a customer whose database and pool are ready.
@@ -120,12 +121,12 @@ fn features_wait_for_those_they_depend_on() {
     chain.connection_pool = None;
     assert!(matches!(
         ConnectionPoolFeature::desired(&wanted, &chain),
-        Desired::Wait { reason: "WaitingForDatabase", .. }
+        Desired::Wait { reason: Reason::WaitingForDatabase, .. }
     ));
     chain.database = database;
     assert!(matches!(
         SchedulerFeature::desired(&wanted, &chain),
-        Desired::Wait { reason: "WaitingForConnectionPool", .. }
+        Desired::Wait { reason: Reason::WaitingForConnectionPool, .. }
     ));
 }
 
@@ -135,7 +136,8 @@ fn existing_children_do_not_wait_for_the_namespace() {
     let mut chain = chain(&running);
     chain.scheduler = Some(ready(child::<SchedulerFeature>(&running, &chain)));
     let namespace: CustomerNamespace = (**chain.namespace.as_ref().unwrap()).clone();
-    chain.namespace = Some(with_verdict(namespace, Verdict::stalled("NameConflict", "it belongs to another owner")));
+    chain.namespace =
+        Some(with_verdict(namespace, Verdict::stalled(Reason::NameConflict, "it belongs to another owner")));
 
     let suspended = suspended(all());
     assert_eq!(child::<ConnectionPoolFeature>(&suspended, &chain).spec.state, PoolState::Disabled);
@@ -157,7 +159,7 @@ fn workers_stop_without_an_image() {
     let mut nameless = all();
     nameless["scheduler"]["image"] = json!(null);
     let stalls = |wanted: &Wanted, chain: &Chain| {
-        matches!(SchedulerFeature::desired(wanted, chain), Desired::Stall { reason: "NoImage", .. })
+        matches!(SchedulerFeature::desired(wanted, chain), Desired::Stall { reason: Reason::NoImage, .. })
     };
     assert!(stalls(&suspended(nameless.clone()), &chain), "there are none to stop");
 
@@ -175,7 +177,7 @@ fn workers_keep_their_binding_while_the_next_is_not_ready() {
     assert_eq!(bound(&running), Some("acme-pool"));
     chain.scheduler = Some(ready(running));
     let pool: ConnectionPool = (**chain.connection_pool.as_ref().unwrap()).clone();
-    chain.connection_pool = Some(with_verdict(pool, Verdict::progressing("Routing", "a new route")));
+    chain.connection_pool = Some(with_verdict(pool, Verdict::progressing(Reason::Routing, "a new route")));
     assert_eq!(bound(&child::<SchedulerFeature>(&wanted_all, &chain)), Some("acme-pool"));
 
     let mut direct = all();
@@ -208,7 +210,7 @@ fn a_migration_is_direct_and_has_the_pool_reconnect() {
     };
     let routing = with_status(&chain);
     assert_eq!(routing.spec.migration.as_deref(), Some("first"));
-    chain.connection_pool = Some(with_verdict(routing, Verdict::progressing("Routing", "a new route")));
+    chain.connection_pool = Some(with_verdict(routing, Verdict::progressing(Reason::Routing, "a new route")));
     assert_eq!(
         pool_of(&child::<SchedulerFeature>(&wanted_all, &chain)).unwrap().1,
         None,

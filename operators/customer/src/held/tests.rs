@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{Customer, FeatureState, GroupBinding, Plan, PoolState, RunPolicy, Size};
+use ahoi_api::{Customer, FeatureState, GroupBinding, Plan, PoolState, Reason, RunPolicy, Size};
 use serde_json::{Value, json};
 
 use crate::features::chain::Chain;
@@ -15,7 +15,7 @@ use crate::resolve::{PlanChoice, resolve};
 use crate::wanted::Wanted;
 
 const SYSTEM: &str = "ahoi-system";
-const MISSING: PlanChoice<'_> = PlanChoice::Missing { reason: "PlanNotFound", why: "no Plan" };
+const MISSING: PlanChoice<'_> = PlanChoice::Missing { reason: Reason::PlanNotFound, why: "no Plan" };
 
 fn customer(spec: Value) -> Customer {
     Customer::new("acme", serde_json::from_value(spec).unwrap())
@@ -100,7 +100,7 @@ fn a_field_over_the_plan_keeps_its_value_and_blocks_nothing_else() {
     ];
     for (wanted, field, value, most, stays) in cases {
         let held = held(&wanted);
-        assert_eq!(held.reason, "ExceedsPlan");
+        assert_eq!(held.reason, Reason::ExceedsPlan);
         assert_eq!(held.feature, field.split('.').next());
         let field = format!("spec.features.{field} is {value}");
         assert_says(&held.message, &[&field, "Plan gold", most, stays, "spec.plan", "the rest of the spec is applied"]);
@@ -150,7 +150,7 @@ fn storage_is_compared_with_what_is_in_force() {
     let wanted = storage(&chain, json!("20tb"));
     assert_says(&held(&wanted).message, &["is 20tb", "at most 100gb", "stays 20gb"]);
     let wanted = storage(&chain, json!("5gb"));
-    assert_eq!(held(&wanted).reason, "StorageCannotShrink");
+    assert_eq!(held(&wanted).reason, Reason::StorageCannotShrink);
     assert_says(&held(&wanted).message, &["spec.features.database.storage is 5gb", "at least 20gb", "stays 20gb"]);
     assert_eq!(wanted.database.unwrap().storage, Size::from("20gb"));
 
@@ -208,7 +208,7 @@ fn without_its_plan_a_customer_keeps_what_it_has() {
     assert_eq!(wanted.database, Some(chain.database.as_ref().unwrap().spec.clone()));
     assert_eq!(wanted.connection_pool, Some(chain.connection_pool.as_ref().unwrap().spec.clone()));
     assert_eq!(wanted.scheduler, Some(chain.scheduler.as_ref().unwrap().spec.clone()));
-    assert_eq!((held(&wanted).feature, held(&wanted).reason), (None, "PlanNotFound"));
+    assert_eq!((held(&wanted).feature, held(&wanted).reason), (None, Reason::PlanNotFound));
     assert_says(&held(&wanted).message, &["no Plan", "spec.groups, spec.runPolicy", "stays as it is"]);
 
     // Groups, suspension, disabled features and rotations are applied.

@@ -1,4 +1,4 @@
-use ahoi_api::{PoolState, Size};
+use ahoi_api::{PoolState, Reason, Size};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
@@ -97,7 +97,7 @@ fn the_pool_follows_the_database_by_default() {
     let own = json!({"features": {"connectionPool": {"enabled": true}}});
     let wanted = resolve(&customer(own), choice(Some(&pooled)), &Chain::default(), "ahoi-system");
     assert!(wanted.connection_pool.is_none());
-    assert_eq!((wanted.held[0].feature, wanted.held[0].reason), (Some("connectionPool"), "PoolNeedsDatabase"));
+    assert_eq!((wanted.held[0].feature, wanted.held[0].reason), (Some("connectionPool"), Reason::PoolNeedsDatabase));
     assert!(wanted.held[0].message.contains("spec.features.connectionPool.enabled"), "{:?}", wanted.held);
 }
 

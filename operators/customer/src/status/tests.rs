@@ -1,4 +1,4 @@
-use ahoi_api::ChildRef;
+use ahoi_api::{ChildRef, Reason};
 use serde_json::json;
 
 use super::*;
@@ -106,7 +106,7 @@ fn a_paused_change_is_not_ready() {
     assert_eq!(is_ready, "Unknown");
     assert!(message.contains("spec.reconcilePolicy") && message.contains("has changed"), "{message}");
     let ready = conditions::find_observed(&status.conditions, "Ready", Some(3));
-    assert_eq!(ready.map(|c| c.reason.as_str()), Some(PAUSED));
+    assert_eq!(ready.map(|c| c.reason.as_str()), Some(Reason::Paused.as_str()));
     assert!(conditions::find(&status.conditions, PAUSED).is_some());
     assert!(conditions::find(&status.conditions, "DatabaseReady").is_some(), "the rest stays as it was");
 

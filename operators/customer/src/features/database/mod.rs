@@ -4,7 +4,7 @@ mod retained;
 pub mod spec;
 mod storage;
 
-use ahoi_api::{Credentials, Customer, CustomerStatus, Database, DatabaseSpec, FeatureState, Features, Size};
+use ahoi_api::{Credentials, Customer, CustomerStatus, Database, DatabaseSpec, FeatureState, Features, Reason, Size};
 use ahoi_reconcile::conditions::Condition;
 use ahoi_reconcile::{Error, is_ready};
 use kube::ResourceExt;
@@ -79,12 +79,12 @@ impl Feature for DatabaseFeature {
 
     fn in_words_of_the_customer(child: &Database, condition: &Condition) -> String {
         let storage = &child.spec.storage;
-        match condition.reason.as_str() {
-            "StorageQuotaExceeded" => format!(
+        match Reason::parse(&condition.reason) {
+            Some(Reason::StorageQuotaExceeded) => format!(
                 "the database uses more than its storage of {storage} and refuses writes until it uses less than 90 % of it: \
                  delete data or raise spec.features.database.storage"
             ),
-            "StorageQuotaWarning" => format!(
+            Some(Reason::StorageQuotaWarning) => format!(
                 "the database uses at least 80 % of its storage of {storage}, and refuses writes when it is used up: delete \
                  data or raise spec.features.database.storage"
             ),
@@ -93,7 +93,8 @@ impl Feature for DatabaseFeature {
     }
 
     fn is_outage(condition: &Condition) -> bool {
-        matches!(condition.reason.as_str(), "StorageQuotaExceeded" | "StorageQuotaBreached")
+        let reason = Reason::parse(&condition.reason);
+        matches!(reason, Some(Reason::StorageQuotaExceeded | Reason::StorageQuotaBreached))
     }
 
     fn record(status: &mut CustomerStatus, observed: &Observed<'_>) {

@@ -3,13 +3,12 @@
 //! Only a Database that has adopted the data can archive or delete it. The Database is therefore created again, adopts the data
 //! by its name, and is removed like any other once it is Ready.
 
-use ahoi_api::{Customer, Database, DatabaseSpec, DeletionPolicy};
+use ahoi_api::{Customer, Database, DatabaseSpec, DeletionPolicy, Reason};
 use ahoi_reconcile::{Class, Error, EventType, is_ready, not_ready_message};
 use kube::ResourceExt;
 
 use super::spec::{database_child, database_if_on};
 use crate::children::only_child;
-use crate::events::OFFBOARDING;
 use crate::offboarding::{Offboarding, definition_is_deleted, is_overdue, record_retained};
 
 /// Gives a Database to data that the Customer's policy archives or deletes. `Err(Waiting)` until it is Ready; `Ok(false)`: the
@@ -77,7 +76,7 @@ async fn give_up(offboarding: &Offboarding<'_>, why: &str) -> Result<bool, Error
     let policy = customer.spec.deletion_policy;
     let message = format!("retained data may be left on its server although the deletion policy is {policy:?}: {why}");
     tracing::warn!(customer = customer.name_any(), ?policy, why, "left retained data on its server");
-    platform.event(customer, EventType::Warning, "RetainedDataLeft", message);
+    platform.event(customer, EventType::Warning, Reason::RetainedDataLeft, message);
     Ok(true)
 }
 
@@ -85,5 +84,5 @@ fn waiting(customer: &Customer, child: &Database) -> Error {
     let archived = if customer.spec.deletion_policy == DeletionPolicy::Archive { "archived" } else { "deleted" };
     let why = not_ready_message(child);
     let message = format!("created the Database again, so that the retained data can be {archived}: {why}");
-    Error::waiting(OFFBOARDING, message)
+    Error::waiting(Reason::Offboarding, message)
 }

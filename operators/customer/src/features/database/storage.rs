@@ -3,7 +3,7 @@
 //! A Customer without a storage gets the Plan's default when the database is created, and keeps it: removing the field changes
 //! nothing. The storage grows when the default is raised, also by a change to another Plan.
 
-use ahoi_api::{Customer, Size};
+use ahoi_api::{Customer, Reason, Size};
 use kube::ResourceExt;
 
 use crate::features::chain::Chain;
@@ -48,7 +48,7 @@ pub fn resolve(inputs: &Inputs<'_>, held: &mut Vec<Held>) -> Storage {
     let default_bytes = default.bytes().ok();
 
     let text = kept.as_ref().map(Size::to_string);
-    let mut refuse = |reason, message: String| {
+    let mut refuse = |reason: Reason, message: String| {
         let message = format!("{message}; {}", stays(FEATURE, "storage", text.clone()));
         held.push(Held::of(FEATURE, reason, message));
         kept.clone()
@@ -56,11 +56,11 @@ pub fn resolve(inputs: &Inputs<'_>, held: &mut Vec<Held>) -> Storage {
     let kept_bytes = kept.as_ref().and_then(|kept| kept.bytes().ok());
     let size = match (own, kept_bytes) {
         (Some(own), _) => match own.bytes() {
-            Err(error) => refuse("InvalidSize", format!("spec.features.{FIELD}: {error}")),
+            Err(error) => refuse(Reason::InvalidSize, format!("spec.features.{FIELD}: {error}")),
             Ok(bytes) if kept_bytes.is_some_and(|kept| bytes < kept) => {
                 let has = text.clone().unwrap_or_default();
                 refuse(
-                    "StorageCannotShrink",
+                    Reason::StorageCannotShrink,
                     format!(
                         "spec.features.{FIELD} is {own} and the database has {has}, which cannot shrink: set it to at least \
                          {has}, or remove the field"
@@ -75,7 +75,7 @@ pub fn resolve(inputs: &Inputs<'_>, held: &mut Vec<Held>) -> Storage {
             if is_raised { Some(default) } else { kept.clone() }
         }
         (None, None) => match default.bytes() {
-            Err(error) => refuse("InvalidSize", format!("spec.features.{FIELD} of the Plan: {error}")),
+            Err(error) => refuse(Reason::InvalidSize, format!("spec.features.{FIELD} of the Plan: {error}")),
             Ok(_) => Some(default),
         },
     };
@@ -94,7 +94,7 @@ pub fn limit(inputs: &Inputs<'_>, size: &Size) -> Option<Held> {
         (_, Err(error)) => {
             let (name, stays) = (plan.name_any(), stays(FEATURE, "storage", text));
             let message = format!("spec.limits.maxStorage of the Plan {name}: {error}; {stays}");
-            return Some(Held::of(FEATURE, "InvalidSize", message));
+            return Some(Held::of(FEATURE, Reason::InvalidSize, message));
         }
     };
     let settings = inputs.settings(|features| features.database.as_ref());
