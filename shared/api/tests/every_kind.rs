@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -22,11 +22,17 @@ fn lists(file: &str, text: &str) {
 
 /// The names of the folders in `folder`.
 fn folders(folder: &str) -> BTreeSet<String> {
-    let entries = fs::read_dir(repository().join(folder)).unwrap().map(Result::unwrap);
+    let entries = fs::read_dir(repository().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
     entries
+        .flatten()
         .filter(|entry| entry.path().is_dir())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+/// The schema of a field.
+fn property<'a>(schema: &'a JSONSchemaProps, name: &str) -> &'a JSONSchemaProps {
+    schema.properties.as_ref().and_then(|properties| properties.get(name)).unwrap_or_else(|| panic!("no field {name}"))
 }
 
 fn kinds() -> impl Iterator<Item = CustomResourceDefinition> {
@@ -47,7 +53,8 @@ fn every_kind_is_listed() {
         let names = crd.spec.names;
         lists("crds/kustomization.yaml", &format!("- {}.yaml", names.plural));
         lists("shared/api/src/lib.rs", &format!("[`{}`]", names.kind));
-        lists("docs/glossary.md", &format!("| {} |", names.kind));
+        // The fleet of the kind PgBouncer has its row as "PgBouncer fleet".
+        lists("docs/glossary.md", &format!("\n| {} ", names.kind));
         let status = format!("{}/status", names.plural);
         assert!(
             roles.iter().any(|role| has_rule(&read(role), &status)),
@@ -89,9 +96,7 @@ fn snake_case(name: &str) -> String {
 fn every_feature_of_a_customer_is_handled() {
     let customer = kinds().find(|crd| crd.spec.names.kind == "Customer").unwrap();
     let schema = customer.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
-    let property = |schema: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps,
-                    name| { schema.properties.as_ref().unwrap()[name].clone() };
-    let features = property(&property(schema, "spec"), "features").properties.unwrap();
+    let features = property(property(schema, "spec"), "features").properties.as_ref().unwrap();
     let (registry, announced) =
         ("operators/customer/src/features/mod.rs", read("operators/customer/src/features/announced.rs"));
     for name in features.keys() {
