@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use ahoi_api::{ChildRef, Customer, CustomerStatus, FeatureState, Plan, Reason, ReconcilePolicy, finalizers};
+use ahoi_api::{
+    ChildRef, Customer, CustomerStatus, EventReason, FeatureState, Plan, Reason, ReconcilePolicy, finalizers,
+};
 use ahoi_reconcile::{
     Cache, Controller, Error, EventType, Platform, Progress, Reconciler, Runnable, StatusThrottle, Transition, Trigger,
 };
@@ -147,7 +149,7 @@ impl CustomerController {
         for ChildRef { kind, namespace, name } in recreated.filter_map(|report| report.reference.as_ref()) {
             let namespace = namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
             let note = format!("{kind} {namespace}{name} was deleted; created it again");
-            self.platform.event(customer, EventType::Warning, Reason::Repaired, note);
+            self.platform.event(customer, EventType::Warning, EventReason::Repaired, note);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The events of a Customer, one for each change of its status. The reconcile crate adds those for Stalled and its end. Pure.
 
-use ahoi_api::{Customer, CustomerStatus, DeletionPolicy, FeatureState, Reason, RunPolicy};
+use ahoi_api::{Customer, CustomerStatus, DeletionPolicy, EventReason, FeatureState, Reason, RunPolicy};
 use ahoi_reconcile::{Transition, conditions};
 
 /// The events for the change from `old` to `new`.
@@ -19,19 +19,22 @@ pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerS
     }
     let (on, off) = (switched(old, new, true), switched(old, new, false));
     if !on.is_empty() {
-        all.push(Transition::normal(Reason::FeatureEnabled.as_str(), format!("enabled: {}", on.join(", "))));
+        all.push(Transition::normal(EventReason::FeatureEnabled.as_str(), format!("enabled: {}", on.join(", "))));
     }
     if !off.is_empty() {
         let kept = if new.database_retained && !old.database_retained { "; its data stays on the server" } else { "" };
-        all.push(Transition::normal(Reason::FeatureDisabled.as_str(), format!("disabled: {}{kept}", off.join(", "))));
+        all.push(Transition::normal(
+            EventReason::FeatureDisabled.as_str(),
+            format!("disabled: {}{kept}", off.join(", ")),
+        ));
     }
     match (old.run_policy, new.run_policy) {
         (Some(RunPolicy::Running), Some(RunPolicy::Suspended)) => all.push(Transition::normal(
-            Reason::Suspended.as_str(),
+            EventReason::Suspended.as_str(),
             "spec.runPolicy is Suspended: stopping workers and jobs, closing the connection pool; the data is kept",
         )),
         (Some(RunPolicy::Suspended), Some(RunPolicy::Running)) => all.push(Transition::normal(
-            Reason::Resumed.as_str(),
+            EventReason::Resumed.as_str(),
             "spec.runPolicy is Running: starting workers and jobs, opening the connection pool",
         )),
         _ => {}
@@ -41,7 +44,7 @@ pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerS
             plan.as_ref().map_or_else(|| "the built-in defaults".to_owned(), |name| format!("Plan {name}"))
         };
         all.push(Transition::normal(
-            Reason::PlanChanged.as_str(),
+            EventReason::PlanChanged.as_str(),
             format!("changed from {} to {}", name(&old.plan), name(&new.plan)),
         ));
     }
@@ -49,7 +52,7 @@ pub fn events(customer: &Customer, old: Option<&CustomerStatus>, new: &CustomerS
         && before < now
     {
         all.push(Transition::normal(
-            Reason::CredentialsRotated.as_str(),
+            EventReason::CredentialsRotated.as_str(),
             "published a new login and password in the Secrets of the database",
         ));
     }
@@ -61,7 +64,7 @@ fn created(status: &CustomerStatus) -> Transition {
     let features: Vec<&str> = enabled.map(|feature| feature.name.as_str()).collect();
     let namespace = status.namespace.as_deref().unwrap_or_default();
     let has = if features.is_empty() { "no features".to_owned() } else { format!("features: {}", features.join(", ")) };
-    Transition::normal(Reason::Created.as_str(), format!("created namespace {namespace}; {has}"))
+    Transition::normal(EventReason::Created.as_str(), format!("created namespace {namespace}; {has}"))
 }
 
 fn offboarding(customer: &Customer, status: &CustomerStatus) -> Transition {
@@ -73,7 +76,7 @@ fn offboarding(customer: &Customer, status: &CustomerStatus) -> Transition {
         DeletionPolicy::Delete => "; its data is deleted",
     };
     Transition::normal(
-        Reason::Offboarding.as_str(),
+        EventReason::Offboarding.as_str(),
         format!("removing workers, connection pool, database and namespace{data}"),
     )
 }
@@ -193,7 +196,7 @@ mod tests {
         for (policy, word) in [("Retain", "stays"), ("Archive", "archived"), ("Delete", "deleted")] {
             let customer = customer(json!({ "deletionPolicy": policy }));
             let all = events(&customer, Some(&ready), &leaving);
-            assert_eq!((all.len(), all[0].reason), (1, Reason::Offboarding.as_str()));
+            assert_eq!((all.len(), all[0].reason), (1, EventReason::Offboarding.as_str()));
             assert!(all[0].note.contains(word), "{}", all[0].note);
             assert_eq!(events(&customer, Some(&leaving), &leaving), []);
         }

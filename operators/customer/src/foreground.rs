@@ -5,8 +5,8 @@
 //! namespace, and the data is handled as if the Database had been deleted earlier.
 
 use ahoi_api::{
-    CUSTOMER_LABEL, Customer, CustomerNamespace, CustomerNamespaceSpec, DeletionPolicy, NAMESPACE_OWNER_LABEL,
-    NamespaceDeletionPolicy, Reason, namespace_of,
+    CUSTOMER_LABEL, Customer, CustomerNamespace, CustomerNamespaceSpec, DeletionPolicy, EventReason,
+    NAMESPACE_OWNER_LABEL, NamespaceDeletionPolicy, Reason, namespace_of,
 };
 use ahoi_reconcile::{Error, EventType, is_ready, not_ready_message};
 use k8s_openapi::api::core::v1::Namespace;
@@ -62,7 +62,7 @@ async fn create_again(offboarding: &Offboarding<'_>) -> Result<bool, Error> {
         "a foreground deletion deleted the children of Customer {name} first; removing the namespace {namespace} that they \
          left{data}"
     );
-    platform.event(customer, EventType::Warning, Reason::ForegroundDeletion, message);
+    platform.event(customer, EventType::Warning, EventReason::ForegroundDeletion, message);
     let spec =
         CustomerNamespaceSpec { deletion_policy: NamespaceDeletionPolicy::Delete, ..CustomerNamespaceSpec::default() };
     children.namespace.apply(customer, namespace_child(&name, spec)).await?;

@@ -31,7 +31,7 @@ impl PlanLookup {
         match self {
             PlanLookup::Found(plan) => PlanChoice::Found(plan),
             PlanLookup::BuiltIn => PlanChoice::BuiltIn,
-            PlanLookup::Missing { reason, why } => PlanChoice::Missing { reason, why },
+            PlanLookup::Missing { reason, why } => PlanChoice::Missing { reason: *reason, why },
         }
     }
 }

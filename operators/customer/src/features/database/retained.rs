@@ -3,7 +3,7 @@
 //! Only a Database that has adopted the data can archive or delete it. The Database is therefore created again, adopts the data
 //! by its name, and is removed like any other once it is Ready.
 
-use ahoi_api::{Customer, Database, DatabaseSpec, DeletionPolicy, Reason};
+use ahoi_api::{Customer, Database, DatabaseSpec, DeletionPolicy, EventReason, Reason};
 use ahoi_reconcile::{Class, Error, EventType, is_ready, not_ready_message};
 use kube::ResourceExt;
 
@@ -76,7 +76,7 @@ async fn give_up(offboarding: &Offboarding<'_>, why: &str) -> Result<bool, Error
     let policy = customer.spec.deletion_policy;
     let message = format!("retained data may be left on its server although the deletion policy is {policy:?}: {why}");
     tracing::warn!(customer = customer.name_any(), ?policy, why, "left retained data on its server");
-    platform.event(customer, EventType::Warning, Reason::RetainedDataLeft, message);
+    platform.event(customer, EventType::Warning, EventReason::RetainedDataLeft, message);
     Ok(true)
 }
 
