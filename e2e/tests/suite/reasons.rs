@@ -162,7 +162,7 @@ fn cases() -> Vec<Case> {
             "reasons-paused",
             json!({"plan": "reasons", "reconcilePolicy": "Paused"}),
             ["Paused", "True", "ReconcilePolicy"],
-            &["spec.reconcilePolicy is Paused", "until it is Normal"],
+            &["spec.reconcilePolicy is Paused", "set it to Normal"],
             Remedy::Customer(json!({"reconcilePolicy": "Normal"})),
         ),
     ]

@@ -147,7 +147,7 @@ fn jobs_healthy(scheduler: &Scheduler, observed: &Observed) -> Finding {
             JOBS_HEALTHY,
             ConditionStatus::True,
             Reason::AllHealthy,
-            "the last run of every job succeeded".into(),
+            "no job failed in its last run".into(),
         );
     }
     let message = format!(
