@@ -54,7 +54,7 @@ async fn a_fleet_whose_pods_do_not_run_says_why() -> Result<()> {
     let image = "localhost/no-such-image:1";
     let spec: PgBouncerSpec = serde_json::from_value(json!({"replicas": 1, "image": image}))?;
     let fleet = fleets.create(&PostParams::default(), &PgBouncer::new(FLEET, spec)).await?;
-    let words = ["0 of 1 processes serve", "faulty-0", image, "Correct spec.image of PgBouncer ahoi-system/faulty"];
+    let words = ["0 of 1 processes are ready", "faulty-0", image, "Correct spec.image of PgBouncer ahoi-system/faulty"];
     stalled(&cluster, "ImagePullBackOff", &words, SOON).await?;
     let events = cluster.of::<Event>(SUITE);
     let is_published = async {

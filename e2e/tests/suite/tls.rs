@@ -77,18 +77,18 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     cluster.until(&fleets, FLEET, "refuses the pair", 60, says("does not belong to its tls.crt")).await?;
     serves(&cluster, name, &second).await?;
     put(&cluster, FLEET, &second).await?;
-    cluster.until(&fleets, FLEET, "Ready again", 60, says("1 of 1 processes serve")).await?;
+    cluster.until(&fleets, FLEET, "Ready again", 60, says("1 of 1 processes are ready")).await?;
     ensure!(restarts().await? == before, "pgbouncer was started anew");
     ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the client that stayed was cut off");
 
     // Another shard has another name.
     cluster.patch_spec(&fleets, FLEET, json!({"shards": 2})).await?;
-    let missing = says("a certificate that is not for secured-s1.ahoi-system.svc;");
+    let missing = says("does not cover secured-s1.ahoi-system.svc.");
     cluster.until(&fleets, FLEET, "tells what the certificate is not for", 120, missing).await?;
     ensure!(cluster.pooled(name).await?.get("sslmode") == "verify-full", "who could verify the fleet no longer does");
     let both = issue(&[HOST, UPPER_HOST]).await?;
     put(&cluster, FLEET, &both).await?;
-    cluster.until(&fleets, FLEET, "Ready with both shards", 120, says("2 of 2 processes serve")).await?;
+    cluster.until(&fleets, FLEET, "Ready with both shards", 120, says("2 of 2 processes are ready")).await?;
     serves(&cluster, name, &both).await?;
     shows(&cluster.address(SUITE, "secured-s1").await?, UPPER_HOST, &both).await?;
 

@@ -1,23 +1,23 @@
-//! Holds customers to their number of clients.
+//! Limits the clients of each customer.
 //!
-//! pgbouncer's own limit counts clients that have not logged in, so it is too high to be the customer's
-//! ([`Resources`](crate::config::Resources)). The agent counts those that have, once a second.
+//! pgbouncer's own limit also counts clients that have not logged in, so it is higher than the customer's
+//! ([`Resources`](crate::config::Resources)). The agent counts the clients that have logged in, once a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::console::Connected;
 
-/// Clients that may be logged in, by database.
+/// Maximum number of logged-in clients, by database.
 pub type Bounds = BTreeMap<String, i64>;
 
-/// The databases that accept no further clients.
+/// The databases that have reached their maximum.
 #[must_use]
 pub fn full(bounds: &Bounds, logged_in: &BTreeMap<String, i64>) -> BTreeSet<String> {
     let at_bound = |(database, bound): &(&String, &i64)| logged_in.get(*database).is_some_and(|count| count >= *bound);
     bounds.iter().filter(at_bound).map(|(database, _)| database.clone()).collect()
 }
 
-/// The databases with more clients than they may have.
+/// The databases that have exceeded their maximum, and by how many clients.
 #[must_use]
 pub fn exceeded<'a>(bounds: &'a Bounds, logged_in: &BTreeMap<String, i64>) -> BTreeMap<&'a str, i64> {
     let surplus = bounds.iter().map(|(database, bound)| {
@@ -27,8 +27,7 @@ pub fn exceeded<'a>(bounds: &'a Bounds, logged_in: &BTreeMap<String, i64>) -> BT
     surplus.filter(|(_, surplus)| *surplus > 0).collect()
 }
 
-/// Which clients to end: the newest of each database. One with a server connection is left alone, for it may be in a
-/// transaction.
+/// The clients to disconnect: the newest of each database. Clients with a server connection may be in a transaction and stay.
 #[must_use]
 pub fn too_many(surplus: &BTreeMap<&str, i64>, clients: &[Connected]) -> Vec<u64> {
     let mut free: Vec<&Connected> = clients.iter().filter(|client| !client.linked).collect();
@@ -61,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_without_a_server_connection_are_ended() {
+    fn the_newest_clients_without_a_server_connection_are_disconnected() {
         let client = |id, database: &str, linked| Connected { id, database: database.into(), linked, waiting: false };
         let clients = [
             client(1, "c", false),

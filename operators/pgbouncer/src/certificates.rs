@@ -1,8 +1,8 @@
-//! Certificates on their way to the agents.
+//! The certificates of PgBouncer fleets.
 //!
-//! A platform team, or cert-manager for it, writes certificates into Secrets of any name. The controller of fleets looks
-//! at them there, and puts those that are good into one Secret of a fixed name, which is all that agents may read: a pair
-//! that does not work never reaches pgbouncer, and one that did is there for a process that starts later.
+//! A platform team or cert-manager writes certificates into Secrets of any name. The controller of PgBouncers validates them
+//! and copies them into one Secret of a fixed name, the only one that agents may read. So an invalid certificate never
+//! reaches pgbouncer, and a process that starts later gets the last valid one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 
-/// The key of the certificate in a Secret of the type kubernetes.io/tls.
+/// Key of the certificate in a Secret of type kubernetes.io/tls.
 pub const CERTIFICATE: &str = "tls.crt";
-/// The key of the private key.
+/// Key of the private key.
 pub const KEY: &str = "tls.key";
-/// The key of the authorities.
+/// Key of the authorities.
 pub const AUTHORITIES: &str = "ca.crt";
-/// The authorities of the servers, in the Secret that agents read.
+/// Key of the servers' authorities in the Secret of the agents.
 const SERVERS: &str = "servers.crt";
 
-/// A certificate with what it is proved by.
+/// A certificate with its private key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     /// The chain (PEM), the fleet's own certificate first.
@@ -43,19 +43,19 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-/// What agents are given for one fleet.
+/// The certificates of one fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Material {
-    /// What pgbouncer shows its clients.
+    /// Certificate that pgbouncer presents to its clients.
     pub pair: Option<Pair>,
-    /// What clients verify that by (PEM).
+    /// Authorities that clients verify it with (PEM).
     pub client_authorities: Option<String>,
-    /// What pgbouncer verifies servers by (PEM).
+    /// Authorities that pgbouncer verifies servers with (PEM).
     pub server_authorities: Option<String>,
 }
 
 impl Material {
-    /// That of `fleet`, from the Secret that agents read.
+    /// The certificates of `fleet` in the Secret of the agents.
     #[must_use]
     pub fn read(secret: Option<&Secret>, fleet: &str) -> Self {
         let entry = |name: &str| secret.and_then(|secret| text(secret, &format!("{fleet}.{name}")));
@@ -73,7 +73,7 @@ impl Material {
         verified.is_some_and(|pair| is_for(&pair.certificate, host))
     }
 
-    /// Its entries in that Secret.
+    /// The entries for the Secret of the agents.
     #[must_use]
     pub fn entries(&self, fleet: &str) -> BTreeMap<String, ByteString> {
         let pair = self.pair.as_ref();
@@ -90,7 +90,7 @@ impl Material {
     }
 }
 
-/// The fleet that an entry of that Secret is for.
+/// The fleet of an entry in that Secret.
 #[must_use]
 pub fn fleet_of(entry: &str) -> Option<&str> {
     [CERTIFICATE, KEY, AUTHORITIES, SERVERS].iter().find_map(|name| entry.strip_suffix(name)?.strip_suffix('.'))
@@ -103,44 +103,44 @@ pub fn text(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(bytes.0.clone()).ok().filter(|text| !text.trim().is_empty())
 }
 
-/// How pgbouncer's connections are secured, complete with what that takes.
+/// The TLS settings of pgbouncer, with the certificates that they need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Whether clients may or have to use TLS.
+    /// TLS mode of clients.
     pub client: ClientTlsMode,
-    /// What they are shown; there unless `client` is Disable.
+    /// Certificate for clients; set unless `client` is Disable.
     pub pair: Option<Pair>,
-    /// What servers have to offer.
+    /// TLS mode of servers.
     pub server: TlsMode,
-    /// What their certificates are verified by; there if they are.
+    /// Authorities of servers; set if `server` verifies certificates.
     pub server_authorities: Option<String>,
 }
 
 impl Tls {
-    /// What the fleet asks for.
+    /// The settings of a fleet.
     ///
     /// # Errors
-    /// When something for it is not there; says what.
+    /// When a certificate that they need is missing.
     pub fn of(spec: &FleetTls, material: &Material) -> Result<Self, &'static str> {
         let (client, server) = (spec.client.mode, spec.server.mode);
         let pair = material.pair.clone().filter(|_| client != ClientTlsMode::Disable);
         let server_authorities = material.server_authorities.clone().filter(|_| server.verifies());
         if client != ClientTlsMode::Disable && pair.is_none() {
-            return Err("there is no certificate for spec.tls.client yet");
+            return Err("the certificate for spec.tls.client is missing");
         }
         if server.verifies() && server_authorities.is_none() {
             return Err(
-                "no DatabaseServer names authorities (spec.tls.caSecretRef), and spec.tls.server verifies by them",
+                "spec.tls.server verifies certificates, and no DatabaseServer has authorities (spec.tls.caSecretRef)",
             );
         }
         Ok(Tls { client, pair, server, server_authorities })
     }
 }
 
-/// A certificate from its Secret, if clients that connect to one of `hosts` and trust its authorities will accept it.
+/// The certificate in a Secret, if clients accept it that connect to one of `hosts` and trust its authorities.
 ///
 /// # Errors
-/// What is wrong with it, as the rest of a sentence. No time is said, so that it is always the same text.
+/// The problem, as the predicate of a sentence. It contains no time, so that the text stays the same.
 pub fn pair(secret: &Secret, hosts: &[String]) -> Result<Pair, String> {
     let entry = |key: &str| text(secret, key).ok_or_else(|| format!("has no {key}"));
     let pair = Pair { certificate: entry(CERTIFICATE)?, key: entry(KEY)? };
@@ -149,7 +149,7 @@ pub fn pair(secret: &Secret, hosts: &[String]) -> Result<Pair, String> {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
         .map_err(|_| format!("has no private key (PEM, without a passphrase) in {KEY}"))?;
     let key = provider.key_provider.load_private_key(key);
-    let key = key.map_err(|_| format!("has a private key of an unknown kind in {KEY}"))?;
+    let key = key.map_err(|_| format!("has a private key of an unsupported type in {KEY}"))?;
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| format!("has a {KEY} that does not belong to its {CERTIFICATE}"))?;
     if let Some(pem) = text(secret, AUTHORITIES) {
@@ -160,7 +160,7 @@ pub fn pair(secret: &Secret, hosts: &[String]) -> Result<Pair, String> {
     Ok(pair)
 }
 
-/// Whether a certificate (PEM, the first of its chain) is for the name.
+/// Whether a certificate (PEM, the first of its chain) covers the host name.
 #[must_use]
 pub fn is_for(certificate: &str, host: &str) -> bool {
     let own = chain(certificate).and_then(|chain| chain.into_iter().next());
@@ -168,7 +168,7 @@ pub fn is_for(certificate: &str, host: &str) -> bool {
     ParsedCertificate::try_from(&own).is_ok_and(|own| verify_server_name(&own, &name).is_ok())
 }
 
-/// The certificates (PEM) that something can be verified by; none if one of them is not, or there are none.
+/// The authorities of a text (PEM); none if it has none, or an invalid one.
 #[must_use]
 pub fn authorities(pem: &str) -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
@@ -178,7 +178,7 @@ pub fn authorities(pem: &str) -> Option<RootCertStore> {
     Some(roots)
 }
 
-/// The certificates of a text (PEM); none if one of them is none, or there are none.
+/// The certificates of a text (PEM); none if it has none, or an invalid one.
 #[must_use]
 pub fn chain(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
@@ -197,16 +197,16 @@ fn verify(
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let verifier = verifier.map_err(|error| format!("cannot be verified: {error}"))?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("cannot be for the name {host}"))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("cannot cover the name {host}"))?;
     let Some((own, others)) = chain.split_first() else { return Err("is empty".to_owned()) };
     let outcome = verifier.verify_server_cert(own, others, &name, &[], UnixTime::now());
     outcome.map(drop).map_err(|error| match error {
-        // The signature is wrong where the authority is another one of the same name.
+        // If another authority has the same name, the signature does not match.
         rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
-            format!("has a certificate that does not come from the authorities in its {AUTHORITIES}")
+            format!("has a certificate that is not signed by the authorities in its {AUTHORITIES}")
         }
         rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
-            format!("has a certificate that is not for {host}, by which clients connect")
+            format!("has a certificate that does not cover {host}, which clients connect to")
         }
         rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
             "has a certificate that has expired".to_owned()

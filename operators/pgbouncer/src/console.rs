@@ -1,7 +1,7 @@
 //! pgbouncer's admin console, over its unix socket.
 //!
-//! pgbouncer lets in whoever runs as the user it runs as, so there is no password. The console understands the simple
-//! query protocol alone.
+//! pgbouncer accepts every process of its own operating system user, so there is no password. The console supports only the
+//! simple query protocol.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,55 +23,55 @@ pub struct Console {
     _connection: AbortOnDropHandle<()>,
 }
 
-/// A database as pgbouncer has it.
+/// A database in pgbouncer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Database {
-    /// New clients are refused.
+    /// Whether new clients are refused.
     pub disabled: bool,
-    /// Clients wait.
+    /// Whether clients wait.
     pub paused: bool,
-    /// Server connections it has.
+    /// Number of server connections.
     pub connections: i64,
 }
 
-/// What the pools of one database do.
+/// Activity of the pools of one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Clients with a server connection.
     pub clients_active: i64,
     /// Clients that wait for a server connection.
     pub clients_waiting: i64,
-    /// How long the one that has waited longest waits, in microseconds.
+    /// Wait of the client that has waited longest, in microseconds.
     pub longest_wait: i64,
     /// Server connections with a client.
     pub servers_active: i64,
-    /// Server connections without.
+    /// Server connections without a client.
     pub servers_idle: i64,
     /// Server connections in all.
     pub servers: i64,
-    /// Clients that are logged in.
+    /// Logged-in clients.
     pub clients: i64,
 }
 
-/// How many clients a process has.
+/// Number of clients of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clients {
-    /// All of them.
+    /// All clients.
     pub all: i64,
-    /// Those that have not finished their login.
+    /// Clients that have not finished their login.
     pub unfinished: i64,
 }
 
-/// What a process has done since it started.
+/// Counters of a process since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Transactions.
     pub transactions: i64,
-    /// Logins that succeeded.
+    /// Successful logins.
     pub logins: i64,
 }
 
-/// What all pools together do.
+/// Activity of all pools together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Clients with a server connection.
@@ -80,14 +80,14 @@ pub struct Load {
     pub clients_waiting: i64,
     /// Server connections with a client.
     pub servers_active: i64,
-    /// Server connections without.
+    /// Server connections without a client.
     pub servers_idle: i64,
-    /// How long the client that has waited longest waits, in microseconds.
+    /// Wait of the client that has waited longest, in microseconds.
     pub longest_wait: i64,
 }
 
 impl Load {
-    /// What these databases do together.
+    /// The sum over these databases.
     #[must_use]
     pub fn of<'a>(usages: impl IntoIterator<Item = &'a Usage>) -> Load {
         let mut load = Load::default();
@@ -105,32 +105,32 @@ impl Load {
 /// A client's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connected {
-    /// What [`Console::kill_client`] calls it; the newer, the higher.
+    /// The id for [`Console::kill_client`]; newer clients have higher ones.
     pub id: u64,
-    /// Its database.
+    /// Database of the client.
     pub database: String,
-    /// It has a server connection.
+    /// Whether it has a server connection.
     pub linked: bool,
-    /// It waits for a server connection.
+    /// Whether it waits for a server connection.
     pub waiting: bool,
 }
 
 impl Connected {
-    /// It is in no transaction, and asks for none.
+    /// Whether it is in no transaction and waits for none.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         !self.linked && !self.waiting
     }
 }
 
-/// How long pgbouncer may take to answer; a reload of thousands of routes takes less than a second.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A pause that has not been answered for so long waits for transactions.
-const BUSY: Duration = Duration::from_millis(20);
-/// Consoles that pause at the same time.
+/// Maximum time for an answer; a reload of thousands of routes takes less than a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A PAUSE without an answer for this long waits for transactions.
+const PAUSE_TIMEOUT: Duration = Duration::from_millis(20);
+/// Number of consoles that pause databases concurrently.
 const LANES: usize = 8;
-/// One sentence for every way of not answering: it ends up in a status, which is not to change with each try.
-const SILENCE: &str = "pgbouncer does not answer";
+/// The same error for every kind of missing answer, as it is written into a status.
+const NO_ANSWER: &str = "pgbouncer does not answer";
 
 impl Console {
     /// Connects to the pgbouncer whose socket is in `directory`.
@@ -140,17 +140,17 @@ impl Console {
     pub async fn connect(directory: &Path, port: u16) -> Result<Console> {
         let mut config = Config::new();
         config.host_path(directory).port(port).user("pgbouncer").dbname("pgbouncer");
-        config.connect_timeout(PATIENCE);
-        let connected = timeout(PATIENCE, config.connect(NoTls)).await.context(SILENCE)?;
-        let (client, connection) = connected.context(SILENCE)?;
+        config.connect_timeout(ANSWER_TIMEOUT);
+        let connected = timeout(ANSWER_TIMEOUT, config.connect(NoTls)).await.context(NO_ANSWER)?;
+        let (client, connection) = connected.context(NO_ANSWER)?;
         let connection = tokio::spawn(async move {
-            // Its end is noticed by the next command.
+            // The next command returns the error.
             let _ = connection.await;
         });
         Ok(Console { directory: directory.to_owned(), port, client, _connection: AbortOnDropHandle::new(connection) })
     }
 
-    /// Makes pgbouncer read its files. The answer says nothing about whether it could: see [`Console::marker`].
+    /// Makes pgbouncer read its files. The answer does not show whether it could: see [`Console::marker`].
     ///
     /// # Errors
     /// When it does not answer.
@@ -158,7 +158,7 @@ impl Console {
         self.command("RELOAD").await
     }
 
-    /// The last setting of the file that was last read to its end.
+    /// Value of the marker, which is the last setting of the file: proof that pgbouncer read it to the end.
     ///
     /// # Errors
     /// When it does not answer.
@@ -168,7 +168,7 @@ impl Console {
         Ok(found.and_then(|row| row.get("value")).unwrap_or_default().to_owned())
     }
 
-    /// Every database, the console included.
+    /// All databases, the console included.
     ///
     /// # Errors
     /// When it does not answer.
@@ -185,7 +185,7 @@ impl Console {
         Ok(databases.collect())
     }
 
-    /// What the pools of each database do, the console aside.
+    /// Activity of the pools of each database, without the console.
     ///
     /// # Errors
     /// When it does not answer.
@@ -210,7 +210,7 @@ impl Console {
         Ok(usages)
     }
 
-    /// What it has done for all databases together.
+    /// Counters of all databases together.
     ///
     /// # Errors
     /// When it does not answer.
@@ -220,7 +220,7 @@ impl Console {
         Ok(Totals { transactions: sum("xact_count"), logins: sum("client_login_count") })
     }
 
-    /// How many clients there are; pgbouncer has these numbers at hand.
+    /// Number of clients. Cheap: pgbouncer maintains these numbers.
     ///
     /// # Errors
     /// When it does not answer.
@@ -230,7 +230,7 @@ impl Console {
         Ok(Clients { all: of("used_clients"), unfinished: of("login_clients") })
     }
 
-    /// How many clients are logged in, by database.
+    /// Number of logged-in clients by database.
     ///
     /// # Errors
     /// When it does not answer.
@@ -258,7 +258,7 @@ impl Console {
         Ok(unfinished.collect())
     }
 
-    /// Changes a setting until the files are read again.
+    /// Changes a setting until the next reload.
     ///
     /// # Errors
     /// When it does not answer.
@@ -266,7 +266,7 @@ impl Console {
         self.command(&format!("SET {name} = '{value}'")).await
     }
 
-    /// Replaces the server connections of a database; those in use when their transactions have ended.
+    /// Replaces the server connections of a database, those in use when their transactions have ended.
     ///
     /// # Errors
     /// When it does not answer or has no such database.
@@ -274,7 +274,7 @@ impl Console {
         self.command(&format!("RECONNECT {}", quoted(database)?)).await
     }
 
-    /// Lets new clients in, or no longer.
+    /// Refuses or admits new clients.
     ///
     /// # Errors
     /// When it does not answer or has no such database.
@@ -283,8 +283,8 @@ impl Console {
         self.command(&format!("{verb} {}", quoted(database)?)).await
     }
 
-    /// Lets the clients of these databases wait: they begin nothing new at once. That the transactions which run have ended
-    /// is not waited for here: [`Database::connections`] says it.
+    /// Makes the clients of these databases wait before their next transaction. Does not wait for running transactions to end:
+    /// [`Database::connections`] shows that.
     ///
     /// # Errors
     /// When pgbouncer does not answer.
@@ -302,22 +302,22 @@ impl Console {
         futures::future::try_join_all(lanes).await.map(drop)
     }
 
-    /// Serves the clients of these databases again; one that is not paused, or not there, is none of the trouble.
+    /// Serves the clients of these databases again. Databases that are not paused or do not exist are no error.
     ///
     /// # Errors
     /// When pgbouncer does not answer.
     pub async fn resume(&self, databases: &[String]) -> Result<()> {
         for database in databases {
             let resume = format!("RESUME {}", quoted(database)?);
-            let answer = timeout(PATIENCE, self.client.simple_query(&resume)).await.context(SILENCE)?;
+            let answer = timeout(ANSWER_TIMEOUT, self.client.simple_query(&resume)).await.context(NO_ANSWER)?;
             if self.client.is_closed() {
-                answer.context(SILENCE)?;
+                answer.context(NO_ANSWER)?;
             }
         }
         Ok(())
     }
 
-    /// Ends pgbouncer when its last client has gone; new ones are refused from now on.
+    /// Stops pgbouncer when its last client has disconnected. New clients are refused from now on.
     ///
     /// # Errors
     /// When it does not answer.
@@ -325,7 +325,7 @@ impl Console {
         self.command("SHUTDOWN WAIT_FOR_CLIENTS").await
     }
 
-    /// The clients' connections, those to the console aside.
+    /// The connections of clients, without those to the console.
     ///
     /// # Errors
     /// When it does not answer.
@@ -343,7 +343,7 @@ impl Console {
         Ok(clients.collect())
     }
 
-    /// Whom clients and server connections are logged in as.
+    /// The users of client and server connections.
     ///
     /// # Errors
     /// When it does not answer.
@@ -355,10 +355,10 @@ impl Console {
         Ok(users)
     }
 
-    /// Ends one client's connection.
+    /// Disconnects a client.
     ///
     /// # Errors
-    /// When it does not answer or the client has gone.
+    /// When it does not answer, or the client has disconnected.
     pub async fn kill_client(&self, id: u64) -> Result<()> {
         self.command(&format!("KILL_CLIENT {id}")).await
     }
@@ -376,15 +376,15 @@ impl Console {
     }
 
     async fn ask(&self, command: &str) -> Result<Vec<SimpleQueryMessage>> {
-        let answer = timeout(PATIENCE, self.client.simple_query(command)).await.context(SILENCE)?;
+        let answer = timeout(ANSWER_TIMEOUT, self.client.simple_query(command)).await.context(NO_ANSWER)?;
         answer.with_context(|| {
             let word = command.split(' ').next().unwrap_or_default();
-            if self.client.is_closed() { SILENCE.to_owned() } else { format!("pgbouncer refused {word}") }
+            if self.client.is_closed() { NO_ANSWER.to_owned() } else { format!("pgbouncer refused {word}") }
         })
     }
 }
 
-/// A database whose transactions still run keeps its console busy until they have ended; the next one takes another.
+/// A console waits until the transactions of the paused database have ended, so the next database gets another console.
 async fn pause_one_by_one(directory: &Path, port: u16, databases: impl Iterator<Item = &String>) -> Result<()> {
     let mut console: Option<Console> = None;
     for database in databases {
@@ -393,20 +393,20 @@ async fn pause_one_by_one(directory: &Path, port: u16, databases: impl Iterator<
             None => Console::connect(directory, port).await?,
         };
         let pause = format!("PAUSE {}", quoted(database)?);
-        // A refusal means that there is no such database (any more).
-        if timeout(BUSY, open.client.simple_query(&pause)).await.is_ok() {
+        // A refusal means that the database does not exist (any more).
+        if timeout(PAUSE_TIMEOUT, open.client.simple_query(&pause)).await.is_ok() {
             console = Some(open);
         }
     }
     Ok(())
 }
 
-/// The names have been checked when their routes were; this is for whoever forgets.
+/// Routes are validated before they are loaded; this protects against other callers.
 fn quoted(database: &str) -> Result<String> {
     if database.is_empty()
         || !database.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     {
-        bail!("the name of the database needs quoting");
+        bail!("the name of the database is not valid: {database:?}");
     }
     Ok(format!("\"{database}\""))
 }

@@ -32,7 +32,7 @@ pub(crate) fn poolers() -> Poolers {
     [("pg-eu-1".to_owned(), PoolerLogin { name: "ahoi_pooler_1_a".into(), password: "se\"cret".into() })].into()
 }
 
-/// A route to `database` on a server whose passwords cannot be looked up.
+/// A route to `database` on a server with `File` passwords.
 pub(crate) fn file_route(database: &str) -> Route {
     Route { passwords: Passwords::File, login: Some(format!("{database}_a")), ..route(database) }
 }

@@ -1,4 +1,4 @@
-//! Names within a fleet, which the controller gives and the agents rely on.
+//! Names within a PgBouncer fleet, which the controller assigns and the agents rely on.
 
 use std::path::Path;
 
@@ -9,20 +9,20 @@ use crate::PORT;
 use crate::certificates::Tls;
 use crate::config::{Settings, valid_parameters};
 
-/// The name of a shard of the fleet, counted from 0: of its StatefulSet, its Service and its PodDisruptionBudget. The first
-/// is called as the fleet is, for a fleet may grow after years as one shard.
+/// Name of a shard of the fleet, counted from 0: of its StatefulSet, Service and PodDisruptionBudget. The first shard has the
+/// name of the fleet, as a fleet begins with one.
 #[must_use]
 pub fn shard(fleet: &str, shard: i32) -> String {
     if shard == 0 { fleet.to_owned() } else { format!("{fleet}-s{shard}") }
 }
 
-/// The name of the process number `ordinal` of a shard, counted from 0.
+/// Name of the pod with process number `ordinal` of a shard, counted from 0.
 #[must_use]
 pub fn pod(shard: &str, ordinal: i32) -> String {
     format!("{shard}-{ordinal}")
 }
 
-/// The shard and the number of a process in it, from the name of its pod.
+/// Shard and number of a process, from the name of its pod.
 #[must_use]
 pub fn process(fleet: &str, pod: &str) -> Option<(i32, i32)> {
     let rest = pod.strip_prefix(fleet)?.strip_prefix('-')?;
@@ -36,31 +36,31 @@ pub fn process(fleet: &str, pod: &str) -> Option<(i32, i32)> {
     }
 }
 
-/// The headless Service under which each process of a shard has a name of its own.
+/// Name of the headless Service that gives each process of a shard a host name.
 #[must_use]
 pub fn peers_service(shard: &str) -> String {
     format!("{shard}-peers")
 }
 
-/// The host that the clients of a shard connect to.
+/// Host that the clients of a shard connect to.
 #[must_use]
 pub fn host(namespace: &str, shard: &str) -> String {
     format!("{shard}.{namespace}.svc")
 }
 
-/// The field manager of the agent in `pod`; each owns its own entry of `status.processes`, and no other.
+/// Field manager of the agent in `pod`, which owns its entry of `status.processes` alone.
 #[must_use]
 pub fn field_manager(pod: &str) -> String {
     format!("ahoi-pgbouncer-agent/{pod}")
 }
 
-/// What the fleet says about the process in `pod`. Parameters that pgbouncer would not understand are left out; the
-/// controller says so in the fleet's status.
+/// Settings of the process in `pod`. Parameters that pgbouncer does not accept are left out; the controller reports them in the
+/// fleet's status.
 #[must_use]
 pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
     let (name, namespace) = (fleet.name_any(), fleet.namespace().unwrap_or_default());
     let (shard, number) = process(&name, pod).map_or((0, None), |(shard, number)| (shard, Some(number)));
-    // A cancel request reaches any process of the shard that its client is connected to, and no other shard's.
+    // A cancel request may reach any process of the client's shard, and none of another shard.
     let shard = self::shard(&name, shard);
     let peers =
         (0..fleet.spec.replicas).map(|i| format!("{}.{}.{namespace}.svc", self::pod(&shard, i), peers_service(&shard)));
@@ -72,9 +72,9 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
         max_client_connections: fleet.spec.max_client_connections,
         default_max_client_connections: max_clients_of_a_pool(fleet),
         parameters: valid_parameters(&fleet.spec.parameters),
-        // Its certificates are elsewhere.
+        // Set by the agent, which reads the certificates.
         tls: Tls::default(),
-        // A peer must be able to reach itself by its number, which a process that is to go no longer can.
+        // A peer has to reach itself by its number; a process beyond spec.replicas is not in the list any more.
         peer_id: number
             .filter(|number| *number < fleet.spec.replicas)
             .and_then(|number| u32::try_from(number + 1).ok())
@@ -84,18 +84,18 @@ pub fn settings(fleet: &PgBouncer, pod: &str, directory: &Path) -> Settings {
     }
 }
 
-/// Client connections of a pool that says nothing, in each process.
+/// Maximum number of clients of a pool without maxClientConnections, in each process.
 fn max_clients_of_a_pool(fleet: &PgBouncer) -> i32 {
     fleet.spec.default_max_client_connections.unwrap_or_else(|| (fleet.spec.max_client_connections / 5).max(1))
 }
 
-/// What the processes of the fleet say of themselves.
+/// The reports of the fleet's processes.
 #[must_use]
 pub fn reports(fleet: &PgBouncer) -> &[ProcessStatus] {
     fleet.status.as_ref().map(|status| status.processes.as_slice()).unwrap_or_default()
 }
 
-/// How many processes of a shard may have connections: those it wants, and those that have not gone yet.
+/// Number of processes of a shard that may have server connections: those in the spec, and those that still stop.
 #[must_use]
 pub fn processes(fleet: &PgBouncer, shard: i32) -> i64 {
     let name = fleet.name_any();
@@ -110,7 +110,7 @@ mod tests {
     use ahoi_api::{PgBouncerSpec, PgBouncerStatus};
 
     #[test]
-    fn a_process_that_is_on_its_way_out_still_counts() {
+    fn a_stopping_process_still_counts() {
         let mut fleet = PgBouncer::new("global", PgBouncerSpec { replicas: 2, ..PgBouncerSpec::default() });
         assert_eq!(processes(&fleet, 0), 2);
         let pods = ["global-0", "global-1", "global-2", "global-s1-0"];
@@ -130,7 +130,7 @@ mod tests {
         let settings = |pod| settings(&fleet, pod, Path::new("/run/pgbouncer"));
         assert_eq!(settings("global-1").peer_id, 2);
         assert_eq!(settings("global-1").peers[1], "global-1.global-peers.ahoi-system.svc");
-        assert_eq!(settings("global-2").peer_id, 0, "it is one too many");
+        assert_eq!(settings("global-2").peer_id, 0, "it is beyond spec.replicas");
         assert_eq!(settings("global-0").default_max_client_connections, 1000, "a fifth");
         assert_eq!(settings("global-s3-0").peer_id, 1);
         assert_eq!(settings("global-s3-0").peers[1], "global-s3-1.global-s3-peers.ahoi-system.svc");

@@ -1,8 +1,8 @@
-//! Whose clients wait because their server is away or is about to be restarted.
+//! Which clients wait because their PostgreSQL server is unreachable or about to be restarted.
 //!
-//! pgbouncer answers every query with an error while logins at a server fail, but not while the database is paused: then
-//! the client waits. So the pools of a server that is away are paused at once, and resumed when it answers. What is decided
-//! here is pure; the agent watches the servers and tells pgbouncer.
+//! While logins to a server fail, pgbouncer answers every query with an error; while the database is paused, the client
+//! waits. So the pools of an unreachable server are paused at once, and resumed when it answers. The decisions here are
+//! pure; the agent watches the servers and sends the commands to pgbouncer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,69 +13,69 @@ use crate::certificates::Tls;
 use crate::config::{Poolers, auth_alias};
 use crate::console::Database;
 
-/// More held servers than this are not listed: a status has to fit into an object.
+/// Maximum number of held servers in a report: a status has to fit into an object.
 const LISTED: usize = 50;
 
-/// A server as routes describe it.
+/// A server with its routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// How it is reached.
-    pub way: Way,
-    /// What pgbouncer has of it, the one for looking up passwords included, and whether its clients wait anyway.
+    /// How to connect to it.
+    pub endpoint: Endpoint,
+    /// Its databases in pgbouncer, the one for auth_query included, and whether their clients wait in any case.
     pub databases: BTreeMap<String, bool>,
 }
 
-/// How a server is reached.
+/// How to connect to a server.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Way {
+pub struct Endpoint {
     /// Name of the DatabaseServer.
     pub server: String,
-    /// Its host.
+    /// Host of the server.
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
-    /// A database that the login may use.
+    /// Database to connect to.
     pub database: String,
-    /// The pooler's login. Without one the server can only be asked whether it is there.
+    /// The login of pgbouncer. Without it a probe shows only whether the server is reachable.
     pub login: Option<PoolerLogin>,
-    /// Whether by TLS.
+    /// TLS mode.
     pub tls: TlsMode,
-    /// The authorities (PEM) that its certificate has to come from, if it is looked at.
+    /// Authorities (PEM) to verify the server's certificate with, if the mode verifies it.
     pub authorities: Option<String>,
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Without the login.
         write!(f, "{} at {}:{}", self.server, self.host, self.port)
     }
 }
 
-/// What is known of a server.
+/// What the last probe of a server showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// It answers, whatever its answer.
+pub enum ServerState {
+    /// It answers, even if it refuses the login.
     Answers {
-        /// When it was started, as it says itself; unknown where it refuses the pooler's login.
+        /// Start time as the server reports it; none where it refuses the login of pgbouncer.
         started: Option<String>,
     },
-    /// It cannot be reached, or is starting or stopping.
-    Away,
+    /// It does not answer, or is starting or stopping.
+    Unreachable,
 }
 
 /// Why the clients of a server wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// It cannot be reached.
+    /// It is unreachable.
     Unreachable,
     /// It is about to be restarted.
     Maintenance {
-        /// The request.
+        /// Value of spec.maintenance.request.
         request: String,
     },
 }
 
-/// The servers that these routes lead to, by what pgbouncer calls the database for looking up passwords.
+/// The servers of these routes, by the name of their auth_query database in pgbouncer.
 #[must_use]
 pub fn servers(
     routes: &BTreeMap<String, Route>,
@@ -86,24 +86,24 @@ pub fn servers(
     let mut servers: BTreeMap<String, Server> = BTreeMap::new();
     for (key, route) in routes {
         let alias = auth_alias(route);
-        // Where verifiers are known beforehand nothing is looked up, and so there is nothing to pause for that.
+        // With passwords from the auth_file there is no auth_query database to pause.
         let looking_up = (route.passwords == Passwords::Lookup).then(|| (alias.clone(), false));
-        let Some(way) = way(route, poolers, tls) else { continue };
+        let Some(endpoint) = endpoint(route, poolers, tls) else { continue };
         let server =
-            servers.entry(alias).or_insert_with(|| Server { way, databases: looking_up.into_iter().collect() });
+            servers.entry(alias).or_insert_with(|| Server { endpoint, databases: looking_up.into_iter().collect() });
         server.databases.insert(route.database.clone(), waits(route, leaving.contains(key.as_str())));
     }
     servers
 }
 
-/// How the server of a route is reached; not while the pooler's login that the route needs is missing.
+/// How to connect to the server of a route; none while the login that the route needs is unknown.
 #[must_use]
-pub fn way(route: &Route, poolers: &Poolers, tls: &Tls) -> Option<Way> {
+pub fn endpoint(route: &Route, poolers: &Poolers, tls: &Tls) -> Option<Endpoint> {
     let login = match route.passwords {
         Passwords::File => None,
         Passwords::Lookup => Some(poolers.get(&route.server)?.clone()),
     };
-    Some(Way {
+    Some(Endpoint {
         server: route.server.clone(),
         host: route.host.clone(),
         port: u16::try_from(route.port).ok()?,
@@ -114,37 +114,37 @@ pub fn way(route: &Route, poolers: &Poolers, tls: &Tls) -> Option<Way> {
     })
 }
 
-/// Whether the clients of a route are to wait whatever its server does.
+/// Whether the clients of a route wait whatever the state of its server.
 #[must_use]
 pub fn waits(route: &Route, leaving: bool) -> bool {
     match route.state {
         PoolState::Active => false,
         PoolState::Paused => true,
-        // Clients that are connected go on, unless the route goes: then they must not begin anything new.
+        // Connected clients continue, unless the route is removed: then they must not begin new transactions.
         PoolState::Disabled => leaving,
     }
 }
 
-/// Whether the clients of a server wait `now`, and why. An agent goes by what it hears itself where it can: whoever began a
-/// maintenance may not be there at its end.
+/// Whether the clients of a server wait `now`, and why. An agent relies on its own probes where it can: the controller that
+/// began a maintenance may not run at its end.
 #[must_use]
-pub fn hold(heard: Option<&Heard>, maintenance: Option<&MaintenanceStatus>, now: Timestamp) -> Option<Hold> {
-    if let Some(maintenance) = maintenance.filter(|maintenance| goes_on(heard, maintenance, now)) {
+pub fn hold(state: Option<&ServerState>, maintenance: Option<&MaintenanceStatus>, now: Timestamp) -> Option<Hold> {
+    if let Some(maintenance) = maintenance.filter(|maintenance| is_underway(state, maintenance, now)) {
         return Some(Hold::Maintenance { request: maintenance.request.clone() });
     }
-    (heard == Some(&Heard::Away)).then_some(Hold::Unreachable)
+    (state == Some(&ServerState::Unreachable)).then_some(Hold::Unreachable)
 }
 
-fn goes_on(heard: Option<&Heard>, maintenance: &MaintenanceStatus, now: Timestamp) -> bool {
-    let restarted = match heard {
-        Some(Heard::Answers { started: Some(started) }) => *started != maintenance.server_started,
+fn is_underway(state: Option<&ServerState>, maintenance: &MaintenanceStatus, now: Timestamp) -> bool {
+    let restarted = match state {
+        Some(ServerState::Answers { started: Some(started) }) => *started != maintenance.server_started,
         _ => false,
     };
     maintenance.state.is_underway() && now < maintenance.until.0 && !restarted
 }
 
-/// What is said of held servers, given the databases as pgbouncer has them. A server without routes here is one, too:
-/// nothing can go to it from here.
+/// The report on held servers, given the databases as pgbouncer shows them. A server without routes here is Quiet: this
+/// process sends nothing to it.
 #[must_use]
 pub fn report<'a>(
     held: impl IntoIterator<Item = (&'a str, &'a Hold, Vec<&'a String>)>,
@@ -159,7 +159,7 @@ pub fn report<'a>(
             Hold::Maintenance { request } => (HoldState::Pausing, Some(request.clone())),
         };
         let entry = HeldServer { server: server.to_owned(), state, request };
-        // Of two ways to one server the one that is less quiet counts.
+        // If a server has two endpoints, the one that is less quiet counts.
         report.entry(server).and_modify(|before| *before = before.clone().min(entry.clone())).or_insert(entry);
     }
     report.into_values().take(LISTED).collect()
@@ -186,16 +186,16 @@ mod tests {
         }
     }
 
-    fn started(when: &str) -> Heard {
-        Heard::Answers { started: Some(when.into()) }
+    fn started(when: &str) -> ServerState {
+        ServerState::Answers { started: Some(when.into()) }
     }
 
     #[test]
-    fn a_server_that_is_away_is_held() {
-        assert_eq!(hold(Some(&Heard::Away), None, at(0)), Some(Hold::Unreachable));
-        assert_eq!(hold(None, None, at(0)), None, "nothing is known yet");
+    fn an_unreachable_server_is_held() {
+        assert_eq!(hold(Some(&ServerState::Unreachable), None, at(0)), Some(Hold::Unreachable));
+        assert_eq!(hold(None, None, at(0)), None, "it was not probed yet");
         assert_eq!(hold(Some(&started("before")), None, at(0)), None);
-        assert_eq!(hold(Some(&Heard::Answers { started: None }), None, at(0)), None, "a refusal is an answer");
+        assert_eq!(hold(Some(&ServerState::Answers { started: None }), None, at(0)), None, "a refusal is an answer");
     }
 
     #[test]
@@ -203,12 +203,12 @@ mod tests {
         let request = Some(Hold::Maintenance { request: "now".into() });
         for state in [MaintenanceState::Pausing, MaintenanceState::ReadyToRestart] {
             let underway = maintenance(state);
-            for heard in [None, Some(&started("before")), Some(&Heard::Away)] {
-                assert_eq!(hold(heard, Some(&underway), at(99)), request);
+            for state in [None, Some(&started("before")), Some(&ServerState::Unreachable)] {
+                assert_eq!(hold(state, Some(&underway), at(99)), request);
             }
             assert_eq!(hold(Some(&started("later")), Some(&underway), at(99)), None, "it was restarted");
-            assert_eq!(hold(None, Some(&underway), at(100)), None, "nobody is left to end it");
-            assert_eq!(hold(Some(&Heard::Away), Some(&underway), at(100)), Some(Hold::Unreachable));
+            assert_eq!(hold(None, Some(&underway), at(100)), None, "its time is over");
+            assert_eq!(hold(Some(&ServerState::Unreachable), Some(&underway), at(100)), Some(Hold::Unreachable));
         }
         for state in [MaintenanceState::Done, MaintenanceState::TimedOut] {
             assert_eq!(hold(None, Some(&maintenance(state)), at(0)), None);
@@ -230,12 +230,12 @@ mod tests {
         let alias = auth_alias(&route("a"));
         assert_eq!(wait, [(alias.as_str(), false), ("a", false), ("c", true), ("d", true), ("e", false)]);
         assert_eq!(servers.len(), 2);
-        assert_eq!(format!("{:?}", first.way), "pg-eu-1 at pg-eu-1.databases.svc:5432");
+        assert_eq!(format!("{:?}", first.endpoint), "pg-eu-1 at pg-eu-1.databases.svc:5432");
     }
 
     #[test]
-    fn quiet_is_who_has_no_connection_left() {
-        let away = Hold::Unreachable;
+    fn a_server_without_connections_is_quiet() {
+        let unreachable = Hold::Unreachable;
         let planned = Hold::Maintenance { request: "now".into() };
         let (idle, busy) = ("idle".to_owned(), "busy".to_owned());
         let databases = [
@@ -254,7 +254,7 @@ mod tests {
                 ("b", &planned, vec![&idle, &busy]),
                 ("b", &planned, vec![&idle]),
                 ("d", &planned, vec![]),
-                ("a", &away, vec![&busy]),
+                ("a", &unreachable, vec![&busy]),
             ],
             &databases,
         );

@@ -1,9 +1,12 @@
-//! What the controller of fleets and the agent beside each pgbouncer have in common, and the pure parts of the agent.
+//! What the controllers and the agent beside each pgbouncer share, and the pure parts of the agent.
 //!
-//! The way of a route: the controller of ConnectionPools writes it into the pool's status; every agent of the fleet
-//! reads it there ([`pool`]), decides what may be loaded ([`config::plan`]), writes pgbouncer's files
-//! ([`config::render`]), reloads and proves what is loaded ([`console`]), and says so in the status of the PgBouncer ([`report`]);
-//! the controller makes the pool Ready when every serving process has ([`pool::proof`]).
+//! How a route becomes Ready:
+//!
+//! 1. The controller of ConnectionPools writes the route into the pool's status.
+//! 2. Every agent of the PgBouncer fleet reads it there ([`pool`]), decides whether it can be loaded ([`config::plan`]), writes
+//!    pgbouncer's files ([`config::render`]), reloads pgbouncer and proves what it has loaded ([`console`]).
+//! 3. The agent reports the proof in the status of the PgBouncer ([`report`]).
+//! 4. The controller sets the pool Ready when every serving process has proved the route ([`pool::proof`]).
 
 pub mod bounds;
 pub mod certificates;
@@ -19,5 +22,5 @@ pub mod trust;
 #[cfg(test)]
 mod fixtures;
 
-/// The port on which pgbouncer serves clients.
+/// Port on which pgbouncer serves clients.
 pub const PORT: u16 = 6432;

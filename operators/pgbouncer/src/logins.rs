@@ -1,32 +1,32 @@
-//! Notices a flood of clients that connect and do not log in.
+//! Detects a flood of clients that connect and do not log in.
 
 use std::collections::BTreeMap;
 
-/// So many unfinished logins at a time are unusual: a login takes milliseconds.
+/// Number of unfinished logins that is unusual: a login takes milliseconds.
 const MANY: i64 = 200;
-/// Seconds with many of them until they are reported. Clients that all connect again after a restart take less.
+/// Seconds with so many unfinished logins until they are reported. Clients that all reconnect after a restart take less.
 const REPORTED: u32 = 5;
-/// Seconds without until all is as before, at most.
+/// Maximum number of seconds with fewer of them until logins have their usual time again.
 const CALM: u32 = 30;
 
-/// What to make of the unfinished logins of a process. It is shown their number once a second.
+/// Judges the number of unfinished logins of a process, once a second.
 #[derive(Clone, Debug, Default)]
 pub struct LoginWatch {
     heat: u32,
     reported: bool,
 }
 
-/// What has changed.
+/// A change of the judgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A flood is to be reported.
+    /// A flood has begun.
     Began,
-    /// A flood that was reported has ended.
+    /// The flood has ended.
     Ended,
 }
 
 impl LoginWatch {
-    /// Takes the number of unfinished logins into account.
+    /// Records the number of unfinished logins.
     pub fn observe(&mut self, unfinished: i64) -> Option<Change> {
         self.heat = if unfinished >= MANY { (self.heat + 1).min(CALM) } else { self.heat.saturating_sub(1) };
         if !self.reported && self.heat >= REPORTED {
@@ -40,7 +40,7 @@ impl LoginWatch {
         }
     }
 
-    /// Whether logins have less time than otherwise.
+    /// Whether logins get less time than usual.
     #[must_use]
     pub fn is_hurried(&self) -> bool {
         self.heat > 0
@@ -53,16 +53,16 @@ impl LoginWatch {
     }
 }
 
-/// Who has not finished a login.
+/// A client that has not finished its login.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unfinished {
-    /// The client's address.
+    /// Address of the client.
     pub address: String,
-    /// Whom it says it is; empty before it has said anything.
+    /// User name that the client sent; empty before it sent one.
     pub user: String,
 }
 
-/// The address and the user with the most unfinished logins, for people.
+/// Describes the address and the user with the most unfinished logins.
 #[must_use]
 pub fn most(unfinished: &[Unfinished]) -> Option<String> {
     let most_of = |of: fn(&Unfinished) -> &str| {
@@ -79,7 +79,7 @@ pub fn most(unfinished: &[Unfinished]) -> Option<String> {
     Some(format!("{from} from {address}, {of} {user}"))
 }
 
-/// How many TCP connections this network namespace has accepted, from `/proc/net/snmp`.
+/// Number of TCP connections that this network namespace has accepted, from `/proc/net/snmp`.
 #[must_use]
 pub fn accepted(snmp: &str) -> Option<i64> {
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
@@ -96,7 +96,7 @@ mod tests {
         let mut watch = LoginWatch::default();
         assert!((0..60).all(|_| watch.observe(MANY - 1).is_none()));
         assert!(!watch.is_hurried());
-        assert!((0..3).all(|_| watch.observe(5000).is_none()), "clients that connect again");
+        assert!((0..3).all(|_| watch.observe(5000).is_none()), "clients that reconnect");
         assert!(watch.is_hurried() && !watch.is_flood());
         assert!((0..3).all(|_| watch.observe(0).is_none()));
         assert!(!watch.is_hurried());
@@ -104,7 +104,7 @@ mod tests {
         let changes: Vec<_> = (0..60).filter_map(|_| watch.observe(2400)).collect();
         assert_eq!(changes, [Change::Began], "once");
         assert!(watch.is_flood());
-        assert_eq!(watch.observe(0), None, "they all connect again just now");
+        assert_eq!(watch.observe(0), None, "the clients are just reconnecting");
         assert!(watch.is_hurried() && watch.is_flood());
         let changes: Vec<_> = (0..60).filter_map(|_| watch.observe(0)).collect();
         assert_eq!(changes, [Change::Ended]);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_named_without_what_they_made_up() {
+    fn user_names_are_reported_without_special_characters() {
         let one = |address: &str, user: &str| Unfinished { address: address.into(), user: user.into() };
         let all = [one("10.1.0.7", "c_a_a"), one("10.1.0.7", "c_b_a\n\"x"), one("10.1.0.8", "c_b_a\n\"x")];
         assert_eq!(most(&all).as_deref(), Some("2 from 10.1.0.7, 2 as user c_b_ax"));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_count() {
+    fn accepted_connections_are_parsed() {
         let text = "Ip: Forwarding\nIp: 1\nTcp: RtoMin ActiveOpens PassiveOpens\nTcp: 200 7 4711\nUdp: x\nUdp: 1\n";
         assert_eq!(accepted(text), Some(4711));
         assert_eq!(accepted("Tcp: RtoMin\nTcp: 1\n"), None);

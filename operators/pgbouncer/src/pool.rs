@@ -1,43 +1,43 @@
-//! What controller and agents must agree on about a pool: when somebody waits for its proof, and what proves it.
+//! What controller and agents have to agree on about a pool: when a proof is needed, and what proves it.
 
 use ahoi_api::{ConnectionPool, FormerPlace, FormerState, NamespacedRef, Place, PoolState, ProcessStatus, Route};
 use kube::{Resource, ResourceExt};
 
-/// What an agent keeps of a ConnectionPool.
+/// The part of a ConnectionPool that an agent uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Namespace/name.
     pub key: String,
-    /// Its resourceVersion; within one kind these are comparable numbers.
+    /// resourceVersion; within one kind these are comparable numbers.
     pub version: i64,
-    /// When it was created, in seconds.
+    /// Creation time, in seconds.
     pub created: i64,
-    /// It is in the shard, or leaves it and is not done with that.
+    /// Whether it is in the shard, or still leaving it.
     pub here: bool,
-    /// It is being deleted, or has left for another fleet: nobody begins anything new here.
+    /// Whether it is being deleted or moves to another fleet: its clients must not begin new transactions here.
     pub leaving: bool,
-    /// Its controller has seen the proof.
+    /// Whether it is Ready.
     pub ready: bool,
-    /// Where it leads, once the controller has resolved that.
+    /// Its route, once the controller has resolved it.
     pub route: Option<Route>,
-    /// Its controller has concluded that nobody uses this login any more.
+    /// The retiring login that is unused, as its controller has concluded.
     pub unused: Option<String>,
 }
 
 impl Pool {
-    /// What an agent of this shard keeps of `object`.
+    /// The part of `object` that an agent of this shard uses.
     #[must_use]
     pub fn of(object: &ConnectionPool, fleet: &NamespacedRef, shard: i32) -> Pool {
         let is_this = |place: &Place| place.shard == shard && place.fleet == *fleet;
         let status = object.status.as_ref();
         let settled = is_this(&place(object));
-        // One that has come back is in a place that it does not leave any more.
+        // A pool that came back no longer leaves the shard.
         let former = former_places(object).iter().find(|former| !settled && is_this(&former.place));
         let here = settled || former.is_some();
         let drains = former.is_some_and(|former| former.state == FormerState::Draining);
         let mut route = status.filter(|_| here).and_then(|status| status.route.clone());
         if let Some(route) = route.as_mut().filter(|_| drains) {
-            // The other fleet serves it; here it ends as that of a pool that is being deleted.
+            // The other fleet serves it. Here it ends like the route of a deleted pool.
             route.state = PoolState::Disabled;
         }
         Pool {
@@ -54,21 +54,21 @@ impl Pool {
         }
     }
 
-    /// Its controller waits for the agents to prove this version.
+    /// Whether its controller waits for the agents to prove this version.
     #[must_use]
     pub fn awaited(&self) -> bool {
         self.here
             && (self.leaving || (self.route.is_some() && !self.ready) || self.retiring() != self.unused.as_deref())
     }
 
-    /// The former login whose clients are looked for.
+    /// The previous login, whose clients the agents report.
     #[must_use]
     pub fn retiring(&self) -> Option<&str> {
         self.route.as_ref()?.retiring.as_deref()
     }
 }
 
-/// Forgets what no agent needs: each has all pools of all fleets in memory.
+/// Drops what no agent needs: each has all pools of all fleets in memory.
 pub fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
     pool.metadata.annotations = None;
     pool.metadata.labels = None;
@@ -78,55 +78,55 @@ pub fn forget_what_is_not_needed(pool: &mut ConnectionPool) {
     }
 }
 
-/// Where a pool is served: there where its controller put it, whatever the spec says by now.
+/// The shard that serves a pool, as its controller assigned it, whatever the spec contains by now.
 #[must_use]
 pub fn place(pool: &ConnectionPool) -> Place {
     let given = pool.status.as_ref().and_then(|status| status.place.clone());
     given.unwrap_or_else(|| Place { fleet: pool.spec.pg_bouncer_ref.clone(), shard: 0 })
 }
 
-/// The places that a pool leaves, and where its clients may still be.
+/// The shards that a pool leaves, and that may still have clients of it.
 #[must_use]
 pub fn former_places(pool: &ConnectionPool) -> &[FormerPlace] {
     pool.status.as_ref().map(|status| status.former_places.as_slice()).unwrap_or_default()
 }
 
-/// The name of a pool in what agents report.
+/// Name of a pool in the reports of agents.
 #[must_use]
 pub fn key(pool: &ConnectionPool) -> String {
     format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())
 }
 
-/// The resourceVersion as the number it is.
+/// The resourceVersion as a number.
 #[must_use]
 pub fn version(pool: &ConnectionPool) -> i64 {
     pool.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(i64::MAX)
 }
 
-/// A pod of the fleet that clients are sent to.
+/// A ready pod of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
-    /// Its name.
+    /// Name of the pod.
     pub pod: String,
     /// Its uid.
     pub uid: String,
 }
 
-/// What the agents say about one version of one pool.
+/// What the agents report about one version of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Every serving process has it loaded, or has loaded that it is gone.
+    /// Every serving process has loaded the route, or its removal.
     Proved,
-    /// Some have not yet.
+    /// Some processes have not yet.
     Pending {
-        /// How many have.
+        /// Number of processes that have.
         proved: usize,
-        /// How many there are.
+        /// Number of serving processes.
         of: usize,
-        /// What keeps one of them, if it says.
+        /// The error of one of the others, if it reports one.
         error: Option<String>,
     },
-    /// An agent refused it.
+    /// An agent refuses the route.
     Refused {
         /// Why.
         reason: String,
@@ -135,8 +135,8 @@ pub enum Proof {
     NoProcesses,
 }
 
-/// Whether every serving process has proved `version` of the pool. A pod that does not serve need not: it proves
-/// everything before clients are sent to it.
+/// Whether every serving process has proved `version` of the pool. Other pods count for nothing: each proves everything before
+/// it becomes ready.
 #[must_use]
 pub fn proof(key: &str, version: i64, processes: &[ProcessStatus], serving: &[Serving]) -> Proof {
     if serving.is_empty() {
@@ -161,8 +161,7 @@ pub fn proof(key: &str, version: i64, processes: &[ProcessStatus], serving: &[Se
     if proved == serving.len() { Proof::Proved } else { Proof::Pending { proved, of: serving.len(), error } }
 }
 
-/// Why a serving process refuses the pool, whichever version of it that was said of: for who knows that its route is still
-/// the one of which they spoke.
+/// Why a serving process refuses the pool, in whichever version. For callers that know that the route is still the same.
 #[must_use]
 pub fn refusal<'a>(key: &str, processes: &'a [ProcessStatus], serving: &[Serving]) -> Option<&'a str> {
     let serves = |process: &&ProcessStatus| serving.iter().any(|pod| pod.pod == process.pod && pod.uid == process.uid);
@@ -170,19 +169,19 @@ pub fn refusal<'a>(key: &str, processes: &'a [ProcessStatus], serving: &[Serving
     refused.find(|refused| refused.pool == key).map(|refused| refused.reason.as_str())
 }
 
-/// Whether no process uses a retiring login, by what they say of this `version` of the pool; a process that drains has said
-/// it last. What has been concluded once (`known`) holds until a process has clients of it again.
+/// Whether no process has clients of a retiring login, by the reports on this `version` of the pool. Once concluded (`known`),
+/// it holds until a process reports clients again.
 #[must_use]
 pub fn unused(login: &str, known: bool, version: i64, processes: &[ProcessStatus], serving: &[Serving]) -> bool {
     if processes.iter().any(|process| process.retiring.iter().any(|retiring| retiring == login)) {
         return false;
     }
-    let has_looked = |pod: &Serving| {
-        let mut said = processes.iter().filter(|process| process.pod == pod.pod && process.uid == pod.uid);
-        said.next().is_some_and(|process| process.proved_version >= version)
+    let has_reported = |pod: &Serving| {
+        let mut reports = processes.iter().filter(|process| process.pod == pod.pod && process.uid == pod.uid);
+        reports.next().is_some_and(|process| process.proved_version >= version)
     };
-    // Where nobody serves, everybody is about to come back.
-    known || (!serving.is_empty() && serving.iter().all(has_looked))
+    // Without serving processes, all clients are about to reconnect.
+    known || (!serving.is_empty() && serving.iter().all(has_reported))
 }
 
 #[cfg(test)]
@@ -205,13 +204,13 @@ mod tests {
         let pending = |proved| Proof::Pending { proved, of: 2, error: None };
         assert_eq!(proof("a/b", 7, &[process("g-0", 7), process("g-1", 9)], &both), Proof::Proved);
         assert_eq!(proof("a/b", 8, &[process("g-0", 7), process("g-1", 9)], &both), pending(1));
-        assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &both), pending(1), "one has said nothing yet");
+        assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &both), pending(1), "one has not reported yet");
         assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &serving(&["g-0"])), Proof::Proved);
         assert_eq!(proof("a/b", 7, &[process("g-0", 7)], &[]), Proof::NoProcesses);
     }
 
     #[test]
-    fn what_a_former_pod_of_the_name_proved_counts_for_nothing() {
+    fn reports_of_a_former_pod_with_the_same_name_do_not_count() {
         let mut former = process("g-0", 7);
         former.uid = "before".into();
         let pending = Proof::Pending { proved: 0, of: 1, error: None };
@@ -219,19 +218,22 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_unused_when_every_process_says_so_of_this_version() {
+    fn a_login_is_unused_when_every_process_reports_so_for_this_version() {
         let both = serving(&["g-0", "g-1"]);
         let unused = |known, processes: &[ProcessStatus]| unused("c_a", known, 7, processes, &both);
         assert!(unused(false, &[process("g-0", 7), process("g-1", 9)]));
-        assert!(!unused(false, &[process("g-0", 7), process("g-1", 6)]), "it has not looked yet");
-        assert!(!unused(false, &[process("g-0", 7)]), "one has said nothing");
+        assert!(!unused(false, &[process("g-0", 7), process("g-1", 6)]), "one has reported an older version");
+        assert!(!unused(false, &[process("g-0", 7)]), "one has not reported");
         assert!(unused(true, &[process("g-0", 6), process("g-1", 6)]), "concluded before");
-        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7)], &[]), "nobody serves just now");
+        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7)], &[]), "no process serves at the moment");
         let mut busy = process("g-1", 9);
         busy.retiring = vec!["c_a".into(), "c_b".into()];
         assert!(!unused(false, &[process("g-0", 7), busy.clone()]));
-        assert!(!unused(true, &[process("g-0", 7), busy.clone()]), "somebody is back");
-        assert!(!super::unused("c_a", false, 7, &[process("g-0", 7), busy], &serving(&["g-0"])), "it drains");
+        assert!(!unused(true, &[process("g-0", 7), busy.clone()]), "a process has clients again");
+        assert!(
+            !super::unused("c_a", false, 7, &[process("g-0", 7), busy], &serving(&["g-0"])),
+            "the draining process has clients"
+        );
     }
 
     #[test]
@@ -246,7 +248,7 @@ mod tests {
         picky.refused.push(RefusedRoute { pool: "a/b".into(), reason: "no".into() });
         assert_eq!(proof("a/b", 7, &[picky.clone()], &serving(&["g-0"])), Proof::Refused { reason: "no".into() });
         let version_10 = proof("a/b", 10, std::slice::from_ref(&picky), &serving(&["g-0"]));
-        assert_eq!(version_10, pending, "it was another version that was refused");
+        assert_eq!(version_10, pending, "another version was refused");
 
         let refusal = |key, pods: &[&str]| refusal(key, std::slice::from_ref(&picky), &serving(pods)).map(String::from);
         assert_eq!(refusal("a/b", &["g-0"]).as_deref(), Some("no"), "whatever version");
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_in_the_shard_it_was_given_and_in_no_other() {
+    fn a_pool_is_in_its_assigned_shard_only() {
         let fleet = |name: &str| NamespacedRef { namespace: "ahoi-system".into(), name: name.into() };
         let spec = ConnectionPoolSpec {
             database_ref: LocalRef { name: "a".into() },
@@ -269,7 +271,7 @@ mod tests {
             assert_eq!((pool.here, !pool.leaving), (pool.route.is_some(), pool.here));
             pool.here
         };
-        assert!(here(&object, "global", 0) && !here(&object, "global", 1), "one that nobody put anywhere");
+        assert!(here(&object, "global", 0) && !here(&object, "global", 1), "a pool without a place");
         let place = Some(Place { fleet: fleet("global"), shard: 1 });
         object.status = Some(ConnectionPoolStatus { place, ..status });
         assert!(here(&object, "global", 1) && !here(&object, "global", 0));
@@ -299,7 +301,7 @@ mod tests {
             let pool = Pool::of(object, &place(name, 0).fleet, shard);
             (pool.here, pool.leaving, pool.route.map(|route| route.state))
         };
-        let (active, gone) = ((true, false, Some(PoolState::Active)), (false, true, None));
+        let (active, removed) = ((true, false, Some(PoolState::Active)), (false, true, None));
         let former = |state| {
             let since = Time("2026-01-01T00:00:00Z".parse().unwrap());
             vec![FormerPlace { place: place("global", 1), state, since }]
@@ -309,13 +311,13 @@ mod tests {
             let drains = state == FormerState::Draining;
             let there = if drains { (true, true, Some(PoolState::Disabled)) } else { active };
             assert_eq!(seen(&object, "global", 1), there, "{state:?}");
-            assert_eq!((seen(&object, "other", 0), seen(&object, "global", 0)), (active, gone), "{state:?}");
+            assert_eq!((seen(&object, "other", 0), seen(&object, "global", 0)), (active, removed), "{state:?}");
             let ready = Pool { ready: true, ..Pool::of(&object, &place("global", 1).fleet, 1) };
             assert_eq!(ready.awaited(), drains, "the controller waits for the end of the drain");
         }
         object.status.as_mut().unwrap().place = Some(place("global", 1));
-        assert_eq!(seen(&object, "global", 1), active, "it has come back");
+        assert_eq!(seen(&object, "global", 1), active, "it came back");
         object.status.as_mut().unwrap().former_places.clear();
-        assert_eq!(seen(&object, "other", 0), gone);
+        assert_eq!(seen(&object, "other", 0), removed);
     }
 }

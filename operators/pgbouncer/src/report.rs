@@ -1,4 +1,4 @@
-//! What an agent says in the status of its fleet, and when saying it again is worth a request.
+//! The report of an agent in the status of its PgBouncer, and when a new report is worth a request.
 
 use std::collections::BTreeSet;
 
@@ -6,11 +6,11 @@ use ahoi_api::{ProcessStatus, RefusedRoute};
 
 use crate::pool::Pool;
 
-/// More refusals than this are counted, not listed: a status has to fit into an object.
+/// Maximum number of entries in each list of a report: a status has to fit into an object.
 const LISTED: usize = 200;
 
-/// Takes the refusals into a report. Those that do not fit hold the proved version back, so that no pool which is
-/// refused looks proved.
+/// Adds the refused routes to a report. Those that do not fit limit the proved version, so that no refused pool counts as
+/// proved.
 pub fn refuse(report: &mut ProcessStatus, refused: &[RefusedRoute], pools: &[Pool]) {
     report.refused = refused.iter().take(LISTED).cloned().collect();
     let Some(rest) = refused.get(LISTED..).filter(|rest| !rest.is_empty()) else { return };
@@ -20,8 +20,8 @@ pub fn refuse(report: &mut ProcessStatus, refused: &[RefusedRoute], pools: &[Poo
     report.error.get_or_insert_with(|| format!("{} routes are refused, too many to list", refused.len()));
 }
 
-/// Takes into a report which of the retiring logins are in use here. Those that do not fit hold the proved version back, so
-/// that none of them looks unused.
+/// Adds the retiring logins that clients use here to a report. Those that do not fit limit the proved version, so that none of
+/// them counts as unused.
 pub fn retire(report: &mut ProcessStatus, users: &BTreeSet<String>, pools: &[Pool]) {
     let in_use = pools.iter().filter(|pool| pool.retiring().is_some_and(|login| users.contains(login)));
     let mut in_use: Vec<(&str, i64)> = in_use.filter_map(|pool| Some((pool.retiring()?, pool.version))).collect();
@@ -33,10 +33,10 @@ pub fn retire(report: &mut ProcessStatus, users: &BTreeSet<String>, pools: &[Poo
     report.retiring.dedup();
 }
 
-/// Whether `now` is news to somebody who has read `last`. A higher version alone is news only if a pool's controller
-/// waits for it: `awaited` is the highest version of such a pool.
+/// Whether `now` has to be written after `last`. A higher version alone has to be only if a pool's controller waits for it:
+/// `awaited` is the highest version of such a pool.
 #[must_use]
-pub fn worth_saying(last: Option<&ProcessStatus>, now: &ProcessStatus, awaited: Option<i64>) -> bool {
+pub fn is_news(last: Option<&ProcessStatus>, now: &ProcessStatus, awaited: Option<i64>) -> bool {
     let Some(last) = last else { return true };
     let same = ProcessStatus { proved_version: last.proved_version, ..now.clone() } == *last;
     !same || awaited.is_some_and(|awaited| awaited > last.proved_version && now.proved_version > last.proved_version)
@@ -52,20 +52,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_that_nobody_waits_for() {
-        assert!(worth_saying(None, &report(1, 1), None));
-        assert!(!worth_saying(Some(&report(1, 1)), &report(9, 1), None));
-        assert!(!worth_saying(Some(&report(5, 1)), &report(9, 1), Some(5)), "that was proved before");
-        assert!(worth_saying(Some(&report(5, 1)), &report(9, 1), Some(6)));
-        assert!(!worth_saying(Some(&report(5, 1)), &report(5, 1), Some(6)), "held back: nothing new to say");
-        assert!(worth_saying(Some(&report(5, 1)), &report(9, 2), None));
+    fn a_report_without_news_is_not_written() {
+        assert!(is_news(None, &report(1, 1), None));
+        assert!(!is_news(Some(&report(1, 1)), &report(9, 1), None));
+        assert!(!is_news(Some(&report(5, 1)), &report(9, 1), Some(5)), "already proved");
+        assert!(is_news(Some(&report(5, 1)), &report(9, 1), Some(6)));
+        assert!(!is_news(Some(&report(5, 1)), &report(5, 1), Some(6)), "the proved version is limited");
+        assert!(is_news(Some(&report(5, 1)), &report(9, 2), None));
         let failing = ProcessStatus { error: Some("x".into()), ..report(5, 1) };
-        assert!(worth_saying(Some(&report(5, 1)), &failing, None));
-        assert!(!worth_saying(Some(&failing), &failing, None));
+        assert!(is_news(Some(&report(5, 1)), &failing, None));
+        assert!(!is_news(Some(&failing), &failing, None));
     }
 
     #[test]
-    fn logins_that_retire_and_are_in_use() {
+    fn retiring_logins_in_use_are_reported() {
         let retiring = |i: i64| {
             let mut pool = pool(&format!("c_{i:03}"), i);
             pool.route.as_mut().unwrap().retiring = Some(format!("c_{i:03}_a"));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_that_are_not_listed_are_not_proved() {
+    fn unlisted_refusals_are_not_proved() {
         let pools: Vec<Pool> = (1..=300).map(|i| pool(&format!("c_{i}"), i)).collect();
         let refused = |count: usize| -> Vec<RefusedRoute> {
             pools[..count].iter().map(|pool| RefusedRoute { pool: pool.key.clone(), reason: "no".into() }).collect()

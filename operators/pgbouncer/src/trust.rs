@@ -1,4 +1,4 @@
-//! Whom a TLS connection may be with.
+//! Which certificates a TLS connection accepts.
 
 use std::sync::Arc;
 
@@ -12,8 +12,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 
 use crate::certificates::{Pair, authorities, chain};
 
-/// How to connect to a pgbouncer of one's own, by whatever name or address: what it shows is known, so nothing else is
-/// trusted, whoever signed it.
+/// Accepts exactly the certificate of `pair`, whatever the host name. For connections to a pgbouncer whose certificate is known.
 ///
 /// # Errors
 /// When there is no certificate in `pair`.
@@ -21,14 +20,14 @@ pub fn only(pair: &Pair) -> Result<ClientConfig> {
     config(Trusted::Only(chain(&pair.certificate).context("no certificate")?.remove(0)))
 }
 
-/// How to connect to a PostgreSQL server as pgbouncer does in this mode
+/// Accepts what pgbouncer accepts from a PostgreSQL server in this mode
 /// (<https://www.pgbouncer.org/config.html#server_tls_sslmode>).
 ///
 /// # Errors
-/// When the mode looks at certificates, and there are no authorities to verify them by.
+/// When the mode verifies certificates and `pem` contains no authorities.
 pub fn server(mode: TlsMode, pem: Option<&str>) -> Result<ClientConfig> {
     if !mode.verifies() {
-        return config(Trusted::Anybody);
+        return config(Trusted::Any);
     }
     let roots = Arc::new(pem.and_then(authorities).context("no authorities")?);
     let provider = Arc::new(ring::default_provider());
@@ -45,12 +44,12 @@ fn config(trusted: Trusted) -> Result<ClientConfig> {
 
 #[derive(Debug)]
 enum Trusted {
-    /// Who shows this certificate.
+    /// This certificate.
     Only(CertificateDer<'static>),
-    /// Who shows one of an authority's, for the name by which it was connected to unless that does not matter.
+    /// A certificate of these authorities, and with `by_name` only one for the host name.
     From { verifier: Arc<WebPkiServerVerifier>, by_name: bool },
-    /// Whoever answers: it is encrypted, and no more.
-    Anybody,
+    /// Any certificate: the connection is encrypted, not authenticated.
+    Any,
 }
 
 #[derive(Debug)]
@@ -70,12 +69,12 @@ impl ServerCertVerifier for Judge {
     ) -> Result<ServerCertVerified, Error> {
         use CertificateError::{ApplicationVerificationFailure, NotValidForName, NotValidForNameContext};
         match &self.trusted {
-            Trusted::Anybody => Ok(ServerCertVerified::assertion()),
+            Trusted::Any => Ok(ServerCertVerified::assertion()),
             Trusted::Only(expected) if shown == expected => Ok(ServerCertVerified::assertion()),
             Trusted::Only(_) => Err(Error::InvalidCertificate(ApplicationVerificationFailure)),
             Trusted::From { verifier, by_name } => {
                 match verifier.verify_server_cert(shown, others, name, ocsp, now) {
-                    // The name is looked at last.
+                    // The verifier checks the name last.
                     Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) if !by_name => {
                         Ok(ServerCertVerified::assertion())
                     }

@@ -1,4 +1,4 @@
-//! What the agent beside a pgbouncer costs when there are many pools: it watches those of every shard.
+//! The cost of an agent with many pools: it watches the pools of all shards.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde_json::json;
 use super::fixture::{milliseconds, poolers, route};
 use super::process::resident;
 
-/// Each in a process of its own, so that none has the memory of the one before.
+/// Runs each measurement in a process of its own, so that none has the memory of the previous one.
 pub fn compare() -> Result<()> {
     println!(
         "| pools in the cluster | of them in the shard | memory of the cache | snapshot, ms | plan, ms | render, ms |"
@@ -29,9 +29,9 @@ pub fn compare() -> Result<()> {
     Ok(())
 }
 
-/// Fills an agent's cache with so many pools of a fleet of so many shards, and looks at it as an agent of the first does.
+/// Fills the cache of an agent with pools of so many shards, and reconciles as an agent of the first shard does.
 pub fn measure(pools: i32, shards: i32) -> Result<()> {
-    // What the first ones cost in code and buffers is not the pools'.
+    // The memory of code and buffers does not belong to the pools.
     drop(fill(100, shards)?);
     let before = resident(std::process::id())?;
     let cache = fill(pools, shards)?;
@@ -45,14 +45,14 @@ pub fn measure(pools: i32, shards: i32) -> Result<()> {
         let begun = Instant::now();
         let snapshot: Vec<Pool> =
             cache.all().iter().map(|pool| Pool::of(pool, &fleet, 0)).filter(|pool| pool.here).collect();
-        let looked = begun.elapsed();
+        let listed = begun.elapsed();
         let plan = plan(&snapshot, &known).ok().context("an implausible plan")?;
         let planned = begun.elapsed();
         let files = render(plan.routes.values(), &known.poolers, &Settings::default());
         let rendered = begun.elapsed();
         routes = plan.routes.len();
         ensure!(files.databases.len() == routes + 2, "{} databases for {routes} routes", files.databases.len());
-        for (best, now) in best.iter_mut().zip([looked, planned - looked, rendered - planned]) {
+        for (best, now) in best.iter_mut().zip([listed, planned - listed, rendered - planned]) {
             *best = now.min(*best);
         }
     }
@@ -76,7 +76,7 @@ fn fill(pools: i32, shards: i32) -> Result<Cache<ConnectionPool>> {
     Ok(cache(pools.collect::<Result<Vec<_>>>()?))
 }
 
-/// A pool as the API server hands it out.
+/// A pool as the API server returns it.
 fn pool(number: i32, shard: i32) -> Result<ConnectionPool> {
     let (name, time) = (format!("customer-number-{number}"), "2026-01-01T00:00:00Z");
     let condition = |type_: &str| {
@@ -104,5 +104,5 @@ fn pool(number: i32, shard: i32) -> Result<ConnectionPool> {
             "conditions": [condition("Ready")],
         },
     });
-    serde_json::from_value(pool).context("a pool of the benchmark's own")
+    serde_json::from_value(pool).context("the benchmark's own pool")
 }

@@ -1,4 +1,4 @@
-//! One pgbouncer, its routes and a client that asks it all the time.
+//! One pgbouncer, its routes, and a client that sends queries all the time.
 
 use std::fs;
 use std::path::PathBuf;
@@ -26,29 +26,29 @@ pub struct Process {
     console: Console,
     routes: Vec<Route>,
     added: usize,
-    /// When a query began and how long it took.
+    /// Start and duration of each query.
     queries: Arc<Mutex<Vec<(Instant, Duration)>>>,
     client: Option<AbortOnDropHandle<()>>,
-    /// From the process's start until it had proved its routes.
+    /// Time from the start of the process until it has proved its routes.
     pub started: Duration,
 }
 
-/// What it took to add a route.
+/// Times of adding a route, counted from the beginning.
 pub struct Added {
-    /// The files were there.
+    /// Until the files are written.
     pub written: Duration,
-    /// `RELOAD` was answered.
+    /// Duration of `RELOAD`.
     pub reload: Duration,
-    /// `SHOW CONFIG` and `SHOW DATABASES` had proved it.
+    /// Duration of the proof by `SHOW CONFIG` and `SHOW DATABASES`.
     pub proof: Duration,
-    /// From the beginning until a client had its first answer through the new route.
+    /// Until a client gets the first answer through the new route.
     pub answered: Duration,
-    /// The longest that a client of another route waited meanwhile.
+    /// Longest wait of a client of another route meanwhile.
     pub longest_wait: Duration,
 }
 
 impl Process {
-    /// Starts it, and waits until it has proved all of it.
+    /// Starts pgbouncer, and waits until it has proved its routes.
     pub async fn start(place: &Place, number: usize, databases: Vec<String>) -> Result<Process> {
         let port = 16432 + u16::try_from(number)?;
         let directory = place.directory.join(number.to_string());
@@ -91,14 +91,14 @@ impl Process {
         })
     }
 
-    /// From now on a client asks as fast as it is answered.
+    /// Starts a client that sends a query after each answer.
     pub async fn begin(&mut self) -> Result<()> {
         let (client, asked) = (connect(self.port, LOGIN, &self.routes[0].database).await?, self.queries.clone());
         let client = tokio::spawn(async move {
             loop {
                 let begun = Instant::now();
                 if client.simple_query("SELECT 1").await.is_err() {
-                    // Whoever waits for a query sees that there are none.
+                    // `longest_wait` reports that there are no queries.
                     return;
                 }
                 if let Ok(mut asked) = asked.lock() {
@@ -110,19 +110,19 @@ impl Process {
         Ok(())
     }
 
-    /// And no more.
+    /// Stops the client.
     pub fn end(&mut self) {
         self.client = None;
     }
 
-    /// The longest wait of a client while nothing happens.
+    /// Longest wait of the client while nothing else happens.
     pub async fn longest_wait_at_rest(&self) -> Result<Duration> {
         let begun = Instant::now();
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.longest_wait(begun).await
     }
 
-    /// Adds a route to a database that is there, as an agent does.
+    /// Adds a route to an existing database, as an agent does.
     pub async fn add_a_route(&mut self) -> Result<Added> {
         let database = real(self.number * REAL + ADDED + self.added);
         self.added += 1;
@@ -142,14 +142,14 @@ impl Process {
         Ok(Added { written, reload, proof, answered, longest_wait })
     }
 
-    /// Of the queries since then, the one that is under way included.
+    /// Longest duration of a query since then, the current one included.
     async fn longest_wait(&self, since: Instant) -> Result<Duration> {
         let now = Instant::now();
         loop {
             let queries = std::mem::take(&mut *self.queries.lock().map_err(|_| anyhow!("a client panicked"))?);
             if queries.last().is_some_and(|(begun, _)| *begun > now) {
                 let waits = queries.iter().filter(|(begun, took)| *begun + *took > since).map(|(_, took)| *took);
-                return waits.max().context("nobody asked anything");
+                return waits.max().context("the client sent no query");
             }
             self.queries.lock().map_err(|_| anyhow!("a client panicked"))?.splice(0..0, queries);
             ensure!(now.elapsed() < Duration::from_secs(10), "the client of process {} has no answers", self.number);
@@ -157,12 +157,12 @@ impl Process {
         }
     }
 
-    /// Its resident memory in KiB.
+    /// Resident memory in KiB.
     pub fn memory(&self) -> Result<u64> {
-        resident(self.child.id().context("pgbouncer ended")?)
+        resident(self.child.id().context("pgbouncer exited")?)
     }
 
-    /// Ends it.
+    /// Stops pgbouncer.
     pub async fn stop(mut self) -> Result<()> {
         self.child.kill().await?;
         fs::remove_dir_all(&self.directory)?;
@@ -186,7 +186,7 @@ fn write(routes: &[Route], directory: &std::path::Path, port: u16) -> Result<Fil
     Ok(files)
 }
 
-/// As the agent proves a load.
+/// Proves the loaded files, as the agent does.
 async fn prove(console: &Console, files: &Files) -> Result<()> {
     ensure!(console.marker().await? == files.marker, "pgbouncer did not read its files to the end");
     ensure!(console.databases().await?.keys().eq(&files.databases), "pgbouncer has other databases than its files");

@@ -33,19 +33,19 @@ fn a_pair_that_clients_accept() {
 }
 
 #[test]
-fn the_hosts_that_clients_can_verify() {
+fn clients_can_verify_covered_hosts() {
     let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
     let [first, second] = hosts();
-    assert!(pair(&secret(&entries), &[second.clone(), first.clone()]).is_ok(), "one of them is enough");
+    assert!(pair(&secret(&entries), &[second.clone(), first.clone()]).is_ok(), "one of the hosts is enough");
     let pair = Some(Pair { certificate: GOOD.into(), key: KEY_OF_GOOD.into() });
     let material = Material { pair, client_authorities: Some(AUTHORITY.into()), server_authorities: None };
     assert!(material.is_verifiable_at(&first) && !material.is_verifiable_at(&second));
-    assert!(!Material { client_authorities: None, ..material }.is_verifiable_at(&first), "by nothing");
+    assert!(!Material { client_authorities: None, ..material }.is_verifiable_at(&first), "without authorities");
     assert!(!is_for("nonsense", &first) && !is_for(GOOD, "no name"));
 }
 
 #[test]
-fn what_is_wrong_with_a_pair_is_said() {
+fn the_problem_of_a_pair_is_reported() {
     assert_eq!(pair(&secret(&[(CERTIFICATE, GOOD)]), &hosts()).unwrap_err(), "has no tls.key");
     assert_eq!(problem("nonsense", KEY_OF_GOOD, AUTHORITY), "has no certificate (PEM) in tls.crt");
     let cut = &GOOD[..GOOD.len() / 2];
@@ -55,22 +55,22 @@ fn what_is_wrong_with_a_pair_is_said() {
     assert_eq!(problem(GOOD, KEY_OF_GOOD, "nonsense"), "has no certificates (PEM) in ca.crt");
     assert_eq!(
         problem(GOOD, KEY_OF_GOOD, ANOTHER_AUTHORITY),
-        "has a certificate that does not come from the authorities in its ca.crt"
+        "has a certificate that is not signed by the authorities in its ca.crt"
     );
     let namesake = include_str!("testdata/namesake-authority.crt");
     assert_eq!(
         problem(GOOD, KEY_OF_GOOD, namesake),
-        "has a certificate that does not come from the authorities in its ca.crt"
+        "has a certificate that is not signed by the authorities in its ca.crt"
     );
     assert_eq!(problem(EXPIRED, KEY_OF_GOOD, AUTHORITY), "has a certificate that has expired");
     assert_eq!(
         problem(ELSEWHERE, KEY_OF_GOOD, AUTHORITY),
-        "has a certificate that is not for global.ahoi-system.svc, by which clients connect"
+        "has a certificate that does not cover global.ahoi-system.svc, which clients connect to"
     );
 }
 
 #[test]
-fn each_fleet_finds_its_own_again() {
+fn each_fleet_reads_its_own_entries() {
     let one = Material {
         pair: Some(Pair { certificate: GOOD.into(), key: KEY_OF_GOOD.into() }),
         client_authorities: Some(AUTHORITY.into()),
@@ -87,7 +87,7 @@ fn each_fleet_finds_its_own_again() {
 }
 
 #[test]
-fn nothing_is_served_for_which_something_is_missing() {
+fn missing_certificates_are_reported() {
     let spec = |client: &str, server: &str| -> FleetTls {
         let secret = serde_json::json!({"name": "tls"});
         serde_json::from_value(

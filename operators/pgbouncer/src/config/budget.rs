@@ -1,11 +1,11 @@
-//! How many server connections each route has, so that all of them together are never more than the server has.
+//! The number of server connections of each route, so that all routes together never exceed the connections of the server.
 //!
-//! pgbouncer bounds the connections to a database, not those to a server: without a budget, one customer's promise is
-//! kept with connections that were promised to another, and whoever comes last is refused by PostgreSQL.
+//! pgbouncer limits the connections to a database, not those to a server. Without a budget, one customer would use the
+//! connections that were promised to another, and PostgreSQL would refuse the last one.
 //!
-//! A process has its part of what the server has, by the number of its routes among all that lead there. It gives each
-//! route what it asks for, as long as that fits; otherwise all that ask for more than some number get that number, and
-//! those who ask for less are not touched. The number is 1 at least: a route without a connection would be none.
+//! A process gets a share of the server's connections in proportion to the number of its routes to that server. Each route
+//! gets the pool size that it asks for, if all of them fit. Otherwise there is a maximum for all routes, at least 1: routes
+//! that ask for less keep what they ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,22 +13,22 @@ use ahoi_api::Route;
 
 use super::render::AUTH_POOL;
 
-/// The agent's own connection to each server, which tells it when the server is away.
+/// The connection of the agent itself to each server.
 const AGENT: i64 = 1;
 
-/// What there is to share out on one server.
+/// The connections of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Connections the server has for all poolers, overcommitment included.
+    /// Connections for all pgbouncer processes, overcommitment included.
     pub connections: i64,
-    /// Routes that lead there, of all fleets.
+    /// Number of routes to the server, of all fleets.
     pub routes: i64,
-    /// Processes that have each of the routes here, this one included.
+    /// Number of processes that have the same routes as this one, itself included.
     pub processes: i64,
 }
 
 impl Budget {
-    /// What one process may open for `own` of the routes, what looks up passwords and the agent itself aside.
+    /// Connections of one process for `own` routes, without those for auth_query and of the agent.
     fn of_process(self, own: usize) -> i64 {
         let own = i64::try_from(own).unwrap_or(i64::MAX);
         let share = self.connections.saturating_mul(own) / (self.routes.max(own).max(1) * self.processes.max(1));
@@ -36,16 +36,16 @@ impl Budget {
     }
 }
 
-/// The routes with the connections they have.
+/// The routes with their share of the connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
-    /// By the pool's namespace/name.
+    /// Routes by namespace/name of the pool.
     pub routes: BTreeMap<String, Route>,
-    /// Servers whose connections do not even suffice for one each.
+    /// Servers with fewer connections than routes.
     pub overcommitted: Vec<String>,
 }
 
-/// Gives each route its share. Where a server's budget is not known, it is what the route asks for.
+/// Gives each route its share. If the budget of a server is unknown, its routes get what they ask for.
 #[must_use]
 pub fn share(routes: &BTreeMap<String, Route>, budgets: &BTreeMap<String, Budget>) -> Shares {
     let mut shares = Shares { routes: routes.clone(), overcommitted: Vec::new() };
@@ -64,7 +64,7 @@ pub fn share(routes: &BTreeMap<String, Route>, budgets: &BTreeMap<String, Budget
     shares
 }
 
-/// The largest number with which `sizes`, none counted for more than it, fit into the budget; none if 1 is too much.
+/// The largest maximum with which `sizes` fit into the budget; none if even 1 is too large.
 fn level(sizes: impl Iterator<Item = i32>, budget: i64) -> Option<i32> {
     let mut sizes: Vec<i32> = sizes.collect();
     sizes.sort_unstable();
@@ -72,7 +72,7 @@ fn level(sizes: impl Iterator<Item = i32>, budget: i64) -> Option<i32> {
     for (done, size) in sizes.iter().enumerate() {
         let fair = rest / i64::try_from(sizes.len() - done).unwrap_or(i64::MAX);
         if i64::from(*size) > fair {
-            // What is smaller has been served; what is left is the same for all others.
+            // The smaller ones have got their size; the others share the rest equally.
             return i32::try_from(fair).ok().filter(|fair| *fair >= 1);
         }
         rest -= i64::from(*size);
@@ -100,24 +100,24 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_for_little_has_it_and_the_others_have_the_same() {
+    fn small_pools_get_their_size_and_the_others_an_equal_share() {
         let all = routes(&[8, 2, 50, 8]);
         assert_eq!(sizes(&share(&all, &budget(1000, 4, 2))), [8, 2, 50, 8]);
         // 68 + 4 + 1 for each of 2 processes.
         assert_eq!(sizes(&share(&all, &budget(146, 4, 2))), [8, 2, 50, 8], "to the last connection");
         assert_eq!(sizes(&share(&all, &budget(145, 4, 2))), [8, 2, 49, 8]);
         assert_eq!(sizes(&share(&all, &budget(42, 4, 2))), [4, 2, 4, 4]);
-        assert_eq!(sizes(&share(&all, &BTreeMap::new())), [8, 2, 50, 8], "not known yet");
+        assert_eq!(sizes(&share(&all, &BTreeMap::new())), [8, 2, 50, 8], "unknown");
     }
 
     #[test]
-    fn the_routes_of_other_fleets_have_their_part() {
+    fn routes_of_other_fleets_count() {
         assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(105, 10, 1))), [8, 8]);
         assert_eq!(sizes(&share(&routes(&[20, 20]), &budget(100, 1, 1))), [20, 20], "it has more than are counted");
     }
 
     #[test]
-    fn one_each_is_the_least_and_is_told_when_it_is_too_much() {
+    fn every_route_gets_a_connection_and_overcommitment_is_reported() {
         let shares = share(&routes(&[8, 8, 8]), &budget(15, 3, 2));
         assert_eq!((sizes(&shares), shares.overcommitted), (vec![1, 1, 1], vec!["pg-eu-1".to_owned()]));
         let shares = share(&routes(&[8, 8, 8]), &budget(16, 3, 2));
@@ -126,15 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn another_server_is_not_touched() {
+    fn other_servers_are_unchanged() {
         let mut all = routes(&[8, 8]);
         all.insert("ns/other".into(), Route { server: "pg-eu-2".into(), ..route("c_other") });
         assert_eq!(sizes(&share(&all, &budget(7, 2, 1))), [1, 1, 8]);
     }
 
     proptest! {
-        /// All processes of all fleets together stay within the budget, nobody has more than it asked for or nothing, whoever
-        /// has less than it asked for has as much as anybody, and one more for each of those would not fit.
+        /// All processes of all fleets together stay within the budget. No route gets more than it asks for, and each gets at least
+        /// one connection. A route that gets less than it asks for gets as much as any other, and one more for each would not fit.
         #[test]
         fn the_budget_is_kept_and_used(
             fleets in prop::collection::vec((prop::collection::vec(1i32..60, 1..12), 1i64..5), 1..4),

@@ -1,20 +1,20 @@
-//! The settings of pgbouncer 1.26 that a fleet may choose (<https://www.pgbouncer.org/config.html>).
+//! The settings of pgbouncer 1.26 that a fleet may change (<https://www.pgbouncer.org/config.html>).
 //!
-//! One unknown name or bad value would stop pgbouncer from reading its file, with all routes in it. So nothing reaches
-//! the file that is not in this table.
+//! With one unknown name or invalid value, pgbouncer would not read its file, with all routes in it. So only settings in this
+//! table are written.
 
 use std::collections::BTreeMap;
 
 use super::tls_values;
 
 enum Value {
-    /// A whole number, at least this.
+    /// A whole number with this minimum.
     Number(u32),
-    /// A whole number, at least and at most: more is refused by the kernel, and then pgbouncer does not start.
+    /// A whole number with minimum and maximum. The kernel refuses more, and then pgbouncer does not start.
     Between(u32, u32),
-    /// Seconds, with a fraction if need be.
+    /// Seconds, possibly with a fraction.
     Seconds,
-    /// Anything on one line.
+    /// A single line of text.
     Text,
     /// See [`tls_values`].
     Protocols,
@@ -27,7 +27,7 @@ use Value::{Between, Ciphers, Number, Protocols, Seconds, Text};
 struct Parameter {
     name: &'static str,
     value: Value,
-    /// A running pgbouncer does not take it up by a reload.
+    /// Whether pgbouncer reads it only when it starts.
     restart: bool,
 }
 
@@ -88,11 +88,11 @@ const ALLOWED: &[Parameter] = &[
     live("verbose", Number(0)),
 ];
 
-/// Limits that count clients before they have logged in, so that anyone can use them up. The first of them, reached by clients
-/// of the console, even ends pgbouncer 1.26.1.
+/// Limits that count clients before they have logged in, so that any client can use them up. If clients of the console reach the
+/// first one, pgbouncer 1.26.1 even exits.
 const BEFORE_LOGIN: [&str; 2] = ["max_db_client_connections", "max_user_client_connections"];
 
-/// What the suite sets by `spec.tls`.
+/// Settings that follow from `spec.tls`.
 const OF_SPEC_TLS: &[&str] = &[
     "client_tls_ca_file",
     "client_tls_cert_file",
@@ -102,20 +102,20 @@ const OF_SPEC_TLS: &[&str] = &[
     "server_tls_sslmode",
 ];
 
-/// What is wrong with the parameters of a fleet, a sentence for each; empty when nothing is.
+/// The problems of the parameters of a fleet, a sentence for each.
 #[must_use]
 pub fn check(parameters: &BTreeMap<String, String>) -> Vec<String> {
     parameters.iter().filter_map(|(name, value)| problem(name, value)).collect()
 }
 
-/// The parameters that nothing is wrong with: what an agent hands to pgbouncer while somebody mends the others.
+/// The valid parameters. An agent uses them until the others are corrected.
 #[must_use]
 pub fn valid(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let good = parameters.iter().filter(|(name, value)| problem(name, value).is_none());
     good.map(|(name, value)| (name.clone(), value.trim().to_owned())).collect()
 }
 
-/// The parameters that a running pgbouncer does not take up by a reload.
+/// The parameters that pgbouncer reads only when it starts.
 #[must_use]
 pub fn needing_restart(parameters: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
     let cold = parameters.iter().filter(|(name, _)| find(name).is_some_and(|known| known.restart));
@@ -130,13 +130,13 @@ fn problem(name: &str, value: &str) -> Option<String> {
     let Some(known) = find(name) else {
         let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
         if OF_SPEC_TLS.contains(&name.as_str()) {
-            return Some(format!("{name} follows from spec.tls; remove it, and say there what is wanted"));
+            return Some(format!("{name} follows from spec.tls: remove it and set spec.tls instead"));
         }
         if BEFORE_LOGIN.contains(&name.as_str()) {
             let instead = "set spec.defaultMaxClientConnections";
-            return Some(format!("{name} counts clients that have not logged in; remove it, and {instead}"));
+            return Some(format!("{name} counts clients that have not logged in: remove it and {instead} instead"));
         }
-        return Some(format!("{name} is set by the suite itself or unknown to pgbouncer 1.26; remove it"));
+        return Some(format!("{name} is set by Ahoi or unknown to pgbouncer 1.26: remove it"));
     };
     let value = value.trim();
     let number = || Some(value).filter(|value| is_digits(value)).and_then(|value| value.parse::<u32>().ok());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn good_ones_pass() {
+    fn valid_parameters_are_accepted() {
         let good = parameters(&[
             ("query_wait_timeout", "0.5"),
             ("max_prepared_statements", "0"),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_one_is_named_with_what_would_be_right() {
+    fn each_invalid_parameter_is_named_with_what_is_accepted() {
         let bad = parameters(&[
             ("listen_port", "1"),
             ("max_db_client_connections", "100"),
@@ -198,21 +198,21 @@ mod tests {
             ("tcp_keepidle", "4294967295"),
         ]);
         insta::assert_snapshot!(check(&bad).join("\n"), @r"
-        listen_port is set by the suite itself or unknown to pgbouncer 1.26; remove it
-        max_db_client_connections counts clients that have not logged in; remove it, and set spec.defaultMaxClientConnections
-        nonsense[databases] is set by the suite itself or unknown to pgbouncer 1.26; remove it
+        listen_port is set by Ahoi or unknown to pgbouncer 1.26: remove it
+        max_db_client_connections counts clients that have not logged in: remove it and set spec.defaultMaxClientConnections instead
+        nonsense[databases] is set by Ahoi or unknown to pgbouncer 1.26: remove it
         pkt_buf must be a whole number, at least 512
         query_timeout must be a number of seconds
         server_check_query must be a single line of text
         server_tls_protocols must be all, default, secure, or a list of tlsv1.0, tlsv1.1, tlsv1.2 and tlsv1.3, separated by commas
-        server_tls_sslmode follows from spec.tls; remove it, and say there what is wanted
+        server_tls_sslmode follows from spec.tls: remove it and set spec.tls instead
         tcp_keepidle must be a whole number from 0 to 32767
         ");
         assert_eq!(valid(&bad), parameters(&[("query_wait_timeout", "30")]));
     }
 
     #[test]
-    fn only_some_need_a_restart() {
+    fn parameters_that_need_a_restart_are_known() {
         let both = parameters(&[("pkt_buf", "8192"), ("query_timeout", "3")]);
         assert_eq!(needing_restart(&both), BTreeMap::from([("pkt_buf", "8192")]));
     }

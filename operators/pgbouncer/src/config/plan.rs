@@ -1,8 +1,7 @@
-//! What of a snapshot of ConnectionPools is to be loaded.
+//! Which routes of a snapshot of ConnectionPools are loaded.
 //!
-//! A reload with an entry missing ends the connections of its clients at once, in the middle of a transaction if need
-//! be. So a route that is loaded stays loaded until there is evidence that it is to go, and a snapshot without many of
-//! them is not believed: they are kept.
+//! A reload without an entry disconnects its clients at once, even in the middle of a transaction. So a loaded route stays
+//! until there is evidence that it was deleted. If many routes are missing without such evidence, they are all kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,61 +12,61 @@ use super::validate::{is_word, validate};
 use super::{FileLogins, Poolers, Verifiers};
 use crate::pool::Pool;
 
-/// What an agent knows beside the snapshot.
+/// What an agent knows apart from the snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// The routes that are loaded, by the pool's namespace/name; `None` before the first load.
+    /// The loaded routes by namespace/name of the pool; `None` before the first load.
     pub loaded: Option<BTreeMap<String, Route>>,
-    /// Pools that were seen to be on their way out; their absence is no surprise.
+    /// Pools that were being deleted or moving away when last seen.
     pub left: BTreeSet<String>,
-    /// The routes of pools that went without having been in `left`, not long ago.
+    /// Recent routes of pools that vanished without having been in `left`.
     pub lost: BTreeMap<String, Route>,
-    /// The login by which passwords are looked up on each server.
+    /// The login for auth_query on each server.
     pub poolers: Poolers,
-    /// The verifiers of logins on servers where nothing can be looked up.
+    /// The verifiers of logins on servers without lookup.
     pub verifiers: Verifiers,
     /// The logins that pgbouncer has read from its auth_file, and will not look up.
     pub file_logins: FileLogins,
 }
 
-/// What is to be loaded.
+/// The routes to load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The routes by the pool's namespace/name. Each has a database name of its own.
+    /// The routes by namespace/name of the pool. No two have the same database name.
     pub routes: BTreeMap<String, Route>,
-    /// What is wrong with the routes that were left out, or are kept as they were, ordered by pool.
+    /// Why routes are left out or kept as they were, ordered by pool.
     pub refused: Vec<RefusedRoute>,
-    /// Routes that go although nobody was seen to delete their pools: few enough to be believed.
+    /// Routes that are removed although their pools vanished without a deletion: there are few of them.
     pub lost: BTreeMap<String, Route>,
-    /// How many routes are kept because too many would be lost.
+    /// Number of routes that are kept because too many vanished.
     pub kept: usize,
 }
 
-/// A fresh agent would serve so much less than the others that it had better not serve at all.
+/// A new process would serve so much less than the others that it must not begin to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Implausible {
-    /// Routes that would be missing.
+    /// Number of missing routes.
     pub missing: usize,
-    /// Routes that others have proved.
+    /// Number of routes that other processes have proved.
     pub of: usize,
 }
 
-/// What is said while routes are kept that nobody wants any more.
-pub const KEPT: &str = "many ConnectionPools are gone although nobody was seen to delete them; \
-    their routes are kept until they are back, and deleting this pod accepts that they are gone";
+/// The error while routes of vanished pools are kept.
+pub const KEPT: &str = "many ConnectionPools vanished without having been deleted first. Their \
+    routes are kept until the pools are back; delete this pod to accept the loss";
 
 impl fmt::Display for Implausible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "too many of the routes that other processes serve cannot be loaded, so this one does not begin to serve",
+            "too many of the routes that other processes serve cannot be loaded, so this process does not begin to serve",
         )
     }
 }
 
-/// What of `pools` is to be loaded.
+/// Decides which routes of `pools` to load.
 ///
 /// # Errors
-/// When this is the first plan, and much of what others have proved would be missing in it.
+/// When this is the first plan, and many routes that other processes have proved are missing.
 pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
     let mut plan = Plan::default();
     let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
@@ -78,13 +77,13 @@ pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
         let checked = validate(wanted).and_then(|()| reachable(wanted, known, &mut logins));
         let route = match &checked {
             Ok(()) => Some(wanted),
-            // What runs is left alone while somebody mends what is new.
+            // The loaded route stays until the new one is corrected.
             Err(_) => before,
         };
         let clash = route.and_then(|route| taken.get(route.database.as_str()));
         let problem = match (checked, clash) {
             (Err(problem), _) => Some(problem),
-            (Ok(()), Some(other)) => Some(format!("{other} already leads to a database of this name")),
+            (Ok(()), Some(other)) => Some(format!("the ConnectionPool {other} already has a database of this name")),
             (Ok(()), None) => None,
         };
         if let Some(reason) = problem {
@@ -108,7 +107,7 @@ pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
     if known.loaded.is_none() {
         return Err(Implausible { missing: lost.len(), of: promised });
     }
-    // What was believed at first comes back with the rest: the flood came in waves.
+    // Routes that were removed before come back, too: pools may vanish in several waves.
     let names: BTreeSet<String> = plan.routes.values().map(|route| route.database.clone()).collect();
     let kept = lost.iter().filter_map(remembered).filter(|(_, route)| !names.contains(&route.database));
     let kept: Vec<_> = kept.collect();
@@ -117,49 +116,49 @@ pub fn plan(pools: &[Pool], known: &Known) -> Result<Plan, Implausible> {
     Ok(plan)
 }
 
-/// The older of two pools has the name, in every agent.
+/// In every agent, the older of two pools gets the database name.
 fn oldest_first(pools: &[Pool]) -> Vec<&Pool> {
     let mut pools: Vec<&Pool> = pools.iter().collect();
     pools.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
     pools
 }
 
-/// pgbouncer keeps one password for each name of a login, whatever the server.
+/// pgbouncer has one password for each login name, whatever the server.
 fn reachable<'a>(route: &'a Route, known: &'a Known, logins: &mut BTreeMap<&'a str, &'a str>) -> Result<(), String> {
     if route.passwords == Passwords::File {
         return known.verifiers.check(route);
     }
     let Some(login) = known.poolers.get(&route.server).filter(|login| is_login(login)) else {
         return Err(format!(
-            "there is no login for the DatabaseServer {} in the Secret {}",
-            route.server,
-            ahoi_api::POOLER_AUTH_SECRET
+            "the Secret {} has no login for the DatabaseServer {} yet",
+            ahoi_api::POOLER_AUTH_SECRET,
+            route.server
         ));
     };
     let first = logins.entry(&login.name).or_insert(&login.password);
     if *first != login.password {
-        return Err(format!("the login {} has another password on another DatabaseServer", login.name));
+        return Err(format!("the login {} has a different password on another DatabaseServer", login.name));
     }
     known.file_logins.check(route, &known.verifiers)
 }
 
-/// What needs no quoting among the routes, and fits on one line of pgbouncer's auth_file and into its buffer.
+/// Whether the login needs no quoting in a route, and fits into one line and the buffer of pgbouncer's auth_file.
 #[must_use]
 pub fn is_login(login: &PoolerLogin) -> bool {
     let password = &login.password;
     is_word(&login.name) && (1..=1024).contains(&password.len()) && !password.chars().any(char::is_control)
 }
 
-/// What would be missing without an excuse, and how much there should be.
+/// The routes that are missing without evidence of a deletion, and how many there should be.
 fn lost(plan: &Plan, pools: &[Pool], known: &Known) -> (BTreeSet<String>, usize) {
     let promised: BTreeSet<&str> = match &known.loaded {
-        // Those that were lost before count again: a flood may come in small waves.
+        // Recently lost routes count again: pools may vanish in several waves.
         Some(loaded) => loaded.keys().chain(known.lost.keys()).map(String::as_str).collect(),
         None => pools.iter().filter(|pool| pool.ready && pool.route.is_some()).map(|pool| pool.key.as_str()).collect(),
     };
     let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
-    let excused = |key: &str| plan.routes.contains_key(key) || leaving.contains(key) || known.left.contains(key);
-    (promised.iter().filter(|key| !excused(key)).map(|key| (*key).to_owned()).collect(), promised.len())
+    let is_expected = |key: &str| plan.routes.contains_key(key) || leaving.contains(key) || known.left.contains(key);
+    (promised.iter().filter(|key| !is_expected(key)).map(|key| (*key).to_owned()).collect(), promised.len())
 }
 
 #[cfg(test)]
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_route_is_refused_and_the_others_are_loaded() {
+    fn an_invalid_route_is_refused_and_the_others_are_loaded() {
         let mut bad = pool("b", 2);
         bad.route = Some(Route { host: "a b".into(), ..route("b") });
         let plan = plan(&[pool("a", 1), bad, pool("c", 3)], &known()).unwrap();
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loaded_route_stays_as_it_is_while_its_successor_is_refused() {
+    fn a_loaded_route_stays_while_its_change_is_refused() {
         let before = after(&[pool("a", 1)]);
         let mut worse = pool("a", 2);
         worse.route = Some(Route { port: 0, ..route("a") });
@@ -208,16 +207,16 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_pool_has_the_database_name() {
+    fn the_oldest_pool_gets_the_database_name() {
         let mut younger = pool("a", 9);
         younger.key = "aaa/main".into();
         let plan = plan(&[younger, pool("a", 1)], &known()).unwrap();
         assert_eq!(plan.routes.keys().collect::<Vec<_>>(), ["customer-a/main"]);
-        assert_eq!(plan.refused[0].reason, "customer-a/main already leads to a database of this name");
+        assert_eq!(plan.refused[0].reason, "the ConnectionPool customer-a/main already has a database of this name");
     }
 
     #[test]
-    fn without_a_login_nothing_new_is_loaded_and_nothing_old_is_lost() {
+    fn without_a_login_no_route_is_added_or_removed() {
         let pools = [pool("a", 1), pool("b", 2)];
         let forgetful = Known { poolers: Poolers::new(), ..after(&pools[..1]) };
         let plan = plan(&pools, &forgetful).unwrap();
@@ -226,18 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn a_known_verifier_takes_the_place_of_the_pooler_s_password() {
+    fn a_route_with_file_passwords_needs_a_verifier() {
         let mut pool = pool("a", 1);
         pool.route = Some(file_route("a"));
         let mut known = Known { poolers: Poolers::new(), ..known() };
         let refused = &plan(std::slice::from_ref(&pool), &known).unwrap().refused;
-        assert_eq!(refused[0].reason, "the verifier of the login a_a is not in the Secret ahoi-verifiers-2 yet");
+        assert_eq!(refused[0].reason, "the Secret ahoi-verifiers-2 has no verifier of the login a_a yet");
         known.verifiers.update([("a_a".to_owned(), VERIFIER.to_owned())], []);
         let plan = plan(&[pool], &known).unwrap();
         assert_eq!((plan.routes.len(), plan.refused.len()), (1, 0));
     }
 
-    /// When the admin role of a server loses its rights, clients are served as before until the verifiers are there.
+    /// When the admin role of a server loses its rights, clients are served as before until the verifiers are known.
     #[test]
     fn a_route_that_looks_up_stays_until_the_verifier_is_known() {
         let before = after(&[pool("a", 1)]);
@@ -256,24 +255,27 @@ mod tests {
             .poolers
             .insert("pg-eu-2".into(), PoolerLogin { password: "another".into(), ..poolers()["pg-eu-1"].clone() });
         let plan = plan(&[pool("a", 1), other], &known).unwrap();
-        assert_eq!(plan.refused[0].reason, "the login ahoi_pooler_1_a has another password on another DatabaseServer");
+        assert_eq!(
+            plan.refused[0].reason,
+            "the login ahoi_pooler_1_a has a different password on another DatabaseServer"
+        );
     }
 
     #[test]
-    fn a_login_that_pgbouncer_could_misread_is_none() {
+    fn a_login_that_pgbouncer_could_misread_is_ignored() {
         for (name, password) in [("a'b", "x"), ("a b", "x"), ("a", ""), ("a", "x\ny")] {
             let login = PoolerLogin { name: name.into(), password: password.into() };
             let known = Known { poolers: [("pg-eu-1".to_owned(), login)].into(), ..after(&[]) };
             let plan = plan(&[pool("a", 1)], &known).unwrap();
             assert_eq!(
                 plan.refused[0].reason,
-                "there is no login for the DatabaseServer pg-eu-1 in the Secret ahoi-pooler-auth"
+                "the Secret ahoi-pooler-auth has no login for the DatabaseServer pg-eu-1 yet"
             );
         }
     }
 
     #[test]
-    fn a_snapshot_that_lost_much_is_not_believed() {
+    fn routes_are_kept_when_many_pools_vanish() {
         let pools = many(100);
         let known = after(&pools);
         let some = plan(&pools[..80], &known).unwrap();
@@ -281,12 +283,12 @@ mod tests {
         let mut fewer = pools[..79].to_vec();
         fewer.push(pool("new", 1000));
         let kept = plan(&fewer, &known).unwrap();
-        assert_eq!((kept.routes.len(), kept.lost.len(), kept.kept), (101, 0, 21), "what is new is loaded all the same");
+        assert_eq!((kept.routes.len(), kept.lost.len(), kept.kept), (101, 0, 21), "new routes are loaded all the same");
         assert_eq!(plan(&[], &known).unwrap().kept, 100);
     }
 
     #[test]
-    fn nor_are_many_small_losses_in_a_row_and_the_first_of_them_come_back() {
+    fn routes_come_back_when_pools_vanish_in_several_waves() {
         let pools = many(100);
         let mut known = after(&pools);
         for (left, loaded) in [(95, 95), (90, 90), (85, 85), (80, 80), (75, 100), (70, 100)] {
@@ -300,17 +302,17 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_route_gives_way_to_a_new_pool_of_its_name() {
+    fn a_new_pool_replaces_a_kept_route_of_its_name() {
         let pools = many(100);
-        let mut heir = pool("c_99", 1000);
-        heir.key = "elsewhere/main".into();
-        let plan = plan(&[heir], &after(&pools)).unwrap();
+        let mut successor = pool("c_99", 1000);
+        successor.key = "elsewhere/main".into();
+        let plan = plan(&[successor], &after(&pools)).unwrap();
         assert_eq!((plan.routes.len(), plan.kept), (100, 99));
         assert!(plan.routes.contains_key("elsewhere/main"));
     }
 
     #[test]
-    fn deletions_that_were_seen_are_believed() {
+    fn routes_of_deleted_pools_are_removed() {
         let mut pools = many(100);
         let mut known = after(&pools);
         for pool in &mut pools[50..] {
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_leaves_for_another_fleet_is_loaded_until_it_has_drained() {
+    fn a_route_that_moves_away_is_loaded_until_it_is_drained() {
         let before = after(&[pool("a", 1)]);
         let mut leaves = pool("a", 2);
         leaves.leaving = true;
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_agent_without_logins_does_not_begin_to_serve() {
+    fn a_new_process_without_logins_does_not_begin_to_serve() {
         let fresh = Known { poolers: Poolers::new(), ..known() };
         assert_eq!(plan(&many(50), &fresh), Err(Implausible { missing: 50, of: 50 }));
         assert!(plan(&many(50), &known()).is_ok());

@@ -1,8 +1,8 @@
 //! pgbouncer's files.
 //!
-//! Opening `[pgbouncer]` sets every setting back to its default, so the other sections are included first and
-//! `[pgbouncer]` comes once and last. Its last line is the proof: `SHOW CONFIG` shows that `syslog_ident` only if
-//! pgbouncer has read everything before it. (Nothing is logged to syslog.)
+//! Opening `[pgbouncer]` resets every setting to its default, so the other sections are included first and `[pgbouncer]`
+//! comes once and last. Its last line is the marker: `SHOW CONFIG` shows that `syslog_ident` only if pgbouncer has read
+//! everything before it. (Nothing is logged to syslog.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -19,29 +19,29 @@ use crate::certificates::Tls;
 pub const INI: &str = "pgbouncer.ini";
 /// Name of the file with the routes.
 pub const DATABASES: &str = "databases.ini";
-/// Name of the file with what is said of single logins.
+/// Name of the file with the settings of single logins.
 pub const LOGINS: &str = "logins.ini";
 /// Name of the file with the other processes of the fleet.
 pub const PEERS: &str = "peers.ini";
-/// Name of the file with the logins that look up passwords, and those that need no looking up.
+/// Name of the auth_file: logins for auth_query, and verifiers of logins that pgbouncer does not look up.
 pub const AUTH_FILE: &str = "users.txt";
 
-/// Database names that begin like this are the fleet's own.
+/// Prefix of the names of auth_query databases.
 pub(super) const AUTH_PREFIX: &str = "_auth_";
 
-/// Server connections of one process by which passwords are looked up.
+/// Server connections of one process for auth_query.
 pub(super) const AUTH_POOL: u8 = 4;
 
-/// What a client logs in with is looked up by this function of the database controller's, which answers with name and
-/// verifier. For a login that it does not know the answer is a verifier that no password fits, always under the same name: without
-/// an answer pgbouncer closes the connection to the server, and with names of the client's choice it would keep each.
+/// Calls the function that the database controller creates, which returns name and verifier of a login. For an unknown login the
+/// query returns a verifier that no password matches, always under the same name: without a row pgbouncer closes the connection to
+/// the server, and it would keep each name that a client chooses.
 const AUTH_QUERY: &str = "SELECT coalesce(found.name, '-'), coalesce(found.verifier, 'SCRAM-SHA-256$4096:\
     AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=') \
     FROM (SELECT) AS one LEFT JOIN ahoi.pooler_lookup($1) AS found(name, verifier) ON true";
 
-/// What the suite sets where the fleet's own parameters say nothing else.
+/// Defaults of Ahoi, which the parameters of the fleet override.
 const DEFAULTS: &[(&str, &str)] = &[
-    // Clients that all connect at once are accepted within a second.
+    // Accepts clients that all connect at once within a second.
     ("listen_backlog", "1024"),
     ("log_connections", "0"),
     ("log_disconnections", "0"),
@@ -51,35 +51,35 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("server_login_retry", "1"),
 ];
 
-/// The login by which passwords are looked up on each server, by the DatabaseServer's name.
+/// The login for auth_query on each server, by name of the DatabaseServer.
 pub type Poolers = BTreeMap<String, PoolerLogin>;
 
-/// What is the same for all routes.
+/// The settings of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the files are, and the socket of the console.
+    /// Directory of the files and of the console's socket.
     pub directory: PathBuf,
-    /// Where clients connect.
+    /// Port for clients.
     pub port: u16,
-    /// How server connections are shared where a route says nothing.
+    /// Pool mode of routes without one.
     pub pool_mode: PoolMode,
-    /// Server connections where a route says nothing.
+    /// Pool size of routes without one.
     pub default_pool_size: i32,
-    /// Client connections in all.
+    /// Maximum number of logged-in clients.
     pub max_client_connections: i32,
-    /// Places beside them for clients that have not logged in yet.
+    /// Maximum number of unfinished logins beside them.
     pub logins: i32,
-    /// Client connections of a route that says nothing.
+    /// Maximum number of clients of routes without one.
     pub default_max_client_connections: i32,
-    /// Further settings, checked.
+    /// Further settings, validated.
     pub parameters: BTreeMap<String, String>,
-    /// How connections are secured.
+    /// TLS settings.
     pub tls: Tls,
-    /// This process among its peers; 0 where there are none.
+    /// Number of this process among its peers; 0 without peers.
     pub peer_id: u32,
     /// The hosts of all processes, the first being that of peer 1. A cancel request may reach any of them.
     pub peers: Vec<String>,
-    /// The verifiers of logins that are not looked up.
+    /// The verifiers of logins that pgbouncer does not look up.
     pub verifiers: Verifiers,
 }
 
@@ -103,27 +103,27 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Clients of the route that may be logged in.
+    /// Maximum number of logged-in clients of the route.
     #[must_use]
     pub fn clients_of(&self, route: &Route) -> i32 {
         route.max_client_connections.unwrap_or(self.default_max_client_connections)
     }
 }
 
-/// The files, ready to be written.
+/// The files to write.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Files {
-    /// Names and contents in the order in which they are to be written: the one that includes the others is last.
+    /// Names and contents in the order in which they have to be written: the file that includes the others is last.
     pub files: Vec<(&'static str, String)>,
-    /// The value of `syslog_ident` that proves that all of it was read.
+    /// Value of `syslog_ident`, which proves that pgbouncer has read everything.
     pub marker: String,
-    /// The databases that pgbouncer then has, its console included.
+    /// The databases that pgbouncer has then, its console included.
     pub databases: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for Files {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The contents have passwords in them.
+        // The contents include passwords.
         f.debug_struct("Files")
             .field("marker", &self.marker)
             .field("databases", &self.databases.len())
@@ -131,7 +131,7 @@ impl std::fmt::Debug for Files {
     }
 }
 
-/// The files for these routes, each of which [`validate`](fn@super::validate) has passed.
+/// Renders the files for these routes, which have to be valid ([`validate`](fn@super::validate)).
 #[must_use]
 pub fn render<'a>(routes: impl IntoIterator<Item = &'a Route>, poolers: &Poolers, settings: &Settings) -> Files {
     let routes: Vec<&Route> = routes.into_iter().collect();
@@ -166,8 +166,8 @@ pub fn render<'a>(routes: impl IntoIterator<Item = &'a Route>, poolers: &Poolers
     }
 }
 
-/// The name under which passwords of the route's server are looked up. Made from everything it stands for, so that
-/// routes which disagree about a server do not disturb each other.
+/// Name of the auth_query database of the route's server. It is a hash of all its properties, so that routes which disagree about
+/// a server do not conflict.
 #[must_use]
 pub fn auth_alias(route: &Route) -> String {
     let server: String = route.server.chars().take(40).map(|c| if c == '-' { '_' } else { c }).collect();
@@ -193,7 +193,7 @@ fn looking_up<'a>(routes: &[&'a Route]) -> impl Iterator<Item = &'a Route> {
 }
 
 fn entry(route: &Route, poolers: &Poolers, settings: &Settings) -> String {
-    // Without an auth_user nobody but the logins in the auth_file is known.
+    // Without an auth_user pgbouncer knows only the logins of the auth_file.
     let pooler = poolers.get(&route.server).filter(|_| route.passwords == Passwords::Lookup);
     let auth = pooler.map(|pooler| format!(" auth_dbname={} auth_user={}", auth_alias(route), pooler.name));
     format!(
@@ -219,8 +219,8 @@ fn auth_entry(route: &Route) -> String {
     )
 }
 
-/// pgbouncer's auth_file: quoted, with `"` doubled. A client's login proves itself against a verifier, and pgbouncer logs in
-/// on the server with what it learnt from that.
+/// The auth_file: quoted, with `"` doubled. pgbouncer checks a client against the verifier, and uses the keys from that exchange to
+/// log in to the server.
 fn users(routes: &[&Route], poolers: &Poolers, verifiers: &Verifiers) -> String {
     let mut logins: BTreeMap<&str, &String> = looking_up(routes)
         .filter_map(|route| poolers.get(&route.server))
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_have_places_of_their_own() {
+    fn unfinished_logins_have_a_capacity_of_their_own() {
         let settings = Settings { logins: 8000, ..Settings::default() };
         let files = render([&route("c_a")], &poolers(), &settings).files;
         let text = files.iter().map(|(_, content)| content.as_str()).collect::<String>();
@@ -323,9 +323,8 @@ mod tests {
         );
     }
 
-    /// pgbouncer never looks up a login that it has read from the file once.
     #[test]
-    fn a_known_verifier_stays_when_its_server_begins_to_let_passwords_be_looked_up() {
+    fn known_verifiers_stay_in_the_file_when_the_server_changes_to_lookup() {
         let mut settings = Settings::default();
         settings.verifiers.update([("c_a_a".to_owned(), VERIFIER.to_owned())], []);
         let users = |route: Route| {
@@ -339,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn no_password_is_in_the_debug_output() {
+    fn debug_output_contains_no_password() {
         let files = render([&route("c_a")], &poolers(), &Settings::default());
         assert!(!format!("{files:?}").contains("cret"));
     }
 
     #[test]
-    fn the_marker_changes_with_everything() {
+    fn the_marker_changes_with_every_input() {
         let marker = |route: &Route, poolers: &Poolers, settings: &Settings| render([route], poolers, settings).marker;
         let (route, poolers, settings) = (route("c_a"), poolers(), Settings::default());
         let base = marker(&route, &poolers, &settings);
@@ -372,10 +371,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever routes are accepted, the files have one entry for each and one for each server, nothing else, and
+        /// For all valid routes, the files have one entry for each and one for each server, nothing else, and
         /// `[pgbouncer]` comes once with the marker at its end.
         #[test]
-        fn files_are_what_they_should_be(
+        fn every_route_and_server_has_one_entry(
             names in prop::collection::btree_set("[a-z0-9_]{1,63}", 0..8),
             hosts in prop::collection::vec("\\PC{1,12}|[a-z0-9.-]{1,12}", 8),
             password in "\\PC{1,20}",

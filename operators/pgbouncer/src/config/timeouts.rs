@@ -1,13 +1,13 @@
-//! Timeouts of single routes. PostgreSQL's own can be lifted by whoever they are to stop; those of pgbouncer cannot.
+//! Timeouts of single routes. Clients can change PostgreSQL's timeouts, but not those of pgbouncer.
 //!
-//! pgbouncer knows them for a login, not for a database, so they are said of every login that a database can have. A
-//! login that is named here and nowhere else is looked up on its server like any other.
+//! pgbouncer has timeouts for a login, not for a database, so they are set for every login that a database can have. A login
+//! that is listed here and not in the auth_file is looked up like any other.
 
 use std::fmt::Write;
 
 use ahoi_api::{Route, logins};
 
-/// The section of the logins. One that is no longer in it is as the fleet says from the next reload on.
+/// The section of the logins. A login that is no longer in it has the settings of the fleet from the next reload on.
 pub(super) fn render(routes: &[&Route]) -> String {
     let mut lines: Vec<String> = routes.iter().flat_map(|route| entries(route)).collect();
     lines.sort();
@@ -34,7 +34,7 @@ mod tests {
     use crate::fixtures::route;
 
     #[test]
-    fn said_of_every_login_of_the_routes_that_have_some() {
+    fn timeouts_are_set_for_every_login_of_a_route() {
         let both =
             Route { query_timeout_seconds: Some(30), idle_transaction_timeout_seconds: Some(60), ..route("c_b") };
         let one = Route { idle_transaction_timeout_seconds: Some(5), ..route("c_a") };

@@ -1,4 +1,4 @@
-//! What of pgbouncer's files is about TLS.
+//! The TLS part of pgbouncer's files.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const SERVERS: &str = "servers.crt";
 
-/// The files beside the others; in the order in which they are to be written.
+/// The files, in the order in which they have to be written.
 pub fn files(tls: &Tls) -> Vec<(&'static str, String)> {
     let pair = tls.pair.iter().flat_map(|pair| [(CERTIFICATE, pair.certificate.clone()), (KEY, pair.key.clone())]);
     pair.chain(tls.server_authorities.iter().map(|pem| (SERVERS, pem.clone()))).collect()
 }
 
-/// The settings, as far as they are not pgbouncer's own.
+/// The settings that differ from pgbouncer's defaults.
 pub fn settings(tls: &Tls, directory: &Path) -> Vec<(&'static str, String)> {
     let file = |name: &str| directory.join(name).display().to_string();
     let mut settings = Vec::new();
@@ -25,7 +25,7 @@ pub fn settings(tls: &Tls, directory: &Path) -> Vec<(&'static str, String)> {
             ("client_tls_sslmode", tls.client.sslmode().to_owned()),
             ("client_tls_cert_file", file(CERTIFICATE)),
             ("client_tls_key_file", file(KEY)),
-            // pgbouncer does not start without one. Nobody logs in by a certificate, so it is an authority of nobody.
+            // pgbouncer does not start without it. No client logs in with a certificate, so this authority signs none.
             ("client_tls_ca_file", file(CERTIFICATE)),
         ]);
     }
@@ -55,8 +55,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set() {
-        assert_eq!(settings(&Tls::default(), Path::new("/run")), [], "a fleet that says nothing is as ever");
+    fn settings_follow_from_the_modes() {
+        assert_eq!(settings(&Tls::default(), Path::new("/run")), [], "the defaults of pgbouncer");
         let text: Vec<String> =
             settings(&tls(), Path::new("/run")).iter().map(|(name, value)| format!("{name} = {value}")).collect();
         insta::assert_snapshot!(text.join("\n"), @r"
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn another_certificate_is_another_marker_and_the_main_file_stays_last() {
+    fn another_certificate_changes_the_marker_and_the_main_file_stays_last() {
         let files = |tls: Tls| render([], &[].into(), &Settings { tls, ..Settings::default() });
         let mut other = tls();
         other.pair = Some(Pair { certificate: "CERTIFICATE".into(), key: "ANOTHER".into() });

@@ -1,5 +1,5 @@
-//! The values of `server_tls_protocols` and `server_tls_ciphers`. pgbouncer only logs a bad one at a reload, and does not start
-//! with it: what is accepted here was tried with pgbouncer 1.26.1 and OpenSSL 3.5.
+//! The values of `server_tls_protocols` and `server_tls_ciphers`. pgbouncer only logs an invalid value at a reload, and does
+//! not start with it. The values accepted here were tested with pgbouncer 1.26.1 and OpenSSL 3.5.
 
 const PROTOCOL_SETS: [&str; 3] = ["all", "default", "secure"];
 const PROTOCOLS: [&str; 5] = ["tlsv1", "tlsv1.0", "tlsv1.1", "tlsv1.2", "tlsv1.3"];
@@ -16,14 +16,14 @@ const CIPHERS: [&str; 10] = [
     "ECDHE-RSA-AES256-GCM-SHA384",
     "ECDHE-RSA-CHACHA20-POLY1305",
 ];
-/// None of these removes all that a name of [`CIPHERS`] stands for.
+/// None of these excludes all ciphers of a name in [`CIPHERS`].
 const EXCLUDED: [&str; 8] = ["!3DES", "!CAMELLIA", "!MD5", "!PSK", "!RC4", "!SRP", "!aNULL", "!eNULL"];
 
-/// What is expected, for people.
+/// The accepted values, for messages.
 pub(super) const EXPECTED_PROTOCOLS: &str =
     "all, default, secure, or a list of tlsv1.0, tlsv1.1, tlsv1.2 and tlsv1.3, separated by commas";
-/// What is expected, for people.
-pub(super) const EXPECTED_CIPHERS: &str = "default, fast, normal, secure, or names of OpenSSL separated by colons: HIGH, those of \
+/// The accepted values, for messages.
+pub(super) const EXPECTED_CIPHERS: &str = "default, fast, normal, secure, or OpenSSL names separated by colons: HIGH, \
     ECDHE and DHE with AES-GCM or CHACHA20-POLY1305, and exclusions such as !aNULL";
 
 pub(super) fn is_protocols(value: &str) -> bool {
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_pgbouncer_does_not_start_with_are_refused() {
+    fn values_that_prevent_a_start_of_pgbouncer_are_refused() {
         for good in ["secure", "all", "default", "tlsv1.3", "tlsv1.2, tlsv1.3"] {
             assert!(is_protocols(good), "{good}");
         }

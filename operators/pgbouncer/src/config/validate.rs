@@ -1,13 +1,13 @@
-//! Whether a route may reach pgbouncer's files.
+//! Whether a route may be written into pgbouncer's files.
 //!
-//! One entry that pgbouncer cannot read stops the reading of the whole file, so an entry is made of nothing but words
-//! that need no quoting, and anything else is refused here.
+//! pgbouncer stops reading the file at the first entry that it cannot parse. So an entry may consist only of words that need
+//! no quoting, and everything else is refused here.
 
 use ahoi_api::Route;
 
 use super::render::AUTH_PREFIX;
 
-/// What is wrong with a route, for people; nothing is said of what it contains, for that may be anything.
+/// Checks a route. The error does not contain the invalid value, which may be arbitrary text.
 ///
 /// # Errors
 /// When the route must not be loaded.
@@ -17,8 +17,8 @@ pub fn validate(route: &Route) -> Result<(), String> {
     check((1..=65535).contains(&route.port), "route.port must be 1 to 65535")?;
     check(is_word(&route.database), "route.database must be 1 to 63 lower-case letters, digits and '_'")?;
     check(is_word(&route.auth_database), "route.authDatabase must be 1 to 63 lower-case letters, digits and '_'")?;
-    check(route.database != "pgbouncer", "the database name pgbouncer is that of its console")?;
-    check(!route.database.starts_with(AUTH_PREFIX), "database names that begin with _auth_ are those of the fleet")?;
+    check(route.database != "pgbouncer", "route.database must not be pgbouncer, the name of its console")?;
+    check(!route.database.starts_with(AUTH_PREFIX), "route.database must not begin with _auth_, which is reserved")?;
     check((1..=1000).contains(&route.pool_size), "route.poolSize must be 1 to 1000")?;
     let clients = route.max_client_connections.unwrap_or(1);
     check((1..=100_000).contains(&clients), "route.maxClientConnections must be 1 to 100000")?;
@@ -58,7 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ordinary_routes_pass() {
+    fn ordinary_routes_are_valid() {
         assert_eq!(validate(&route("c_ab12")), Ok(()));
         for host in ["10.1.2.3", "::1", "fd00::1:2", "pg-eu-1.example.com", "pg"] {
             assert_eq!(validate(&Route { host: host.into(), ..route("c_ab12") }), Ok(()), "{host}");
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_pgbouncer_could_misread_is_refused() {
+    fn values_that_pgbouncer_could_misread_are_refused() {
         let good = route("c_ab12");
         for (bad, word) in [
             (Route { database: "c ab".into(), ..good.clone() }, "route.database"),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is accepted consists of characters that pgbouncer reads literally.
+        /// Accepted values consist of characters that pgbouncer reads literally.
         #[test]
         fn accepted_text_needs_no_quoting(database in any::<String>(), host in any::<String>()) {
             let route = Route { database, host, ..route("x") };

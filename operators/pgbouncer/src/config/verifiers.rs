@@ -1,4 +1,4 @@
-//! The verifiers of logins whose passwords cannot be looked up on their server.
+//! Verifiers of logins that cannot be looked up on their server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ impl std::fmt::Debug for Verifiers {
 }
 
 impl Verifiers {
-    /// Takes over what the Secrets say now. Where no login of a loaded route's database is left, they may have gone by
-    /// mistake: the server would know.
+    /// Replaces the verifiers by those in the Secrets. If none is left for the database of a loaded route, they may have been
+    /// deleted by mistake, and stay: a login that was removed from the server is refused there.
     pub fn update<'a>(
         &mut self,
         present: impl IntoIterator<Item = (String, String)>,
@@ -35,7 +35,7 @@ impl Verifiers {
         }
     }
 
-    /// Those of the logins of one database.
+    /// The verifiers of the logins of one database.
     pub fn of<'a>(&'a self, database: &str) -> impl Iterator<Item = (&'a String, &'a String)> {
         let prefix = format!("{database}_");
         let from = self.0.range(prefix.clone()..);
@@ -55,16 +55,16 @@ impl Verifiers {
         }
     }
 
-    /// Whether the route may be loaded as far as its login is concerned.
+    /// Whether the verifier that the route needs is known.
     ///
     /// # Errors
-    /// While the verifier is not there.
+    /// While it is not.
     pub fn check(&self, route: &Route) -> Result<(), String> {
         match &route.login {
             _ if route.passwords == Passwords::Lookup => Ok(()),
             Some(login) if self.of(&route.database).any(|(known, _)| known == login) => Ok(()),
             Some(login) => Err(format!(
-                "the verifier of the login {login} is not in the Secret {} yet",
+                "the Secret {} has no verifier of the login {login} yet",
                 ahoi_api::verifier_secret(&route.database)
             )),
             None => Err("route.login must be set where route.passwords is File".to_owned()),
@@ -77,8 +77,8 @@ fn is_login(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-/// What pgbouncer takes for a verifier, and nothing that would end its line or its quotes. A plain password in its place
-/// would be sent to the server.
+/// Whether pgbouncer takes the text for a verifier, and it ends neither its line nor its quotes. pgbouncer would take anything
+/// else for a plain password.
 pub(super) fn is_verifier(text: &str) -> bool {
     text.len() <= 512
         && text.starts_with("SCRAM-SHA-256$")
@@ -103,9 +103,9 @@ mod tests {
         let mut verifiers = Verifiers::default();
         assert_eq!(verifiers.check(&route("c_a")), Ok(()));
         let why = verifiers.check(&file_route("c_a")).unwrap_err();
-        assert_eq!(why, "the verifier of the login c_a_a is not in the Secret ahoi-verifiers-2 yet");
+        assert_eq!(why, "the Secret ahoi-verifiers-2 has no verifier of the login c_a_a yet");
         verifiers.update(of(&["c_a_b"]), []);
-        assert!(verifiers.check(&file_route("c_a")).is_err(), "another generation's");
+        assert!(verifiers.check(&file_route("c_a")).is_err(), "that of the other login");
         verifiers.update(of(&["c_a_a", "c_a_b"]), []);
         assert_eq!(verifiers.check(&file_route("c_a")), Ok(()));
         assert_eq!(logins(&verifiers, "c_a"), ["c_a_a", "c_a_b"]);
@@ -113,15 +113,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_secret_takes_nobody_out() {
+    fn verifiers_of_a_deleted_secret_stay() {
         let (one, other) = (file_route("c_a"), file_route("c_b"));
         let mut verifiers = Verifiers::default();
         verifiers.update(of(&["c_a_a", "c_b_a", "c_b_b"]), []);
         verifiers.update(of(&["c_b_b"]), [&one, &other]);
         assert_eq!(logins(&verifiers, "c_a"), ["c_a_a"], "none of its logins is left: kept");
-        assert_eq!(logins(&verifiers, "c_b"), ["c_b_b"], "one of two is left: the other was taken away");
+        assert_eq!(logins(&verifiers, "c_b"), ["c_b_b"], "one of two is left: the other was removed");
         verifiers.update([], [&other]);
-        assert_eq!(logins(&verifiers, "c_a"), Vec::<String>::new(), "its route is gone");
+        assert_eq!(logins(&verifiers, "c_a"), Vec::<String>::new(), "its route was removed");
     }
 
     #[test]
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debug_print_shows_nothing() {
+    fn debug_output_contains_no_verifier() {
         let mut verifiers = Verifiers::default();
         verifiers.update(of(&["c_a_a"]), []);
         assert_eq!(format!("{verifiers:?}"), "Verifiers(1)");

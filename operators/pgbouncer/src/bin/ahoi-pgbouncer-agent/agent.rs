@@ -1,4 +1,5 @@
-//! The agent's loop: whatever woke it, it compares what should be with what is, and does what is missing.
+//! The agent's loop: after every event it compares the desired state of pgbouncer with the observed one, and applies the
+//! difference.
 
 mod health;
 mod logins;
@@ -6,7 +7,6 @@ mod lookup;
 mod reconnect;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,14 +19,13 @@ use ahoi_pgbouncer::bounds::Bounds;
 use ahoi_pgbouncer::certificates::{Material, Tls};
 use ahoi_pgbouncer::config::{Files, INI, KEPT, Known, Plan, Resources, is_login, plan, render};
 use ahoi_pgbouncer::console::{Console, Database, Load};
+use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::hold;
 use ahoi_pgbouncer::logins::LoginWatch;
 use ahoi_pgbouncer::pool::{Pool, forget_what_is_not_needed};
 use ahoi_pgbouncer::report::{refuse, retire};
-use ahoi_pgbouncer::{PORT, fleet};
 use ahoi_reconcile::{Cache, EventType, Platform, Runnable, watcher};
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -38,126 +37,99 @@ use crate::files;
 use crate::holds::Holds;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::states::{self, Draining};
+use crate::options::Options;
+use crate::pool_states::{self, Draining};
+use crate::reload_stagger::ReloadStagger;
+use crate::status_reporter::StatusReporter;
 use crate::supervise::Process;
 use crate::tls;
 use crate::top::Top;
-use crate::turns::Turns;
 use crate::verifiers;
-use crate::voice::Voice;
 
-/// So many changes become one reload.
+/// Time in which changes are collected for one reload.
 const DEBOUNCE: Duration = Duration::from_millis(150);
-/// How often pgbouncer is looked at when nothing happens.
+/// Time between two reconciles without an event.
 const REGULARLY: Duration = Duration::from_secs(15);
-/// While clients of a route on its way out still have transactions.
+/// The same while a removed route still has transactions, or a server is being paused.
 const SOON: Duration = Duration::from_millis(250);
-/// While pools are being listed, which an API server that is busy may take long for.
+/// The same while the pools are being listed, which takes long with a busy API server.
 const LISTING: Duration = Duration::from_secs(2);
 /// Time between two checks of the clients.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two lookups of the same logins: their passwords may have changed.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
-/// While a former login is on its way out.
+/// The same while a previous login is being retired.
 const RETIRING: Duration = Duration::from_secs(3);
-/// Losses within this time are counted together.
-const LATELY: Duration = Duration::from_secs(600);
+/// Time for which lost routes count together.
+const LOSS_WINDOW: Duration = Duration::from_secs(600);
 
-/// What an agent is told at its start.
-#[derive(Args, Clone, Debug)]
-pub struct Options {
-    /// Name of the PgBouncer this process belongs to, in the pod's namespace
-    #[arg(long, env = "FLEET")]
-    fleet: String,
-    /// Which shard of it, counted from 0
-    #[arg(long, env = "SHARD", default_value_t = 0)]
-    shard: i32,
-    /// The pod's uid
-    #[arg(long, env = "POD_UID")]
-    pod_uid: String,
-    /// Where pgbouncer's files and its console's socket are
-    #[arg(long, env = "CONFIG_DIRECTORY", default_value = "/run/pgbouncer")]
-    directory: PathBuf,
-    /// The program
-    #[arg(long, env = "PGBOUNCER", default_value = "/usr/sbin/pgbouncer")]
-    pgbouncer: PathBuf,
-    /// How many customers have metrics of their own: those whose clients wait most, and then those that do most
-    #[arg(long, env = "TOP_CUSTOMERS", default_value_t = 20)]
-    top_customers: usize,
-    /// Bytes of memory that the pod may use
-    #[arg(long, env = "MEMORY_LIMIT", default_value_t = 512 << 20)]
-    memory_limit: u64,
-    /// Where it serves clients
-    #[arg(long, env = "PORT", default_value_t = PORT)]
-    port: u16,
-    /// Seconds from the pod's end being announced until every node sends its clients elsewhere
-    #[arg(long, env = "DRAIN_ANNOUNCE_SECONDS", default_value_t = 5)]
-    drain_announce: u64,
-    /// Seconds that clients have after that to finish what they do
-    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 60)]
-    drain: u64,
+impl Agent {
+    /// Starts the caches and returns the agent, to be run.
+    pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
+        let (client, namespace) = (platform.client.clone(), platform.namespace().to_owned());
+        let fleet = NamespacedRef { namespace: namespace.clone(), name: options.fleet.clone() };
+        let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
+        let secrets: Cache<Secret> =
+            platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
+        let certificates: Cache<Secret> =
+            platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_CERTIFICATES_SECRET));
+        // The pools of all fleets, so that a pool that moves to another fleet is not taken for lost.
+        let pools =
+            platform.cache_trimmed(Api::all(client.clone()), watcher::Config::default(), forget_what_is_not_needed);
+        let servers: Cache<DatabaseServer> = platform.cache(Api::all(client), watcher::Config::default());
+        let budgets = Budgets::new(servers.clone());
+        let serving = Arc::new(AtomicBool::new(false));
+        let is_serving = serving.clone();
+        platform.ready_if("pgbouncer to serve the routes that existed at its start", move || {
+            is_serving.load(Ordering::Relaxed)
+        });
+        let limit = Duration::from_secs(options.drain_announce + options.drain + 5);
+        let process = Process::new(options.pgbouncer.clone());
+        let agent = Agent {
+            platform: platform.clone(),
+            reload_stagger: ReloadStagger::new(&fleet.name, platform.instance()),
+            metrics: Metrics::register(platform),
+            holds: Holds::start(options.directory.clone(), options.port, servers.clone(), process.refused()),
+            process,
+            servers,
+            top: Top::register(platform, options.top_customers),
+            resources: limits::resources(options.memory_limit),
+            logins: LoginWatch::default(),
+            login_timeout: String::new(),
+            log_pooler_errors: String::new(),
+            bounds: Bounds::new(),
+            full: BTreeSet::new(),
+            options,
+            fleets,
+            secrets,
+            verifiers: verifiers::Secrets::watch(platform),
+            certificates,
+            tls: None,
+            pools,
+            budgets,
+            serving,
+            known: Known::default(),
+            looked_up: None,
+            written: None,
+            console: None,
+            databases: BTreeMap::new(),
+            draining: Draining::new(),
+            lost_at: None,
+            is_listing: false,
+            status: ProcessStatus::default(),
+            status_reporter: StatusReporter::new(platform, &fleet),
+            fleet,
+            failures: 0,
+            answered: Instant::now(),
+            measured: None,
+        };
+        Ok(Runnable::task("the agent", agent.run()).stop_within(limit))
+    }
 }
 
-/// The agent, to be run for as long as the process.
-pub fn start(platform: &Platform, options: Options) -> Result<Runnable> {
-    let (client, namespace) = (platform.client.clone(), platform.namespace().to_owned());
-    let fleet = NamespacedRef { namespace: namespace.clone(), name: options.fleet.clone() };
-    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let fleets: Cache<PgBouncer> = platform.cache(Api::namespaced(client.clone(), &namespace), named(&fleet.name));
-    let secrets: Cache<Secret> = platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_AUTH_SECRET));
-    let certificates: Cache<Secret> =
-        platform.cache(Api::namespaced(client.clone(), &namespace), named(POOLER_CERTIFICATES_SECRET));
-    // Every fleet's, so that a pool that goes to another one is seen to go.
-    let pools = platform.cache_trimmed(Api::all(client.clone()), watcher::Config::default(), forget_what_is_not_needed);
-    let servers: Cache<DatabaseServer> = platform.cache(Api::all(client), watcher::Config::default());
-    let budgets = Budgets::new(servers.clone());
-    let serving = Arc::new(AtomicBool::new(false));
-    let is_serving = serving.clone();
-    platform.ready_if("pgbouncer to serve what was there at its start", move || is_serving.load(Ordering::Relaxed));
-    let limit = Duration::from_secs(options.drain_announce + options.drain + 5);
-    let process = Process::new(options.pgbouncer.clone());
-    let agent = Agent {
-        platform: platform.clone(),
-        turns: Turns::new(&fleet.name, platform.instance()),
-        metrics: Metrics::register(platform),
-        holds: Holds::start(options.directory.clone(), options.port, servers.clone(), process.refused()),
-        process,
-        servers,
-        top: Top::register(platform, options.top_customers),
-        resources: limits::resources(options.memory_limit),
-        logins: LoginWatch::default(),
-        login_timeout: String::new(),
-        log_pooler_errors: String::new(),
-        bounds: Bounds::new(),
-        full: BTreeSet::new(),
-        options,
-        fleets,
-        secrets,
-        verifiers: verifiers::Secrets::watch(platform),
-        certificates,
-        tls: None,
-        pools,
-        budgets,
-        serving,
-        known: Known::default(),
-        looked_up: None,
-        written: None,
-        console: None,
-        databases: BTreeMap::new(),
-        draining: Draining::new(),
-        lost_at: None,
-        is_listing: false,
-        status: ProcessStatus::default(),
-        voice: Voice::new(platform, &fleet),
-        fleet,
-        failures: 0,
-        answered: Instant::now(),
-        measured: None,
-    };
-    Ok(Runnable::task("the agent", agent.run()).stop_within(limit))
-}
-
-struct Agent {
+/// The agent of one pgbouncer process.
+pub struct Agent {
     platform: Platform,
     options: Options,
     fleet: NamespacedRef,
@@ -165,44 +137,44 @@ struct Agent {
     secrets: Cache<Secret>,
     verifiers: verifiers::Secrets,
     certificates: Cache<Secret>,
-    /// How connections are secured now, once they are.
+    /// The loaded TLS settings.
     tls: Option<Tls>,
     pools: Cache<ConnectionPool>,
     servers: Cache<DatabaseServer>,
     holds: Holds,
     budgets: Budgets,
     process: Process,
-    turns: Turns,
+    reload_stagger: ReloadStagger,
     metrics: Metrics,
     top: Top,
-    /// What pgbouncer may use.
+    /// Resources of pgbouncer.
     resources: Resources,
     logins: LoginWatch,
-    /// What the fleet's parameters say of `client_login_timeout` and `log_pooler_errors`.
+    /// `client_login_timeout` and `log_pooler_errors` according to the fleet's parameters.
     login_timeout: String,
     log_pooler_errors: String,
-    /// Clients that each database may have.
+    /// Maximum number of clients of each database.
     bounds: Bounds,
-    /// Databases that have as many.
+    /// Databases that have reached it.
     full: BTreeSet<String>,
     serving: Arc<AtomicBool>,
     known: Known,
-    /// When verifiers that pgbouncer does not look up were last looked up; none while there are no such.
+    /// Time of the last lookup of verifiers that pgbouncer does not look up; none while there are none.
     looked_up: Option<Instant>,
-    /// The marker of the files that were written last.
+    /// Marker of the last written files.
     written: Option<String>,
     /// Open while pgbouncer answers.
     console: Option<Console>,
-    /// What it said last that it has.
+    /// The databases that pgbouncer showed last.
     databases: BTreeMap<String, Database>,
     draining: Draining,
-    /// When a route was last lost without an excuse.
+    /// Time of the last loss of a route.
     lost_at: Option<Instant>,
-    /// Whether the pools were being listed when they were last looked at.
+    /// Whether the last snapshot of the pools was taken while they were being listed.
     is_listing: bool,
-    /// What is true of this process now.
+    /// The current report.
     status: ProcessStatus,
-    voice: Voice,
+    status_reporter: StatusReporter,
     failures: u32,
     answered: Instant,
     measured: Option<Instant>,
@@ -230,26 +202,26 @@ impl Agent {
             () = shutdown.cancelled() => return,
         }
         let mut next = Instant::now();
-        let mut look = interval(CHECK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check = interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                status = self.process.ended() => self.died(status),
+                status = self.process.ended() => self.record_exit(status),
                 Ok(()) = held.changed() => {}
-                Ok(()) = fleets.changed() => self.gather().await,
-                Ok(()) = secrets.changed() => self.gather().await,
-                Ok(()) = pools.changed() => self.gather().await,
-                Ok(()) = servers.changed() => self.gather().await,
-                () = verifiers.changed() => self.gather().await,
-                Ok(()) = certificates.changed() => self.gather().await,
-                _ = look.tick() => {
-                    self.look_at_clients().await;
+                Ok(()) = fleets.changed() => self.debounce().await,
+                Ok(()) = secrets.changed() => self.debounce().await,
+                Ok(()) = pools.changed() => self.debounce().await,
+                Ok(()) = servers.changed() => self.debounce().await,
+                () = verifiers.changed() => self.debounce().await,
+                Ok(()) = certificates.changed() => self.debounce().await,
+                _ = check.tick() => {
+                    self.check_clients().await;
                     continue;
                 }
                 () = sleep_until(next) => {}
             }
-            // Whatever happens during the turn wakes the next one.
+            // Later changes trigger the next reconcile.
             fleets.mark_unchanged();
             secrets.mark_unchanged();
             certificates.mark_unchanged();
@@ -257,7 +229,7 @@ impl Agent {
             held.mark_unchanged();
             servers.mark_unchanged();
             verifiers.mark_unchanged();
-            next = Instant::now() + self.turn().await;
+            next = Instant::now() + self.reconcile().await;
         }
         self.serving.store(false, Ordering::Relaxed);
         let seconds = Duration::from_secs;
@@ -270,18 +242,18 @@ impl Agent {
         drain(&mut self.process, console, plan).await;
     }
 
-    /// Lets more changes come, and other processes go first.
-    async fn gather(&mut self) {
+    /// Waits for further changes, and for the slot of this process.
+    async fn debounce(&mut self) {
         let shutdown = self.platform.shutdown().clone();
         tokio::select! {
             () = shutdown.cancelled() => {}
-            status = self.process.ended() => self.died(status),
-            () = sleep(DEBOUNCE + self.turns.wait()) => {}
+            status = self.process.ended() => self.record_exit(status),
+            () = sleep(DEBOUNCE + self.reload_stagger.wait()) => {}
         }
     }
 
-    /// One look at everything. The answer is when to look again if nothing happens.
-    async fn turn(&mut self) -> Duration {
+    /// Reconciles once. Returns the time until the next reconcile without an event.
+    async fn reconcile(&mut self) -> Duration {
         let pools = self.snapshot();
         let next = match self.converge(&pools).await {
             Ok(()) => {
@@ -299,18 +271,18 @@ impl Agent {
                 self.metrics.failures.inc();
                 let text = error.to_string();
                 if self.status.error.as_ref() != Some(&text) {
-                    warn!(error = format!("{error:#}"), "not loaded; trying again");
+                    warn!(error = format!("{error:#}"), "cannot load the configuration; retrying");
                 }
                 self.status.error = Some(text);
                 self.failures = (self.failures + 1).min(6);
                 Duration::from_millis(100) * (1 << self.failures)
             }
         };
-        self.mind_health().await;
+        self.check_health().await;
         self.status.pod = self.platform.instance().to_owned();
         self.status.uid.clone_from(&self.options.pod_uid);
         if let Some(fleet) = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name) {
-            self.voice.say(&self.status, &fleet, &pools).await;
+            self.status_reporter.report(&self.status, &fleet, &pools).await;
         }
         next
     }
@@ -329,22 +301,22 @@ impl Agent {
                 self.known.left.remove(&pool.key);
             }
         }
-        // What is not there any more and not loaded either needs no excuse.
+        // Only loaded routes need evidence of a deletion.
         self.known.left.retain(|key| loaded.is_some_and(|loaded| loaded.contains_key(key)));
-        if self.lost_at.is_some_and(|at| at.elapsed() > LATELY) {
+        if self.lost_at.is_some_and(|at| at.elapsed() > LOSS_WINDOW) {
             self.known.lost.clear();
         }
-        // A login that has gone from the Secret may have gone by mistake; the server would know.
+        // A login that was removed from the Secret may have been by mistake; the server refuses it if not.
         let secret = self.secrets.get_in(&self.fleet.namespace, POOLER_AUTH_SECRET);
         let entries = secret.as_ref().and_then(|secret| secret.data.as_ref()).into_iter().flatten();
         let logins = entries.filter_map(|(server, entry)| Some((server.clone(), PoolerLogin::parse(&entry.0)?)));
-        // One that cannot be used does not take the place of one that can.
+        // An invalid login does not replace a valid one.
         self.known.poolers.extend(logins.filter(|(_, login)| is_login(login)));
         self.known.verifiers.update(self.verifiers.all(), self.known.loaded.iter().flat_map(BTreeMap::values));
         pools
     }
 
-    /// Makes pgbouncer serve what it should, and proves it.
+    /// Loads the desired configuration into pgbouncer, and proves it.
     async fn converge(&mut self, pools: &[Pool]) -> Result<()> {
         let fleet = self.fleets.get_in(&self.fleet.namespace, &self.fleet.name);
         let fleet = fleet.with_context(|| format!("the PgBouncer {} does not exist", self.fleet.name))?;
@@ -395,8 +367,8 @@ impl Agent {
         Ok(())
     }
 
-    /// The newest version of a pool that is loaded, together with all that are older. While they are being listed nobody knows
-    /// which of them are old.
+    /// The highest version such that it and all lower versions of pools are loaded. Unchanged while the pools are being listed: the
+    /// snapshot may contain old ones.
     fn proved_version(&self, pools: &[Pool]) -> i64 {
         if self.is_listing {
             return self.status.proved_version;
@@ -404,7 +376,7 @@ impl Agent {
         pools.iter().filter(|pool| pool.here).map(|pool| pool.version).max().unwrap_or(0)
     }
 
-    /// Writes what differs. The answer is whether somebody else had changed it: pgbouncer may have read that.
+    /// Writes the files that differ. Returns whether another process had changed them: pgbouncer may have read that.
     fn write(&mut self, files: &Files, fleet: &PgBouncer) -> Result<bool> {
         let ours = self.written.as_ref() == Some(&files.marker);
         let replaced = files::write(&self.options.directory, files)?;
@@ -412,14 +384,18 @@ impl Agent {
         if !ours || replaced.is_empty() {
             return Ok(false);
         }
-        let note = format!("put back what had been changed in {} of {}", replaced.join(", "), self.platform.instance());
+        let note = format!(
+            "restored the files {} of pod {}, which had been modified",
+            replaced.join(", "),
+            self.platform.instance()
+        );
         warn!("{note}");
         self.platform.event(fleet, EventType::Warning, "Repaired", note);
         Ok(true)
     }
 
-    /// How connections are to be secured. While something for it is missing, what runs is left as it is, and what does
-    /// not run yet serves nobody: it would serve them with less than the fleet asks for.
+    /// The desired TLS settings. While a certificate is missing, a running process keeps its settings, and a new one does not begin
+    /// to serve: it would be less secure than the fleet requires.
     fn secured(&self, fleet: &PgBouncer) -> Result<Tls> {
         let secret = self.certificates.get_in(&self.fleet.namespace, POOLER_CERTIFICATES_SECRET);
         let wanted = Tls::of(&fleet.spec.tls, &Material::read(secret.as_deref(), &self.fleet.name));
@@ -429,40 +405,40 @@ impl Agent {
     fn remember_lost(&mut self, plan: &Plan) {
         let new = plan.lost.keys().filter(|key| !self.known.lost.contains_key(*key)).count();
         if new > 0 {
-            warn!(routes = new, "routes go although nobody was seen to delete their ConnectionPools");
+            warn!(routes = new, "removing routes whose ConnectionPools vanished without a deletion");
             self.lost_at = Some(Instant::now());
         }
         if plan.kept > 0 && self.status.error.as_deref() != Some(KEPT) {
-            warn!(routes = plan.kept, "{KEPT}");
+            warn!(routes = plan.kept, "keeping routes whose ConnectionPools vanished without a deletion");
         }
         self.known.lost.clone_from(&plan.lost);
     }
 
-    /// Makes pgbouncer read the files, unless it has, and proves that it read them to the end.
+    /// Makes pgbouncer read the files, unless it has, and proves that it has read them to the end.
     async fn load(&mut self, files: &Files, edited: bool, tls: &Tls) -> Result<()> {
         let console = self.console().await?;
         let mut marker = console.marker().await?;
         self.answered = Instant::now();
-        // That it read its settings says nothing about a certificate that it could not use.
+        // The marker does not prove that pgbouncer could use the certificate.
         let unproved = tls.pair.as_ref().filter(|_| self.tls.as_ref() != Some(tls));
         if edited || marker != files.marker || unproved.is_some() {
             self.metrics.reloads.inc();
             let started = Instant::now();
             console.reload().await?;
-            // It answers nobody else while it reads.
-            self.turns.read(started.elapsed());
-            self.metrics.reloaded(started.elapsed());
+            // It serves no client while it reads.
+            self.reload_stagger.record(started.elapsed());
+            self.metrics.record_reload(started.elapsed());
             marker = console.marker().await?;
         }
         if marker != files.marker {
-            bail!("pgbouncer did not read its files to the end; the pod's log says why");
+            bail!("pgbouncer has not read its files to the end; see the log of the pod");
         }
         if let Some(pair) = unproved {
             tls::prove(self.options.port, pair).await?;
         }
         let databases = console.databases().await?;
         if !databases.keys().eq(&files.databases) {
-            bail!("pgbouncer has other databases than its files");
+            bail!("the databases of pgbouncer differ from its files");
         }
         self.databases = databases;
         self.console = Some(console);
@@ -472,10 +448,10 @@ impl Agent {
     async fn set_states(&mut self, plan: &Plan, pools: &[Pool]) -> Result<Vec<String>> {
         let console = self.console().await?;
         let held = self.holds.databases();
-        // What was said of them stays: of a database that is not there nobody has transactions, and who is held only now has.
+        // A database that is missing here has no transactions, and newly held ones are read again below.
         let databases = self.databases.clone();
         let busy =
-            states::apply(&console, &plan.routes, pools, &held, &self.full, databases, &mut self.draining).await?;
+            pool_states::apply(&console, &plan.routes, pools, &held, &self.full, databases, &mut self.draining).await?;
         if !held.is_empty() {
             // Transactions have ended since.
             self.databases = console.databases().await?;
@@ -490,7 +466,7 @@ impl Agent {
         Ok(busy)
     }
 
-    /// Somebody waits for the transactions of a server to end.
+    /// Whether a maintenance waits for the transactions of a server to end.
     fn is_pausing(&self) -> bool {
         self.status.held.iter().any(|held| held.state == HoldState::Pausing)
     }

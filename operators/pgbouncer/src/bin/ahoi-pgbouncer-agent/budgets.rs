@@ -1,4 +1,4 @@
-//! What each DatabaseServer has to share out.
+//! The connections of each DatabaseServer, and the share of this process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use ahoi_pgbouncer::fleet;
 use ahoi_reconcile::Cache;
 use kube::ResourceExt;
 
-/// The servers, and what was last known of their connections.
+/// The servers, and their last known number of connections.
 pub struct Budgets {
     servers: Cache<DatabaseServer>,
-    /// A DatabaseServer that is gone may be gone by mistake; the PostgreSQL behind it has no more connections than before.
+    /// Includes deleted DatabaseServers: their PostgreSQL servers have no more connections than before.
     known: BTreeMap<String, i64>,
 }
 
@@ -21,7 +21,7 @@ impl Budgets {
         Budgets { servers, known: BTreeMap::new() }
     }
 
-    /// Gives each of this process's `routes` its share of what the `shard` of `fleet` may open, beside the `pools` of all fleets.
+    /// Gives each of the `routes` of this process in `shard` of `fleet` its share of the connections. The `pools` of all fleets count.
     pub fn share(
         &mut self,
         fleet: &PgBouncer,
@@ -38,25 +38,25 @@ impl Budgets {
     }
 }
 
-/// What there is to share out on each server.
+/// The budget of each server.
 fn budgets(
     known: &BTreeMap<String, i64>,
     fleet: &PgBouncer,
     shard: i32,
     pools: &[Arc<ConnectionPool>],
 ) -> BTreeMap<String, Budget> {
-    let mut leading: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
     for status in pools.iter().filter_map(|pool| pool.status.as_ref()) {
         let Some(route) = &status.route else { continue };
-        // One that moves has connections in each of its places.
+        // A pool that moves has connections in each of its shards.
         let places = 1 + i64::try_from(status.former_places.len()).unwrap_or_default();
-        *leading.entry(&route.server).or_default() += places;
+        *counts.entry(&route.server).or_default() += places;
     }
     let percent = i64::from(fleet.spec.connection_budget.overcommit_percent);
     let processes = fleet::processes(fleet, shard);
     let budgets = known.iter().map(|(server, connections)| {
         let connections = connections.saturating_mul(percent) / 100;
-        let routes = leading.get(server.as_str()).copied().unwrap_or_default();
+        let routes = counts.get(server.as_str()).copied().unwrap_or_default();
         (server.clone(), Budget { connections, routes, processes })
     });
     budgets.collect()
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_routes_of_all_fleets_count() {
+    fn routes_of_all_fleets_count() {
         let known = BTreeMap::from([("pg-1".to_owned(), 90), ("pg-2".to_owned(), 50)]);
         let spec = PgBouncerSpec {
             replicas: 3,
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_moves_counts_in_each_of_its_places() {
+    fn a_pool_that_moves_counts_in_each_of_its_shards() {
         let mut moves = ConnectionPool::clone(&pool("other", Some("pg-1")));
         moves.status.as_mut().unwrap().former_places = vec![FormerPlace {
             place: Place { fleet: NamespacedRef { namespace: "ahoi-system".into(), name: "global".into() }, shard: 0 },

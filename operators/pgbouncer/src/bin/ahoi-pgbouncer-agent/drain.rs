@@ -1,4 +1,4 @@
-//! The end of a process: nobody new is sent here, whoever is here finishes, and then it is over.
+//! The end of a process: it gets no new clients, its clients finish, and pgbouncer stops.
 
 use std::time::Duration;
 
@@ -8,33 +8,33 @@ use tracing::{info, warn};
 
 use crate::supervise::Process;
 
-/// How an end is to go.
+/// Time limits of a drain.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
-    /// Until every node has heard that this pod is no longer to be sent clients.
+    /// Time until no node sends new clients to this pod.
     pub announce: Duration,
-    /// After that, how long clients may close their connections by themselves.
+    /// Time after that in which clients can close their connections themselves.
     pub grace: Duration,
-    /// When it is over, counted from the announcement's end.
+    /// Maximum time after the announcement.
     pub limit: Duration,
 }
 
-/// Ends pgbouncer as gently as its clients let us. Clients that do nothing are disconnected a few at a time, so that
-/// they do not all log in elsewhere at once; what is in a transaction is left alone until the limit.
+/// Stops pgbouncer as its clients finish. Idle clients are disconnected a few at a time, so that they do not all log in
+/// elsewhere at once. Clients in a transaction stay until the limit.
 pub async fn drain(process: &mut Process, console: Option<Console>, drain: Drain) {
     info!("draining");
     tokio::time::sleep(drain.announce).await;
     let begun = Instant::now();
     if let Some(console) = console {
         if let Err(error) = console.shut_down().await {
-            warn!(%error, "pgbouncer would not begin to shut down");
+            warn!(%error, "cannot start the shutdown of pgbouncer");
         }
         let mut ticks = interval(Duration::from_millis(500));
         while begun.elapsed() < drain.limit {
             tokio::select! {
                 _ = process.ended() => {}
                 _ = ticks.tick() => {
-                    // Once it answers no longer, all that is left is to wait for its end.
+                    // A console that does not answer any more shows that pgbouncer is stopping.
                     if let Ok(clients) = console.clients().await {
                         if clients.is_empty() {
                             process.kill();
@@ -53,14 +53,14 @@ pub async fn drain(process: &mut Process, console: Option<Console>, drain: Drain
     }
     process.kill();
     let _ = tokio::time::timeout(Duration::from_secs(2), process.ended()).await;
-    info!(seconds = begun.elapsed().as_secs(), "pgbouncer ended");
+    info!(seconds = begun.elapsed().as_secs(), "pgbouncer stopped at the time limit");
 }
 
-/// A tenth of them, and at least 20.
+/// Disconnects a tenth of them, and at least 20.
 async fn disconnect(console: &Console, idle: impl Iterator<Item = u64>) {
     let idle: Vec<u64> = idle.collect();
     for client in idle.iter().take((idle.len() / 10).max(20)) {
-        // It may have left, or begun something, in the meantime; the latter it will repeat elsewhere.
+        // It may have disconnected meanwhile.
         let _ = console.kill_client(*client).await;
     }
 }

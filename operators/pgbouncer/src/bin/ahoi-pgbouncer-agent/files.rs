@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Writes files atomically.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -8,13 +8,12 @@ use std::path::Path;
 use ahoi_pgbouncer::config::Files;
 use anyhow::{Context, Result};
 
-/// Writes the files that are not so already, the one that includes the others last; the answer is which. pgbouncer reads
-/// none of them before it is told to.
+/// Writes the files that differ, the one that includes the others last, and returns their names. pgbouncer reads them at the next
+/// reload.
 ///
-/// A file that is cut short is still a valid one to pgbouncer, with fewer routes in it; hence the detour over another
-/// name, and the syncing before and after the renaming.
+/// A truncated file is valid to pgbouncer and has fewer routes. So each file is written under another name, synced and renamed.
 pub fn write(directory: &Path, files: &Files) -> Result<Vec<&'static str>> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut replaced = Vec::new();
     for (name, content) in &files.files {
         if replace(directory, name, content.as_bytes()).with_context(|| format!("cannot write {name}"))? {
@@ -52,8 +51,8 @@ mod tests {
         write(&directory, &files("first")).unwrap();
         assert_eq!(write(&directory, &files("second")).unwrap(), ["a.ini"]);
         assert_eq!(write(&directory, &files("second")).unwrap(), [""; 0]);
-        fs::write(directory.join("a.ini"), "by hand").unwrap();
-        assert_eq!(write(&directory, &files("second")).unwrap(), ["a.ini"], "put back");
+        fs::write(directory.join("a.ini"), "manually").unwrap();
+        assert_eq!(write(&directory, &files("second")).unwrap(), ["a.ini"], "restored");
         assert_eq!(fs::read_to_string(directory.join("a.ini")).unwrap(), "second");
         assert_eq!(fs::metadata(directory.join("a.ini")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing temporary stays");

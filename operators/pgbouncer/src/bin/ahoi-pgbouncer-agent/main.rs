@@ -1,28 +1,32 @@
-//! The agent beside one pgbouncer: it runs it, tells it what to serve, and says what is proved.
+//! The agent of one pgbouncer process: it runs pgbouncer, writes its files, reloads it, and reports what is proved.
 
 mod agent;
 mod budgets;
-mod canary;
 mod drain;
 mod files;
 mod holds;
 mod limits;
 mod metrics;
+mod options;
+mod pool_states;
+mod probe;
+mod reload_stagger;
 mod server;
-mod states;
+mod status_reporter;
 mod supervise;
 mod tls;
 mod top;
-mod turns;
 mod verifiers;
-mod voice;
 
+use agent::Agent;
 use ahoi_reconcile::run_with;
+use options::Options;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    run_with("ahoi-pgbouncer-agent", |platform, options: agent::Options| async move {
-        Ok(vec![agent::start(&platform, options)?])
-    })
+    run_with(
+        "ahoi-pgbouncer-agent",
+        |platform, options: Options| async move { Ok(vec![Agent::start(&platform, options)?]) },
+    )
     .await
 }

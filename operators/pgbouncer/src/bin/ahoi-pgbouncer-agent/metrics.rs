@@ -1,5 +1,5 @@
-//! What the agent counts. There are no labels: a fleet has thousands of routes. What is said of some of them is in
-//! [`top`](crate::top).
+//! The metrics of the agent. They have no labels, as a fleet has thousands of routes. [`top`](crate::top) has those of the
+//! busiest customers.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use ahoi_reconcile::Platform;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// The agent's own metrics.
+/// The metrics of the process.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub routes: Gauge,
@@ -37,35 +37,39 @@ impl Metrics {
         let metrics = Metrics::default();
         let m = metrics.clone();
         platform.register(move |registry| {
-            registry.register("pooler_routes", "Routes that are loaded", m.routes);
-            registry.register("pooler_refused_routes", "Routes that were refused", m.refused);
-            registry.register("pooler_held_servers", "Servers whose clients are made to wait", m.held);
+            registry.register("pooler_routes", "Loaded routes", m.routes);
+            registry.register("pooler_refused_routes", "Refused routes", m.refused);
+            registry.register(
+                "pooler_held_servers",
+                "DatabaseServers whose clients wait because the server is unreachable or in maintenance",
+                m.held,
+            );
             registry.register("pooler_reloads", "Reloads of pgbouncer", m.reloads);
             registry.register(
                 "pooler_longest_reload_seconds",
-                "How long the longest reload took; no client is served meanwhile",
+                "Duration of the longest reload, during which pgbouncer serves no client",
                 m.longest_reload,
             );
-            registry.register("pooler_failures", "Turns that could not be completed", m.failures);
-            registry.register("pooler_restarts", "Deaths of pgbouncer", m.restarts);
+            registry.register("pooler_failures", "Failed reconciles of pgbouncer's configuration", m.failures);
+            registry.register("pooler_restarts", "Unexpected exits of pgbouncer", m.restarts);
             registry.register("pooler_clients_active", "Clients with a server connection", m.clients_active);
             registry.register("pooler_clients_waiting", "Clients waiting for a server connection", m.clients_waiting);
             registry.register("pooler_servers_active", "Server connections with a client", m.servers_active);
             registry.register("pooler_servers_idle", "Server connections without a client", m.servers_idle);
             registry.register(
                 "pooler_longest_wait_seconds",
-                "How long the longest waiting client has waited",
+                "Wait of the client that has waited longest for a server connection",
                 m.longest_wait,
             );
             registry.register("pooler_transactions", "Transactions since pgbouncer started", m.transactions);
             registry.register(
                 "pooler_unfinished_logins",
-                "Clients that are connected and have not logged in yet",
+                "Connected clients that have not logged in yet",
                 m.unfinished_logins,
             );
             registry.register(
                 "pooler_login_flood",
-                "1 while so many clients are connected without logging in that it is reported as an attack",
+                "1 while a flood of unfinished logins is reported, else 0",
                 m.login_flood,
             );
             registry.register("pooler_logins", "Successful logins since pgbouncer started", m.logins);
@@ -78,7 +82,7 @@ impl Metrics {
         metrics
     }
 
-    pub fn reloaded(&self, took: Duration) {
+    pub fn record_reload(&self, took: Duration) {
         let longest = took.as_secs_f64().max(self.longest_reload.get());
         self.longest_reload.set(longest);
     }
@@ -88,12 +92,12 @@ impl Metrics {
         self.clients_waiting.set(load.clients_waiting);
         self.servers_active.set(load.servers_active);
         self.servers_idle.set(load.servers_idle);
-        // Microseconds that matter are few enough for a float.
+        // Realistic waits fit into a float.
         #[allow(clippy::cast_precision_loss)]
         self.longest_wait.set(load.longest_wait as f64 / 1e6);
         self.transactions.set(totals.transactions);
         self.logins.set(totals.logins);
-        // Where the kernel says nothing there is nothing to count.
+        // Not every kernel provides the file.
         if let Some(accepted) = std::fs::read_to_string("/proc/net/snmp").ok().and_then(|text| logins::accepted(&text))
         {
             self.connections.set(accepted);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ahoi_api::TlsMode;
-use ahoi_pgbouncer::hold::Way;
+use ahoi_pgbouncer::hold::Endpoint;
 use ahoi_pgbouncer::trust;
 use anyhow::Result;
 use tokio::time::timeout;
@@ -17,10 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How to connect, without a login.
-pub fn config(way: &Way) -> Config {
+pub fn config(endpoint: &Endpoint) -> Config {
     let mut config = Config::new();
-    config.host(&way.host).port(way.port).dbname(&way.database).application_name("ahoi-pgbouncer-agent");
-    config.ssl_mode(match way.tls {
+    config.host(&endpoint.host).port(endpoint.port).dbname(&endpoint.database).application_name("ahoi-pgbouncer-agent");
+    config.ssl_mode(match endpoint.tls {
         TlsMode::Disable => SslMode::Disable,
         TlsMode::Prefer => SslMode::Prefer,
         _ => SslMode::Require,
@@ -29,25 +29,25 @@ pub fn config(way: &Way) -> Config {
 }
 
 /// The certificates that are trusted.
-pub fn tls(way: &Way) -> Result<MakeRustlsConnect> {
-    Ok(MakeRustlsConnect::new(trust::server(way.tls, way.authorities.as_deref())?))
+pub fn tls(endpoint: &Endpoint) -> Result<MakeRustlsConnect> {
+    Ok(MakeRustlsConnect::new(trust::server(endpoint.tls, endpoint.authorities.as_deref())?))
 }
 
 /// The verifiers of these logins, of those that the server has. The error is the same at each attempt that fails alike.
-pub async fn look_up(way: &Way, logins: &BTreeSet<String>) -> Result<BTreeMap<String, String>, String> {
-    match timeout(LOOKUP_TIMEOUT, ask(way, logins)).await {
+pub async fn look_up(endpoint: &Endpoint, logins: &BTreeSet<String>) -> Result<BTreeMap<String, String>, String> {
+    match timeout(LOOKUP_TIMEOUT, ask(endpoint, logins)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(format!("{error:#}")),
         Err(_) => Err(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs())),
     }
 }
 
-async fn ask(way: &Way, logins: &BTreeSet<String>) -> Result<BTreeMap<String, String>> {
-    let mut config = config(way);
-    if let Some(login) = &way.login {
+async fn ask(endpoint: &Endpoint, logins: &BTreeSet<String>) -> Result<BTreeMap<String, String>> {
+    let mut config = config(endpoint);
+    if let Some(login) = &endpoint.login {
         config.user(&login.name).password(&login.password);
     }
-    let (client, connection) = config.connect(tls(way)?).await?;
+    let (client, connection) = config.connect(tls(endpoint)?).await?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let mut found = BTreeMap::new();
     for message in client.simple_query(&query(logins)).await? {

@@ -1,4 +1,4 @@
-//! The pgbouncer process, and starting it again when it has died.
+//! The pgbouncer process, which is restarted when it exits.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -12,34 +12,35 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-/// A process that has run for so long did not die of its start.
+/// A process that ran for this long did not fail at its start.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// What pgbouncer logs then.
+/// Log message of pgbouncer when a server refuses a login.
 const REFUSED: &[u8] = b"server login failed: ";
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Maximum pause before a restart.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// pgbouncer, running or not.
 pub struct Process {
     program: PathBuf,
     child: Option<Child>,
     started: Instant,
-    /// Deaths in a row soon after the start.
-    deaths: u32,
+    /// Number of consecutive exits soon after the start.
+    failed_starts: u32,
     /// Notified when a PostgreSQL server refused a login of pgbouncer.
     refused: Arc<Notify>,
 }
 
 impl Process {
     pub fn new(program: PathBuf) -> Self {
-        Process { program, child: None, started: Instant::now(), deaths: 0, refused: Arc::default() }
+        Process { program, child: None, started: Instant::now(), failed_starts: 0, refused: Arc::default() }
     }
 
-    /// Starts it with the configuration `ini`, unless it runs.
+    /// Starts pgbouncer with the configuration `ini`, unless it runs.
     pub async fn ensure(&mut self, ini: &Path) -> Result<()> {
         if self.child.is_some() {
             return Ok(());
         }
-        tokio::time::sleep_until(self.started + self.pause()).await;
+        tokio::time::sleep_until(self.started + self.backoff()).await;
         let mut command = Command::new(&self.program);
         command.arg(ini).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
@@ -61,16 +62,16 @@ impl Process {
         self.child.is_some()
     }
 
-    /// Returns when it has ended, and never if it does not run.
+    /// Returns when pgbouncer has exited; never if it does not run.
     pub async fn ended(&mut self) -> Option<ExitStatus> {
         let Some(child) = &mut self.child else { return std::future::pending().await };
         let status = child.wait().await.ok();
         self.child = None;
-        self.deaths = if self.started.elapsed() > HEALTHY { 0 } else { self.deaths + 1 };
+        self.failed_starts = if self.started.elapsed() > HEALTHY { 0 } else { self.failed_starts + 1 };
         status
     }
 
-    /// Ends it at once.
+    /// Kills pgbouncer.
     pub fn kill(&mut self) {
         if let Some(child) = &mut self.child
             && let Err(error) = child.start_kill()
@@ -79,23 +80,23 @@ impl Process {
         }
     }
 
-    /// No pause after the first death: clients wait.
-    fn pause(&self) -> Duration {
-        match self.deaths {
+    /// No pause after the first exit: clients wait.
+    fn backoff(&self) -> Duration {
+        match self.failed_starts {
             0 | 1 => Duration::ZERO,
-            deaths => (Duration::from_millis(100) * (1 << deaths.min(10))).min(LONGEST_PAUSE),
+            failed_starts => (Duration::from_millis(100) * (1 << failed_starts.min(10))).min(MAX_BACKOFF),
         }
     }
 }
 
-/// Writes pgbouncer's log into the pod's, and reads it for logins that a server refused: pgbouncer then fails whoever asks next.
+/// Copies pgbouncer's log to the pod's log, and notifies of logins that a server refused: pgbouncer then fails its next clients.
 async fn forward(log: impl AsyncRead + Unpin, refused: Arc<Notify>) {
     let (mut log, mut line, mut stderr) = (BufReader::new(log), Vec::new(), tokio::io::stderr());
     while log.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
         if line.windows(REFUSED.len()).any(|words| words == REFUSED) {
             refused.notify_waiters();
         }
-        // Without it pgbouncer goes on.
+        // A lost line is no reason to stop.
         let _ = stderr.write_all(&line).await;
         line.clear();
     }
@@ -106,11 +107,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_died_is_started_again_ever_more_slowly() {
+    async fn restarts_are_delayed_more_and_more() {
         let mut process = Process::new("/bin/false".into());
         for pause in [0, 0, 400, 800] {
-            assert_eq!(process.pause().as_millis(), pause);
-            process.started -= process.pause();
+            assert_eq!(process.backoff().as_millis(), pause);
+            process.started -= process.backoff();
             process.ensure(Path::new("x")).await.unwrap();
             assert!(process.is_running());
             assert!(!process.ended().await.unwrap().success());
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kill_ends_it() {
+    async fn a_killed_process_exits() {
         let mut process = Process::new("/bin/sleep".into());
         process.ensure(Path::new("60")).await.unwrap();
         process.kill();

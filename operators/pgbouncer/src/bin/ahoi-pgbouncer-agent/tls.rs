@@ -1,5 +1,5 @@
-//! Whether pgbouncer shows its clients the certificate of its files. Its own word is no proof: it reads its settings to the
-//! end and keeps the certificate it had when it cannot use the new one.
+//! Whether pgbouncer presents the certificate of its files to clients. The marker does not prove that: if pgbouncer cannot use a
+//! new certificate, it reads its settings to the end and keeps the old one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,19 @@ use tokio_rustls::TlsConnector;
 
 /// PostgreSQL's SSLRequest (<https://www.postgresql.org/docs/17/protocol-message-formats.html>).
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Begins as a client does, and compares what it is shown.
+/// Starts TLS as a client does, and compares the certificate.
 ///
 /// # Errors
-/// When it is anything but the certificate of `pair`.
+/// When it is not the certificate of `pair`.
 pub async fn prove(port: u16, pair: &Pair) -> Result<()> {
-    let shown = tokio::time::timeout(PATIENCE, handshake(port, pair)).await;
+    let shown = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(port, pair)).await;
     shown
         .map_err(anyhow::Error::from)
         .flatten()
-        .context("pgbouncer does not show its clients the certificate it was given")
+        .context("pgbouncer does not present the certificate of its files to clients")
 }
 
 async fn handshake(port: u16, pair: &Pair) -> Result<()> {
@@ -34,7 +35,7 @@ async fn handshake(port: u16, pair: &Pair) -> Result<()> {
     stream.write_all(&SSL_REQUEST).await?;
     ensure!(stream.read_u8().await? == b'S', "it offers no TLS");
     let mut session = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?;
-    // It is proved; how the conversation ends does not matter.
+    // The certificate is proved; errors do not matter any more.
     let _ = session.shutdown().await;
     Ok(())
 }

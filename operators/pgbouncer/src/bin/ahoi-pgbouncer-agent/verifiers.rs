@@ -1,4 +1,4 @@
-//! The Secrets with verifiers, each watched by its name: the agent's Role names them, too.
+//! The Secrets with verifiers. Each is watched by its name, as the agent's Role lists the names.
 
 use ahoi_reconcile::{Cache, Platform, watcher};
 use futures::future::select_all;
@@ -9,11 +9,11 @@ use tokio::sync::watch::Receiver;
 /// The caches of the Secrets.
 pub struct Secrets(Vec<Cache<Secret>>);
 
-/// Tells when one of them has changed.
+/// Notifies of changes of the Secrets.
 pub struct Changes(Vec<Receiver<()>>);
 
 impl Secrets {
-    /// Starts to watch.
+    /// Starts the watches.
     pub fn watch(platform: &Platform) -> Self {
         let secret = |name: String| {
             let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
@@ -22,14 +22,14 @@ impl Secrets {
         Secrets(ahoi_api::verifier_secrets().map(secret).collect())
     }
 
-    /// Returns when all of them have been read.
+    /// Returns when all Secrets have been read.
     pub async fn wait_until_ready(&self) {
         for cache in &self.0 {
             cache.wait_until_ready().await;
         }
     }
 
-    /// Every login with its verifier.
+    /// All logins with their verifiers.
     pub fn all(&self) -> impl Iterator<Item = (String, String)> {
         let secrets = self.0.iter().flat_map(Cache::all);
         secrets.flat_map(|secret| {
@@ -40,7 +40,7 @@ impl Secrets {
         })
     }
 
-    /// What is awaited in the agent's loop.
+    /// Subscribes to changes.
     pub fn changes(&self) -> Changes {
         Changes(self.0.iter().map(Cache::changes).collect())
     }
@@ -50,13 +50,13 @@ impl Changes {
     /// Returns at the next change.
     pub async fn changed(&mut self) {
         let each = self.0.iter_mut().map(|receiver| Box::pin(receiver.changed()));
-        // A cache ends with the process only.
+        // A cache ends only with the process.
         if select_all(each).await.0.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// What has changed until now is known.
+    /// Marks all changes until now as seen.
     pub fn mark_unchanged(&mut self) {
         self.0.iter_mut().for_each(Receiver::mark_unchanged);
     }

@@ -1,4 +1,4 @@
-//! Which shard of its fleet a pool is in. It is given a place once and keeps it: clients know the shard's address.
+//! Assigns pools to the shards of their fleet. A pool keeps its shard, as clients know the shard's address.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,20 +8,19 @@ use ahoi_pgbouncer::pool::{former_places, place};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 
-/// The reason of a pool for which there is no shard.
+/// The reason of a pool for which no shard has free capacity.
 pub const NO_ROOM: &str = "NoFreeCapacity";
 
-/// How many pools each shard of a fleet has; one that has none may be missing.
+/// Number of pools of each shard of a fleet. Empty shards may be missing.
 pub type Pools = BTreeMap<i32, usize>;
 
-/// Places that were given away and that no status shows yet. Without them, a hundred new pools at once would all see the
-/// same empty shard.
+/// Assignments that no status shows yet. Without them, many new pools at once would all get the same empty shard.
 #[derive(Debug, Default)]
 pub struct Placements(Mutex<HashMap<String, Place>>);
 
 impl Placements {
-    /// The pool's place: the one it has or has not left for good, or the shard with the fewest pools that has room. Shards
-    /// that serve come first.
+    /// The shard of a pool: the one that it has or is still leaving, or else the shard with the fewest pools and free capacity.
+    /// Shards with ready processes come first.
     ///
     /// # Errors
     /// When every shard is full.
@@ -34,7 +33,7 @@ impl Placements {
     ) -> Result<Place, Error> {
         let wanted = &pool.spec.pg_bouncer_ref;
         let former = former_places(pool).iter().map(|former| former.place.clone());
-        if let Some(place) = given(pool).into_iter().chain(former).find(|place| place.fleet == *wanted) {
+        if let Some(place) = assigned(pool).into_iter().chain(former).find(|place| place.fleet == *wanted) {
             return Ok(place);
         }
         let uid = pool.uid().unwrap_or_default();
@@ -47,41 +46,41 @@ impl Placements {
         Ok(place)
     }
 
-    /// How many pools each shard of the fleet has, those included that are on their way there or away from there.
+    /// Number of pools of each shard of the fleet, including those that are moving there or away.
     pub fn pools(&self, fleet: &PgBouncer, all: &[Arc<ConnectionPool>]) -> Pools {
         let fleet = NamespacedRef { namespace: fleet.namespace().unwrap_or_default(), name: fleet.name_any() };
         count(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), &fleet, all)
     }
 }
 
-/// How many shards a fleet has to run: those it is to have, and those in which there are still pools.
+/// Number of shards that a fleet has to run: those in its spec, and those that still have pools.
 pub fn running(spec: &PgBouncerSpec, pools: &Pools) -> i32 {
     let last = pools.iter().rev().find(|(_, count)| **count > 0).map_or(0, |(shard, _)| *shard);
     spec.shards.max(last + 1)
 }
 
-/// Whether the shard has as many pools as it takes.
+/// Whether the shard has the maximum number of pools.
 pub fn is_full(spec: &PgBouncerSpec, pools: &Pools, shard: i32) -> bool {
     let max = usize::try_from(spec.max_routes_per_shard).unwrap_or_default();
     pools.get(&shard).copied().unwrap_or_default() >= max
 }
 
-/// Where the pool's controller has put it.
-fn given(pool: &ConnectionPool) -> Option<Place> {
+/// The shard in the status.
+fn assigned(pool: &ConnectionPool) -> Option<Place> {
     let status = pool.status.as_ref()?;
     (status.place.is_some() || status.route.is_some()).then(|| place(pool))
 }
 
-/// Forgets the places that are in a status by now, and those of pools that are gone.
+/// Counts pools, and drops the assignments that are in a status by now or of deleted pools.
 fn count(placed: &mut HashMap<String, Place>, fleet: &NamespacedRef, all: &[Arc<ConnectionPool>]) -> Pools {
     let mut pending = HashMap::new();
     let mut pools = Pools::new();
     for pool in all {
-        let given = given(pool);
+        let assigned = assigned(pool);
         let entry = pool.metadata.uid.as_deref().and_then(|uid| placed.remove_entry(uid));
         let place = match entry {
-            Some((uid, place)) if given.as_ref() != Some(&place) => Some(&*pending.entry(uid).or_insert(place)),
-            _ => given.as_ref(),
+            Some((uid, place)) if assigned.as_ref() != Some(&place) => Some(&*pending.entry(uid).or_insert(place)),
+            _ => assigned.as_ref(),
         };
         let former = former_places(pool).iter().map(|former| &former.place);
         for place in former.chain(place).filter(|place| place.fleet == *fleet) {
@@ -93,16 +92,16 @@ fn count(placed: &mut HashMap<String, Place>, fleet: &NamespacedRef, all: &[Arc<
 }
 
 fn choose(spec: &PgBouncerSpec, pools: &Pools, serves: impl Fn(i32) -> bool) -> Option<i32> {
-    let roomy = (0..spec.shards).filter(|shard| !is_full(spec, pools, *shard));
-    roomy.min_by_key(|shard| (!serves(*shard), pools.get(shard).copied().unwrap_or_default(), *shard))
+    let open = (0..spec.shards).filter(|shard| !is_full(spec, pools, *shard));
+    open.min_by_key(|shard| (!serves(*shard), pools.get(shard).copied().unwrap_or_default(), *shard))
 }
 
 fn full(fleet: &PgBouncer) -> Error {
     Error::structural(
         NO_ROOM,
         format!(
-            "every shard of the PgBouncer {}/{} has as many pools as its spec.maxRoutesPerShard allows; raise its \
-             spec.shards, which moves nobody",
+            "every shard of the PgBouncer {}/{} has spec.maxRoutesPerShard pools. Raise spec.shards of the PgBouncer; no pool \
+             moves",
             fleet.namespace().unwrap_or_default(),
             fleet.name_any()
         ),
@@ -148,7 +147,7 @@ mod tests {
         Arc::new(settle(pool(name), Some(Place { fleet: reference("global"), shard })))
     }
 
-    /// Places pool after pool; the statuses are written, or not yet.
+    /// Assigns one pool after the other. `written`: their statuses show it.
     fn place_all(fleet: &PgBouncer, names: &[&str], written: bool) -> Vec<Result<i32, String>> {
         let (placements, mut all) = (Placements::default(), Vec::new());
         let mut place = |name: &&str| {
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_emptiest_shard_with_room_is_chosen_whether_the_others_are_written_or_not() {
+    fn the_emptiest_shard_with_free_capacity_is_chosen() {
         for written in [true, false] {
             let placed = place_all(&fleet(2, 2), &["a", "b", "c", "d", "e"], written);
             assert_eq!(placed[..4], [Ok(0), Ok(1), Ok(0), Ok(1)]);
@@ -175,42 +174,42 @@ mod tests {
     }
 
     #[test]
-    fn a_full_fleet_says_what_to_do() {
-        insta::assert_snapshot!(full(&fleet(1, 1)), @"every shard of the PgBouncer ahoi-system/global has as many pools as its spec.maxRoutesPerShard allows; raise its spec.shards, which moves nobody");
+    fn the_error_of_a_full_fleet_has_a_remedy() {
+        insta::assert_snapshot!(full(&fleet(1, 1)), @"every shard of the PgBouncer ahoi-system/global has spec.maxRoutesPerShard pools. Raise spec.shards of the PgBouncer; no pool moves");
     }
 
     #[test]
-    fn the_same_pool_again_takes_no_second_place() {
+    fn a_pool_counts_once() {
         let (placements, fleet) = (Placements::default(), fleet(2, 1));
         let all = vec![Arc::new(pool("a")), Arc::new(pool("b"))];
         let place = |i: usize| placements.place(&all[i], &fleet, || all.clone(), |_| true).map(|place| place.shard);
         assert_eq!([place(0).unwrap(), place(0).unwrap(), place(1).unwrap()], [0, 0, 1]);
         assert_eq!(place(0).unwrap(), 0);
-        assert_eq!(placements.pools(&fleet, &all[1..]), [(1, 1)].into(), "one that is gone has no place");
+        assert_eq!(placements.pools(&fleet, &all[1..]), [(1, 1)].into(), "a deleted pool does not count");
     }
 
     #[test]
-    fn who_has_a_place_keeps_it() {
+    fn a_pool_keeps_its_shard() {
         let placements = Placements::default();
         let place = |pool: &ConnectionPool, fleet: &PgBouncer| {
-            placements.place(pool, fleet, || panic!("nobody is counted"), |_| false).unwrap().shard
+            placements.place(pool, fleet, || panic!("no pool is counted"), |_| false).unwrap().shard
         };
         let all = [in_shard("a", 2), in_shard("b", 0)];
         assert_eq!(place(&all[0], &fleet(3, 1)), 2);
-        assert_eq!(place(&all[0], &fleet(1, 1)), 2, "a shard that is to go is left by nobody");
-        assert_eq!(place(&settle(pool("old"), None), &fleet(3, 1)), 0, "one from before there were shards");
+        assert_eq!(place(&all[0], &fleet(1, 1)), 2, "no pool leaves a shard that is removed from the spec");
+        assert_eq!(place(&settle(pool("old"), None), &fleet(3, 1)), 0, "a pool from before shards existed");
     }
 
     #[test]
-    fn who_comes_from_another_fleet_is_placed_anew() {
-        let comes = settle(pool("a"), Some(Place { fleet: reference("other"), shard: 1 }));
-        let all = vec![in_shard("b", 1), Arc::new(comes.clone())];
-        let place = Placements::default().place(&comes, &fleet(2, 9), || all, |_| true).unwrap();
+    fn a_pool_from_another_fleet_gets_a_new_shard() {
+        let moving = settle(pool("a"), Some(Place { fleet: reference("other"), shard: 1 }));
+        let all = vec![in_shard("b", 1), Arc::new(moving.clone())];
+        let place = Placements::default().place(&moving, &fleet(2, 9), || all, |_| true).unwrap();
         assert_eq!(place, Place { fleet: reference("global"), shard: 0 });
     }
 
     #[test]
-    fn who_leaves_keeps_its_place_until_it_is_given_up_and_may_come_back_to_it() {
+    fn a_pool_that_leaves_a_shard_counts_there_and_may_return() {
         let mut leaves = settle(pool("a"), Some(Place { fleet: reference("other"), shard: 0 }));
         leaves.status.as_mut().unwrap().former_places = vec![FormerPlace {
             place: Place { fleet: reference("global"), shard: 1 },
@@ -221,12 +220,12 @@ mod tests {
         let all = vec![in_shard("b", 0), Arc::new(leaves.clone())];
         assert_eq!(placements.pools(&fleet, &all), [(0, 1), (1, 1)].into());
         assert!(placements.place(&pool("new"), &fleet, || all.clone(), |_| true).is_err(), "both shards are full");
-        let back = placements.place(&leaves, &fleet, || panic!("nobody is counted"), |_| false).unwrap();
+        let back = placements.place(&leaves, &fleet, || panic!("no pool is counted"), |_| false).unwrap();
         assert_eq!(back, Place { fleet: reference("global"), shard: 1 });
     }
 
     #[test]
-    fn a_shard_that_serves_comes_first() {
+    fn shards_with_ready_processes_come_first() {
         let pools = [(0, 5), (1, 7)].into();
         let choose = |serving: &[i32]| choose(&fleet(3, 9).spec, &pools, |shard| serving.contains(&shard));
         assert_eq!(choose(&[0, 1, 2]), Some(2));
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_with_pools_runs_until_they_are_gone() {
+    fn a_shard_with_pools_keeps_running() {
         let spec = fleet(2, 9).spec;
         assert_eq!(running(&spec, &Pools::new()), 2);
         assert_eq!(running(&spec, &[(0, 3), (3, 1)].into()), 4);
@@ -243,14 +242,14 @@ mod tests {
     }
 
     proptest! {
-        /// No shard has more than it takes, and nobody is refused while there is room.
+        /// No shard exceeds its maximum, and no pool is refused while there is free capacity.
         #[test]
-        fn all_that_fit_are_placed(shards in 1..5_i32, max in 1..6_i32, count in 0..24_usize, written: bool) {
+        fn all_pools_that_fit_are_assigned(shards in 1..5_i32, max in 1..6_i32, count in 0..24_usize, written: bool) {
             let names: Vec<String> = (0..count).map(|i| i.to_string()).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let placed = place_all(&fleet(shards, max), &names, written);
-            let room = usize::try_from(shards * max).unwrap();
-            prop_assert_eq!(placed.iter().filter(|place| place.is_ok()).count(), count.min(room));
+            let capacity = usize::try_from(shards * max).unwrap();
+            prop_assert_eq!(placed.iter().filter(|place| place.is_ok()).count(), count.min(capacity));
             let mut pools = Pools::new();
             for shard in placed.into_iter().flatten() {
                 *pools.entry(shard).or_default() += 1;

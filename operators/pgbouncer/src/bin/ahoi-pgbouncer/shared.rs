@@ -1,4 +1,4 @@
-//! What both controllers read.
+//! The caches of both controllers.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use kube::{Api, ResourceExt};
 
 use crate::placement::{Placements, Pools};
 
-/// Label on what a shard is made of; its value is the shard's name, which for the first is the fleet's.
+/// Label on the objects of a shard with the name of the shard; that of the first shard is the name of the fleet.
 pub const FLEET_LABEL: &str = "internal.example.com/pgbouncer";
-/// Label on the same; its value is the fleet's name.
+/// Label on the same objects with the name of the fleet.
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 
-/// The caches that both controllers read.
+/// The caches, and the shard assignments.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// Every fleet.
+    /// All PgBouncer fleets.
     pub fleets: Cache<PgBouncer>,
-    /// The pods of every fleet, with nothing but their metadata and conditions.
+    /// The pods of all fleets, with metadata and status only.
     pub pods: Cache<Pod>,
-    /// Every pool.
+    /// All pools.
     pub pools: Cache<ConnectionPool>,
-    /// Which shards they are about to be in.
+    /// Shard assignments that are not in the status yet.
     pub placements: Arc<Placements>,
-    /// Every DatabaseServer.
+    /// All DatabaseServers.
     pub servers: Cache<DatabaseServer>,
-    /// The Secrets in the suite's own namespace, where fleets are.
+    /// The Secrets in the namespace of Ahoi, where fleets are.
     pub secrets: Cache<Secret>,
 }
 
@@ -56,7 +56,7 @@ impl Shared {
         }
     }
 
-    /// Names and addresses of the pods of the shard that clients are sent to.
+    /// Names and addresses of the ready pods of a shard.
     pub fn addresses(&self, fleet: &PgBouncer, shard: i32) -> Vec<(String, String)> {
         let namespace = fleet.namespace().unwrap_or_default();
         let address = |serving: Serving| {
@@ -66,17 +66,17 @@ impl Shared {
         self.serving(fleet, shard).into_iter().filter_map(address).collect()
     }
 
-    /// The fleet that is meant, if there is one; an error if it cannot be read.
+    /// The fleet, if it exists; an error if it cannot be read.
     pub fn fleet(&self, reference: &NamespacedRef) -> Result<Option<Arc<PgBouncer>>, Error> {
         self.fleets.find(&reference.namespace, &reference.name)
     }
 
-    /// How many pools each shard of the fleet has.
+    /// Number of pools of each shard of the fleet.
     pub fn pools_of(&self, fleet: &PgBouncer) -> Pools {
         self.placements.pools(fleet, &self.pools.all())
     }
 
-    /// The pods of the fleet's shards.
+    /// The pods of so many shards of the fleet.
     pub fn pods_of(&self, fleet: &PgBouncer, shards: i32) -> Vec<Arc<Pod>> {
         let namespace = fleet.namespace().unwrap_or_default();
         let shards = (0..shards).map(|shard| fleet::shard(&fleet.name_any(), shard));
@@ -84,7 +84,7 @@ impl Shared {
         names.filter_map(|name| self.pods.get_in(&namespace, &name)).collect()
     }
 
-    /// The pods of the shard that clients are sent to.
+    /// The ready pods of a shard.
     pub fn serving(&self, fleet: &PgBouncer, shard: i32) -> Vec<Serving> {
         let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet::shard(&fleet.name_any(), shard));
         let pods = (0..fleet.spec.replicas).filter_map(|i| self.pods.get_in(&namespace, &fleet::pod(&name, i)));

@@ -1,4 +1,4 @@
-//! The way to pgbouncer, and what becomes of one that does not answer.
+//! The console of pgbouncer, and the restart of a pgbouncer that does not answer.
 
 use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
@@ -12,33 +12,33 @@ use tracing::warn;
 
 use super::Agent;
 
-/// A pgbouncer that has not answered for so long is started anew.
+/// A pgbouncer without an answer for this long is restarted.
 const HUNG: Duration = Duration::from_secs(45);
 
 impl Agent {
-    /// The console. Whoever takes it puts it back when it has answered; otherwise it is opened again.
+    /// The console. A caller stores it again after a successful answer; otherwise the next caller opens a new one.
     pub(super) async fn console(&mut self) -> Result<Console> {
         if let Some(console) = self.console.take() {
             return Ok(console);
         }
-        // A pgbouncer that has just been started needs a moment, and one that died of its files never answers.
-        let patience = Instant::now() + Duration::from_secs(10);
+        // A new pgbouncer needs a moment to listen, and one that exits because of its files never does.
+        let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             tokio::select! {
                 console = Console::connect(&self.options.directory, self.options.port) => match console {
                     Ok(console) => return Ok(console),
-                    Err(error) if Instant::now() > patience => return Err(error),
+                    Err(error) if Instant::now() > deadline => return Err(error),
                     Err(_) => sleep(Duration::from_millis(20)).await,
                 },
                 status = self.process.ended() => {
-                    self.died(status);
-                    bail!("pgbouncer ended while it was starting; the pod's log says why");
+                    self.record_exit(status);
+                    bail!("pgbouncer exited while it was starting; see the log of the pod");
                 }
             }
         }
     }
 
-    /// The console as it is now, whatever became of the last turn; none where nobody answers.
+    /// The console, or none if pgbouncer does not answer now.
     pub(super) async fn open_console(&mut self) -> Option<Console> {
         match self.console.take() {
             Some(console) => Some(console),
@@ -46,17 +46,18 @@ impl Agent {
         }
     }
 
-    /// It will be started again by the next turn.
-    pub(super) fn died(&mut self, status: Option<ExitStatus>) {
-        warn!(status = status.map(|status| status.to_string()), "pgbouncer ended; starting it again");
+    /// Records an exit of pgbouncer. The next reconcile restarts it.
+    pub(super) fn record_exit(&mut self, status: Option<ExitStatus>) {
+        warn!(status = status.map(|status| status.to_string()), "pgbouncer exited; restarting it");
         self.metrics.restarts.inc();
         self.console = None;
         self.known.file_logins = FileLogins::default();
         self.serving.store(false, Ordering::Relaxed);
     }
 
-    /// A process that does not answer serves nobody. One that could not be given its files for another reason goes on.
-    pub(super) async fn mind_health(&mut self) {
+    /// Marks a pgbouncer that does not answer as not ready, and kills it later. One that answers keeps serving, even if its files
+    /// could not be loaded.
+    pub(super) async fn check_health(&mut self) {
         if self.answered.elapsed() > HUNG / 2
             && let Some(console) = self.open_console().await
             && console.marker().await.is_ok()
@@ -65,7 +66,7 @@ impl Agent {
             self.console = Some(console);
         }
         if self.answered.elapsed() > HUNG {
-            warn!("pgbouncer has not answered for long; ending it");
+            warn!("pgbouncer does not answer; killing it");
             self.process.kill();
             self.answered = Instant::now();
         } else if self.answered.elapsed() > HUNG / 2 {

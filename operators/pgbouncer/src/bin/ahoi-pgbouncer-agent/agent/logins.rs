@@ -1,4 +1,4 @@
-//! Clients that do not log in, and customers with too many clients: both are looked for once a second.
+//! Checks once a second for clients that do not log in, and for customers with too many clients.
 
 use std::collections::BTreeMap;
 
@@ -11,30 +11,30 @@ use tracing::{debug, info, warn};
 
 use super::Agent;
 
-/// Seconds that a login may take while there are many that are not finished.
+/// Seconds for a login while there are many unfinished ones.
 const HURRIED: f64 = 5.0;
-/// Seconds that it may take otherwise, where the fleet's parameters do not say: pgbouncer's own default. A client that logs in
-/// while its server is away waits as long.
+/// Seconds for a login otherwise, unless the fleet's parameters set it: pgbouncer's default. A client whose server is unreachable
+/// waits this long.
 const UNHURRIED: &str = "60";
 
 impl Agent {
-    /// Looks for both. What cannot be done is tried again at the next look.
-    pub(super) async fn look_at_clients(&mut self) {
+    /// Checks both. A failed check is repeated at the next interval.
+    pub(super) async fn check_clients(&mut self) {
         let Some(console) = self.console.take() else { return };
-        match self.look(&console).await {
+        match self.check(&console).await {
             Ok(()) => self.console = Some(console),
-            Err(error) => debug!(%error, "cannot look at the clients"),
+            Err(error) => debug!(%error, "cannot check the clients"),
         }
     }
 
-    async fn look(&mut self, console: &Console) -> Result<()> {
+    async fn check(&mut self, console: &Console) -> Result<()> {
         let clients = console.count_clients().await?;
         self.metrics.unfinished_logins.set(clients.unfinished);
         let was_hurried = self.logins.is_hurried();
         let change = self.logins.observe(clients.unfinished);
         self.metrics.login_flood.set(i64::from(self.logins.is_flood()));
         if self.logins.is_hurried() {
-            // Again each time: a reload takes it back.
+            // At every check: a reload resets it.
             self.hurry(console).await?;
         } else if was_hurried {
             console.set("client_login_timeout", &self.login_timeout).await?;
@@ -45,7 +45,7 @@ impl Agent {
         }
         let least = self.bounds.values().min().copied().unwrap_or(i64::MAX);
         if clients.all >= least || !self.full.is_empty() {
-            self.hold_to_bounds(console).await?;
+            self.enforce_bounds(console).await?;
         }
         Ok(())
     }
@@ -55,7 +55,7 @@ impl Agent {
         if configured == 0.0 || configured > HURRIED {
             console.set("client_login_timeout", &HURRIED.to_string()).await?;
         }
-        // It logs a line for each login that it ends.
+        // Otherwise pgbouncer logs a line for each login that times out.
         console.set("log_pooler_errors", "0").await
     }
 
@@ -65,20 +65,20 @@ impl Agent {
         let (type_, note) = match change {
             Change::Began => {
                 let most = most(&console.unfinished_logins().await?).unwrap_or_default();
-                warn!(unfinished, most, "clients connect and do not log in");
-                (EventType::Warning, format!("{pod}: {unfinished} clients are connected and do not log in: {most}"))
+                warn!(unfinished, most, "flood of unfinished logins began");
+                (EventType::Warning, format!("pod {pod} has {unfinished} unfinished logins, most of them: {most}"))
             }
             Change::Ended => {
-                info!("the flood of logins has ended");
-                (EventType::Normal, format!("{pod}: the flood of logins has ended"))
+                info!("flood of unfinished logins ended");
+                (EventType::Normal, format!("the flood of unfinished logins in pod {pod} has ended"))
             }
         };
         self.platform.event(&*fleet, type_, "LoginFlood", note);
         Ok(())
     }
 
-    /// Customers with as many clients as they may have get no more, and of those that are too many the newest end.
-    async fn hold_to_bounds(&mut self, console: &Console) -> Result<()> {
+    /// Refuses new clients of customers that have reached their maximum, and disconnects the newest above it.
+    async fn enforce_bounds(&mut self, console: &Console) -> Result<()> {
         let logged_in = console.logged_in().await?;
         let full = full(&self.bounds, &logged_in);
         for database in full.symmetric_difference(&self.full).filter(|database| self.bounds.contains_key(*database)) {
@@ -88,16 +88,16 @@ impl Agent {
         let surplus = exceeded(&self.bounds, &logged_in);
         if !surplus.is_empty() {
             for client in too_many(&surplus, &console.clients().await?) {
-                // It may have left in the meantime.
+                // It may have disconnected meanwhile.
                 if let Err(error) = console.kill_client(client).await {
-                    debug!(%error, client, "not ended");
+                    debug!(%error, client, "cannot disconnect the client");
                 }
             }
         }
         Ok(())
     }
 
-    /// Remembers what the fleet's parameters say of logins.
+    /// Records the fleet's parameters for logins.
     pub(super) fn remember_parameters(&mut self, parameters: &BTreeMap<String, String>) {
         let of = |name: &str, default: &str| parameters.get(name).cloned().unwrap_or_else(|| default.to_owned());
         self.login_timeout = of("client_login_timeout", UNHURRIED);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ahoi_pgbouncer::certificates::Tls;
-use ahoi_pgbouncer::hold::way;
+use ahoi_pgbouncer::hold::endpoint;
 use ahoi_pgbouncer::pool::Pool;
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -26,10 +26,10 @@ impl Agent {
             return;
         }
         let lookups = needed.iter().map(|(alias, lookup)| {
-            let way = way(&lookup.route, &self.known.poolers, tls);
+            let endpoint = endpoint(&lookup.route, &self.known.poolers, tls);
             async move {
-                let answer = match way {
-                    Some(way) => server::look_up(&way, &lookup.logins).await,
+                let answer = match endpoint {
+                    Some(endpoint) => server::look_up(&endpoint, &lookup.logins).await,
                     None => Err("the Secret ahoi-pooler-auth has no login for it".to_owned()),
                 };
                 (alias, lookup, answer)

@@ -1,4 +1,4 @@
-//! Server connections that are to be replaced.
+//! Replaces server connections on request and after migrations.
 
 use ahoi_api::Route;
 use ahoi_pgbouncer::config::Plan;
@@ -7,11 +7,13 @@ use anyhow::Result;
 use super::Agent;
 
 impl Agent {
-    /// Replaces the server connections of the databases whose pools ask for it.
+    /// Replaces the server connections of the databases whose pools request it.
     pub(super) async fn reconnect(&mut self, plan: &Plan) -> Result<()> {
         let Some(loaded) = &self.known.loaded else { return Ok(()) };
-        let asks = |(key, route): &(&String, &Route)| loaded.get(*key).is_some_and(|was| is_to_reconnect(was, route));
-        let databases: Vec<&str> = plan.routes.iter().filter(asks).map(|(_, route)| route.database.as_str()).collect();
+        let requests =
+            |(key, route): &(&String, &Route)| loaded.get(*key).is_some_and(|was| is_to_reconnect(was, route));
+        let databases: Vec<&str> =
+            plan.routes.iter().filter(requests).map(|(_, route)| route.database.as_str()).collect();
         if databases.is_empty() {
             return Ok(());
         }
@@ -24,8 +26,7 @@ impl Agent {
     }
 }
 
-/// Whether the server connections from before this change of the route are to be replaced. A customer that has no migration any
-/// more has changed no table.
+/// Whether this change of the route requires new server connections. The removal of a migration changes no table.
 fn is_to_reconnect(was: &Route, route: &Route) -> bool {
     was.reconnect != route.reconnect || route.migration.is_some() && was.migration != route.migration
 }
@@ -41,13 +42,13 @@ mod tests {
             migration: migration.map(Into::into),
             ..Route::default()
         };
-        let asks = |was: (Option<&str>, Option<&str>), now: (Option<&str>, Option<&str>)| {
+        let requests = |was: (Option<&str>, Option<&str>), now: (Option<&str>, Option<&str>)| {
             is_to_reconnect(&route(was.0, was.1), &route(now.0, now.1))
         };
-        assert!(!asks((None, None), (None, None)));
-        assert!(asks((None, None), (Some("1"), None)) && asks((Some("1"), None), (Some("2"), None)));
-        assert!(asks((None, None), (None, Some("a"))) && asks((None, Some("a")), (None, Some("b"))));
-        assert!(!asks((Some("1"), Some("a")), (Some("1"), Some("a"))));
-        assert!(!asks((None, Some("a")), (None, None)), "the scheduler was turned off");
+        assert!(!requests((None, None), (None, None)));
+        assert!(requests((None, None), (Some("1"), None)) && requests((Some("1"), None), (Some("2"), None)));
+        assert!(requests((None, None), (None, Some("a"))) && requests((None, Some("a")), (None, Some("b"))));
+        assert!(!requests((Some("1"), Some("a")), (Some("1"), Some("a"))));
+        assert!(!requests((None, Some("a")), (None, None)), "the scheduler was turned off");
     }
 }

@@ -1,5 +1,5 @@
-//! From the Secrets that a fleet and the DatabaseServers name to the one that agents read. What is not good stays out of
-//! it, and what was good before stays in.
+//! Copies certificates from the Secrets of a fleet and of DatabaseServers to the one that agents read. Invalid certificates are
+//! not copied, and the last valid ones stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::shared::Shared;
 
-/// Gives the agents of `fleet`, of which so many shards run, what is good; the answer is what is not.
+/// Publishes the valid certificates for the agents of `fleet`, which has so many shards. Returns what is invalid.
 pub async fn converge(
     platform: &Platform,
     shared: &Shared,
@@ -40,7 +40,7 @@ pub async fn converge(
     Ok((!text.is_empty()).then(|| Verdict::stalled("CertificateRefused", text)))
 }
 
-/// What the agents are to have, and what is wrong with what they were to have; pure.
+/// The valid certificates, and the problems of the others; pure.
 fn desired(
     fleet: &PgBouncer,
     shards: i32,
@@ -53,26 +53,24 @@ fn desired(
     let client = &fleet.spec.tls.client;
     if let (Some(reference), true) = (&client.secret_ref, client.mode != ClientTlsMode::Disable) {
         let found = find(&reference.name).ok_or_else(|| "does not exist".to_owned());
-        match found.and_then(|secret| shown(&secret, &hosts, before)) {
-            Ok(shown) => {
-                material = shown;
+        match found.and_then(|secret| client_material(&secret, &hosts, before)) {
+            Ok(found) => {
+                material = found;
                 problems.extend(unverifiable(&material, &hosts, client).map(|hosts| {
                     format!(
-                        "the Secret {}, which spec.tls.client.secretRef names, has a certificate that is not for {hosts}; \
-                         until it is, clients there are told to use TLS and to verify nothing",
+                        "the certificate in the Secret {} (spec.tls.client.secretRef) does not cover {hosts}. Until it does, the \
+                         pools' Secrets there have sslmode=require, and clients do not verify it",
                         reference.name
                     )
                 }));
             }
             Err(problem) => {
                 let meanwhile = match before.pair {
-                    Some(_) => "the certificate it had before is served until it is replaced",
-                    None => "pgbouncer offers no TLS to clients until it is there",
+                    Some(_) => "pgbouncer keeps the previous certificate until it is corrected",
+                    None => "pgbouncer offers no TLS until it is corrected",
                 };
-                problems.push(format!(
-                    "the Secret {}, which spec.tls.client.secretRef names, {problem}; {meanwhile}",
-                    reference.name
-                ));
+                problems
+                    .push(format!("the Secret {} (spec.tls.client.secretRef) {problem}; {meanwhile}", reference.name));
                 material.pair.clone_from(&before.pair);
                 material.client_authorities.clone_from(&before.client_authorities);
             }
@@ -90,32 +88,33 @@ fn desired(
     (material, problems)
 }
 
-/// By which clients connect, each to the shard that its pool is in.
+/// The host names of the shards, which clients connect to.
 fn hosts(fleet: &PgBouncer, shards: i32) -> Vec<String> {
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
     (0..shards).map(|shard| fleet::host(&namespace, &fleet::shard(&name, shard))).collect()
 }
 
-/// What clients are shown, and verify it by. Who can verify it now must be able to afterwards, too.
-fn shown(secret: &Secret, hosts: &[String], before: &Material) -> Result<Material, String> {
+/// The certificate for clients. Clients that can verify the present one must be able to verify the new one.
+fn client_material(secret: &Secret, hosts: &[String], before: &Material) -> Result<Material, String> {
     let pair = Some(certificates::pair(secret, hosts)?);
-    let shown = Material { pair, client_authorities: certificates::text(secret, AUTHORITIES), ..Material::default() };
-    let lost = hosts.iter().find(|host| before.is_verifiable_at(host) && !shown.is_verifiable_at(host));
-    match lost.filter(|_| shown.client_authorities.is_some()) {
-        Some(host) => Err(format!("has a certificate that is not for {host}, by which clients connect")),
-        None => Ok(shown),
+    let material =
+        Material { pair, client_authorities: certificates::text(secret, AUTHORITIES), ..Material::default() };
+    let lost = hosts.iter().find(|host| before.is_verifiable_at(host) && !material.is_verifiable_at(host));
+    match lost.filter(|_| material.client_authorities.is_some()) {
+        Some(host) => Err(format!("has a certificate that does not cover {host}, which clients connect to")),
+        None => Ok(material),
     }
 }
 
-/// The hosts of those who are to verify the fleet and cannot, such as those of shards that the certificate was not made for.
-fn unverifiable(shown: &Material, hosts: &[String], client: &ClientTls) -> Option<String> {
-    let verified = client.mode == ClientTlsMode::Require && shown.client_authorities.is_some();
+/// The hosts at which clients should verify the fleet and cannot, as the certificate does not cover them.
+fn unverifiable(material: &Material, hosts: &[String], client: &ClientTls) -> Option<String> {
+    let verified = client.mode == ClientTlsMode::Require && material.client_authorities.is_some();
     let hosts: Vec<&str> =
-        hosts.iter().map(String::as_str).filter(|host| verified && !shown.is_verifiable_at(host)).collect();
+        hosts.iter().map(String::as_str).filter(|host| verified && !material.is_verifiable_at(host)).collect();
     (!hosts.is_empty()).then(|| hosts.join(", "))
 }
 
-/// Those of all servers, each once: pgbouncer has one file for all.
+/// The authorities of all servers, each once: pgbouncer has one file for all.
 fn server_authorities(
     servers: &[Arc<DatabaseServer>],
     find: impl Fn(&str) -> Option<Arc<Secret>>,
@@ -129,8 +128,8 @@ fn server_authorities(
         let pem = find(secret).and_then(|secret| certificates::text(&secret, AUTHORITIES));
         let pem = pem.filter(|pem| certificates::authorities(pem).is_some()).ok_or_else(|| {
             format!(
-                "the Secret {secret}, which spec.tls.caSecretRef of the DatabaseServer {server} names, has no certificates \
-                 (PEM) in {AUTHORITIES}; the authorities of before are trusted until it has"
+                "the Secret {secret} (spec.tls.caSecretRef of the DatabaseServer {server}) has no certificates (PEM) in \
+                 {AUTHORITIES}; pgbouncer trusts the previous authorities until it is corrected"
             )
         })?;
         all.insert(format!("{}\n", pem.trim()));
@@ -138,7 +137,7 @@ fn server_authorities(
     Ok(all.into_iter().collect())
 }
 
-/// Writes the entries if they differ; of the others those stay that `keep` wants.
+/// Writes the entries if they differ, and removes other entries unless `keep` selects them.
 async fn write(
     platform: &Platform,
     namespace: &str,
@@ -153,11 +152,11 @@ async fn write(
     if data == before {
         return Ok(());
     }
-    info!(entries = data.len(), "writing the certificates that agents read");
+    info!(entries = data.len(), "writing the certificates for the agents");
     let api: Api<Secret> = Api::namespaced(platform.client.clone(), namespace);
     let params = PostParams { field_manager: Some(platform.name().to_owned()), ..PostParams::default() };
     match present {
-        // With the resourceVersion that was read: whoever wrote in between is not overwritten.
+        // Has the resourceVersion of the cache, so that a concurrent write is not overwritten.
         Some(present) => {
             let secret = Secret { data: Some(data), ..(*present).clone() };
             api.replace(POOLER_CERTIFICATES_SECRET, &params, &secret).await?;
@@ -170,7 +169,7 @@ async fn write(
     Ok(())
 }
 
-/// The fleets that a Secret is about.
+/// The fleets that use a Secret.
 pub fn fleets_of_secret(shared: &Shared) -> impl Fn(&Secret) -> Vec<ObjectRef<PgBouncer>> + Send + Sync + 'static {
     let shared = shared.clone();
     move |secret| {
@@ -191,7 +190,7 @@ pub fn fleets_of_secret(shared: &Shared) -> impl Fn(&Secret) -> Vec<ObjectRef<Pg
     }
 }
 
-/// The fleets that a server's authorities matter to.
+/// The fleets that use the authorities of servers.
 pub fn fleets_of_server(
     shared: &Shared,
 ) -> impl Fn(&DatabaseServer) -> Vec<ObjectRef<PgBouncer>> + Send + Sync + 'static {
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_pair_is_said_and_the_one_before_is_kept() {
+    fn an_invalid_pair_is_reported_and_the_previous_one_is_kept() {
         let fleet = fleet(serde_json::json!({"client": {"mode": "Require", "secretRef": {"name": "tls"}}}));
         let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
         let (good, problems) = desired(&fleet, 1, &[], |_| secret(&entries), &Material::default());
@@ -244,40 +243,40 @@ mod tests {
         let broken = [(CERTIFICATE, GOOD), (KEY, ANOTHER_KEY)];
         let (kept, problems) = desired(&fleet, 1, &[], |_| secret(&broken), &good);
         assert_eq!(kept, good);
-        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a tls.key that does not belong to its tls.crt; the certificate it had before is served until it is replaced");
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls (spec.tls.client.secretRef) has a tls.key that does not belong to its tls.crt; pgbouncer keeps the previous certificate until it is corrected");
         let (none, problems) = desired(&fleet, 1, &[], |_| None, &Material::default());
         assert_eq!(none, Material::default());
-        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, does not exist; pgbouncer offers no TLS to clients until it is there");
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls (spec.tls.client.secretRef) does not exist; pgbouncer offers no TLS until it is corrected");
     }
 
     #[test]
-    fn a_certificate_that_is_not_for_every_shard_is_said_and_takes_nothing_from_anybody() {
+    fn a_certificate_that_does_not_cover_every_shard_is_reported() {
         let fleet = fleet(serde_json::json!({"client": {"mode": "Require", "secretRef": {"name": "tls"}}}));
         let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
         let (one, problems) = desired(&fleet, 2, &[], |_| secret(&entries), &Material::default());
         assert!(one.is_verifiable_at("global.ahoi-system.svc") && !one.is_verifiable_at("global-s1.ahoi-system.svc"));
-        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a certificate that is not for global-s1.ahoi-system.svc; until it is, clients there are told to use TLS and to verify nothing");
-        assert_eq!(desired(&fleet, 2, &[], |_| secret(&entries), &one), (one.clone(), problems), "it stays so");
+        insta::assert_snapshot!(problems.join("\n"), @"the certificate in the Secret tls (spec.tls.client.secretRef) does not cover global-s1.ahoi-system.svc. Until it does, the pools' Secrets there have sslmode=require, and clients do not verify it");
+        assert_eq!(desired(&fleet, 2, &[], |_| secret(&entries), &one), (one.clone(), problems), "the same again");
 
-        // Both shards are verified, and then there is a certificate for one of them.
+        // A certificate for both shards is replaced by one that covers only one of them.
         let entries = [(CERTIFICATE, BOTH), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY_OF_BOTH)];
         let (both, problems) = desired(&fleet, 2, &[], |_| secret(&entries), &one);
         assert!(problems.is_empty() && both.is_verifiable_at("global-s1.ahoi-system.svc"));
         let entries = [(CERTIFICATE, GOOD), (KEY, KEY_OF_GOOD), (AUTHORITIES, AUTHORITY)];
         let (kept, problems) = desired(&fleet, 2, &[], |_| secret(&entries), &both);
         assert_eq!(kept, both);
-        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls, which spec.tls.client.secretRef names, has a certificate that is not for global-s1.ahoi-system.svc, by which clients connect; the certificate it had before is served until it is replaced");
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret tls (spec.tls.client.secretRef) has a certificate that does not cover global-s1.ahoi-system.svc, which clients connect to; pgbouncer keeps the previous certificate until it is corrected");
     }
 
     #[test]
-    fn a_fleet_without_tls_has_nothing() {
+    fn a_fleet_without_tls_has_no_certificates() {
         let before = Material { server_authorities: Some(AUTHORITY.into()), ..Material::default() };
         let (material, problems) = desired(&fleet(serde_json::json!({})), 1, &[server("pg-1", "a")], |_| None, &before);
         assert_eq!((material, problems), (Material::default(), vec![]));
     }
 
     #[test]
-    fn the_authorities_of_all_servers_each_once() {
+    fn authorities_of_all_servers_are_published_once() {
         let fleet = fleet(serde_json::json!({"server": {"mode": "VerifyFull"}}));
         let servers = [server("pg-1", "a"), server("pg-2", "a"), server("pg-3", "b")];
         let other = include_str!("../../../certificates/testdata/another-authority.crt");
@@ -287,7 +286,7 @@ mod tests {
         let pem = all.server_authorities.clone().unwrap();
         assert_eq!(certificates::chain(&pem).unwrap().len(), 2);
         let (kept, problems) = desired(&fleet, 1, &servers, |name| if name == "a" { find(name) } else { None }, &all);
-        assert_eq!(kept, all, "nothing that runs loses its trust");
-        insta::assert_snapshot!(problems.join("\n"), @"the Secret b, which spec.tls.caSecretRef of the DatabaseServer pg-3 names, has no certificates (PEM) in ca.crt; the authorities of before are trusted until it has");
+        assert_eq!(kept, all, "the previous authorities stay");
+        insta::assert_snapshot!(problems.join("\n"), @"the Secret b (spec.tls.caSecretRef of the DatabaseServer pg-3) has no certificates (PEM) in ca.crt; pgbouncer trusts the previous authorities until it is corrected");
     }
 }

@@ -172,7 +172,7 @@ fn container(fleet: &PgBouncer, shard: i32, image: &str) -> Container {
     }
 }
 
-/// The address of a shard: whoever is ready.
+/// The address of a shard, with its ready processes as endpoints.
 fn service(fleet: &PgBouncer, shard: i32) -> Service {
     let name = fleet::shard(&fleet.name_any(), shard);
     Service {

@@ -1,4 +1,4 @@
-//! Why pods of a fleet do not run, and what to do about it. Pure.
+//! Why pods of a fleet do not run, and the remedies; pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use ahoi_reconcile::pods::{Fault, trouble};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-/// So many pods with the same fault are named.
+/// Maximum number of named pods with the same fault.
 const NAMED: usize = 3;
 
 /// The faults of a fleet's pods.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults {
-    /// Of the first.
+    /// The reason of the first fault.
     pub reason: &'static str,
-    /// All of them, each with its pods, the words of Kubernetes, and what to do.
+    /// All faults, each with its pods, the message of Kubernetes, and a remedy.
     pub message: String,
 }
 
-/// What keeps pods of the fleet from running.
+/// The faults of the fleet's pods, if any.
 pub fn faults(fleet: &PgBouncer, pods: &[Arc<Pod>]) -> Option<Faults> {
     let mut found: BTreeMap<(Fault, String), Vec<String>> = BTreeMap::new();
     for trouble in pods.iter().filter_map(|pod| trouble(pod)) {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_with_the_same_fault_are_named_together_with_what_to_do() {
+    fn pods_with_the_same_fault_are_named_together_with_a_remedy() {
         let mut fleet = PgBouncer::new("global", PgBouncerSpec::default());
         fleet.metadata.namespace = Some("ahoi-system".into());
         assert_eq!(faults(&fleet, &[]), None);

@@ -1,4 +1,4 @@
-//! How a fleet is; pure.
+//! The status of a fleet; pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +11,13 @@ use kube::ResourceExt;
 use super::faults::Faults;
 use crate::placement::{Pools, is_full, running};
 
-/// The status that follows from which pods serve, what their agents say and where the pools are. The agents' own entries
-/// are handed back as they are. What somebody has to mend (`trouble`) is said before everything else.
+/// The status that follows from the ready pods, the agents' reports and the shards of the pools. The entries of the agents stay as
+/// they are. `refused` takes precedence: an administrator has to correct it.
 pub fn status(
     fleet: &PgBouncer,
     serving: &[Serving],
     pools: &Pools,
-    trouble: Option<Verdict>,
+    refused: Option<Verdict>,
     faults: Option<Faults>,
 ) -> PgBouncerStatus {
     let mut status = fleet.status.clone().unwrap_or_default();
@@ -27,12 +27,12 @@ pub fn status(
     status.summary = Some(format!("{}/{wanted}", serving.len()));
     status.shards = shards(fleet, pools);
     let wanted = usize::try_from(wanted).unwrap_or_default();
-    let verdict = trouble.unwrap_or_else(|| verdict(fleet, &status, serving.len(), wanted, faults));
+    let verdict = refused.unwrap_or_else(|| verdict(fleet, &status, serving.len(), wanted, faults));
     conditions::set_verdict(&mut status.conditions, fleet.metadata.generation, verdict);
     status
 }
 
-/// The shards. How many pools each has is not said: every new customer would be a write of this.
+/// The shards, without their number of pools: otherwise every new customer would be a write.
 fn shards(fleet: &PgBouncer, pools: &Pools) -> Vec<ShardStatus> {
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
     let running = running(&fleet.spec, pools);
@@ -60,53 +60,55 @@ fn verdict(
         return Verdict::stalled(
             "ShardsInUse",
             format!(
-                "shard {index} has ConnectionPools, so it goes on serving them although spec.shards is {}; set that to {} \
-                 again. The shard goes when its last customer has left it: delete the customer, or turn its feature connectionPool off",
+                "shard {index} has ConnectionPools and keeps running, although spec.shards is {}. Set spec.shards to {} again. The \
+                 shard is removed when it has no customer: delete its customers, or disable their features.connectionPool",
                 fleet.spec.shards,
                 index + 1
             ),
         );
     }
-    let mut message = format!("{serving} of {wanted} processes serve");
-    let troubles = troubles(status);
-    for (error, pods) in &troubles {
+    let mut message = format!("{serving} of {wanted} processes are ready");
+    let errors = errors(status);
+    for (error, pods) in &errors {
         message = format!("{message}; {}: {error}", pods.join(", "));
     }
     for (server, pods) in holding(status) {
-        message =
-            format!("{message}; {} hold the pools of DatabaseServer {server}: it cannot be reached", pods.join(", "));
+        message = format!(
+            "{message}; DatabaseServer {server} is unreachable from {}, which hold its clients",
+            pods.join(", ")
+        );
     }
     for server in overcommitted(status) {
         message = format!(
-            "{message}; the DatabaseServer {server} has fewer connections than its pools need, one for each in each \
-             process: raise its max_connections, place databases elsewhere, or run fewer processes"
+            "{message}; DatabaseServer {server} has fewer connections than pools, each of which needs one in each process. Raise \
+             its max_connections, place databases on other servers, or run fewer processes"
         );
     }
     if let Some(faults) = faults.filter(|_| serving < wanted) {
         Verdict::stalled(faults.reason, format!("{message}; {}", faults.message))
     } else if serving < wanted {
         Verdict::progressing("Starting", message)
-    } else if troubles.is_empty() {
+    } else if errors.is_empty() {
         Verdict::ready(message)
     } else {
         Verdict::progressing("NotLoaded", message)
     }
 }
 
-/// What agents complain about, and which of them do.
-fn troubles(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
-    let mut troubles: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+/// The errors of agents, each with the pods that report it.
+fn errors(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
+    let mut errors: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for process in &status.processes {
         if let Some(error) = &process.error {
-            troubles.entry(error).or_default().push(&process.pod);
+            errors.entry(error).or_default().push(&process.pod);
         }
     }
-    // Agents write in any order.
-    troubles.values_mut().for_each(|pods| pods.sort_unstable());
-    troubles
+    // Agents report in any order.
+    errors.values_mut().for_each(|pods| pods.sort_unstable());
+    errors
 }
 
-/// The servers that cannot be reached, and the processes that make their clients wait. A maintenance says what it is itself.
+/// The unreachable servers, each with the pods that hold its clients. A maintenance has a condition of its own.
 fn holding(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
     let mut holding: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for process in &status.processes {
@@ -118,12 +120,12 @@ fn holding(status: &PgBouncerStatus) -> BTreeMap<&str, Vec<&str>> {
     holding
 }
 
-/// Servers on which an agent has more routes than connections.
+/// Servers with fewer connections than routes.
 fn overcommitted(status: &PgBouncerStatus) -> BTreeSet<&str> {
     status.processes.iter().flat_map(|process| &process.overcommitted).map(String::as_str).collect()
 }
 
-/// The processes in the status that the fleet no longer has when it runs so many shards.
+/// The processes in the status that a fleet with so many running shards no longer has.
 pub fn former(fleet: &PgBouncer, running: i32) -> Vec<&str> {
     let name = fleet.name_any();
     let gone = fleet::reports(fleet).iter().filter(|process| {
@@ -163,60 +165,60 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_entries_are_left_as_they_are() {
+    fn entries_of_agents_stay_unchanged() {
         let fleet = fleet(vec![process("global-0", None), process("global-7", None)]);
         let status = status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new(), None, None);
-        assert_eq!(status.shards, [], "one shard is nothing to speak of");
+        assert_eq!(status.shards, [], "a single shard is not listed");
         assert_eq!(status.processes, fleet.status.as_ref().unwrap().processes);
         assert_eq!(status.host.as_deref(), Some("global.ahoi-system.svc"));
         assert_eq!(status.summary.as_deref(), Some("2/2"));
-        assert_eq!(message(&status), "True Ready: 2 of 2 processes serve");
+        assert_eq!(message(&status), "True Ready: 2 of 2 processes are ready");
         assert_eq!(status.serving, ["global-0", "global-1"]);
         assert_eq!(former(&fleet, 1), ["global-7"]);
     }
 
     #[test]
-    fn whose_clients_wait_is_said() {
+    fn unreachable_servers_are_reported() {
         let mut processes = vec![process("global-1", None), process("global-0", None)];
         for process in &mut processes {
-            let away = HeldServer { server: "pg-1".into(), state: HoldState::Unreachable, request: None };
+            let unreachable = HeldServer { server: "pg-1".into(), state: HoldState::Unreachable, request: None };
             let planned = HeldServer { server: "pg-2".into(), state: HoldState::Quiet, request: Some("r".into()) };
-            process.held = vec![away, planned];
+            process.held = vec![unreachable, planned];
         }
         assert_eq!(
             message(&status(&fleet(processes), &serving(&["global-0", "global-1"]), &Pools::default(), None, None)),
-            "True Ready: 2 of 2 processes serve; \
-             global-0, global-1 hold the pools of DatabaseServer pg-1: it cannot be reached"
+            "True Ready: 2 of 2 processes are ready; \
+             DatabaseServer pg-1 is unreachable from global-0, global-1, which hold its clients"
         );
     }
 
     #[test]
-    fn a_server_that_is_too_small_is_named_once() {
+    fn an_overcommitted_server_is_named_once() {
         let short = |pod| ProcessStatus { overcommitted: vec!["pg-1".into()], ..process(pod, None) };
         let fleet = fleet(vec![short("global-0"), short("global-1")]);
         assert_eq!(
             message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::default(), None, None)),
-            "True Ready: 2 of 2 processes serve; the DatabaseServer pg-1 has fewer connections than its pools need, one \
-             for each in each process: raise its max_connections, place databases elsewhere, or run fewer processes"
+            "True Ready: 2 of 2 processes are ready; DatabaseServer pg-1 has fewer connections than pools, each of which \
+             needs one in each process. Raise its max_connections, place databases on other servers, or run fewer processes"
         );
     }
 
     #[test]
-    fn what_keeps_it_is_said() {
-        let mute = Some("pgbouncer does not answer");
-        let fleet = fleet(vec![process("global-1", mute), process("global-0", mute)]);
+    fn errors_of_agents_are_reported() {
+        let error = Some("pgbouncer does not answer");
+        let fleet = fleet(vec![process("global-1", error), process("global-0", error)]);
         assert_eq!(
             message(&status(&fleet, &[], &Pools::new(), None, None)),
-            "False Starting: 0 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
+            "False Starting: 0 of 2 processes are ready; global-0, global-1: pgbouncer does not answer"
         );
         assert_eq!(
             message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::new(), None, None)),
-            "False NotLoaded: 2 of 2 processes serve; global-0, global-1: pgbouncer does not answer"
+            "False NotLoaded: 2 of 2 processes are ready; global-0, global-1: pgbouncer does not answer"
         );
     }
 
     #[test]
-    fn each_shard_is_named_and_one_in_use_is_not_given_up() {
+    fn shards_are_listed_and_one_in_use_is_not_removed() {
         let mut fleet = fleet(vec![process("global-s1-0", None), process("global-s2-0", None)]);
         fleet.spec.shards = 2;
         let pools = Pools::from([(0, 2), (1, 1)]);
@@ -231,9 +233,9 @@ mod tests {
         );
         assert_eq!(former(&fleet, 2), ["global-s2-0"]);
         fleet.spec.shards = 1;
-        let refused = status(&fleet, &pods, &pools, None, None);
-        assert_eq!(refused.shards[1].room, ShardRoom::Closing);
-        insta::assert_snapshot!(message(&refused), @"False ShardsInUse: shard 1 has ConnectionPools, so it goes on serving them although spec.shards is 1; set that to 2 again. The shard goes when its last customer has left it: delete the customer, or turn its feature connectionPool off");
+        let in_use = status(&fleet, &pods, &pools, None, None);
+        assert_eq!(in_use.shards[1].room, ShardRoom::Closing);
+        insta::assert_snapshot!(message(&in_use), @"False ShardsInUse: shard 1 has ConnectionPools and keeps running, although spec.shards is 1. Set spec.shards to 2 again. The shard is removed when it has no customer: delete its customers, or disable their features.connectionPool");
         assert_eq!(status(&fleet, &pods[..2], &[(0, 2)].into(), None, None).shards, []);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Ready in the fleet `global`, and on its way to the fleet `other`, which has a process.
+/// Ready in the fleet `global`, and moving to the fleet `other`, which has a process.
 async fn moving() -> World {
     let mut world = World::new();
     world.reconcile().await;

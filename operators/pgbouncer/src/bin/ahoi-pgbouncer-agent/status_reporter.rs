@@ -1,11 +1,11 @@
-//! Saying in the PgBouncer's status what is true of this process.
+//! Writes the report of this process into the status of its PgBouncer.
 
 use std::time::Duration;
 
 use ahoi_api::{NamespacedRef, PgBouncer, ProcessStatus};
 use ahoi_pgbouncer::fleet::{field_manager, reports};
 use ahoi_pgbouncer::pool::Pool;
-use ahoi_pgbouncer::report::worth_saying;
+use ahoi_pgbouncer::report::is_news;
 use ahoi_reconcile::Platform;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource};
@@ -13,40 +13,40 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::warn;
 
-/// Longest wait for a word to be taken: meanwhile nobody looks after pgbouncer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for one write: meanwhile the agent does not supervise pgbouncer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes this process's entry of the status, and remembers it.
-pub struct Voice {
+/// Writes the entry of this process, if there is news.
+pub struct StatusReporter {
     api: Api<PgBouncer>,
-    /// What was last said, and the version of the PgBouncer that says so.
-    said: Option<(i64, ProcessStatus)>,
+    /// The last written report, and the version of the PgBouncer with it.
+    written: Option<(i64, ProcessStatus)>,
 }
 
-impl Voice {
+impl StatusReporter {
     pub fn new(platform: &Platform, fleet: &NamespacedRef) -> Self {
-        Voice { api: Api::namespaced(platform.client.clone(), &fleet.namespace), said: None }
+        StatusReporter { api: Api::namespaced(platform.client.clone(), &fleet.namespace), written: None }
     }
 
-    /// Says it, if it is news to somebody. What could not be said is still news at the next turn.
-    pub async fn say(&mut self, status: &ProcessStatus, fleet: &PgBouncer, pools: &[Pool]) {
+    /// Writes the report if it contains news. After a failure it is still news at the next reconcile.
+    pub async fn report(&mut self, status: &ProcessStatus, fleet: &PgBouncer, pools: &[Pool]) {
         let awaited = pools.iter().filter(|pool| pool.awaited()).map(|pool| pool.version).max();
-        let last = match &self.said {
-            // Our own words, which the cache has not seen yet.
-            Some((version, said)) if *version > version_of(fleet) => Some(said),
+        let last = match &self.written {
+            // The cache does not have this write yet.
+            Some((version, written)) if *version > version_of(fleet) => Some(written),
             _ => reports(fleet).iter().find(|entry| entry.pod == status.pod),
         };
-        if !worth_saying(last, status, awaited) {
+        if !is_news(last, status, awaited) {
             return;
         }
-        match timeout(PATIENCE, self.write(status, fleet)).await {
-            Ok(Ok(version)) => self.said = Some((version, status.clone())),
-            Ok(Err(error)) => warn!(%error, "the status of the PgBouncer could not be written"),
-            Err(_) => warn!("the status of the PgBouncer could not be written: no answer in time"),
+        match timeout(WRITE_TIMEOUT, self.write(status, fleet)).await {
+            Ok(Ok(version)) => self.written = Some((version, status.clone())),
+            Ok(Err(error)) => warn!(%error, "cannot write the status of the PgBouncer"),
+            Err(_) => warn!(timeout = ?WRITE_TIMEOUT, "cannot write the status of the PgBouncer: no answer"),
         }
     }
 
-    /// Each agent's entry is its own: a list map, and a field manager for each, keep them apart.
+    /// Each agent owns its entry of a list map, by a field manager of its own.
     async fn write(&self, status: &ProcessStatus, fleet: &PgBouncer) -> Result<i64, kube::Error> {
         let name = fleet.metadata.name.as_deref().unwrap_or_default();
         let params = PatchParams::apply(&field_manager(&status.pod)).force();

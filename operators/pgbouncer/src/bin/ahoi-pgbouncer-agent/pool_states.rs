@@ -1,5 +1,5 @@
-//! Whether the clients of each route are served, wait or are refused. pgbouncer forgets that when it starts, so it is
-//! compared with what pgbouncer says, not with what was last told.
+//! Whether the clients of each route are served, wait or are refused. A restarted pgbouncer has no such state, so the desired
+//! state is compared with what pgbouncer shows, not with the last commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,23 +12,23 @@ use ahoi_pgbouncer::pool::Pool;
 use anyhow::Result;
 use tokio::time::Instant;
 
-/// How long the transactions of a route on its way out may go on.
-const DRAIN: Duration = Duration::from_secs(10);
-/// pgbouncer closes idle server connections of a paused database within this.
+/// Maximum time for the transactions of a route that is being removed.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time within which pgbouncer closes the idle server connections of a paused database.
 const SETTLE: Duration = Duration::from_millis(400);
 
-/// One thing to tell pgbouncer.
+/// A command for pgbouncer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Order {
+enum Command {
     Disabled(String, bool),
     Paused(String, bool),
 }
 
-/// Routes on their way out, and since when.
+/// Routes that are being removed, and since when.
 pub type Draining = BTreeMap<String, Instant>;
 
-/// Makes the states so; clients of the databases in `held` wait in any case, and those in `full` take no new ones. The answer is
-/// which routes on their way out still have transactions.
+/// Applies the states. Clients of databases in `held` wait in any case, and databases in `full` get no new clients. Returns the
+/// routes that are being removed and still have transactions.
 pub async fn apply(
     console: &Console,
     routes: &BTreeMap<String, Route>,
@@ -40,11 +40,11 @@ pub async fn apply(
 ) -> Result<Vec<String>> {
     let leaving: BTreeSet<&str> = pools.iter().filter(|pool| pool.leaving).map(|pool| pool.key.as_str()).collect();
     let (mut pause, mut resume) = (Vec::new(), Vec::new());
-    for order in orders(routes, &leaving, held, full, &databases) {
-        match order {
-            Order::Disabled(database, disabled) => console.set_disabled(&database, disabled).await?,
-            Order::Paused(database, true) => pause.push(database),
-            Order::Paused(database, false) => resume.push(database),
+    for command in commands(routes, &leaving, held, full, &databases) {
+        match command {
+            Command::Disabled(database, disabled) => console.set_disabled(&database, disabled).await?,
+            Command::Paused(database, true) => pause.push(database),
+            Command::Paused(database, false) => resume.push(database),
         }
     }
     console.pause(&pause).await?;
@@ -63,7 +63,7 @@ pub async fn apply(
         let busy: Vec<String> = out
             .iter()
             .filter(|(_, route)| databases.get(&route.database).is_some_and(|database| database.connections > 0))
-            .filter(|(key, _)| draining.get(*key).is_some_and(|since| since.elapsed() < DRAIN))
+            .filter(|(key, _)| draining.get(*key).is_some_and(|since| since.elapsed() < DRAIN_TIMEOUT))
             .map(|(key, _)| (*key).clone())
             .collect();
         if busy.is_empty() || Instant::now() > settled {
@@ -74,19 +74,19 @@ pub async fn apply(
     }
 }
 
-fn orders(
+fn commands(
     routes: &BTreeMap<String, Route>,
     leaving: &BTreeSet<&str>,
     held: &BTreeSet<String>,
     full: &BTreeSet<String>,
     databases: &BTreeMap<String, Database>,
-) -> Vec<Order> {
-    let mut orders = Vec::new();
+) -> Vec<Command> {
+    let mut commands = Vec::new();
     let aliases: BTreeSet<String> = routes.values().map(auth_alias).collect();
     for alias in aliases {
         let paused = held.contains(&alias);
         if databases.get(&alias).is_some_and(|is| is.paused != paused) {
-            orders.push(Order::Paused(alias, paused));
+            commands.push(Command::Paused(alias, paused));
         }
     }
     for (key, route) in routes {
@@ -94,24 +94,24 @@ fn orders(
         let disabled = route.state == PoolState::Disabled || full.contains(&route.database);
         let paused = held.contains(&route.database) || waits(route, leaving.contains(key.as_str()));
         if is.disabled != disabled {
-            orders.push(Order::Disabled(route.database.clone(), disabled));
+            commands.push(Command::Disabled(route.database.clone(), disabled));
         }
         if is.paused != paused {
-            orders.push(Order::Paused(route.database.clone(), paused));
+            commands.push(Command::Paused(route.database.clone(), paused));
         }
     }
-    orders
+    commands
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn orders_for(state: PoolState, leaving: bool, disabled: bool, paused: bool) -> Vec<Order> {
+    fn commands_for(state: PoolState, leaving: bool, disabled: bool, paused: bool) -> Vec<Command> {
         let routes = [("ns/a".to_owned(), Route { database: "a".into(), state, ..Route::default() })].into();
         let databases = [("a".to_owned(), Database { disabled, paused, connections: 0 })].into();
         let leaving = if leaving { ["ns/a"].into() } else { [].into() };
-        orders(&routes, &leaving, &BTreeSet::new(), &BTreeSet::new(), &databases)
+        commands(&routes, &leaving, &BTreeSet::new(), &BTreeSet::new(), &databases)
     }
 
     #[test]
@@ -125,43 +125,43 @@ mod tests {
         };
         let held = [alias.clone(), "a".to_owned()].into();
         let none = BTreeSet::new();
-        let all = |yes| vec![Order::Paused(alias.clone(), yes), Order::Paused("a".into(), yes)];
+        let all = |yes| vec![Command::Paused(alias.clone(), yes), Command::Paused("a".into(), yes)];
         assert_eq!(
-            orders(&routes, &BTreeSet::new(), &held, &none, &both(false)),
+            commands(&routes, &BTreeSet::new(), &held, &none, &both(false)),
             all(true),
             "also after pgbouncer forgot"
         );
-        assert_eq!(orders(&routes, &BTreeSet::new(), &held, &none, &both(true)), []);
-        assert_eq!(orders(&routes, &BTreeSet::new(), &none, &none, &both(true)), all(false));
+        assert_eq!(commands(&routes, &BTreeSet::new(), &held, &none, &both(true)), []);
+        assert_eq!(commands(&routes, &BTreeSet::new(), &none, &none, &both(true)), all(false));
     }
 
     #[test]
-    fn a_database_with_as_many_clients_as_it_may_have_takes_no_new_ones() {
+    fn a_full_database_gets_no_new_clients() {
         let routes = [("ns/a".to_owned(), Route { database: "a".into(), ..Route::default() })].into();
-        let orders = |full: &[&str], disabled| {
+        let commands = |full: &[&str], disabled| {
             let full = full.iter().map(|name| (*name).to_owned()).collect();
             let databases = [("a".to_owned(), Database { disabled, ..Database::default() })].into();
-            orders(&routes, &BTreeSet::new(), &BTreeSet::new(), &full, &databases)
+            commands(&routes, &BTreeSet::new(), &BTreeSet::new(), &full, &databases)
         };
-        assert_eq!(orders(&["a"], false), [Order::Disabled("a".into(), true)]);
-        assert_eq!(orders(&["a"], true), []);
-        assert_eq!(orders(&["b"], true), [Order::Disabled("a".into(), false)]);
+        assert_eq!(commands(&["a"], false), [Command::Disabled("a".into(), true)]);
+        assert_eq!(commands(&["a"], true), []);
+        assert_eq!(commands(&["b"], true), [Command::Disabled("a".into(), false)]);
     }
 
     #[test]
-    fn only_what_differs_is_ordered() {
-        let disable = |yes| Order::Disabled("a".into(), yes);
-        let pause = |yes| Order::Paused("a".into(), yes);
-        assert_eq!(orders_for(PoolState::Active, false, false, false), []);
-        assert_eq!(orders_for(PoolState::Active, false, true, true), [disable(false), pause(false)]);
-        assert_eq!(orders_for(PoolState::Paused, false, false, false), [pause(true)]);
-        assert_eq!(orders_for(PoolState::Paused, false, false, true), []);
-        assert_eq!(orders_for(PoolState::Disabled, false, false, false), [disable(true)]);
-        assert_eq!(orders_for(PoolState::Disabled, true, true, false), [pause(true)]);
+    fn only_differences_become_commands() {
+        let disable = |yes| Command::Disabled("a".into(), yes);
+        let pause = |yes| Command::Paused("a".into(), yes);
+        assert_eq!(commands_for(PoolState::Active, false, false, false), []);
+        assert_eq!(commands_for(PoolState::Active, false, true, true), [disable(false), pause(false)]);
+        assert_eq!(commands_for(PoolState::Paused, false, false, false), [pause(true)]);
+        assert_eq!(commands_for(PoolState::Paused, false, false, true), []);
+        assert_eq!(commands_for(PoolState::Disabled, false, false, false), [disable(true)]);
+        assert_eq!(commands_for(PoolState::Disabled, true, true, false), [pause(true)]);
         assert_eq!(
-            orders_for(PoolState::Disabled, true, false, false),
+            commands_for(PoolState::Disabled, true, false, false),
             [disable(true), pause(true)],
-            "it goes elsewhere"
+            "it moves elsewhere"
         );
     }
 }
