@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ahoi_api::{
-    ClientTlsMode, ConnectionPool, DatabaseServer, HoldState, NamespacedRef, POOLER_AUTH_SECRET,
+    ClientTlsMode, ConnectionPool, DatabaseServer, EventReason, HoldState, NamespacedRef, POOLER_AUTH_SECRET,
     POOLER_CERTIFICATES_SECRET, PgBouncer, PoolerLogin, ProcessStatus,
 };
 use ahoi_pgbouncer::bounds::Bounds;
@@ -390,7 +390,7 @@ impl Agent {
             self.platform.instance()
         );
         warn!("{note}");
-        self.platform.event(fleet, EventType::Warning, "Repaired", note);
+        self.platform.event(fleet, EventType::Warning, EventReason::Repaired, note);
         Ok(true)
     }
 

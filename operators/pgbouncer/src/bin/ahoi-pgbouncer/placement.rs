@@ -3,13 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ahoi_api::{ConnectionPool, NamespacedRef, PgBouncer, PgBouncerSpec, Place};
+use ahoi_api::{ConnectionPool, NamespacedRef, PgBouncer, PgBouncerSpec, Place, Reason};
 use ahoi_pgbouncer::pool::{former_places, place};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
-
-/// The reason of a pool for which no shard has free capacity.
-pub const NO_ROOM: &str = "NoFreeCapacity";
 
 /// Number of pools of each shard of a fleet. Empty shards may be missing.
 pub type Pools = BTreeMap<i32, usize>;
@@ -98,7 +95,7 @@ fn choose(spec: &PgBouncerSpec, pools: &Pools, serves: impl Fn(i32) -> bool) -> 
 
 fn full(fleet: &PgBouncer) -> Error {
     Error::structural(
-        NO_ROOM,
+        Reason::NoFreeCapacity,
         format!(
             "every shard of the PgBouncer {}/{} has spec.maxRoutesPerShard pools. Raise spec.shards of the PgBouncer; no pool \
              moves",

@@ -1,5 +1,6 @@
 //! Checks once a second for clients that do not log in, and for customers with too many clients.
 
+use ahoi_api::EventReason;
 use std::collections::BTreeMap;
 
 use ahoi_pgbouncer::bounds::{exceeded, full, too_many};
@@ -73,7 +74,7 @@ impl Agent {
                 (EventType::Normal, format!("the flood of unfinished logins in pod {pod} has ended"))
             }
         };
-        self.platform.event(&*fleet, type_, "LoginFlood", note);
+        self.platform.event(&*fleet, type_, EventReason::LoginFlood, note);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ahoi_api::{ClientTls, ClientTlsMode, DatabaseServer, POOLER_CERTIFICATES_SECRET, PgBouncer};
+use ahoi_api::{ClientTls, ClientTlsMode, DatabaseServer, POOLER_CERTIFICATES_SECRET, PgBouncer, Reason};
 use ahoi_pgbouncer::certificates::{self, AUTHORITIES, Material};
 use ahoi_pgbouncer::fleet;
 use ahoi_reconcile::{Error, ObjectRef, Platform, Verdict};
@@ -37,7 +37,7 @@ pub async fn converge(
     })
     .await?;
     let text = problems.into_iter().collect::<Vec<_>>().join("; ");
-    Ok((!text.is_empty()).then(|| Verdict::stalled("CertificateRefused", text)))
+    Ok((!text.is_empty()).then(|| Verdict::stalled(Reason::CertificateRefused, text)))
 }
 
 /// The valid certificates, and the problems of the others; pure.

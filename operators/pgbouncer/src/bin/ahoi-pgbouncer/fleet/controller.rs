@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{ConnectionPool, PgBouncer, PgBouncerStatus, Place};
+use ahoi_api::{ConnectionPool, PgBouncer, PgBouncerStatus, Place, Reason};
 use ahoi_pgbouncer::pool::place;
 use ahoi_pgbouncer::{config, fleet};
 use ahoi_reconcile::{
@@ -113,11 +113,11 @@ impl FleetController {
     fn validate<'a>(&'a self, fleet: &'a PgBouncer) -> Result<&'a str, Error> {
         let problems = config::check_parameters(&fleet.spec.parameters);
         if !problems.is_empty() {
-            return Err(Error::terminal("InvalidParameter", format!("spec.parameters: {}", problems.join("; "))));
+            return Err(Error::terminal(Reason::InvalidParameter, format!("spec.parameters: {}", problems.join("; "))));
         }
         fleet.spec.image.as_deref().or(self.options.pgbouncer_image.as_deref()).ok_or_else(|| {
             Error::structural(
-                "NoImage",
+                Reason::NoImage,
                 "spec.image is not set, and the controller has no default image. Set spec.image, or PGBOUNCER_IMAGE of the \
                  Deployment ahoi-pgbouncer",
             )
@@ -138,7 +138,7 @@ impl FleetController {
         }
         // An incomplete list of pools does not show which shards are empty.
         if !self.shared.pools.is_synced() {
-            return Err(Error::waiting("CacheNotSynced", "the list of connectionpools is not complete"));
+            return Err(Error::waiting(Reason::CacheNotSynced, "the list of connectionpools is not complete"));
         }
         self.budgets.prune(fleet, |budget| is_wanted(budget.labels())).await?;
         self.services.prune(fleet, |service| is_wanted(service.labels())).await?;

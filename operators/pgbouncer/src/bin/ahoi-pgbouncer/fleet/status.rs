@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ahoi_api::{HoldState, PgBouncer, PgBouncerStatus, ShardRoom, ShardStatus};
+use ahoi_api::{HoldState, PgBouncer, PgBouncerStatus, Reason, ShardRoom, ShardStatus};
 use ahoi_pgbouncer::fleet;
 use ahoi_pgbouncer::pool::Serving;
 use ahoi_reconcile::{Verdict, conditions};
@@ -58,7 +58,7 @@ fn verdict(
     let closing = status.shards.iter().rev().find(|shard| shard.room == ShardRoom::Closing);
     if let Some(ShardStatus { index, .. }) = closing {
         return Verdict::stalled(
-            "ShardsInUse",
+            Reason::ShardsInUse,
             format!(
                 "shard {index} has ConnectionPools and keeps running, although spec.shards is {}. Set spec.shards to {} again. The \
                  shard is removed when it has no customer: delete its customers, or disable their features.connectionPool",
@@ -87,11 +87,11 @@ fn verdict(
     if let Some(faults) = faults.filter(|_| serving < wanted) {
         Verdict::stalled(faults.reason, format!("{message}; {}", faults.message))
     } else if serving < wanted {
-        Verdict::progressing("Starting", message)
+        Verdict::progressing(Reason::Starting, message)
     } else if errors.is_empty() {
         Verdict::ready(message)
     } else {
-        Verdict::progressing("NotLoaded", message)
+        Verdict::progressing(Reason::NotLoaded, message)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, ConnectionPoolStatus, PoolState};
+use ahoi_api::{ConnectionPool, ConnectionPoolStatus, EventReason, PoolState, Reason};
 use ahoi_pgbouncer::pool::{Proof, former_places, place};
 use ahoi_reconcile::{Error, EventType, Platform, Verdict, age, conditions};
 use k8s_openapi::jiff::Timestamp;
@@ -61,7 +61,7 @@ pub async fn cleanup(platform: &Platform, shared: &Shared, pool: &ConnectionPool
     if step == Step::Wait && is_overdue(pool) {
         warn!("not every process has proved that it removed the route; no longer waiting for it");
         let note = "not every process has proved that it removed the route. A process that restarts removes it";
-        platform.event(pool, EventType::Warning, "RemovedWithoutProof", note);
+        platform.event(pool, EventType::Warning, EventReason::RemovedWithoutProof, note);
         return Ok(());
     }
     let mut status = pool.status.clone().unwrap_or_default();
@@ -71,8 +71,8 @@ pub async fn cleanup(platform: &Platform, shared: &Shared, pool: &ConnectionPool
         _ => {}
     }
     let (reason, message) = match status.route {
-        Some(_) => ("Draining", "waiting for transactions to end before the route is removed"),
-        None => ("Unrouting", "waiting for every process to remove the route"),
+        Some(_) => (Reason::Draining, "waiting for transactions to end before the route is removed"),
+        None => (Reason::Unrouting, "waiting for every process to remove the route"),
     };
     if step != Step::Wait {
         conditions::set_verdict(

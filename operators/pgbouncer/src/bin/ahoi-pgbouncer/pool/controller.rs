@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, PgBouncer, Place, Route, finalizers};
+use ahoi_api::{
+    BINDING_LABEL, Binding, ConnectionPool, ConnectionPoolStatus, PgBouncer, Place, Reason, Route, finalizers,
+};
 use ahoi_pgbouncer::pool as agents;
 use ahoi_reconcile::conditions::{self, READY, STALLED};
 use ahoi_reconcile::{Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, watcher};
@@ -16,7 +18,7 @@ use super::credentials::{self, record_repair, retire, try_login};
 use super::dereference::{Inputs, Sources};
 use super::desired::{self, Desired};
 use super::former;
-use super::reports::{REFUSED, Reports, ready, refused};
+use super::reports::{Reports, ready, refused};
 use super::triggers::Triggers;
 use super::validate::validate;
 use crate::shared::Shared;
@@ -121,7 +123,7 @@ impl PoolController {
         let moves = secret.as_ref().is_some_and(|present| !desired::same_host(present, &desired.secret));
         let condition = |type_| conditions::find(status.map(|status| &*status.conditions).unwrap_or_default(), type_);
         let was_ready = condition(READY).is_some_and(|ready| ready.status == "True");
-        let was_refused = condition(STALLED).is_some_and(|stalled| stalled.reason == REFUSED);
+        let was_refused = condition(STALLED).is_some_and(|stalled| stalled.reason == Reason::RouteRefused);
         // The retiring login is no part of what the agents have to prove.
         let known = status.and_then(|status| status.route.clone()).map(|known| Route { retiring: None, ..known });
         let is_placed = agents::place(pool) == desired.place;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ahoi_api::{CREDENTIALS_PROVED, ClientTlsMode, ConnectionPool, ConnectionPoolStatus, PoolState};
+use ahoi_api::{
+    CREDENTIALS_PROVED, ClientTlsMode, ConnectionPool, ConnectionPoolStatus, EventReason, PoolState, Reason,
+};
 use ahoi_pgbouncer::{PORT, trust};
 use ahoi_reconcile::conditions::{self, Condition, ConditionStatus, DesiredCondition};
 use ahoi_reconcile::{EventType, Platform};
@@ -94,7 +96,7 @@ pub fn record_repair(platform: &Platform, pool: &ConnectionPool, present: Option
         }
         Some(_) => return,
     };
-    platform.event(pool, EventType::Warning, "Repaired", note);
+    platform.event(pool, EventType::Warning, EventReason::Repaired, note);
 }
 
 /// Uses TLS wherever the fleet offers it: it may require it.
@@ -141,7 +143,7 @@ pub fn set_condition(
             None
         }
         Err(why) => {
-            let condition = DesiredCondition::new(CREDENTIALS_PROVED, ConditionStatus::False, "LoginFailed", why);
+            let condition = DesiredCondition::new(CREDENTIALS_PROVED, ConditionStatus::False, Reason::LoginFailed, why);
             let _ = conditions::set(conditions, condition.observed_generation(generation));
             Some(LOGIN_RETRY)
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, Database, DatabaseServer, POOLER_CERTIFICATES_SECRET, Passwords, PgBouncer};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, POOLER_CERTIFICATES_SECRET, Passwords, PgBouncer, Reason};
 use ahoi_pgbouncer::certificates::Material;
 use ahoi_reconcile::{Cache, Error, is_ready, not_ready_message};
 use k8s_openapi::api::core::v1::Secret;
@@ -61,14 +61,14 @@ impl Sources {
         let (server, database_name, binding) = coordinates(&database)?;
         let server = self.shared.servers.find("", server)?.ok_or_else(|| {
             Error::structural(
-                "DatabaseServerNotFound",
+                Reason::DatabaseServerNotFound,
                 format!("DatabaseServer {server} does not exist. Create it again with the spec that it had"),
             )
         })?;
         let direct = self.direct.find(&namespace, binding)?.ok_or_else(|| {
             let name = database.name_any();
             Error::waiting(
-                "WaitingForDatabase",
+                Reason::WaitingForDatabase,
                 format!("the Secret {binding} of the Database {name} does not exist yet"),
             )
         })?;
@@ -86,7 +86,7 @@ impl Sources {
         let reference = &pool.spec.pg_bouncer_ref;
         self.shared.fleet(reference)?.ok_or_else(|| {
             Error::structural(
-                "PgBouncerNotFound",
+                Reason::PgBouncerNotFound,
                 format!(
                     "spec.pgBouncerRef points to the PgBouncer {}/{}, which does not exist. Create it or point to another",
                     reference.namespace, reference.name
@@ -100,13 +100,13 @@ impl Sources {
         let name = &pool.spec.database_ref.name;
         let database = self.databases.find(&pool.namespace().unwrap_or_default(), name)?.ok_or_else(|| {
             Error::waiting(
-                "DatabaseNotFound",
+                Reason::DatabaseNotFound,
                 format!("spec.databaseRef points to the Database {name}, which does not exist"),
             )
         })?;
         let is_routed = pool.status.as_ref().is_some_and(|status| status.route.is_some());
         if !is_routed && !is_ready(&*database) {
-            return Err(Error::waiting("WaitingForDatabase", not_ready_message(&*database)));
+            return Err(Error::waiting(Reason::WaitingForDatabase, not_ready_message(&*database)));
         }
         Ok(database)
     }
@@ -117,7 +117,7 @@ fn coordinates(database: &Database) -> Result<(&str, &str, &str), Error> {
     let coordinates = database.status.as_ref().and_then(|status| {
         Some((status.server.as_deref()?, status.database_name.as_deref()?, status.binding.as_ref()?.name.as_str()))
     });
-    coordinates.ok_or_else(|| Error::waiting("WaitingForDatabase", not_ready_message(database)))
+    coordinates.ok_or_else(|| Error::waiting(Reason::WaitingForDatabase, not_ready_message(database)))
 }
 
 fn credentials(secret: &Secret) -> Result<Credentials, Error> {
@@ -128,7 +128,10 @@ fn credentials(secret: &Secret) -> Result<Credentials, Error> {
     let credentials =
         field("username").zip(field("password")).map(|(username, password)| Credentials { username, password });
     credentials.ok_or_else(|| {
-        Error::waiting("WaitingForDatabase", format!("the Secret {} has no username or no password", secret.name_any()))
+        Error::waiting(
+            Reason::WaitingForDatabase,
+            format!("the Secret {} has no username or no password", secret.name_any()),
+        )
     })
 }
 

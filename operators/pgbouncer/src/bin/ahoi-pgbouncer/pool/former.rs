@@ -5,7 +5,7 @@
 use std::mem::take;
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPoolStatus, FormerPlace, FormerState, Place};
+use ahoi_api::{ConnectionPoolStatus, EventReason, FormerPlace, FormerState, Place};
 use ahoi_pgbouncer::pool::Proof;
 use ahoi_reconcile::{EventType, Platform, age};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -43,7 +43,7 @@ pub fn continue_leaving(
             warn!(fleet, "not every process has proved that it has no clients of the pool; no longer waiting for it");
             let note =
                 format!("not every process of the PgBouncer {fleet} has proved that it has no clients of the pool");
-            platform.event(reports.pool, EventType::Warning, "RemovedWithoutProof", note);
+            platform.event(reports.pool, EventType::Warning, EventReason::RemovedWithoutProof, note);
         }
         status.former_places.extend(next);
     }

@@ -1,14 +1,11 @@
 //! What the agents report about a pool, and what follows for its conditions.
 
-use ahoi_api::{ConnectionPool, PgBouncer, Place, PoolState};
+use ahoi_api::{ConnectionPool, PgBouncer, Place, PoolState, Reason};
 use ahoi_pgbouncer::fleet::reports;
 use ahoi_pgbouncer::pool::{Proof, key, proof, refusal, unused, version};
 use ahoi_reconcile::Verdict;
 
 use crate::shared::Shared;
-
-/// The reason of a pool whose route an agent does not load.
-pub const REFUSED: &str = "RouteRefused";
 
 /// The reports of the fleet of one pool.
 pub struct Reports<'a> {
@@ -30,7 +27,7 @@ impl Reports<'_> {
         match proof_of(self.shared, self.pool, self.fleet, self.place) {
             Proof::Proved => ready(self.pool, self.place),
             Proof::Refused { reason } => refused(&reason),
-            Proof::Pending { error: Some(error), .. } => Verdict::progressing("Routing", error),
+            Proof::Pending { error: Some(error), .. } => Verdict::progressing(Reason::Routing, error),
             Proof::Pending { error: None, .. } => routing(self.pool, self.place),
             Proof::NoProcesses => no_processes(self.pool, self.place),
         }
@@ -71,7 +68,7 @@ fn proof_of(shared: &Shared, pool: &ConnectionPool, fleet: &PgBouncer, place: &P
 
 /// The verdict on a route that a process refuses.
 pub fn refused(reason: &str) -> Verdict {
-    Verdict::stalled(REFUSED, format!("the PgBouncer fleet refuses this route: {reason}"))
+    Verdict::stalled(Reason::RouteRefused, format!("the PgBouncer fleet refuses this route: {reason}"))
 }
 
 /// The verdict on a route that every process has loaded.
@@ -87,12 +84,12 @@ pub fn ready(pool: &ConnectionPool, place: &Place) -> Verdict {
 
 fn routing(pool: &ConnectionPool, place: &Place) -> Verdict {
     let whole = shard_name(pool, place);
-    Verdict::progressing("Routing", format!("waiting for every process of {whole} to load the route"))
+    Verdict::progressing(Reason::Routing, format!("waiting for every process of {whole} to load the route"))
 }
 
 fn no_processes(pool: &ConnectionPool, place: &Place) -> Verdict {
     let whole = shard_name(pool, place);
-    Verdict::progressing("NoProcesses", format!("waiting for a ready process of {whole}"))
+    Verdict::progressing(Reason::NoProcesses, format!("waiting for a ready process of {whole}"))
 }
 
 fn shard_name(pool: &ConnectionPool, place: &Place) -> String {

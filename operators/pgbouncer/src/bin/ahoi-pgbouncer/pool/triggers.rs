@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ahoi_api::{
     ClientTlsMode, ConnectionPool, Database, DatabaseServer, FormerState, NamespacedRef, POOLER_CERTIFICATES_SECRET,
-    PgBouncer,
+    PgBouncer, Reason,
 };
 use ahoi_pgbouncer::fleet::reports;
 use ahoi_pgbouncer::pool::{former_places, key, place};
@@ -13,8 +13,6 @@ use ahoi_reconcile::{Cache, ObjectRef};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
-
-use crate::placement::NO_ROOM;
 
 type Triggered = Vec<ObjectRef<ConnectionPool>>;
 
@@ -162,7 +160,7 @@ fn waits_for_the_end(pool: &ConnectionPool, fleet: &NamespacedRef) -> bool {
 
 fn has_no_place(pool: &ConnectionPool) -> bool {
     let conditions = pool.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.reason == NO_ROOM)
+    conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.reason == Reason::NoFreeCapacity)
 }
 
 fn waits(pool: &ConnectionPool) -> bool {
@@ -233,8 +231,8 @@ mod tests {
         let pools = cache([
             ready(pool("content", "global")),
             ready(pool("refused", "global")),
-            settled(pool("was-refused", "global"), Verdict::stalled("RouteRefused", "no")),
-            settled(pool("no-room", "global"), Verdict::stalled(NO_ROOM, "no")),
+            settled(pool("was-refused", "global"), Verdict::stalled(Reason::RouteRefused, "no")),
+            settled(pool("no-room", "global"), Verdict::stalled(Reason::NoFreeCapacity, "no")),
             leaving("leaves", "other", "global", FormerState::Draining),
             leaving("has-time", "other", "global", FormerState::Left),
         ]);
@@ -252,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_left_triggers_those_without_a_place() {
-        let no_room = || settled(pool("no-room", "global"), Verdict::stalled(NO_ROOM, "no"));
+        let no_room = || settled(pool("no-room", "global"), Verdict::stalled(Reason::NoFreeCapacity, "no"));
         let pools = cache([no_room(), ready(pool("content", "global"))]);
         let triggers = Triggers::new(&pools);
         let of_leaving = triggers.of_leaving();

@@ -1,6 +1,6 @@
 //! Whether the objects that a pool refers to fit together; pure.
 
-use ahoi_api::{DatabaseServer, Passwords, PgBouncer, TlsMode};
+use ahoi_api::{DatabaseServer, Passwords, PgBouncer, Reason, TlsMode};
 use ahoi_reconcile::Error;
 use kube::ResourceExt;
 
@@ -12,7 +12,7 @@ pub fn validate(inputs: &Inputs) -> Result<(), Error> {
     let has_login = inputs.server.status.as_ref().is_some_and(|status| status.pooler_login.is_some());
     if !has_login && inputs.passwords() == Passwords::Lookup {
         return Err(Error::waiting(
-            "DatabaseServerNotPrepared",
+            Reason::DatabaseServerNotPrepared,
             format!("the DatabaseServer {} has no login for pgbouncer yet", inputs.server.name_any()),
         ));
     }
@@ -41,7 +41,7 @@ fn check_tls(server: &DatabaseServer, fleet: &PgBouncer) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::structural("TlsMismatch", problem))
+    Err(Error::structural(Reason::TlsMismatch, problem))
 }
 
 #[cfg(test)]
