@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use ahoi_reconcile::Platform;
+use ahoi_reconcile::{BoundedGauges, Platform};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -27,7 +27,7 @@ pub struct Metrics {
     disk_used: Family<Server, Gauge<f64, AtomicU64>>,
     pending_removals: Family<Server, Gauge>,
     over_quota: Gauge,
-    quota_used: Family<Customer, Gauge<f64, AtomicU64>>,
+    quota_used: Arc<Mutex<BoundedGauges<Customer, 1>>>,
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -35,7 +35,6 @@ pub struct Metrics {
 #[derive(Default)]
 struct Shown {
     servers: BTreeSet<Server>,
-    customers: BTreeSet<Customer>,
 }
 
 /// Label of a DatabaseServer; administrators create few of them.
@@ -69,7 +68,10 @@ impl Metrics {
             disk_used: Family::default(),
             pending_removals: Family::default(),
             over_quota: Gauge::default(),
-            quota_used: Family::default(),
+            quota_used: Arc::new(Mutex::new(BoundedGauges::register(
+                platform,
+                [("database_quota_used", "Size of the fullest databases as a fraction of their storage")],
+            ))),
             shown: Arc::default(),
         };
         platform.register(|registry| {
@@ -113,11 +115,6 @@ impl Metrics {
                 "Number of databases whose writes are refused because their storage is used up",
                 metrics.over_quota.clone(),
             );
-            registry.register(
-                "database_quota_used",
-                "Size of the fullest databases as a fraction of their storage",
-                metrics.quota_used.clone(),
-            );
         });
         metrics
     }
@@ -158,15 +155,7 @@ impl Metrics {
     pub fn quotas(&self, over: usize, databases: impl IntoIterator<Item = (String, f64)>) {
         self.over_quota.set(i64::try_from(over).unwrap_or(i64::MAX));
         let top = fullest(databases, self.top);
-        for (customer, used) in &top {
-            self.quota_used.get_or_create(customer).set(*used);
-        }
-        let now: BTreeSet<Customer> = top.into_iter().map(|(customer, _)| customer).collect();
-        let mut shown = self.shown.lock();
-        for obsolete in shown.customers.difference(&now) {
-            self.quota_used.remove(obsolete);
-        }
-        shown.customers = now;
+        self.quota_used.lock().replace(top.into_iter().map(|(customer, used)| (customer, [Some(used)])));
     }
 
     /// Counts a reverted change.

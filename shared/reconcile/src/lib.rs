@@ -121,6 +121,7 @@
 #![warn(missing_docs)]
 
 mod age;
+mod bounded;
 mod cache;
 pub mod conditions;
 mod controller;
@@ -149,6 +150,7 @@ mod workqueue;
 
 pub use age::age;
 pub use ahoi_api::{Conditioned, GROUP, Object, conditioned};
+pub use bounded::BoundedGauges;
 pub use cache::Cache;
 pub use conditions::{Verdict, is_ready, not_ready_message};
 pub use controller::{Controller, Runnable, Trigger};

@@ -1,19 +1,14 @@
-//! What is told of single customers and servers: of the few customers that matter most now, and of each server. So there
-//! are never more series than a bound, however many customers there are.
+//! Metrics of the busiest customers and of each server. The number of series is bounded, however many customers there are.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
-use std::hash::Hash;
-use std::sync::atomic::AtomicU64;
 
 use ahoi_api::Route;
 use ahoi_pgbouncer::bounds::Bounds;
 use ahoi_pgbouncer::config::auth_alias;
 use ahoi_pgbouncer::console::Usage;
-use ahoi_reconcile::Platform;
+use ahoi_reconcile::{BoundedGauges, Platform};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// The label of a customer: the namespace of its ConnectionPool.
@@ -27,124 +22,86 @@ struct Server {
     server: String,
 }
 
-type Fraction = Gauge<f64, AtomicU64>;
-
 /// The metrics.
 pub struct Top {
-    customers: usize,
-    shown: BTreeSet<Customer>,
-    servers: BTreeSet<Server>,
-    waiting: Family<Customer, Gauge>,
-    longest_wait: Family<Customer, Fraction>,
-    active: Family<Customer, Gauge>,
-    clients_of_limit: Family<Customer, Fraction>,
+    count: usize,
+    customers: BoundedGauges<Customer, 4>,
+    servers: BoundedGauges<Server, 1>,
     at_client_limit: Gauge,
-    server_connections: Family<Server, Gauge>,
 }
 
 impl Top {
-    /// With metrics for so many customers.
-    pub fn register(platform: &Platform, customers: usize) -> Self {
-        let top = Top {
-            customers,
-            shown: BTreeSet::new(),
-            servers: BTreeSet::new(),
-            waiting: Family::default(),
-            longest_wait: Family::default(),
-            active: Family::default(),
-            clients_of_limit: Family::default(),
-            at_client_limit: Gauge::default(),
-            server_connections: Family::default(),
-        };
+    /// Registers metrics for the busiest `count` customers.
+    pub fn register(platform: &Platform, count: usize) -> Self {
+        let at_client_limit = Gauge::default();
         platform.register(|registry| {
             registry.register(
-                "pooler_customer_clients_waiting",
-                "Clients waiting for a server connection, of the customers that matter most",
-                top.waiting.clone(),
-            );
-            registry.register(
-                "pooler_customer_longest_wait_seconds",
-                "How long the longest waiting client of the customer has waited, of the customers that matter most",
-                top.longest_wait.clone(),
-            );
-            registry.register(
-                "pooler_customer_servers_active",
-                "Server connections with a client, of the customers that matter most",
-                top.active.clone(),
-            );
-            registry.register(
-                "pooler_customer_clients_of_limit",
-                "Client connections as a fraction of those the customer may have, of the customers that matter most",
-                top.clients_of_limit.clone(),
-            );
-            registry.register(
                 "pooler_customers_at_client_limit",
-                "Customers whose further clients are refused now because they have as many as they may",
-                top.at_client_limit.clone(),
-            );
-            registry.register(
-                "pooler_server_connections",
-                "Server connections by DatabaseServer",
-                top.server_connections.clone(),
+                "Customers that have reached maxClientConnections, so that new clients are refused",
+                at_client_limit.clone(),
             );
         });
-        top
+        let customers = [
+            ("pooler_customer_clients_waiting", "Clients waiting for a server connection, of the busiest customers"),
+            (
+                "pooler_customer_longest_wait_seconds",
+                "Wait of the client that has waited longest for a server connection, of the busiest customers",
+            ),
+            ("pooler_customer_servers_active", "Server connections with a client, of the busiest customers"),
+            (
+                "pooler_customer_clients_of_limit",
+                "Clients as a fraction of maxClientConnections, of the busiest customers",
+            ),
+        ];
+        Top {
+            count,
+            customers: BoundedGauges::register(platform, customers),
+            servers: BoundedGauges::register(
+                platform,
+                [("pooler_server_connections", "Server connections by DatabaseServer")],
+            ),
+            at_client_limit,
+        }
     }
 
-    /// Reports what pgbouncer says of its databases, which may have as many clients as `bounds` say.
+    /// Updates the metrics. `bounds` are the maximum numbers of clients by database.
     pub fn observe(&mut self, routes: &BTreeMap<String, Route>, usages: &BTreeMap<String, Usage>, bounds: &Bounds) {
         let customers = customers(routes, usages, bounds);
-        self.at_client_limit.set(count(customers.values().filter(|activity| activity.is_full()).count()));
-        let top = top(&customers, self.customers);
-        for (customer, Activity { usage, max_clients }) in &top {
-            self.waiting.get_or_create(customer).set(usage.clients_waiting);
-            self.longest_wait.get_or_create(customer).set(fraction(usage.longest_wait, 1_000_000));
-            self.active.get_or_create(customer).set(usage.servers_active);
-            if *max_clients > 0 {
-                self.clients_of_limit.get_or_create(customer).set(fraction(usage.clients, *max_clients));
-            } else {
-                self.clients_of_limit.remove(customer);
-            }
-        }
-        let shown: BTreeSet<Customer> = top.into_iter().map(|(customer, _)| customer.clone()).collect();
-        for gone in self.shown.difference(&shown) {
-            self.waiting.remove(gone);
-            self.longest_wait.remove(gone);
-            self.active.remove(gone);
-            self.clients_of_limit.remove(gone);
-        }
-        self.shown = shown;
-
-        let servers = servers(routes, usages);
-        for (server, connections) in &servers {
-            self.server_connections.get_or_create(server).set(*connections);
-        }
-        forget(&self.server_connections, &self.servers, &servers);
-        self.servers = servers.into_keys().collect();
+        let full = customers.values().filter(|activity| activity.is_full()).count();
+        self.at_client_limit.set(i64::try_from(full).unwrap_or(i64::MAX));
+        let top = top(&customers, self.count).into_iter();
+        self.customers.replace(top.map(|(customer, activity)| (customer.clone(), activity.values())));
+        let servers = servers(routes, usages).into_iter();
+        self.servers.replace(servers.map(|(server, connections)| (server, [Some(fraction(connections, 1))])));
     }
 }
 
-fn forget<L: Clone + Debug + Hash + Ord>(family: &Family<L, Gauge>, before: &BTreeSet<L>, now: &BTreeMap<L, i64>) {
-    for gone in before.iter().filter(|label| !now.contains_key(*label)) {
-        family.remove(gone);
-    }
-}
-
-/// What a customer does.
+/// The activity of a customer.
 #[derive(Clone, Debug, Default)]
 struct Activity {
     usage: Usage,
-    /// Clients that it may have; 0 for no bound.
+    /// Maximum number of clients; 0 without a maximum.
     max_clients: i64,
 }
 
 impl Activity {
+    fn values(&self) -> [Option<f64>; 4] {
+        let usage = &self.usage;
+        let of_limit = (self.max_clients > 0).then(|| fraction(usage.clients, self.max_clients));
+        [
+            Some(fraction(usage.clients_waiting, 1)),
+            Some(fraction(usage.longest_wait, 1_000_000)),
+            Some(fraction(usage.servers_active, 1)),
+            of_limit,
+        ]
+    }
+
     fn is_full(&self) -> bool {
         self.max_clients > 0 && self.usage.clients >= self.max_clients
     }
 }
 
-/// What each customer does; one that has several pools is one customer.
+/// The activity of each customer, over all of its pools.
 fn customers(
     routes: &BTreeMap<String, Route>,
     usages: &BTreeMap<String, Usage>,
@@ -166,10 +123,10 @@ fn customers(
     customers
 }
 
-/// The customers that matter most. One that does nothing does not matter.
+/// The busiest customers: those whose clients wait longest come first, and idle ones are left out.
 fn top(customers: &BTreeMap<Customer, Activity>, count: usize) -> Vec<(&Customer, &Activity)> {
-    let does_something = |activity: &Activity| activity.usage.clients > 0 || activity.usage.servers > 0;
-    let mut all: Vec<_> = customers.iter().filter(|(_, activity)| does_something(activity)).collect();
+    let is_active = |activity: &Activity| activity.usage.clients > 0 || activity.usage.servers > 0;
+    let mut all: Vec<_> = customers.iter().filter(|(_, activity)| is_active(activity)).collect();
     all.sort_by_key(|(customer, activity)| {
         let usage = &activity.usage;
         let rank = (usage.longest_wait, usage.clients_waiting, activity.is_full(), usage.servers_active, usage.clients);
@@ -179,7 +136,7 @@ fn top(customers: &BTreeMap<Customer, Activity>, count: usize) -> Vec<(&Customer
     all
 }
 
-/// The connections to each server, those that look up passwords included.
+/// The number of connections to each server, those for auth_query included.
 fn servers(routes: &BTreeMap<String, Route>, usages: &BTreeMap<String, Usage>) -> BTreeMap<Server, i64> {
     let databases: BTreeSet<(&str, String)> = routes
         .values()
@@ -193,14 +150,10 @@ fn servers(routes: &BTreeMap<String, Route>, usages: &BTreeMap<String, Usage>) -
     servers
 }
 
-// Numbers that matter are few enough for a float.
+// Realistic numbers fit into a float.
 #[allow(clippy::cast_precision_loss)]
 fn fraction(part: i64, whole: i64) -> f64 {
     part as f64 / whole as f64
-}
-
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -218,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_wait_come_first_and_no_more_than_the_bound() {
+    fn customers_with_waiting_clients_come_first() {
         let mut usages: BTreeMap<String, Usage> = (0..1000)
             .map(|i| (format!("c_{i}"), Usage { clients: 1, servers_active: 1, ..Usage::default() }))
             .collect();
@@ -232,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_of_who_does_nothing() {
+    fn idle_customers_have_no_metrics() {
         let usages = [("c_0".to_owned(), Usage::default())].into();
         assert!(top(&customers(&routes(3), &usages, &Bounds::new()), 5).is_empty());
     }
@@ -252,7 +205,7 @@ mod tests {
         let routes = routes(4);
         let connections = |servers| Usage { servers, ..Usage::default() };
         let mut usages: BTreeMap<String, Usage> = (0..4).map(|i| (format!("c_{i}"), connections(10))).collect();
-        // Both of its routes share it.
+        // Both routes of the server share the auth_query database.
         usages.insert(auth_alias(&routes["customer-0/main"]), connections(2));
         let servers = servers(&routes, &usages);
         let of = |server: &str| servers[&Server { server: server.into() }];
