@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseServer};
+use ahoi_api::{Database, DatabaseServer, Reason};
 use ahoi_reconcile::{Error, Platform, Trigger};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt};
@@ -13,9 +13,9 @@ use crate::caches::Caches;
 use crate::endpoint;
 use crate::memory::{Instance, Memories};
 use crate::metrics::Metrics;
-use crate::outage::{self, Outages, UNREACHABLE, is_usable};
+use crate::outage::{self, Outages, is_usable};
 use crate::placement::Placements;
-use crate::postgres::failure::{READ_ONLY, server_read_only, unreachable};
+use crate::postgres::failure::{server_read_only, unreachable};
 use crate::postgres::ownership::Cluster;
 use crate::postgres::server::PostgresServers;
 use crate::remembered::Remembered;
@@ -111,15 +111,15 @@ impl Context {
     pub fn usable(&self, name: &str) -> Result<(Arc<DatabaseServer>, Instance), Error> {
         let Some(server) = self.caches.servers.find("", name)? else {
             return Err(Error::structural(
-                "DatabaseServerNotFound",
+                Reason::DatabaseServerNotFound,
                 format!("DatabaseServer {name} does not exist: create it again with its former spec"),
             ));
         };
         if !is_usable(&server) {
             return Err(match outage::ready_reason(&server) {
-                Some(UNREACHABLE) => unreachable(name),
-                Some(READ_ONLY) => server_read_only(name),
-                _ => Error::waiting("WaitingForDatabaseServer", format!("DatabaseServer {name} is not Ready")),
+                Some(Reason::DatabaseServerUnreachable) => unreachable(name),
+                Some(Reason::DatabaseServerReadOnly) => server_read_only(name),
+                _ => Error::waiting(Reason::WaitingForDatabaseServer, format!("DatabaseServer {name} is not Ready")),
             });
         }
         let instance = self.instance(&server)?;

@@ -1,6 +1,6 @@
 //! From a DatabaseServer and its Secrets to the endpoint that the controllers connect to.
 
-use ahoi_api::{DatabaseServer, Passwords};
+use ahoi_api::{DatabaseServer, Passwords, Reason};
 use ahoi_reconcile::{Cache, Error};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -29,12 +29,12 @@ fn admin(server: &DatabaseServer, secrets: &Cache<Secret>, namespace: &str) -> R
     let (name, reference) = (server.name_any(), &server.spec.admin_secret_ref);
     if reference.namespace != namespace {
         let message = format!("spec.adminSecretRef.namespace must be {namespace}");
-        return Err(Error::terminal("SecretNamespaceNotAllowed", message));
+        return Err(Error::terminal(Reason::SecretNamespaceNotAllowed, message));
     }
     let which = format!("Secret {}/{}", reference.namespace, reference.name);
     let Some(admin) = secrets.get_in(namespace, &reference.name) else {
         return Err(Error::structural(
-            "SecretNotFound",
+            Reason::SecretNotFound,
             format!(
                 "{which} of DatabaseServer {name} does not exist: create it with username and password of the admin role"
             ),
@@ -43,7 +43,7 @@ fn admin(server: &DatabaseServer, secrets: &Cache<Secret>, namespace: &str) -> R
     let key = |key: &str| {
         secret::text(&admin, key).filter(|text| !text.is_empty()).ok_or_else(|| {
             let message = format!("{which} of DatabaseServer {name} has no key {key}: add it");
-            Error::structural("SecretIncomplete", message)
+            Error::structural(Reason::SecretIncomplete, message)
         })
     };
     Ok(Login { username: key("username")?, password: key("password")? })
@@ -56,11 +56,11 @@ fn authorities(server: &DatabaseServer, secrets: &Cache<Secret>, namespace: &str
     let name = server.name_any();
     let Some(found) = secrets.get_in(namespace, &reference.name) else {
         let message = format!("{which} {name} does not exist: create it with the certificates under its key {CA}");
-        return Err(Error::structural("SecretNotFound", message));
+        return Err(Error::structural(Reason::SecretNotFound, message));
     };
     let pem = secret::text(&found, CA).filter(|pem| are_authorities(pem) && pem.len() <= AUTHORITIES_BYTES);
     let problem = || format!("{which} {name} must have certificates (PEM) under its key {CA}, at most 256 KiB of them");
-    pem.map(Some).ok_or_else(|| Error::structural("SecretIncomplete", problem()))
+    pem.map(Some).ok_or_else(|| Error::structural(Reason::SecretIncomplete, problem()))
 }
 
 #[cfg(test)]

@@ -27,16 +27,14 @@ mod verifiers;
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, Database};
-use ahoi_reconcile::{Controller, ObjectRef, Platform, Runnable};
+use ahoi_reconcile::{Platform, Runnable};
 use clap::Args;
-use kube::ResourceExt;
 
 use crate::caches::Caches;
 use crate::context::Context;
-use crate::database::Databases;
+use crate::database::DatabaseController;
 use crate::metrics::Metrics;
-use crate::server::Servers;
+use crate::server::DatabaseServerController;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -54,26 +52,14 @@ struct Options {
     log_statements: bool,
 }
 
-/// The Database whose former login a ConnectionPool does not use any more; other changes of a ConnectionPool do not concern it.
-fn database_of(pool: &ConnectionPool) -> Option<ObjectRef<Database>> {
-    pool.status.as_ref()?.unused_login.as_ref()?;
-    Some(ObjectRef::new(&pool.spec.database_ref.name).within(&pool.namespace()?))
-}
-
 async fn setup(platform: Platform, options: Options) -> anyhow::Result<Vec<Runnable>> {
     // PostgreSQL limits this work: a second process would not be faster.
     platform.require_one_partition("recent placements and the findings of sweeps are kept in memory")?;
     let caches = Caches::new(&platform);
-    let servers = Controller::new(&platform, &caches.servers)
-        .watches(&caches.secrets, caches.servers_of_secret())
-        .watches(&caches.fleets, server::servers_of_fleet(&caches.fleets));
-    let databases = Controller::new(&platform, &caches.databases)
-        .owns(&caches.bindings)
-        .watches(&caches.servers, caches.databases_of_server())
-        .watches(&caches.connection_pools, |pool: &ConnectionPool| database_of(pool))
-        .watches(&caches.secrets, caches.databases_of_secret());
+    let servers = DatabaseServerController::watch(&platform, &caches);
+    let databases = DatabaseController::watch(&platform, &caches);
     let metrics = Metrics::new(&platform, options.top_customers);
     let context = Context::new(platform, caches, databases.trigger(), metrics, options.log_statements).await?;
     let context = Arc::new(context);
-    Ok(vec![servers.run(Servers(context.clone())), databases.run(Databases(context))])
+    Ok(vec![servers.run(DatabaseServerController(context.clone())), databases.run(DatabaseController(context))])
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Database, DatabaseServer, DeletionPolicy, PendingRemoval};
+use ahoi_api::{Database, DatabaseServer, DeletionPolicy, EventReason, PendingRemoval, Reason};
 use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -70,7 +70,7 @@ pub async fn postpone(context: &Context, server: &str, removal: &Removal, why: &
             let message = format!(
                 "DatabaseServer {server} has {MOST} pending removals, which is the maximum; waiting for the server"
             );
-            return Err(Error::waiting("TooManyPendingRemovals", message));
+            return Err(Error::waiting(Reason::TooManyPendingRemovals, message));
         }
         removals.push(removal);
         Ok(())
@@ -114,7 +114,7 @@ pub async fn find_unfinished(
             "resuming the unfinished removal of database {name} of Database {}/{} (policy {policy:?})",
             identity.namespace, identity.name
         );
-        context.platform.event(server, EventType::Warning, "RemovalResumed", &note);
+        context.platform.event(server, EventType::Warning, EventReason::RemovalResumed, &note);
         let removal = Removal { names, identity, policy, since: Time(Timestamp::now()) };
         postpone(context, &instance.name, &removal, "not finished").await?;
     }
@@ -194,7 +194,7 @@ async fn carry_out(
     .await
 }
 
-/// Another Database that has adopted the database meanwhile: it belongs to that one, whatever the ownership marker says.
+/// Another Database that has adopted the database meanwhile: it belongs to that one, regardless of the ownership marker.
 fn heir(context: &Context, server: &str, removal: &PendingRemoval) -> Option<String> {
     let all = context.caches.databases.all();
     let heir = all.iter().find(|other| {

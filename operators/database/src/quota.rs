@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ahoi_api::Reason;
 use ahoi_reconcile::conditions::{Condition, ConditionStatus, DesiredCondition, find};
 
 use crate::postgres::desired::Access;
@@ -43,29 +44,29 @@ impl Level {
 
     /// The level that the conditions report.
     pub fn read(conditions: &[Condition]) -> Self {
-        match find(conditions, CONDITION).map(|condition| condition.reason.as_str()) {
-            Some("StorageQuotaExceeded") => Level::Exceeded,
-            Some("StorageQuotaBreached") => Level::Closed,
-            Some("StorageQuotaWarning") => Level::Warning,
+        match find(conditions, CONDITION).and_then(|condition| Reason::parse(&condition.reason)) {
+            Some(Reason::StorageQuotaExceeded) => Level::Exceeded,
+            Some(Reason::StorageQuotaBreached) => Level::Closed,
+            Some(Reason::StorageQuotaWarning) => Level::Warning,
             _ => Level::Within,
         }
     }
 
     /// Reason and message, for the condition and the event.
-    pub fn explain(self) -> (&'static str, &'static str) {
+    pub fn explain(self) -> (Reason, &'static str) {
         match self {
-            Level::Within => ("WithinStorageQuota", "less than 80 % of the storage is used"),
+            Level::Within => (Reason::WithinStorageQuota, "less than 80 % of the storage is used"),
             Level::Warning => (
-                "StorageQuotaWarning",
+                Reason::StorageQuotaWarning,
                 "at least 80 % of the storage is used; at 100 % writes are refused: delete data or raise spec.storage",
             ),
             Level::Exceeded => (
-                "StorageQuotaExceeded",
+                Reason::StorageQuotaExceeded,
                 "the storage is used up and writes are refused until less than 90 % is used: DELETE rows and VACUUM FULL, \
                  TRUNCATE or DROP tables, or raise spec.storage",
             ),
             Level::Closed => (
-                "StorageQuotaBreached",
+                Reason::StorageQuotaBreached,
                 "the database grew by more than 1 MiB in a minute after its storage was used up, and its logins are closed until \
                  status.closedUntil: delete data then, or raise spec.storage now",
             ),
@@ -101,68 +102,4 @@ impl From<Level> for Access {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn levels_have_a_hysteresis() {
-        let steps = [
-            (79, Level::Within),
-            (80, Level::Warning),
-            (99, Level::Warning),
-            (100, Level::Exceeded),
-            (90, Level::Exceeded),
-            (89, Level::Warning),
-            (91, Level::Warning),
-            (10, Level::Within),
-        ];
-        let mut level = Level::Within;
-        for (percent, expected) in steps {
-            level = level.next(percent, 100);
-            assert_eq!(level, expected, "{percent} %");
-        }
-    }
-
-    #[test]
-    fn a_closed_database_opens_when_it_has_free_storage() {
-        assert_eq!(Level::Closed.next(150, 100), Level::Closed);
-        assert_eq!(Level::Closed.next(90, 100), Level::Closed);
-        assert_eq!(Level::Closed.next(150, 170), Level::Warning, "the storage was raised");
-        assert!(Level::Exceeded < Level::Closed);
-    }
-
-    #[test]
-    fn small_changes_are_not_written() {
-        const GB: i64 = 1_000_000_000;
-        assert!(is_news(None, 7_300_000, 256 * GB));
-        assert!(!is_news(Some(7_300_000), 9_000_000, 256 * GB), "a thousandth of the storage at least");
-        assert!(is_news(Some(7_300_000), 300_000_000, 256 * GB));
-        assert!(!is_news(Some(100 * GB), 104 * GB, 256 * GB), "5 % at least");
-        assert!(is_news(Some(100 * GB), 106 * GB, 256 * GB));
-        assert!(is_news(Some(204 * GB), 205 * GB, 256 * GB), "80 %");
-        assert!(!is_news(Some(5), 5, 256 * GB));
-    }
-
-    #[test]
-    fn levels_survive_a_round_trip() {
-        for level in [Level::Within, Level::Warning, Level::Exceeded, Level::Closed] {
-            let mut conditions = Vec::new();
-            let _ = ahoi_reconcile::conditions::set(&mut conditions, level.condition());
-            assert_eq!(Level::read(&conditions), level);
-        }
-        assert_eq!(Level::read(&[]), Level::Within);
-    }
-
-    proptest! {
-        #[test]
-        fn a_level_is_stable(size in 0..i64::MAX, storage in 1..i64::MAX, known in proptest::option::of(0..i64::MAX)) {
-            for level in [Level::Within, Level::Warning, Level::Exceeded, Level::Closed] {
-                let next = level.next(size, storage);
-                prop_assert_eq!(next.next(size, storage), next);
-            }
-            prop_assert!(!is_news(Some(size), size, storage));
-            let _ = is_news(known, size, storage);
-        }
-    }
-}
+mod tests;

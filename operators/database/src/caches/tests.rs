@@ -1,8 +1,8 @@
+use ahoi_api::Reason;
 use ahoi_reconcile::Verdict;
 use ahoi_reconcile::testing::{ApiServer, changed, ready, settled};
 
 use super::*;
-use crate::outage::UNREACHABLE;
 use crate::testing::{caches, secret, server};
 
 #[test]
@@ -25,7 +25,7 @@ fn counts_concern_no_database() {
     assert_eq!(relevant(&before), relevant(&counted));
     let mut moved = before.clone();
     moved.spec.host = "other.example.com".into();
-    let unreachable = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "unreachable"));
+    let unreachable = settled(server("pg-1"), Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable"));
     assert_ne!(relevant(&before).to_all, relevant(&moved).to_all);
     assert_eq!(relevant(&before).to_all, relevant(&unreachable).to_all);
     assert_ne!(relevant(&before).to_waiting, relevant(&unreachable).to_waiting);
@@ -50,8 +50,10 @@ async fn an_outage_triggers_only_databases_that_wait_for_the_server() {
         names.sort();
         names
     };
-    let (reachable, unreachable) =
-        (ready(server("pg-1")), settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "unreachable")));
+    let (reachable, unreachable) = (
+        ready(server("pg-1")),
+        settled(server("pg-1"), Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable")),
+    );
     let mut moved = reachable.clone();
     moved.spec.port = 5433;
     let platform = ApiServer::new().platform();

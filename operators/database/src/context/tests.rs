@@ -23,7 +23,7 @@ async fn unusable_servers_are_explained() {
     assert_eq!(reason(vec![elsewhere], vec![admin()]).as_deref(), Some("SecretNamespaceNotAllowed"));
 
     // However it is found, a Database reports the same, so that the status is written once.
-    let down = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "unreachable"));
+    let down = settled(server("pg-1"), Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable"));
     let found = why(vec![down], vec![admin()]).unwrap();
     assert_eq!(found, (unreachable("pg-1").reason().to_owned(), unreachable("pg-1").to_string()));
 }

@@ -1,6 +1,8 @@
 //! Adoption of the data that an earlier Database of the same namespace and name left on a server.
 
-use ahoi_api::{AdoptedData, CUSTOMER_LABEL, Customer, Database, DatabaseServer, DatabaseServerSpec};
+use ahoi_api::{
+    AdoptedData, CUSTOMER_LABEL, Customer, Database, DatabaseServer, DatabaseServerSpec, EventReason, Reason,
+};
 use ahoi_reconcile::{Error, EventType, age};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,17 +13,12 @@ use crate::memory::Instance;
 use crate::object;
 use crate::outage::is_usable;
 use crate::postgres::desired::Identity;
-use crate::postgres::failure::{Failure, SERVER_UNREACHABLE};
+use crate::postgres::failure::Failure;
 use crate::postgres::names::Names;
 use crate::postgres::observe;
 use crate::postgres::ownership::{Ownership, State};
 use crate::postgres::step::Step;
 use crate::{pending, placement};
-
-/// Reason while a server has data that the Database must not adopt.
-const RETAINED_DATA_EXISTS: &str = "RetainedDataExists";
-/// Reason while a server has data of another cluster, and the spec of the DatabaseServer does not say whether to adopt it.
-const DATA_OF_ANOTHER_CLUSTER: &str = "DataOfAnotherCluster";
 
 /// Data to adopt.
 pub struct Found {
@@ -96,7 +93,7 @@ async fn ask(
             if may_keep(server, instance.as_ref().ok(), &identity.object) || pending::is_kept(server, database) =>
         {
             let name = server.name_any();
-            Err(Error::waiting(SERVER_UNREACHABLE, may_have_data(&name)))
+            Err(Error::waiting(Reason::DatabaseServerUnreachable, may_have_data(&name)))
         }
         _ => Ok(None),
     }
@@ -105,8 +102,8 @@ async fn ask(
 /// The message does not advise to delete the DatabaseServer: every customer with data on it would get an empty database.
 fn may_have_data(server: &str) -> String {
     format!(
-        "DatabaseServer {server} is unusable and may have the data of an earlier Database of this name: its condition Ready says \
-         what to correct. The Database is created when DatabaseServer {server} is Ready again"
+        "DatabaseServer {server} is unusable and may have the data of an earlier Database of this name. Correct what its \
+         condition Ready names; the Database is created when DatabaseServer {server} is Ready again"
     )
 }
 
@@ -121,7 +118,7 @@ async fn adopt_own(database: &Database, instance: &Instance, names: Names) -> Re
     let since = observe::since(&instance.postgres, &names).await?;
     let is_too_old = |before: &Time| since.is_none_or(|since| since < before.0);
     if database.spec.refuse_data_before.as_ref().is_some_and(is_too_old) {
-        return Err(Error::structural(RETAINED_DATA_EXISTS, refusal(&instance.name, &names, since)));
+        return Err(Error::structural(Reason::RetainedDataExists, refusal(&instance.name, &names, since)));
     }
     Ok(found(instance, names, since, None))
 }
@@ -130,7 +127,7 @@ fn refusal(server: &str, names: &Names, since: Option<Timestamp>) -> String {
     let since = since.map(|since| format!(" at {}", whole_seconds(since))).unwrap_or_default();
     format!(
         "DatabaseServer {server} has database {}, which an earlier customer of this name left{since}, and adoptionPolicy is \
-         Refuse: set spec.adoptionPolicy of the Customer to Automatic to adopt the data, or purge it as docs/restore.md says",
+         Refuse: set spec.adoptionPolicy of the Customer to Automatic to adopt the data, or purge it as in docs/restore.md",
         names.database
     )
 }
@@ -141,7 +138,7 @@ fn of_another_cluster(server: &str, cluster: &str) -> Error {
          spec.adoptFromCluster of the DatabaseServer to {cluster} if that cluster does not exist any more, or add it to \
          spec.sharedWithClusters if it does"
     );
-    Error::structural(DATA_OF_ANOTHER_CLUSTER, message)
+    Error::structural(Reason::DataOfAnotherCluster, message)
 }
 
 async fn adopt_others(
@@ -188,9 +185,9 @@ pub fn record_event(context: &Context, database: &Database, found: &Found) {
     let age = age.map(|age| format!(" ({} old)", in_words(age.as_secs()))).unwrap_or_default();
     let note =
         format!("database {} on DatabaseServer {}: {}{age}", found.names.database, found.server, explain(&found.data));
-    context.platform.event(database, EventType::Normal, "DataAdopted", note.clone());
+    context.platform.event(database, EventType::Normal, EventReason::DataAdopted, note.clone());
     if let Some(customer) = customer_of(database) {
-        context.platform.event(&customer, EventType::Normal, "DataAdopted", note);
+        context.platform.event(&customer, EventType::Normal, EventReason::DataAdopted, note);
     }
 }
 

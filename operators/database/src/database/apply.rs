@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ahoi_api::CredentialsStatus;
+use ahoi_api::{CredentialsStatus, EventReason};
 use ahoi_reconcile::{Error, EventType, is_ready};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -67,7 +67,7 @@ pub async fn apply(context: &Context, references: &References, desired: &Desired
         let known = database.status.as_ref().and_then(|status| status.credentials.as_ref());
         let now = jiff::Timestamp::now();
         credentials = rotation::begun(database.spec.credentials.as_ref(), known, Some(login.clone()), now);
-        former = Some(Kept::Young.explain(&login));
+        former = Some(Kept::Recent.explain(&login));
         login.clone_from(&names.other);
     }
     if let LoginAction::Replace { losses } = desired.login {
@@ -111,7 +111,7 @@ fn record_events(
                 "Secret {} was deleted or modified; created a new login with a new password",
                 binding.name_any()
             );
-            context.platform.event(database, EventType::Warning, "PasswordReplaced", note);
+            context.platform.event(database, EventType::Warning, EventReason::PasswordReplaced, note);
             context.metrics.password_changes.inc();
         }
         (_, binding) => {
@@ -126,7 +126,7 @@ fn record_reverted_secret(context: &Context, references: &References, now: &Secr
     let (Some(before), Some(known)) = (&references.binding, references.known_version()) else { return };
     if known == secret::version(now) && known != secret::version(before) {
         let note = format!("reverted changes of Secret {}", now.name_any());
-        context.platform.event(&*references.database, EventType::Warning, "Repaired", note);
+        context.platform.event(&*references.database, EventType::Warning, EventReason::Repaired, note);
     }
 }
 
@@ -139,7 +139,7 @@ fn record_steps(context: &Context, references: &References, desired: &Desired, m
     if desired.former_level != desired.level {
         let (reason, note) = desired.level.explain();
         let type_ = if desired.level == Level::Within { EventType::Normal } else { EventType::Warning };
-        info!(server = name, database = references.names.database, reason, "the level of the quota changed");
+        info!(server = name, database = references.names.database, %reason, "the level of the quota changed");
         context.platform.event(database, type_, reason, note);
         return;
     }
@@ -157,5 +157,5 @@ fn record_steps(context: &Context, references: &References, desired: &Desired, m
     let what = topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>().join(", ");
     warn!(server = name, database = references.names.database, what, "reverted changes by others");
     let note = format!("reverted changes on DatabaseServer {name}: {what}");
-    context.platform.event(database, EventType::Warning, "Repaired", note);
+    context.platform.event(database, EventType::Warning, EventReason::Repaired, note);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseServer, DeletionPolicy};
+use ahoi_api::{Database, DatabaseServer, DeletionPolicy, EventReason, Reason};
 use ahoi_reconcile::{Error, EventType, age};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,7 +14,6 @@ use crate::context::Context;
 use crate::object;
 use crate::outage::is_usable;
 use crate::pending;
-use crate::postgres::execute::NOT_OURS;
 use crate::postgres::names::Names;
 use crate::removal::{Removal, apply_deletion_policy};
 use crate::verifiers;
@@ -24,8 +23,6 @@ use crate::verifiers;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time limit of one attempt: more than that of a statement, and less than that of a reconcile.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(75);
-/// Reason while PostgreSQL refuses a step of the removal.
-const REFUSED: &str = "RemovalRefused";
 
 /// Closes, archives or drops the database, as its deletion policy demands.
 pub async fn cleanup(context: &Context, database: &Database) -> Result<(), Error> {
@@ -47,7 +44,7 @@ async fn remove(context: &Context, database: &Database, server: String, removal:
             "DatabaseServer {server} was deleted; database {} stays on the server as it is, drop it there if it is not needed",
             names.database
         );
-        record_event(context, database, None, "DatabaseServerNotFound", note);
+        record_event(context, database, None, EventReason::DatabaseServerNotFound, note);
         return Ok(());
     };
     let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, on_server(context, database, &server, removal)).await;
@@ -60,7 +57,7 @@ async fn remove(context: &Context, database: &Database, server: String, removal:
     };
     let is_overdue = age(&removal.since, Timestamp::now()) >= SERVER_TIMEOUT;
     match error {
-        // One broken connection is retried: a server is unreachable when its own status says so.
+        // One broken connection is retried: a server is unreachable when its own status reports it.
         error @ Error::Waiting { .. } if is_usable(&server) => Err(error),
         Error::Waiting { message, .. } | Error::Structural { message, .. } if is_overdue => {
             postpone(context, database, &server, removal, message).await
@@ -69,7 +66,7 @@ async fn remove(context: &Context, database: &Database, server: String, removal:
             postpone(context, database, &server, removal, format!("{refusal:#}")).await
         }
         Error::Structural { reason, message } => Err(Error::waiting(reason, message)),
-        Error::Other(refusal) => Err(Error::waiting(REFUSED, format!("{refusal:#}"))),
+        Error::Other(refusal) => Err(Error::waiting(Reason::RemovalRefused, format!("{refusal:#}"))),
         error => Err(error),
     }
 }
@@ -92,7 +89,7 @@ async fn postpone(
         "database {removed} could not be removed (policy {policy:?}): {why}. The removal is in status.pendingRemovals of \
          DatabaseServer {name} and is repeated until it succeeds"
     );
-    record_event(context, database, Some(server), "RemovalPostponed", note);
+    record_event(context, database, Some(server), EventReason::RemovalPostponed, note);
     if policy == DeletionPolicy::Retain
         && let Ok(instance) = context.instance(server)
     {
@@ -109,7 +106,7 @@ async fn on_server(
 ) -> Result<(), Error> {
     let instance = context.instance(server)?;
     if let Some(note) = apply_deletion_policy(&instance, removal).await? {
-        record_event(context, database, Some(server), NOT_OURS, note);
+        record_event(context, database, Some(server), Reason::DatabaseNotOwned, note);
     }
     Ok(())
 }
@@ -124,9 +121,16 @@ fn deleted_at(database: &Database) -> Time {
 }
 
 /// Records what stays on the server. On the DatabaseServer as well, because a namespace that is being deleted accepts no events.
-fn record_event(context: &Context, database: &Database, server: Option<&DatabaseServer>, reason: &str, note: String) {
+fn record_event(
+    context: &Context,
+    database: &Database,
+    server: Option<&DatabaseServer>,
+    reason: impl Into<String>,
+    note: String,
+) {
+    let reason = reason.into();
     warn!(reason, "{note}");
-    context.platform.event(database, EventType::Warning, reason, &note);
+    context.platform.event(database, EventType::Warning, &reason, &note);
     if let Some(server) = server {
         context.platform.event(server, EventType::Warning, reason, note);
     }

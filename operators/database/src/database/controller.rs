@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseStatus, finalizers};
-use ahoi_reconcile::{Error, Progress, Reconciler, Verdict, conditions, is_ready};
+use ahoi_api::{ConnectionPool, Database, DatabaseStatus, Reason, finalizers};
+use ahoi_reconcile::{Controller, Error, ObjectRef, Platform, Progress, Reconciler, Verdict, conditions, is_ready};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -15,23 +15,29 @@ use super::observe::observe;
 use super::place::{place, place_again};
 use super::references::{dereference, validate};
 use super::status::status;
+use crate::caches::Caches;
 use crate::context::Context;
 use crate::outage::{is_long, is_usable};
-use crate::postgres::execute::NOT_OURS;
-use crate::postgres::failure::{SERVER_READ_ONLY, SERVER_UNREACHABLE};
 
 /// Delay until a Database that is Ready is reconciled again after an outage of its server; its sweeps come earlier.
 const AFTER_OUTAGE: Duration = Duration::from_secs(300);
 
-/// Reason while another object has the name of the binding Secret.
-const NAME_CONFLICT: &str = "NameConflict";
-/// Delay until that is checked again: objects of others are not watched.
+/// Delay until the name of the binding Secret is checked again, which an object of another owner has: such objects are not watched.
 const CONFLICT_RECHECK: Duration = Duration::from_secs(30);
 
 /// The controller of Databases.
-pub struct Databases(pub Arc<Context>);
+pub struct DatabaseController(pub Arc<Context>);
 
-impl Databases {
+impl DatabaseController {
+    /// Which changes trigger a reconcile.
+    pub fn watch(platform: &Platform, caches: &Caches) -> Controller<Database> {
+        Controller::new(platform, &caches.databases)
+            .owns(&caches.bindings)
+            .watches(&caches.servers, caches.databases_of_server())
+            .watches(&caches.connection_pools, |pool: &ConnectionPool| database_of(pool))
+            .watches(&caches.secrets, caches.databases_of_secret())
+    }
+
     /// The reconcile, stage by stage.
     async fn run(&self, database: &Database) -> Result<Progress<DatabaseStatus>, Error> {
         let context = &self.0;
@@ -45,7 +51,7 @@ impl Databases {
     }
 }
 
-impl Reconciler for Databases {
+impl Reconciler for DatabaseController {
     type Kind = Database;
     const NAME: &'static str = "database";
     const FINALIZER: Option<&'static str> = Some(finalizers::DATABASE);
@@ -57,18 +63,18 @@ impl Reconciler for Databases {
             Err(error)
                 if is_ready(database)
                     && self.server_reports(database, error.reason())
-                    && !(error.reason() == SERVER_UNREACHABLE && self.is_long_outage(database)) =>
+                    && !(error.reason() == Reason::DatabaseServerUnreachable && self.is_long_outage(database)) =>
             {
                 Ok(Progress::new(database.status.clone().unwrap_or_default()).requeue_in(AFTER_OUTAGE))
             }
-            Err(error) if error.reason() == NAME_CONFLICT => {
+            Err(error) if error.reason() == Reason::NameConflict => {
                 let (namespace, generation) = (database.namespace().unwrap_or_default(), database.metadata.generation);
                 let now = self.0.caches.databases.get_in(&namespace, &database.name_any());
                 let mut status = now.and_then(|now| now.status.clone()).unwrap_or_default();
                 conditions::set_verdict(&mut status.conditions, generation, Verdict::from(&error));
                 Ok(Progress::new(status).requeue_in(CONFLICT_RECHECK))
             }
-            Err(error) if error.reason() == NOT_OURS => place_again(&self.0, database, error).await,
+            Err(error) if error.reason() == Reason::DatabaseNotOwned => place_again(&self.0, database, error).await,
             outcome => outcome,
         }
     }
@@ -78,15 +84,21 @@ impl Reconciler for Databases {
     }
 }
 
-impl Databases {
+impl DatabaseController {
     /// Whether the DatabaseServer reports this error itself. A Database may find first that its server is unreachable or read-only;
     /// any other error is the server's only while the server is not Ready.
     fn server_reports(&self, database: &Database, reason: &str) -> bool {
-        const OF_THE_SERVER: [&str; 5] =
-            ["WaitingForDatabaseServer", "LoginRefused", "NotTrusted", "SecretNotFound", "SecretIncomplete"];
+        const OF_THE_SERVER: [Reason; 5] = [
+            Reason::WaitingForDatabaseServer,
+            Reason::LoginRefused,
+            Reason::NotTrusted,
+            Reason::SecretNotFound,
+            Reason::SecretIncomplete,
+        ];
+        let Some(reason) = Reason::parse(reason) else { return false };
         let name = database.status.as_ref().and_then(|status| status.server.as_deref());
         let server = name.and_then(|name| self.0.caches.servers.get(name));
-        [SERVER_UNREACHABLE, SERVER_READ_ONLY].contains(&reason)
+        [Reason::DatabaseServerUnreachable, Reason::DatabaseServerReadOnly].contains(&reason)
             || OF_THE_SERVER.contains(&reason) && server.is_some_and(|server| !is_usable(&server))
     }
 
@@ -95,6 +107,12 @@ impl Databases {
         let server = name.and_then(|name| self.0.caches.servers.get(name));
         server.is_some_and(|server| is_long(&server, Timestamp::now()))
     }
+}
+
+/// The Database whose former login a ConnectionPool does not use any more; other changes of a ConnectionPool do not concern it.
+fn database_of(pool: &ConnectionPool) -> Option<ObjectRef<Database>> {
+    pool.status.as_ref()?.unused_login.as_ref()?;
+    Some(ObjectRef::new(&pool.spec.database_ref.name).within(&pool.namespace()?))
 }
 
 #[cfg(test)]

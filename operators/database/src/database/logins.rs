@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{ConnectionPool, CredentialsStatus, Database};
+use ahoi_api::{ConnectionPool, CredentialsStatus, Database, EventReason, Reason};
 use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -13,9 +13,9 @@ use tracing::warn;
 use super::references::References;
 use crate::context::Context;
 use crate::object;
-use crate::postgres::alike;
 use crate::postgres::desired::{Access, OtherLogin};
 use crate::postgres::execute;
+use crate::postgres::grants;
 use crate::postgres::names::Names;
 use crate::postgres::observe;
 use crate::postgres::scram::Credentials;
@@ -90,7 +90,7 @@ impl Logins<'_> {
                 self.postgres().name
             );
             warn!(server = self.postgres().name, "{note}");
-            self.record_event(EventType::Warning, "LoginsDiffer", note);
+            self.record_event(EventType::Warning, EventReason::LoginsDiffer, note);
         }
         Ok(binding)
     }
@@ -100,7 +100,7 @@ impl Logins<'_> {
     async fn copy_grants(&self, names: &Names) -> Result<Option<String>, Error> {
         let postgres = self.postgres();
         let before = observe::one(postgres, names).await?;
-        let steps = alike::steps(names, &before);
+        let steps = grants::steps(names, &before);
         for step in &steps {
             let done = execute::run(postgres, names, before.version, std::slice::from_ref(step)).await;
             done.or_else(|failed| if failed.is_refusal() { Ok(()) } else { Err(failed.into_error(postgres)) })?;
@@ -109,8 +109,8 @@ impl Logins<'_> {
             return Ok(None);
         }
         // PostgreSQL skips with a warning what a role may not revoke.
-        let left = alike::steps(names, &observe::one(postgres, names).await?);
-        Ok((!left.is_empty()).then(|| alike::explain(&left)))
+        let left = grants::steps(names, &observe::one(postgres, names).await?);
+        Ok((!left.is_empty()).then(|| grants::explain(&left)))
     }
 
     async fn change_server(&self, names: &Names, other: OtherLogin, verifier: &str) -> Result<Vec<Step>, Error> {
@@ -173,7 +173,7 @@ impl LoginPair for Logins<'_> {
 
     fn refused(&self, login: &str, why: &str) -> Error {
         Error::structural(
-            "NewLoginRefused",
+            Reason::NewLoginRefused,
             format!(
                 "DatabaseServer {} refuses the next login {login} of database {}: {why}. Allow it in pg_hba.conf; the present login \
                  stays in use until then",
@@ -197,7 +197,7 @@ impl LoginPair for Logins<'_> {
         kept_by(self.references.connection_pools.iter().map(|pool| &**pool), former)
     }
 
-    fn record_event(&self, type_: EventType, reason: &str, note: String) {
+    fn record_event(&self, type_: EventType, reason: EventReason, note: String) {
         self.context.platform.event(self.database(), type_, reason, note);
     }
 }

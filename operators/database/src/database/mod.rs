@@ -11,4 +11,4 @@ mod place;
 mod references;
 mod status;
 
-pub use self::controller::Databases;
+pub use self::controller::DatabaseController;

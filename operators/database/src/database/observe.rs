@@ -37,7 +37,7 @@ pub struct Observed {
     pub at: Timestamp,
 }
 
-/// Asks PostgreSQL what memory and objects do not tell.
+/// Asks PostgreSQL for what memory and objects do not contain.
 pub async fn observe(context: &Context, references: &References, valid: Validated) -> Result<Observed, Error> {
     let References { database, instance, names, other, .. } = references;
     let (now, status) = (Timestamp::now(), database.status.clone().unwrap_or_default());

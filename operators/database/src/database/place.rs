@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahoi_api::{Database, DatabaseServer, DatabaseStatus};
+use ahoi_api::{Database, DatabaseServer, DatabaseStatus, Reason};
 use ahoi_reconcile::{Error, Progress, Verdict, conditions};
 use kube::ResourceExt;
 
@@ -97,7 +97,7 @@ fn assign(status: &mut DatabaseStatus, database: &Database, server: String, name
     conditions::set_verdict(
         &mut status.conditions,
         database.metadata.generation,
-        Verdict::progressing("Creating", message),
+        Verdict::progressing(Reason::Creating, message),
     );
     let is_known = status.database_name.as_ref() == Some(&names.database);
     status.login = status.login.take().filter(|_| is_known).or(Some(names.login));

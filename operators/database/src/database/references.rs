@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ahoi_api::{ConnectionPool, Database, DatabaseServer};
+use ahoi_api::{ConnectionPool, Database, DatabaseServer, Reason};
 use ahoi_reconcile::Error;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
@@ -25,7 +25,7 @@ pub struct Validated {
 /// Checks the spec.
 pub fn validate(database: &Database) -> Result<Validated, Error> {
     let storage = database.spec.storage.bytes();
-    let storage = storage.map_err(|error| Error::terminal("InvalidSize", format!("spec.storage: {error}")))?;
+    let storage = storage.map_err(|error| Error::terminal(Reason::InvalidSize, format!("spec.storage: {error}")))?;
     parameters::check(&database.spec.parameters)?;
     Ok(Validated { storage })
 }

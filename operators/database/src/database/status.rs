@@ -1,6 +1,6 @@
 //! The stage `status`: what the Database reports, and when it is reconciled again. Pure.
 
-use ahoi_api::{Binding, Database, DatabaseStatus};
+use ahoi_api::{Binding, Database, DatabaseStatus, Reason};
 use ahoi_reconcile::{Progress, Verdict, conditions};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -14,9 +14,6 @@ use super::references::References;
 use crate::postgres::names::Names;
 use crate::quota::{self, Level};
 use crate::secret;
-
-/// Reason while the Secret was lost again and the login is not replaced yet.
-const SECRET_LOST: &str = "SecretLost";
 
 /// The status, and the delay until the next reconcile.
 pub fn status(references: &References, desired: &Desired, applied: Applied) -> Progress<DatabaseStatus> {
@@ -44,7 +41,7 @@ pub fn status(references: &References, desired: &Desired, applied: Applied) -> P
     ];
     let verdict = match (desired.level, &desired.login) {
         (Level::Closed, _) => Verdict::stalled(desired.level.explain().0, desired.level.explain().1),
-        (_, LoginAction::Hold(at)) => Verdict::progressing(SECRET_LOST, lost_again(database, names, *at)),
+        (_, LoginAction::Hold(at)) => Verdict::progressing(Reason::SecretLost, lost_again(database, names, *at)),
         _ => Verdict::ready(message.into_iter().flatten().collect::<Vec<_>>().join("; ")),
     };
     conditions::set_verdict(&mut status.conditions, generation, verdict);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ahoi_api::Reason;
 use ahoi_reconcile::Error;
 
 use super::corrections::Corrections;
@@ -13,7 +14,7 @@ use super::observe;
 use super::parameters;
 use super::plan::{self, Refusal};
 use super::server::Postgres;
-use super::step::{Place, Step};
+use super::step::{Scope, Step};
 
 /// How long a CREATE or DROP DATABASE waits for others to end: a slow server must not block all reconciles.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,7 +50,7 @@ pub async fn converge(
     match rest.first() {
         None => Ok(steps),
         Some(step) => Err(Error::structural(
-            "NotConverging",
+            Reason::NotConverging,
             format!(
                 "DatabaseServer {} does not change the {} of database {} as desired. Check the privileges of the admin role",
                 postgres.name,
@@ -99,17 +100,14 @@ pub async fn own_size(postgres: &Postgres, names: &Names) -> Result<Option<OwnSi
     Ok(Some(OwnSize { size, maps, is_rewriting }))
 }
 
-/// Reason while the database that the status names belongs to another object.
-pub const NOT_OURS: &str = "DatabaseNotOwned";
-
 /// The error for a refusal to plan.
 pub fn refused(postgres: &Postgres, refusal: Refusal) -> Error {
     match refusal {
         Refusal::NotOurs(message) => {
-            Error::structural(NOT_OURS, format!("DatabaseServer {}: {message}", postgres.name))
+            Error::structural(Reason::DatabaseNotOwned, format!("DatabaseServer {}: {message}", postgres.name))
         }
         Refusal::Missing(message) => {
-            Error::structural("DatabaseMissing", format!("DatabaseServer {}: {message}", postgres.name))
+            Error::structural(Reason::DatabaseMissing, format!("DatabaseServer {}: {message}", postgres.name))
         }
     }
 }
@@ -143,7 +141,7 @@ impl Failed {
         let sets = self.steps.iter().any(|step| matches!(step, Step::Set { .. }));
         match self.steps.as_slice() {
             [Step::Extension { extension, .. }] if !is_transient(code) => Error::structural(
-                "ExtensionRefused",
+                Reason::ExtensionRefused,
                 format!(
                     "spec.extensions: DatabaseServer {} refuses the extension {extension}: {message}. Remove it, or install it on \
                      the server",
@@ -167,11 +165,11 @@ fn is_transient(code: &str) -> bool {
 /// Runs the steps in order.
 pub async fn run(postgres: &Postgres, names: &Names, version: i32, steps: &[Step]) -> Result<(), Failed> {
     let mut done = 0;
-    for group in steps.chunk_by(|one, other| one.place() == other.place() && one.place() != Place::Alone) {
-        let outcome = match group.first().map(Step::place) {
-            Some(Place::Alone) => alone(postgres, version, group).await,
-            Some(Place::Server) => together(postgres, version, group).await,
-            Some(Place::Inside) => inside(postgres, names, version, group).await,
+    for group in steps.chunk_by(|one, other| one.scope() == other.scope() && one.scope() != Scope::Alone) {
+        let outcome = match group.first().map(Step::scope) {
+            Some(Scope::Alone) => alone(postgres, version, group).await,
+            Some(Scope::Server) => together(postgres, version, group).await,
+            Some(Scope::Inside) => inside(postgres, names, version, group).await,
             None => Ok(()),
         };
         outcome.map_err(|failed| Failed { done, ..failed })?;

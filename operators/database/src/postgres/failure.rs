@@ -1,5 +1,6 @@
 //! Why PostgreSQL did not run a statement, and what that means to a reconcile.
 
+use ahoi_api::Reason;
 use ahoi_reconcile::Error;
 use sqlx::postgres::PgDatabaseError;
 
@@ -12,13 +13,6 @@ const OBJECT_IN_USE: &str = "55006";
 /// SQLSTATE of a statement that would write in a read-only transaction.
 pub const READ_ONLY_TRANSACTION: &str = "25006";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
-
-/// Reason of a DatabaseServer that accepts no writes.
-pub const READ_ONLY: &str = "DatabaseServerReadOnly";
-/// Reason of a Database whose DatabaseServer accepts no writes.
-pub const SERVER_READ_ONLY: &str = "DatabaseServerReadOnly";
-/// Reason of a Database whose DatabaseServer is unreachable.
-pub const SERVER_UNREACHABLE: &str = "DatabaseServerUnreachable";
 
 /// Why a statement failed.
 #[derive(Debug)]
@@ -41,7 +35,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Classifies an error of the driver. `is_answering` says whether the server has answered a moment ago.
+    /// Classifies an error of the driver. `is_answering` is true if the server has answered a moment ago.
     pub fn of(error: &sqlx::Error, is_answering: bool) -> Self {
         if let Some(problem) = tls::problem(error) {
             return Failure::NotTrusted(problem);
@@ -73,7 +67,7 @@ impl Failure {
             Failure::Unreachable => unreachable(server),
             Failure::NotTrusted(problem) => not_trusted(server, &problem),
             Failure::LoginRefused(message) => Error::structural(
-                "LoginRefused",
+                Reason::LoginRefused,
                 format!(
                     "DatabaseServer {server} refuses the login of its admin Secret: {message}. Correct the Secret that \
                      spec.adminSecretRef names, or pg_hba.conf"
@@ -82,7 +76,7 @@ impl Failure {
             Failure::Busy => Error::Other(anyhow::anyhow!("DatabaseServer {server} has no free connection")),
             Failure::Refused { code, .. } if code == READ_ONLY_TRANSACTION => server_read_only(server),
             Failure::Refused { code, message } if code == INSUFFICIENT_PRIVILEGE => Error::structural(
-                "PrivilegeMissing",
+                Reason::PrivilegeMissing,
                 format!(
                     "the admin role of DatabaseServer {server} lacks a privilege: {message}. Grant it as a superuser"
                 ),
@@ -107,13 +101,16 @@ fn with_detail(answer: &dyn sqlx::error::DatabaseError, code: &str) -> String {
 
 /// The error of a Database whose server is unreachable. The same words however that was found, so that the status is written once.
 pub fn unreachable(server: &str) -> Error {
-    Error::waiting(SERVER_UNREACHABLE, format!("DatabaseServer {server} is unreachable; its condition Ready says why"))
+    Error::waiting(
+        Reason::DatabaseServerUnreachable,
+        format!("DatabaseServer {server} is unreachable: see its condition Ready"),
+    )
 }
 
 /// The error while the TLS of a server is not what its DatabaseServer demands.
 pub fn not_trusted(server: &str, problem: &str) -> Error {
     Error::structural(
-        "NotTrusted",
+        Reason::NotTrusted,
         format!(
             "DatabaseServer {server} is reachable but not trusted: {problem}. Check spec.host and spec.tls of the \
              DatabaseServer, and the certificate of the server"
@@ -123,7 +120,10 @@ pub fn not_trusted(server: &str, problem: &str) -> Error {
 
 /// The error of a Database whose server is read-only. The same words however that was found.
 pub fn server_read_only(server: &str) -> Error {
-    Error::waiting(SERVER_READ_ONLY, format!("DatabaseServer {server} is read-only; its condition Ready says why"))
+    Error::waiting(
+        Reason::DatabaseServerReadOnly,
+        format!("DatabaseServer {server} is read-only: see its condition Ready"),
+    )
 }
 
 /// The error of a DatabaseServer that is read-only.
@@ -133,5 +133,5 @@ pub fn read_only(server: &str, is_standby: bool) -> Error {
     } else {
         "default_transaction_read_only is on. Turn it off for the server and for the admin role"
     };
-    Error::structural(READ_ONLY, format!("DatabaseServer {server} is read-only: {problem}"))
+    Error::structural(Reason::DatabaseServerReadOnly, format!("DatabaseServer {server} is read-only: {problem}"))
 }

@@ -1,6 +1,5 @@
 //! PostgreSQL: connections to servers, their observed state, and the steps to the desired state. Knows SQL and no Kubernetes.
 
-pub mod alike;
 pub mod connections;
 pub mod corrections;
 pub mod desired;
@@ -8,6 +7,7 @@ pub mod disk;
 pub mod execute;
 pub mod failure;
 pub mod freeze;
+pub mod grants;
 pub mod lists;
 pub mod model;
 pub mod names;

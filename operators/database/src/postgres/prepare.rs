@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ahoi_api::{Passwords, PoolerLogin};
+use ahoi_api::{Passwords, PoolerLogin, Reason};
 use ahoi_reconcile::Error;
 use postgres_protocol::escape::{escape_identifier as id, escape_literal as literal};
 use serde::Deserialize;
@@ -189,7 +189,7 @@ pub async fn prepare(postgres: &Postgres, facts: Facts, poolers: &Poolers) -> Re
     match plan(&facts, poolers, true).first() {
         None => Ok(facts),
         Some(step) => Err(Error::structural(
-            "CannotPrepare",
+            Reason::CannotPrepare,
             format!(
                 "the admin role of DatabaseServer {} lacks the privilege for: {step}. Run it as a superuser",
                 postgres.name
@@ -205,14 +205,14 @@ fn check(server: &str, facts: &Facts) -> Result<(), Error> {
     if facts.version < OLDEST {
         let version = &facts.version_text;
         return Err(Error::structural(
-            "VersionTooOld",
+            Reason::VersionTooOld,
             format!("DatabaseServer {server} runs PostgreSQL {version}; upgrade it to version 14 or newer"),
         ));
     }
     // Before PostgreSQL 16, CREATEROLE is not enough to act on behalf of a role that was created with it.
     if !(facts.superuser || facts.creates && facts.version >= 160_000) {
         return Err(Error::structural(
-            "PrivilegeMissing",
+            Reason::PrivilegeMissing,
             format!(
                 "the admin role of DatabaseServer {server} must be a superuser or, from PostgreSQL 16 on, have CREATEDB \
                  and CREATEROLE"
@@ -221,7 +221,7 @@ fn check(server: &str, facts: &Facts) -> Result<(), Error> {
     }
     if facts.passwords() == Passwords::File && !facts.owned.contains(&facts.admin_database) {
         return Err(Error::structural(
-            "AdminDatabaseNotOwned",
+            Reason::AdminDatabaseNotOwned,
             format!(
                 "the admin role of DatabaseServer {server} does not own the admin database {}. Create a database that it owns, and \
                  set spec.adminDatabase to its name",

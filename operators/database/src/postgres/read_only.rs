@@ -1,8 +1,9 @@
 //! Whether a server accepts writes. One that does not is not Ready and gets no new databases; its customers go on.
 
+use ahoi_api::Reason;
 use ahoi_reconcile::Error;
 
-use super::failure::{Failure, READ_ONLY, READ_ONLY_TRANSACTION, read_only};
+use super::failure::{Failure, READ_ONLY_TRANSACTION, read_only};
 use super::server::Postgres;
 
 /// SQLSTATEs of a disk that is full or broken.
@@ -18,7 +19,7 @@ pub async fn prove_writes(postgres: &Postgres) -> Result<(), Error> {
     let name = &postgres.name;
     postgres.run(WRITE).await.map_err(|failure| match failure {
         Failure::Refused { code, message } if DISK.contains(&code.as_str()) => Error::structural(
-            READ_ONLY,
+            Reason::DatabaseServerReadOnly,
             format!(
                 "DatabaseServer {name} cannot write to its disk: {message} (SQLSTATE {code}). Free or add disk space"
             ),

@@ -1,6 +1,6 @@
 //! Closes, archives or drops a database, as the deletion policy of its object demands.
 
-use ahoi_api::DeletionPolicy;
+use ahoi_api::{DeletionPolicy, Reason};
 use ahoi_reconcile::Error;
 use postgres_protocol::escape::escape_identifier;
 use tracing::warn;
@@ -67,7 +67,7 @@ async fn run(postgres: &Postgres, names: &Names, version: i32, steps: &[Step]) -
             outcome => outcome.map_err(|failed| failed.into_error(postgres))?,
         }
     }
-    if in_use.is_empty() { Ok(()) } else { Err(Error::structural("RoleInUse", in_use.join("; "))) }
+    if in_use.is_empty() { Ok(()) } else { Err(Error::structural(Reason::RoleInUse, in_use.join("; "))) }
 }
 
 /// Revokes what others have granted to a role outside of its own database. Where the role owns objects nothing is done: they

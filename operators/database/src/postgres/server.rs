@@ -103,7 +103,7 @@ pub struct PostgresServers {
 }
 
 impl PostgresServers {
-    /// No connection yet. `log_statements` says whether servers may log the statements of these sessions, verifiers among them.
+    /// No connection yet. `log_statements` allows servers to log the statements of these sessions, verifiers among them.
     pub fn new(log_statements: bool) -> Self {
         let session: &[&str] = if log_statements { &[SELF_GRANT] } else { &[NOT_LOGGED, SELF_GRANT] };
         PostgresServers { servers: Mutex::default(), session }

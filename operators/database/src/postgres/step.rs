@@ -81,7 +81,7 @@ pub enum Step {
 
 /// Where a step runs, and in which transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Scope {
     /// In the admin database, in one transaction with adjacent steps.
     Server,
     /// In the admin database, outside of any transaction.
@@ -127,16 +127,16 @@ impl Topic {
 
 impl Step {
     /// Where it runs.
-    pub fn place(&self) -> Place {
+    pub fn scope(&self) -> Scope {
         match self {
-            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Terminate { .. } => Place::Alone,
+            Step::CreateDatabase { .. } | Step::DropDatabase { .. } | Step::Terminate { .. } => Scope::Alone,
             Step::PublicSchema { .. }
             | Step::Extension { .. }
             | Step::Seal { .. }
             | Step::RefuseWrites { .. }
             | Step::AllowWrites { .. }
-            | Step::Thaw => Place::Inside,
-            _ => Place::Server,
+            | Step::Thaw => Scope::Inside,
+            _ => Scope::Server,
         }
     }
 

@@ -9,7 +9,7 @@
 
 mod renewal;
 
-use ahoi_api::{Credentials as Request, CredentialsStatus};
+use ahoi_api::{Credentials as Request, CredentialsStatus, EventReason};
 use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use tracing::info;
@@ -68,14 +68,14 @@ pub trait LoginPair: Sync {
     }
 
     /// Records an event on the object of the pair.
-    fn record_event(&self, type_: EventType, reason: &str, note: String);
+    fn record_event(&self, type_: EventType, reason: EventReason, note: String);
 }
 
 /// What keeps a former login open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
     /// The rotation is recent: clients change over.
-    Young,
+    Recent,
     /// The Secret of a ConnectionPool still has the former login.
     Unproved(String),
     /// Clients of a ConnectionPool use it.
@@ -88,7 +88,7 @@ impl Kept {
     /// What keeps `former` open and what to do about it. Stable, so that the status is written once.
     pub fn explain(&self, former: &str) -> String {
         match self {
-            Kept::Young => format!("the former login {former} stays open while clients change over"),
+            Kept::Recent => format!("the former login {former} stays open while clients change over"),
             Kept::Unproved(name) => format!(
                 "the former login {former} stays open because the Secret of ConnectionPool {name} still has it; the conditions of \
                  the ConnectionPool say why"
@@ -140,7 +140,7 @@ pub async fn replace<P: LoginPair>(
     if let Some(former) = former {
         let note = format!("{} {} replaces {former}, which stays open until it is unused", P::NAME, next.name);
         info!(server = pair.postgres().name, login = next.name, former, "rotated the credentials");
-        pair.record_event(EventType::Normal, "CredentialsRotated", note);
+        pair.record_event(EventType::Normal, EventReason::CredentialsRotated, note);
     }
     Ok((created, published))
 }
@@ -152,7 +152,7 @@ pub async fn kept_open<P: LoginPair>(
     status: &CredentialsStatus,
     now: Timestamp,
 ) -> Result<Option<Kept>, Error> {
-    let kept = if age(status, now) < GRACE { Some(Kept::Young) } else { pair.kept_by(former) };
+    let kept = if age(status, now) < GRACE { Some(Kept::Recent) } else { pair.kept_by(former) };
     let kept = match kept {
         Some(kept) => Some(kept),
         None => {
@@ -167,7 +167,7 @@ pub async fn kept_open<P: LoginPair>(
 pub fn record_closed<P: LoginPair>(pair: &P, former: &str) {
     info!(server = pair.postgres().name, former, "closed a former login");
     let note = format!("closed {} {former}, which was replaced and is unused", P::NAME);
-    pair.record_event(EventType::Normal, "FormerLoginClosed", note);
+    pair.record_event(EventType::Normal, EventReason::FormerLoginClosed, note);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Cleanup of a deleted DatabaseServer: drops the poolers' logins, unless databases are placed on it. These are served until a
 //! DatabaseServer describes their server again, which then drops the former logins ([`removed_poolers`](super::removed_poolers)).
 
-use ahoi_api::{DatabaseServer, Passwords};
+use ahoi_api::{DatabaseServer, EventReason, Passwords};
 use ahoi_reconcile::{Class, Error, EventType};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -29,7 +29,7 @@ pub async fn remove(context: &Context, server: &DatabaseServer) -> Result<(), Er
         }
         let note =
             format!("could not drop the logins {}: {error}. Drop them on the server if they exist", logins.join(", "));
-        context.platform.event(server, EventType::Warning, "PoolerLoginsLeft", note);
+        context.platform.event(server, EventType::Warning, EventReason::PoolerLoginsLeft, note);
     }
     pooler_secret::prune(context).await
 }
@@ -54,31 +54,4 @@ async fn drop_logins(context: &Context, server: &DatabaseServer, logins: &[Strin
 }
 
 #[cfg(test)]
-mod tests {
-    use ahoi_api::DatabaseServerStatus;
-    use ahoi_reconcile::testing::ApiServer;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
-    use super::*;
-    use crate::testing::{context, server};
-
-    fn deleted(since: SignedDuration, passwords: Passwords) -> DatabaseServer {
-        let mut server = server("pg-1");
-        server.metadata.deletion_timestamp = Some(Time(Timestamp::now() - since));
-        server.status = Some(DatabaseServerStatus { passwords: Some(passwords), ..DatabaseServerStatus::default() });
-        server
-    }
-
-    /// Its admin Secret was deleted as well.
-    #[tokio::test]
-    async fn an_unusable_server_does_not_block_deletion() {
-        let context = context(&ApiServer::new(), vec![], vec![], vec![]);
-        remove(&context, &deleted(SignedDuration::ZERO, Passwords::Lookup)).await.unwrap();
-    }
-
-    #[test]
-    fn an_unreachable_server_blocks_deletion_for_a_minute() {
-        assert!(!has_waited(&deleted(SignedDuration::from_secs(50), Passwords::Lookup)));
-        assert!(has_waited(&deleted(SignedDuration::from_secs(70), Passwords::Lookup)));
-    }
-}
+mod tests;

@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahoi_api::{
-    Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, Passwords, READY_TO_RESTART, finalizers,
+    Database, DatabaseServer, DatabaseServerStatus, MaintenanceStatus, Passwords, READY_TO_RESTART, Reason, finalizers,
 };
-use ahoi_reconcile::{Error, Progress, Reconciler, Verdict, conditions, is_ready};
+use ahoi_reconcile::{Controller, Error, Platform, Progress, Reconciler, Verdict, conditions, is_ready};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::pooler::{self, Pooler};
 use super::status::{self, Swept};
 use super::{cleanup, databases, extensions, fleets, maintenance, measure, passwords, pooler_secret, removed_poolers};
+use crate::caches::Caches;
 use crate::context::Context;
 use crate::memory::Instance;
-use crate::outage::{self, UNREACHABLE, is_usable};
+use crate::outage::{self, is_usable};
 use crate::pending;
-use crate::postgres::failure::{SERVER_READ_ONLY, read_only};
+use crate::postgres::failure::read_only;
 use crate::postgres::model::Observed;
 use crate::postgres::observe;
 use crate::postgres::prepare::{self, Facts};
@@ -31,9 +32,16 @@ const RETRY_REFUSED: Duration = Duration::from_secs(15);
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The controller of DatabaseServers.
-pub struct Servers(pub Arc<Context>);
+pub struct DatabaseServerController(pub Arc<Context>);
 
-impl Servers {
+impl DatabaseServerController {
+    /// Which changes trigger a reconcile.
+    pub fn watch(platform: &Platform, caches: &Caches) -> Controller<DatabaseServer> {
+        Controller::new(platform, &caches.servers)
+            .watches(&caches.secrets, caches.servers_of_secret())
+            .watches(&caches.fleets, fleets::servers_of_fleet(&caches.fleets))
+    }
+
     /// A sweep, stage by stage: prepares the server, compares all databases with their objects, and catches up on removals.
     async fn sweep(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
         let mut status = server.status.clone().unwrap_or_default();
@@ -115,7 +123,7 @@ impl Servers {
     }
 }
 
-impl Reconciler for Servers {
+impl Reconciler for DatabaseServerController {
     type Kind = DatabaseServer;
     const NAME: &'static str = "database-server";
     const FINALIZER: Option<&'static str> = Some(finalizers::DATABASE_SERVER);
@@ -139,7 +147,7 @@ impl Reconciler for Servers {
     }
 }
 
-impl Servers {
+impl DatabaseServerController {
     /// Sweeps the server, or only measures its databases between two sweeps.
     async fn sweep_or_measure(&self, server: &DatabaseServer) -> Result<Progress<DatabaseServerStatus>, Error> {
         let outcome = match self.between_sweeps(server) {
@@ -149,7 +157,7 @@ impl Servers {
         let servers = &self.0.caches.servers;
         self.0.metrics.server(&server.name_any(), outcome.is_ok(), |name| servers.get(name).is_some());
         match outcome {
-            Err(Error::Waiting { reason, .. }) if reason == SERVER_READ_ONLY => {
+            Err(Error::Waiting { reason, .. }) if reason == Reason::DatabaseServerReadOnly => {
                 let found = read_only(&server.name_any(), false);
                 Ok(stalled(server, Verdict::from(&found), RETRY_REFUSED))
             }
@@ -216,7 +224,7 @@ fn unreachable(server: &DatabaseServer) -> Verdict {
         "PostgreSQL at {} port {} is unreachable: check that it is running and accepts connections of this controller",
         spec.host, spec.port
     );
-    Verdict::stalled(UNREACHABLE, message)
+    Verdict::stalled(Reason::DatabaseServerUnreachable, message)
 }
 
 /// The present status with another verdict.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus};
+use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, EventReason};
 use ahoi_reconcile::{Error, EventType, ObjectRef, Progress, is_ready};
 use kube::ResourceExt;
 use tracing::{info, warn};
@@ -89,7 +89,7 @@ async fn limit_temporary_files(
             "ended the sessions of database {} that had temporary files: these were larger than its storage",
             wanted.database
         );
-        context.platform.event(&***database, EventType::Warning, "TemporaryFilesRemoved", note);
+        context.platform.event(&***database, EventType::Warning, EventReason::TemporaryFilesRemoved, note);
     }
     Ok(())
 }
@@ -138,7 +138,7 @@ pub async fn close_orphans(
         let note = "many databases on this server have no Database any more, so their logins are not closed: restore the \
                     Databases, or drop the databases that are not needed";
         warn!(server = instance.name, count = found.too_many, "many databases have no object");
-        context.platform.event(server, EventType::Warning, "ManyOrphans", note);
+        context.platform.event(server, EventType::Warning, EventReason::ManyOrphans, note);
     }
     for Orphan { names, ownership } in found.close {
         let owner = observe::owner_of(&instance.postgres, &names).await?;
@@ -158,7 +158,7 @@ pub async fn close_orphans(
             "Database {}/{} of database {} was deleted without cleanup: closed its logins and kept its data",
             identity.namespace, identity.name, names.database
         );
-        context.platform.event(server, EventType::Warning, "OrphanClosed", note);
+        context.platform.event(server, EventType::Warning, EventReason::OrphanClosed, note);
     }
     Ok(())
 }

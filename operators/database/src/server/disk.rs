@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL does not report the size of its disk, so `spec.diskSize` does. Its log and other files on the disk are not counted.
 
-use ahoi_api::{DatabaseServer, DatabaseServerStatus};
+use ahoi_api::{DatabaseServer, DatabaseServerStatus, Reason};
 use ahoi_reconcile::conditions::{self, ConditionStatus, DesiredCondition, find};
 
 /// Type of the condition about the disk.
@@ -42,10 +42,10 @@ pub fn set_condition(status: &mut DatabaseServerStatus, server: &DatabaseServer,
              and spec.diskSize, or drop databases that status.kept lists",
             server.spec.disk_size.as_ref().map(ToString::to_string).unwrap_or_default()
         );
-        DesiredCondition::new(DISK, ConditionStatus::False, "DiskNearlyFull", message)
+        DesiredCondition::new(DISK, ConditionStatus::False, Reason::DiskNearlyFull, message)
     } else {
         let message = format!("less than {NEARLY_FULL} % of the disk is used");
-        DesiredCondition::new(DISK, ConditionStatus::True, "EnoughSpace", message)
+        DesiredCondition::new(DISK, ConditionStatus::True, Reason::EnoughSpace, message)
     };
     let _ = conditions::set(&mut status.conditions, desired.observed_generation(server.metadata.generation));
     // The loss of precision does not matter for a fraction.
@@ -57,38 +57,28 @@ pub fn set_condition(status: &mut DatabaseServerStatus, server: &DatabaseServer,
 pub fn temporary_condition(admin_limits: bool, server_limit: &str, admin: &str) -> DesiredCondition {
     if admin_limits || server_limit != "-1" {
         let message = "the temporary files of each session are limited";
-        return DesiredCondition::new(TEMPORARY, ConditionStatus::True, "Limited", message);
+        return DesiredCondition::new(TEMPORARY, ConditionStatus::True, Reason::Limited, message);
     }
     let message = format!(
         "the temporary files of one customer can fill the disk: as a superuser run GRANT SET ON PARAMETER temp_file_limit TO \
          \"{admin}\", or set temp_file_limit in postgresql.conf"
     );
-    DesiredCondition::new(TEMPORARY, ConditionStatus::False, "PrivilegeMissing", message)
+    DesiredCondition::new(TEMPORARY, ConditionStatus::False, Reason::PrivilegeMissing, message)
 }
 
 /// Whether every login may connect to databases of the administrators. `open` are their quoted names.
 pub fn maintenance_databases_condition(open: &[String]) -> DesiredCondition {
     if open.is_empty() {
         let message = "logins of customers may connect to their own databases only";
-        return DesiredCondition::new(MAINTENANCE_DATABASES, ConditionStatus::True, "Closed", message);
+        return DesiredCondition::new(MAINTENANCE_DATABASES, ConditionStatus::True, Reason::Closed, message);
     }
     let message = format!(
         "every login may connect to databases that the admin role does not own: as their owner, GRANT CONNECT to the roles that \
          need it, and then run REVOKE CONNECT ON DATABASE {} FROM PUBLIC",
         open.join(", ")
     );
-    DesiredCondition::new(MAINTENANCE_DATABASES, ConditionStatus::False, "OpenToPublic", message)
+    DesiredCondition::new(MAINTENANCE_DATABASES, ConditionStatus::False, Reason::OpenToPublic, message)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn open_databases_are_named_with_the_remedy() {
-        let open = maintenance_databases_condition(&["\"postgres\"".into(), "\"template1\"".into()]);
-        assert_eq!((open.status, open.reason.as_str()), (ConditionStatus::False, "OpenToPublic"));
-        insta::assert_snapshot!(open.message, @r#"every login may connect to databases that the admin role does not own: as their owner, GRANT CONNECT to the roles that need it, and then run REVOKE CONNECT ON DATABASE "postgres", "template1" FROM PUBLIC"#);
-        assert_eq!(maintenance_databases_condition(&[]).status, ConditionStatus::True);
-    }
-}
+mod tests;

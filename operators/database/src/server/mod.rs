@@ -9,7 +9,7 @@ mod fleets;
 mod kept;
 mod maintenance;
 mod measure;
-mod others;
+mod other_clusters;
 mod passwords;
 mod pooler;
 mod pooler_secret;
@@ -17,5 +17,4 @@ mod removed_poolers;
 mod status;
 mod sweep;
 
-pub use self::controller::Servers;
-pub use self::fleets::servers_of_fleet;
+pub use self::controller::DatabaseServerController;

@@ -2,7 +2,7 @@
 //! uses it. Every agent keeps a connection to each of its servers by its login, so the sessions on the server show which agents
 //! have not changed over yet.
 
-use ahoi_api::{DatabaseServer, DatabaseServerStatus, PoolerLogin};
+use ahoi_api::{DatabaseServer, DatabaseServerStatus, EventReason, PoolerLogin, Reason};
 use ahoi_reconcile::{Error, EventType};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -128,7 +128,7 @@ impl LoginPair for Pooler<'_> {
 
     fn refused(&self, login: &str, why: &str) -> Error {
         Error::structural(
-            "PoolerLoginRefused",
+            Reason::PoolerLoginRefused,
             format!(
                 "DatabaseServer {} refuses the pooler login {login}: {why}. Allow it in pg_hba.conf; the poolers keep their \
                  present login until then",
@@ -151,7 +151,7 @@ impl LoginPair for Pooler<'_> {
         is_unused && was_unused
     }
 
-    fn record_event(&self, type_: EventType, reason: &str, note: String) {
+    fn record_event(&self, type_: EventType, reason: EventReason, note: String) {
         self.context.platform.event(self.server, type_, reason, note);
     }
 }

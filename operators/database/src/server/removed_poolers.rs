@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use ahoi_api::DatabaseServer;
+use ahoi_api::{DatabaseServer, EventReason};
 use ahoi_reconcile::{Error, EventType};
 use kube::ResourceExt;
 use postgres_protocol::escape::escape_identifier as id;
@@ -35,7 +35,7 @@ pub async fn drop_unused(context: &Context, server: &DatabaseServer, instance: &
         match postgres.run(&drop_login(login)).await {
             Ok(()) => {
                 let note = format!("dropped login {login}, which poolers used for a deleted DatabaseServer");
-                context.platform.event(server, EventType::Normal, "RemovedLoginDropped", note);
+                context.platform.event(server, EventType::Normal, EventReason::RemovedLoginDropped, note);
             }
             Err(Failure::Refused { code, message }) => {
                 warn!(
@@ -60,20 +60,4 @@ fn removed<'a>(found: &'a [(String, String)], cluster: &str, living: &HashSet<St
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_logins_of_this_cluster_without_a_server_are_dropped() {
-        let owner =
-            |cluster: &str, server: &str| LoginOwner { cluster: cluster.into(), server: server.into() }.comment();
-        let found = [
-            ("ahoi_pooler_00000001_a", owner("c1", "living")),
-            ("ahoi_pooler_00000002_a", owner("c1", "deleted")),
-            ("ahoi_pooler_00000003_a", owner("c2", "deleted")),
-            ("ahoi_pooler_00000004_a", "of cluster c1, by a person".to_owned()),
-        ]
-        .map(|(login, comment)| (login.to_owned(), comment));
-        assert_eq!(removed(&found, "c1", &["living".to_owned()].into()), ["ahoi_pooler_00000002_a"]);
-    }
-}
+mod tests;

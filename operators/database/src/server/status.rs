@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus};
+use ahoi_api::{Database, DatabaseServer, DatabaseServerStatus, EventReason};
 use ahoi_reconcile::{Error, EventType, Progress, Verdict, conditions};
 use kube::ResourceExt;
 
 use super::databases::storage_of;
 use super::measure::next_measurement;
 use super::sweep::{self, ours};
-use super::{disk, kept, others};
+use super::{disk, kept, other_clusters};
 use crate::context::Context;
 use crate::memory::Instance;
 use crate::postgres::disk::used;
@@ -66,11 +66,11 @@ fn report_others(context: &Context, server: &DatabaseServer, observed: &Observed
     let found = sweep::other_clusters(observed, cluster, &server.spec.shared_with_clusters);
     let is_new = found.iter().any(|other| status.other_clusters.iter().all(|known| known.id != other.id));
     status.other_clusters = found;
-    others::set_condition(status, server);
-    let condition = conditions::find(&status.conditions, others::DATA_OF_OTHER_CLUSTERS);
+    other_clusters::set_condition(status, server);
+    let condition = conditions::find(&status.conditions, other_clusters::DATA_OF_OTHER_CLUSTERS);
     if let Some(condition) = condition.filter(|_| is_new) {
-        let (reason, note) = (others::DATA_OF_OTHER_CLUSTERS, condition.message.clone());
-        context.platform.event(server, EventType::Warning, reason, note);
+        let note = condition.message.clone();
+        context.platform.event(server, EventType::Warning, EventReason::DataOfOtherClusters, note);
     }
 }
 
@@ -97,7 +97,7 @@ async fn report_disk(context: &Context, swept: &Swept<'_>, status: &mut Database
     context.metrics.disk(&instance.name, fraction);
     if was_ok && !is_ok(status) {
         let message = conditions::find(&status.conditions, disk::DISK).map(|disk| disk.message.clone());
-        context.platform.event(server, EventType::Warning, "DiskNearlyFull", message.unwrap_or_default());
+        context.platform.event(server, EventType::Warning, EventReason::DiskNearlyFull, message.unwrap_or_default());
     }
     Ok(())
 }

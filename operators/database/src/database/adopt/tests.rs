@@ -39,7 +39,7 @@ fn adopted_data_is_retained_data_of_this_cluster() {
 fn messages_state_the_age_of_the_data_and_the_remedy() {
     let time = |text: &str| text.parse::<Timestamp>().unwrap();
     let names = Names::of("c_3f2504e04f89");
-    insta::assert_snapshot!(refusal("pg-1", &names, Some(time("2026-01-02T03:04:05.5Z"))), @"DatabaseServer pg-1 has database c_3f2504e04f89, which an earlier customer of this name left at 2026-01-02T03:04:05Z, and adoptionPolicy is Refuse: set spec.adoptionPolicy of the Customer to Automatic to adopt the data, or purge it as docs/restore.md says");
+    insta::assert_snapshot!(refusal("pg-1", &names, Some(time("2026-01-02T03:04:05.5Z"))), @"DatabaseServer pg-1 has database c_3f2504e04f89, which an earlier customer of this name left at 2026-01-02T03:04:05Z, and adoptionPolicy is Refuse: set spec.adoptionPolicy of the Customer to Automatic to adopt the data, or purge it as in docs/restore.md");
     let data = AdoptedData {
         retained_since: Some(Time(time("2026-01-02T03:04:05.5Z"))),
         at: Time(time("2026-02-02T03:04:05Z")),

@@ -5,14 +5,13 @@ use ahoi_reconcile::testing::{ApiServer, ready, settled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
-use crate::outage::UNREACHABLE;
 use crate::testing::{admin, context, database, server};
 
 #[tokio::test]
 async fn only_a_changed_database_reports_an_outage_at_once() {
     let api = ApiServer::new();
-    let down = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "unreachable"));
-    let databases = Databases(Arc::new(context(&api, vec![down], vec![], vec![admin()])));
+    let down = settled(server("pg-1"), Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable"));
+    let databases = DatabaseController(Arc::new(context(&api, vec![down], vec![], vec![admin()])));
     let database = database();
     let mut settled = ready(database);
     let progress = databases.reconcile(&settled).await.unwrap();
@@ -20,13 +19,16 @@ async fn only_a_changed_database_reports_an_outage_at_once() {
 
     settled.metadata.generation = Some(2);
     let error = databases.reconcile(&settled).await.unwrap_err();
-    assert_eq!(error.reason(), SERVER_UNREACHABLE);
+    assert_eq!(error.reason(), Reason::DatabaseServerUnreachable);
     assert!(databases.server_reports(&settled, "LoginRefused"));
 
     // What a Ready server refuses is about this database.
-    let reachable = Databases(Arc::new(context(&api, vec![ready(server("pg-1"))], vec![], vec![])));
+    let reachable = DatabaseController(Arc::new(context(&api, vec![ready(server("pg-1"))], vec![], vec![])));
     assert!(!reachable.server_reports(&settled, "LoginRefused"));
-    assert!(reachable.server_reports(&settled, SERVER_UNREACHABLE), "the server has not found it yet");
+    assert!(
+        reachable.server_reports(&settled, Reason::DatabaseServerUnreachable.as_str()),
+        "the server has not found it yet"
+    );
 }
 
 /// At first only the server reports it.
@@ -38,12 +40,12 @@ async fn a_database_reports_an_outage_that_lasts() {
         for condition in &mut down.status.get_or_insert_default().conditions {
             condition.last_transition_time = Time(Timestamp::now() - jiff::SignedDuration::from_secs(seconds));
         }
-        let databases = Databases(Arc::new(context(&ApiServer::new(), vec![down], vec![], vec![admin()])));
+        let databases = DatabaseController(Arc::new(context(&ApiServer::new(), vec![down], vec![], vec![admin()])));
         databases.reconcile(&ready(database.clone())).await.err().map(|error| error.reason().to_owned())
     };
-    let unreachable = || Verdict::stalled(UNREACHABLE, "unreachable");
+    let unreachable = || Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable");
     assert_eq!(after(50, unreachable()).await, None);
-    assert_eq!(after(61, unreachable()).await.as_deref(), Some(SERVER_UNREACHABLE));
+    assert_eq!(after(61, unreachable()).await.as_deref(), Some(Reason::DatabaseServerUnreachable.as_str()));
     assert_eq!(after(61, Verdict::stalled("DatabaseServerReadOnly", "standby")).await, None, "customers are served");
 }
 
@@ -51,7 +53,7 @@ async fn a_database_reports_an_outage_that_lasts() {
 #[tokio::test]
 async fn a_new_database_waits_for_a_server_that_may_have_its_data() {
     let waits = async |server: DatabaseServer, secrets, sweep: Option<&[&str]>| {
-        let databases = Databases(Arc::new(context(&ApiServer::new(), vec![server.clone()], vec![], secrets)));
+        let databases = DatabaseController(Arc::new(context(&ApiServer::new(), vec![server.clone()], vec![], secrets)));
         let database: Database = serde_saphyr::from_str(
             "
             apiVersion: internal.example.com/v1
@@ -67,10 +69,10 @@ async fn a_new_database_waits_for_a_server_that_may_have_its_data() {
             let mut memory = instance.memory.lock();
             (memory.is_swept, memory.unclaimed) = (true, objects.collect());
         }
-        databases.reconcile(&database).await.unwrap_err().reason() == SERVER_UNREACHABLE
+        databases.reconcile(&database).await.unwrap_err().reason() == Reason::DatabaseServerUnreachable
     };
     let keeps = |retained| {
-        let mut down = settled(server("pg-1"), Verdict::stalled(UNREACHABLE, "unreachable"));
+        let mut down = settled(server("pg-1"), Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable"));
         down.status.get_or_insert_default().retained = retained;
         down
     };

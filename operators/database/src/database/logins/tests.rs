@@ -28,7 +28,7 @@ async fn a_former_login_stays_open_for_two_minutes() {
         let now = rotated + jiff::SignedDuration::from_secs(seconds);
         rotation::kept_open(&logins, &references.names.other, &status, now).await
     };
-    assert_eq!(kept(119).await.unwrap(), Some(Kept::Young));
+    assert_eq!(kept(119).await.unwrap(), Some(Kept::Recent));
 }
 
 /// pgbouncer never looks up a login that its file contained once, even after the admin role may read verifiers.

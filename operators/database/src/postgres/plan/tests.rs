@@ -53,7 +53,7 @@ fn provisioned(version: i32) -> Observed {
 }
 
 fn sql(steps: &[Step], version: i32) -> String {
-    steps.iter().map(|step| format!("{:?}: {}\n", step.place(), step.sql(version))).collect()
+    steps.iter().map(|step| format!("{:?}: {}\n", step.scope(), step.sql(version))).collect()
 }
 
 fn topics(steps: &[Step]) -> Vec<&'static str> {

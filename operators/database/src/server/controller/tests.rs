@@ -11,7 +11,8 @@ async fn a_refusing_server_is_retried_soon_and_its_maintenance_ends() {
         r#"{"request": "now", "state": "Pausing", "until": "2026-01-01T00:00:00Z", "serverStarted": "then"}"#;
     let status = refusing.status.get_or_insert_default();
     status.maintenance = Some(serde_json::from_str(withdrawn).unwrap());
-    let servers = Servers(Arc::new(context(&ApiServer::new(), vec![refusing.clone()], vec![], vec![])));
+    let servers =
+        DatabaseServerController(Arc::new(context(&ApiServer::new(), vec![refusing.clone()], vec![], vec![])));
     let progress = servers.reconcile(&refusing).await.unwrap();
     let stalled = conditions::find(&progress.status.conditions, conditions::STALLED).unwrap();
     assert_eq!((stalled.reason.as_str(), progress.requeue), ("SecretNotFound", Some(RETRY_REFUSED)));

@@ -25,7 +25,7 @@ fn hidden_verifiers_leave_a_fingerprint() {
     let noted = steps.windows(2).any(|pair| {
         matches!(&pair[0], Step::Login { role, .. } if *role == login)
             && matches!(&pair[1], Step::Note { role, .. } if *role == login)
-            && pair[0].place() == pair[1].place()
+            && pair[0].scope() == pair[1].scope()
     });
     assert!(noted, "in one transaction: {steps:?}");
     assert!(!sql(&steps, 170_006).contains(TENANTS), "the group is for lookups only");
