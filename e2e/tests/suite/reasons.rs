@@ -125,14 +125,14 @@ fn cases() -> Vec<Case> {
             "reasons-parameter",
             database(json!({"parameters": {"work_mem": "a lot"}})),
             ["DatabaseReady", "False", "InvalidParameter"],
-            &["spec.features.database.parameters[work_mem]", "a lot", "Correct it or take it out"],
+            &["spec.features.database.parameters[work_mem]", "a lot", "Correct or remove it"],
             features(json!({"database": {"parameters": {"work_mem": "8MB"}}})),
         ),
         case(
             "reasons-extension",
             database(json!({"extensions": ["no_such_extension"]})),
             ["DatabaseReady", "False", "ExtensionRefused"],
-            &["spec.features.database.extensions", "no_such_extension", "Take it out, or install it"],
+            &["spec.features.database.extensions", "no_such_extension", "Remove it, or install it"],
             features(json!({"database": {"extensions": []}})),
         ),
         case(
