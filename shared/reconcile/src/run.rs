@@ -7,11 +7,10 @@ use anyhow::{Context, bail};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use k8s_controller::LeaderElection;
 use kube::Client;
 use kube::client::ClientBuilder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tower::timeout::TimeoutLayer;
 use tracing::{error, info, warn};
@@ -100,9 +99,8 @@ where
     let Cli { options, extra } = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::start(&options.log, options.log_format)?;
 
-    // Without an election this is the only process, and has every partition.
-    let divided = options.leader_elect && options.partitions > 1;
-    let partitions = if divided { Partitions::divided(options.partitions) } else { Partitions::undivided() };
+    // Without an election this is the only process.
+    let partitions = if options.leader_elect { Partitions::elected(options.partitions) } else { Partitions::whole() };
     let requests = Requests::default();
     let instance = options.instance.clone().unwrap_or_else(host_name);
     let client = connect(name, &instance, &requests, partitions.fence()).await.context("no way to the API server")?;
@@ -120,51 +118,50 @@ where
     let stages = Stages::default();
     http::serve(options.metrics_address, platform.clone(), stages.clone()).await?;
     let controllers = setup(platform.clone(), extra).await.context("cannot set up the controllers")?;
-    if divided && let Some(whole) = controllers.iter().find(|controller| !controller.divisible) {
+    if platform.partitions().count() > 1
+        && let Some(whole) = controllers.iter().find(|controller| !controller.divisible)
+    {
         bail!("{name} runs with --partitions=1 only: {} cannot be divided", whole.name);
     }
     let work = work(platform.clone(), stages.clone(), controllers, failed, options.leader_elect);
-
-    if divided {
-        return divide(&platform, work).await;
-    }
-    if !options.leader_elect {
-        return work.await;
-    }
-    stages.enter(Stage::Standby);
-    let lease = LeaderElection::new(client, &options.lease_namespace, name, &instance);
-    tokio::select! {
-        outcome = lease.with_lease(work) => match outcome {
-            Some(outcome) => outcome,
-            None => {
-                error!("the lease is lost; leaving at once");
-                // Returning would wait for tasks that may still be writing.
-                std::process::exit(1);
-            }
-        },
-        () = stopped_on_standby(&platform, &stages) => Ok(()),
-    }
+    if options.leader_elect { elected(&platform, &stages, work).await } else { work.await }
 }
 
-/// Works on what this replica has of the partitions, which may change at any time.
-async fn divide(platform: &Platform, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Works on the partitions that this replica holds, which may change at any time. A single leader begins when it has the one
+/// that there is; until then it is a standby, which may leave at once.
+async fn elected(
+    platform: &Platform,
+    stages: &Stages,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let (client, partitions) = (platform.client.clone(), platform.partitions());
+    let is_single = partitions.count() == 1;
+    let (gained, mut first) = watch::channel(!is_single);
+    partitions.on_gain(move |_| drop(gained.send_replace(true)));
+    let work = async {
+        stages.enter(Stage::Standby);
+        tokio::select! {
+            _ = first.wait_for(|gained| *gained) => work.await,
+            () = platform.shutdown().cancelled() => Ok(()),
+        }
+    };
     let mut coordinator =
         Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), partitions);
     watch_over(partitions.fence().clone());
-    let eligibility =
-        || Eligibility { may_take: platform.unsynced().is_empty() && !platform.shutdown().is_cancelled() };
+    let eligibility = || Eligibility {
+        may_take: !platform.shutdown().is_cancelled() && (is_single || platform.unsynced().is_empty()),
+    };
     let outcome = tokio::select! {
         outcome = work => outcome,
         () = coordinator.run(eligibility, platform.metrics()) => {
-            error!("the partitions of this replica are lost; leaving at once");
+            error!("the Leases of this replica are lost; leaving at once");
             // Returning would wait for tasks that may still be writing.
             std::process::exit(1);
         }
     };
     // What is not given back expires.
     if let Err(error) = coordinator.resign().await {
-        warn!(error = format!("{error:#}"), "the partitions are not given back");
+        warn!(error = format!("{error:#}"), "cannot release the Leases; they expire");
     }
     outcome
 }
@@ -191,7 +188,7 @@ async fn work(
 ) -> anyhow::Result<()> {
     platform.begin();
     stages.enter(Stage::Leading);
-    if platform.partitions().count() == 1 {
+    if !elected {
         platform.metrics().leader.set(1);
         platform.metrics().partitions_held.set(1);
     }
@@ -241,14 +238,6 @@ pub(crate) async fn first_lists(platform: &Platform, timeout: Duration) -> anyho
             platform.missing_lists().join(", "),
             timeout.as_secs()
         ),
-    }
-}
-
-/// Only a standby may leave at once: it has nothing to finish and no lease to give back.
-async fn stopped_on_standby(platform: &Platform, stages: &Stages) {
-    platform.shutdown().cancelled().await;
-    if stages.at(Stage::Leading) {
-        std::future::pending().await
     }
 }
 

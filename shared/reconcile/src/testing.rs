@@ -85,7 +85,7 @@ impl ApiServer {
 
     /// A platform on this server, called "test".
     pub fn platform(&self) -> Platform {
-        self.replica("test-0", self.client(), Partitions::undivided())
+        self.replica("test-0", self.client(), Partitions::whole())
     }
 
     /// One of several replicas.

@@ -36,9 +36,9 @@ use super::sightings::{Sightings, holder, version};
 use crate::metrics::Metrics;
 
 /// After this long without a renewal others take over.
-const LEASE: Duration = Duration::from_secs(15);
+pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// After this long without a renewal a replica stops.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The bound of one request, so that there is time for another before the deadline.
@@ -50,11 +50,13 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 pub(crate) struct Coordinator {
     api: Api<Lease>,
     /// The name of the controller.
-    name: String,
+    pub(super) name: String,
     /// The name of this replica.
-    me: String,
-    partitions: Partitions,
-    sightings: Sightings,
+    pub(super) me: String,
+    pub(super) partitions: Partitions,
+    pub(super) sightings: Sightings,
+    /// The Lease of a single leader as this replica wrote it last.
+    pub(super) renewed_lease: Option<Lease>,
     /// Before when our own Lease cannot have been renewed for the last time.
     renewed: Option<Instant>,
     layout: Layout,
@@ -101,6 +103,7 @@ impl Coordinator {
             me: me.to_owned(),
             partitions: partitions.clone(),
             sightings: Sightings::default(),
+            renewed_lease: None,
             renewed: None,
             layout: Layout::default(),
             arriving: BTreeSet::new(),
@@ -135,6 +138,9 @@ impl Coordinator {
 
     /// Looks once, and does what is to be done. `false`: what this replica had is lost.
     pub(crate) async fn look(&mut self, eligibility: Eligibility, metrics: &Metrics) -> anyhow::Result<bool> {
+        if self.partitions.count() == 1 {
+            return self.lead(eligibility, metrics).await;
+        }
         let view = self.view().await.context("reading the Leases")?;
         self.note(&view);
         if !self.renew(&view).await? || !self.renew_layout(&view).await? {
@@ -168,6 +174,9 @@ impl Coordinator {
     pub(crate) async fn resign(&mut self) -> anyhow::Result<()> {
         for partition in self.partitions.held() {
             self.partitions.end(partition);
+        }
+        if self.partitions.count() == 1 {
+            return self.release_lead().await;
         }
         let view = self.view().await?;
         for (partition, lease) in &view.partitions {
@@ -325,14 +334,22 @@ impl Coordinator {
             debug!(partition, "somebody else was faster");
             return Ok(());
         }
-        let from = match lease.and_then(holder) {
+        self.note_takeover(partition, lease, metrics);
+        self.arriving.insert(partition);
+        Ok(())
+    }
+
+    pub(super) fn note_takeover(&self, partition: u32, former: Option<&Lease>, metrics: &Metrics) {
+        let from = match former.and_then(holder) {
             Some(dead) if dead != self.me => "expired",
             _ => "free",
         };
         info!(partition, from, "took a partition");
         metrics.partition_takeovers.get_or_create(&[("from", from)]).inc();
-        self.arriving.insert(partition);
-        Ok(())
+    }
+
+    pub(super) async fn find(&self, name: &str) -> anyhow::Result<Option<Lease>> {
+        bounded(self.api.get_opt(name)).await.with_context(|| format!("Lease {name}"))
     }
 
     fn standing<'a>(&'a self, view: &'a View) -> Standing<'a> {
@@ -394,7 +411,7 @@ impl Coordinator {
     }
 
     /// Makes `who` the holder, if the Lease is still as it was seen. `None`: it is not.
-    async fn write(&self, seen: Option<&Lease>, name: &str, who: &str) -> anyhow::Result<Option<Lease>> {
+    pub(super) async fn write(&self, seen: Option<&Lease>, name: &str, who: &str) -> anyhow::Result<Option<Lease>> {
         let lease = self.lease(seen, name, who);
         let written = match seen {
             Some(_) => timeout(CALL, self.api.replace(name, &PostParams::default(), &lease)).await,

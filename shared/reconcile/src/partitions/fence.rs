@@ -27,7 +27,7 @@ enum Until {
 }
 
 impl Fence {
-    /// For a process whose work is not divided: whoever elects it stops it.
+    /// For a process that is the only one.
     pub(crate) fn open_for_ever() -> Self {
         Fence(Arc::new(Mutex::new(Until::Always)))
     }

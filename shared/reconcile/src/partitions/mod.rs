@@ -7,6 +7,7 @@
 pub(crate) mod coordinator;
 pub(crate) mod fence;
 mod hash;
+mod leader;
 mod share;
 mod sightings;
 
@@ -44,15 +45,15 @@ struct Tenure {
 }
 
 impl Partitions {
-    /// All the work, for a process that is elected as a whole or not at all.
-    pub(crate) fn undivided() -> Self {
+    /// All the work, for a process that is the only one.
+    pub(crate) fn whole() -> Self {
         let held = Mutex::new([(0, Tenure::default())].into());
         let inner = Inner { count: 1, fence: Fence::open_for_ever(), held, listeners: Mutex::default() };
         Partitions(Arc::new(inner))
     }
 
-    /// So many, none of them ours yet.
-    pub(crate) fn divided(count: u32) -> Self {
+    /// So many, none of them ours yet; 1 for a single leader.
+    pub(crate) fn elected(count: u32) -> Self {
         Self::with_fence(count, Fence::closed())
     }
 

@@ -61,7 +61,7 @@ impl Deck {
     fn new(server: ApiServer, seen: impl IntoIterator<Item = Ship>) -> Self {
         let platform = server.platform();
         let cache: Cache<Ship> = testing::cache(seen);
-        let queue = Queue::new(&Partitions::undivided());
+        let queue = Queue::new(&Partitions::whole());
         let objects = platform.objects();
         let reconciler = Script::default();
         let pass = Full { platform, cache, queue: Arc::new(queue), objects, reconciler, unready: Arc::default() };

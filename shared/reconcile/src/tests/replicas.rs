@@ -181,7 +181,7 @@ async fn seconds(seconds: u64) {
 #[tokio::test(start_paused = true)]
 async fn partitions_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let start = |name: &str| Replica::start(&server, &log, name, Partitions::divided(3));
+    let start = |name: &str| Replica::start(&server, &log, name, Partitions::elected(3));
     let a = start("a");
     seconds(10).await;
     assert_eq!(a.held(), 3);
@@ -230,7 +230,7 @@ async fn cut_off(log: &Log, partitions: Partitions) {
     seconds(10).await;
     assert_eq!(a.held(), 2);
     a.cut.store(true, Ordering::Relaxed);
-    let b = Replica::start(&server, log, "b", Partitions::divided(2));
+    let b = Replica::start(&server, log, "b", Partitions::elected(2));
     seconds(40).await;
     assert_eq!(b.held(), 2);
     log.everybody_is_looked_at_by(&["b"]).await;
@@ -239,7 +239,7 @@ async fn cut_off(log: &Log, partitions: Partitions) {
 #[tokio::test(start_paused = true)]
 async fn who_cannot_renew_stops_before_another_takes_over() {
     let log = Log::default();
-    cut_off(&log, Partitions::divided(2)).await;
+    cut_off(&log, Partitions::elected(2)).await;
     assert_eq!(log.clashes(), [""; 0]);
 }
 
@@ -253,12 +253,12 @@ async fn without_a_fence_the_same_is_seen_to_go_wrong() {
 #[tokio::test(start_paused = true)]
 async fn a_partition_is_given_away_when_its_passes_are_over_and_not_before() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let a = Replica::start(&server, &log, "a", Partitions::divided(2));
+    let a = Replica::start(&server, &log, "a", Partitions::elected(2));
     seconds(10).await;
     // A pass that takes a minute, on each partition.
     let partitions = a.platform.partitions().clone();
     let long: Vec<_> = (0..2).map(|partition| partitions.enter(partition).unwrap()).collect();
-    let b = Replica::start(&server, &log, "b", Partitions::divided(2));
+    let b = Replica::start(&server, &log, "b", Partitions::elected(2));
     seconds(60).await;
     assert_eq!((a.held(), b.held()), (2, 0));
     assert_eq!(
@@ -275,7 +275,7 @@ async fn a_partition_is_given_away_when_its_passes_are_over_and_not_before() {
 #[tokio::test(start_paused = true)]
 async fn those_who_divide_the_work_in_another_way_wait() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let start = |name: &str, count| Replica::start(&server, &log, name, Partitions::divided(count));
+    let start = |name: &str, count| Replica::start(&server, &log, name, Partitions::elected(count));
     // A leader of an undivided controller, who renews its Lease.
     let leader = |holder: &str, times: i32| {
         let spec = LeaseSpec {
@@ -312,7 +312,7 @@ async fn those_who_divide_the_work_in_another_way_wait() {
 #[tokio::test(start_paused = true)]
 async fn whose_lease_is_taken_by_hand_leaves() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let a = Replica::start(&server, &log, "a", Partitions::divided(2));
+    let a = Replica::start(&server, &log, "a", Partitions::elected(2));
     seconds(10).await;
     let lease = server.get(&named(Lease::default(), "ahoi-system", "test-1-of-2")).unwrap();
     assert_eq!(lease.spec.as_ref().unwrap().holder_identity.as_deref(), Some("a"));
@@ -326,7 +326,7 @@ async fn whose_lease_is_taken_by_hand_leaves() {
 #[tokio::test(start_paused = true)]
 async fn a_partition_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_noticed() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let start = |name: &str| Replica::start(&server, &log, name, Partitions::divided(3));
+    let start = |name: &str| Replica::start(&server, &log, name, Partitions::elected(3));
     let a = start("a");
     seconds(10).await;
     let b = start("b");
@@ -347,7 +347,7 @@ async fn a_partition_whose_lease_is_deleted_is_its_holders_until_that_one_must_h
 #[tokio::test(start_paused = true)]
 async fn few_requests_keep_what_is_settled() {
     let (server, log) = (ApiServer::new(), Log::default());
-    let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Partitions::divided(6)));
+    let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Partitions::elected(6)));
     seconds(60).await;
     assert_eq!(replicas.each_ref().map(Replica::held), [2, 2, 2]);
     server.take_requests();
@@ -358,4 +358,87 @@ async fn few_requests_keep_what_is_settled() {
     assert!((170..=200).contains(&count("GET")), "{}", count("GET"));
     assert!((110..=140).contains(&count("PUT")), "{}", count("PUT"));
     assert_eq!(count("GET") + count("PUT"), requests.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_leader_holds_one_lease_and_a_standby_takes_over() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let start = |name: &str| Replica::start(&server, &log, name, Partitions::elected(1));
+    let a = start("a");
+    seconds(1).await;
+    assert_eq!(a.held(), 1, "a Lease that never existed has no holder");
+    let b = start("b");
+    log.everybody_is_looked_at_by(&["a"]).await;
+    assert_eq!(server.take_requests().iter().filter(|request| request.path.ends_with("replica-a")).count(), 0);
+
+    // It releases the Lease when it stops.
+    a.stop().await;
+    seconds(4).await;
+    assert_eq!(b.held(), 1);
+    log.everybody_is_looked_at_by(&["b"]).await;
+
+    let c = start("c");
+    seconds(10).await;
+    b.kill();
+    seconds(12).await;
+    assert_eq!(c.held(), 0, "too early");
+    seconds(6).await;
+    assert_eq!(c.held(), 1);
+    log.everybody_is_looked_at_by(&["c"]).await;
+
+    // A container that is restarted in its pod finds its own Lease.
+    c.kill();
+    let c = start("c");
+    seconds(1).await;
+    assert_eq!(c.held(), 1);
+
+    server.take_requests();
+    let d = start("d");
+    seconds(60).await;
+    assert_eq!((c.held(), d.held()), (1, 0));
+    let requests = server.take_requests();
+    let count = |method: &str| requests.iter().filter(|request| request.method == method).count();
+    assert!((25..=36).contains(&count("PUT")) && (25..=36).contains(&count("GET")), "{}", requests.len());
+    assert_eq!(count("GET") + count("PUT"), requests.len());
+    assert_eq!(log.clashes(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_stops_before_the_standby_takes_over() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let a = Replica::start(&server, &log, "a", Partitions::elected(1));
+    seconds(10).await;
+    let b = Replica::start(&server, &log, "b", Partitions::elected(1));
+    seconds(10).await;
+    a.cut.store(true, Ordering::Relaxed);
+    seconds(30).await;
+    assert_eq!((a.coordinator.is_finished(), b.held()), (true, 1));
+    log.everybody_is_looked_at_by(&["b"]).await;
+    assert_eq!(log.clashes(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_survives_a_change_of_its_lease_that_names_it_and_leaves_otherwise() {
+    let (server, log) = (ApiServer::new(), Log::default());
+    let a = Replica::start(&server, &log, "a", Partitions::elected(1));
+    seconds(10).await;
+    let lease = || server.get(&named(Lease::default(), "ahoi-system", "test")).unwrap();
+    let mut annotated = lease();
+    annotated.metadata.annotations = Some([("note".to_owned(), "x".to_owned())].into());
+    server.put(&annotated);
+    seconds(20).await;
+    assert_eq!((a.held(), a.coordinator.is_finished()), (1, false));
+
+    let spec = LeaseSpec { holder_identity: Some("z".into()), ..LeaseSpec::default() };
+    server.put(&Lease { spec: Some(spec), ..lease() });
+    seconds(5).await;
+    assert_eq!((a.coordinator.is_finished(), a.controller.is_finished()), (true, true));
+    let b = Replica::start(&server, &log, "b", Partitions::elected(1));
+    seconds(10).await;
+    assert_eq!(b.held(), 0);
+    server.remove(&lease());
+    seconds(10).await;
+    assert_eq!(b.held(), 0, "the holder of a deleted Lease may not have noticed it yet");
+    seconds(10).await;
+    assert_eq!(b.held(), 1);
 }

@@ -64,7 +64,7 @@ fn who_changes_an_object_does_not_wait_for_the_news_about_its_children() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
-    let (server, queue) = (ApiServer::new(), Queue::new(&Partitions::undivided()));
+    let (server, queue) = (ApiServer::new(), Queue::new(&Partitions::whole()));
     queue.start::<Ship>(&testing::cache([]));
     let mut ship = ship(&server, "a");
     let until_its_turn = async |ship: &Ship| {
