@@ -1,8 +1,7 @@
 //! The caches that both controllers of this crate read.
 
 use ahoi_api::{Customer, Plan};
-use ahoi_reconcile::{Cache, Platform, watcher};
-use kube::Api;
+use ahoi_reconcile::{Cache, Platform};
 
 /// All Customers and Plans.
 pub struct Caches {
@@ -14,10 +13,6 @@ impl Caches {
     /// Starts the caches.
     #[must_use]
     pub fn start(platform: &Platform) -> Self {
-        let all = watcher::Config::default;
-        Self {
-            customers: platform.cache_packed(Api::all(platform.client.clone()), all()),
-            plans: platform.cache(Api::all(platform.client.clone()), all()),
-        }
+        Self { customers: platform.watch_all_packed(), plans: platform.watch_all() }
     }
 }

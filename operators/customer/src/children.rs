@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ahoi_api::{CUSTOMER_LABEL, Customer, namespace_of};
-use ahoi_reconcile::{Conditioned, Controller, ObjectRef, Owned, Platform, watcher};
+use ahoi_reconcile::{Conditioned, Controller, ObjectRef, Owned, Platform};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use crate::features::chain::Chain;
 
@@ -43,7 +43,7 @@ macro_rules! children {
 each_feature!(children);
 
 fn owned<C: Conditioned>(platform: &Platform) -> Owned<C> {
-    Owned::new(platform, &platform.cache_packed(Api::all(platform.client.clone()), watcher::Config::default()))
+    Owned::new(platform, &platform.watch_all_packed())
 }
 
 /// The customer's child of kind `C`, of which it has at most one. A child without its owner reference, after a restore or an

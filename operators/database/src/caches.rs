@@ -30,18 +30,17 @@ pub struct Caches {
 impl Caches {
     /// Starts to watch.
     pub fn new(platform: &Platform) -> Self {
-        let client = || platform.client.clone();
-        let everything = watcher::Config::default;
-        let bindings = everything().labels(&format!("{}=direct", ahoi_api::BINDING_LABEL));
-        let databases = platform.cache(Api::all(client()), everything());
+        let bindings = watcher::Config::default().labels(&format!("{}=direct", ahoi_api::BINDING_LABEL));
+        let databases = platform.watch_all();
         let bindings = platform.cache_secrets(bindings, &databases, secret::SUFFIX, drop_other_data);
         Caches {
-            servers: platform.cache(Api::all(client()), everything()),
+            servers: platform.watch_all(),
             databases,
-            fleets: platform.cache(Api::all(client()), everything()),
-            connection_pools: platform.cache(Api::all(client()), everything()),
+            fleets: platform.watch_all(),
+            connection_pools: platform.watch_all(),
             bindings: Owned::new(platform, &bindings).recreated_if(secret::must_be_recreated).recreated_if_refused(),
-            secrets: platform.cache(Api::namespaced(client(), platform.namespace()), everything()),
+            secrets: platform
+                .cache(Api::namespaced(platform.client.clone(), platform.namespace()), watcher::Config::default()),
         }
     }
 

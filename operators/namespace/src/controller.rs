@@ -118,13 +118,12 @@ impl NamespaceController {
     }
 
     fn new(platform: &Platform, options: NamespaceOptions) -> Self {
-        let all = watcher::Config::default;
-        let owners = platform.cache_packed(Api::<CustomerNamespace>::all(platform.client.clone()), all());
+        let owners = platform.watch_all_packed::<CustomerNamespace>();
         // All namespaces, so that a foreign one is found before the first write.
-        let namespaces = platform.cache_packed(Api::<Namespace>::all(platform.client.clone()), all());
+        let namespaces = platform.watch_all_packed::<Namespace>();
         let accounts = platform.cache_ours_trimmed(
             Api::all(platform.client.clone()),
-            all().fields("metadata.name=default"),
+            watcher::Config::default().fields("metadata.name=default"),
             |_| true,
             |account: &mut ServiceAccount| {
                 (account.metadata.annotations, account.metadata.labels) = (None, None);
@@ -138,7 +137,7 @@ impl NamespaceController {
                 dns: options.dns_cidrs,
                 databases: options.database_cidrs,
             },
-            servers: platform.cache(Api::all(platform.client.clone()), all()),
+            servers: platform.watch_all(),
             owners,
             namespaces: Owned::new(platform, &namespaces).linked_by(CUSTOMER_LABEL),
             accounts,

@@ -40,8 +40,7 @@ impl Reconciler for SchedulerController {
 impl SchedulerController {
     /// Starts the caches, and returns the controller.
     pub fn start(platform: &Platform) -> Runnable {
-        let schedulers =
-            platform.cache_packed(Api::<Scheduler>::all(platform.client.clone()), watcher::Config::default());
+        let schedulers = platform.watch_all_packed::<Scheduler>();
         let controller = Self {
             // The many Jobs of CronJobs are not cached: the status of their CronJob is enough.
             migrations: children(platform, &format!("{CUSTOMER_LABEL},app.kubernetes.io/name=migration"))

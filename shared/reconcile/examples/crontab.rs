@@ -6,11 +6,9 @@
 //! ```
 
 use ahoi_reconcile::conditions::{Condition, set_verdict};
-use ahoi_reconcile::{
-    Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned, watcher,
-};
+use ahoi_reconcile::{Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned};
 use k8s_openapi::api::batch::v1::CronJob;
-use kube::{Api, CustomResource, CustomResourceExt, KubeSchema, ResourceExt};
+use kube::{CustomResource, CustomResourceExt, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -90,8 +88,8 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     ahoi_reconcile::run("crontab", async |platform: Platform| -> anyhow::Result<Vec<Runnable>> {
-        let crontabs = platform.cache(Api::<Crontab>::all(platform.client.clone()), watcher::Config::default());
-        let jobs = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
+        let crontabs = platform.watch_all::<Crontab>();
+        let jobs = platform.watch_all();
         let jobs = Owned::new(&platform, &jobs);
         Ok(vec![Controller::new(&platform, &crontabs).owns(&jobs).run(CrontabController { jobs })])
     })

@@ -9,12 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ahoi_reconcile::conditions::{Condition, set_verdict};
-use ahoi_reconcile::{
-    Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned, watcher,
-};
+use ahoi_reconcile::{Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::ObjectMeta;
-use kube::{Api, CustomResource, CustomResourceExt, KubeSchema};
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -87,8 +85,8 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     ahoi_reconcile::run("todo", async |platform: Platform| -> anyhow::Result<Vec<Runnable>> {
-        let todos = platform.cache(Api::<Todo>::all(platform.client.clone()), watcher::Config::default());
-        let lists = platform.cache(Api::<ConfigMap>::all(platform.client.clone()), watcher::Config::default());
+        let todos = platform.watch_all::<Todo>();
+        let lists = platform.watch_all::<ConfigMap>();
         let lists = Owned::new(&platform, &lists);
         Ok(vec![Controller::new(&platform, &todos).owns(&lists).run(TodoController { lists })])
     })

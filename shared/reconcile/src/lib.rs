@@ -5,10 +5,10 @@
 //! ```no_run
 //! use ahoi_reconcile::conditions::{Condition, set_verdict};
 //! use ahoi_reconcile::{
-//!     Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned, watcher,
+//!     Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, conditioned,
 //! };
 //! use k8s_openapi::api::core::v1::ConfigMap;
-//! use kube::{Api, CustomResource};
+//! use kube::CustomResource;
 //! use schemars::JsonSchema;
 //! use serde::{Deserialize, Serialize};
 //!
@@ -58,9 +58,8 @@
 //! #[tokio::main]
 //! async fn main() -> anyhow::Result<()> {
 //!     ahoi_reconcile::run("greeter", async |platform: Platform| -> anyhow::Result<Vec<Runnable>> {
-//!         let client = platform.client.clone();
-//!         let greetings = platform.cache(Api::<Greeting>::all(client.clone()), watcher::Config::default());
-//!         let cards = platform.cache(Api::<ConfigMap>::all(client), watcher::Config::default());
+//!         let greetings = platform.watch_all::<Greeting>();
+//!         let cards = platform.watch_all::<ConfigMap>();
 //!         let cards = Owned::new(&platform, &cards);
 //!         Ok(vec![Controller::new(&platform, &greetings).owns(&cards).run(Greeter { cards })])
 //!     })

@@ -154,21 +154,26 @@ impl Platform {
         register(&mut self.metrics().registry.lock());
     }
 
-    /// Watches the objects of one kind and keeps them in memory, from when this process begins to work: what each standby
-    /// watches costs the API server as much as what is watched by whoever works, and memory, too.
+    /// Caches every object of a kind in all namespaces. The watch starts when this replica starts to work: a standby watches
+    /// nothing, which saves the API server and its own memory as much as the leader's watch costs.
     ///
-    /// Use `PartialObjectMeta<K>` where the metadata is enough. Where the CRD is not there yet the cache keeps trying.
+    /// While the kind's CRD is not installed, the cache retries.
+    pub fn watch_all<K: Object>(&self) -> Cache<K> {
+        self.cache(Api::all(self.client.clone()), watcher::Config::default())
+    }
+
+    /// [`Platform::watch_all`] for a kind of which each customer has one or two: the objects are kept as text, in less than half
+    /// of the memory. Each read parses the text, so do not call [`Cache::all`].
+    pub fn watch_all_packed<K: Object>(&self) -> Cache<K> {
+        self.start(Api::all(self.client.clone()), watcher::Config::default(), Box::new(|_| ()), true)
+    }
+
+    /// Caches the objects of one kind that `api` and `config` select. Use `PartialObjectMeta<K>` where the metadata is enough.
     pub fn cache<K: Object>(&self, api: Api<K>, config: watcher::Config) -> Cache<K> {
         self.start(api, config, Box::new(|_| ()), false)
     }
 
-    /// The same, kept as text in much less memory, for kinds of which a customer has one or two and a pass reads those.
-    /// Each read parses the text, so [`Cache::all`] is not for such.
-    pub fn cache_packed<K: Object>(&self, api: Api<K>, config: watcher::Config) -> Cache<K> {
-        self.start(api, config, Box::new(|_| ()), true)
-    }
-
-    /// The same, dropping from each object what nobody reads, as the data of Secrets.
+    /// [`Platform::cache`] without the fields that `trim` drops from each object, such as the data of Secrets.
     pub fn cache_trimmed<K: Object>(
         &self,
         api: Api<K>,
@@ -178,8 +183,8 @@ impl Platform {
         self.start(api, config, Box::new(trim), false)
     }
 
-    /// The same as [`Platform::cache_packed`] for kinds that tenants can write: it keeps only the objects that are `ours` by
-    /// their name, namespace and controller reference, whatever labels others have, and lists them in small pages.
+    /// Caches a kind that tenants can write, as text: only the objects that are `ours` by their name, namespace and controller
+    /// reference, whatever labels others have. Lists are read in small pages.
     pub fn cache_ours<K: Object>(
         &self,
         api: Api<K>,
@@ -191,7 +196,7 @@ impl Platform {
         cache
     }
 
-    /// The same, not as text, and without what `trim` drops from each object.
+    /// [`Platform::cache_ours`], not as text, and without the fields that `trim` drops from each object.
     pub fn cache_ours_trimmed<K: Object>(
         &self,
         api: Api<K>,
@@ -208,9 +213,9 @@ impl Platform {
         cache
     }
 
-    /// Secrets in all namespaces that each belong to one of the `owners`, whose name and `suffix` are theirs. Their metadata is
-    /// watched, and the content is read of those that an owner exists for, once for each version. So Secrets that others
-    /// make with the same labels cost next to nothing. `trim` drops what nobody reads.
+    /// Caches the Secrets named after one of the `owners` and `suffix`, in all namespaces. Watches their metadata, and reads the
+    /// content of a Secret once for each version if its owner exists. So Secrets that others create with the same labels cost
+    /// next to nothing. `trim` drops the fields that are not needed.
     pub fn cache_secrets<O: Object>(
         &self,
         config: watcher::Config,

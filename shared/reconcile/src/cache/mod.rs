@@ -178,7 +178,7 @@ impl<K: Object> Cache<K> {
     }
 
     /// What `look` makes of the objects it wants something of, one after the other: of a large cache that is kept small
-    /// ([`Platform::cache_packed`](crate::Platform::cache_packed)) not all should be read at once. `look` must not use this
+    /// ([`Platform::watch_all_packed`](crate::Platform::watch_all_packed)) not all should be read at once. `look` must not use this
     /// cache.
     pub fn select<T>(&self, mut look: impl FnMut(&K) -> Option<T>) -> Vec<T> {
         self.inner.view.read().all().filter_map(|object| look(&object)).collect()

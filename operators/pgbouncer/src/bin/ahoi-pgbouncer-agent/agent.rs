@@ -77,7 +77,7 @@ impl Agent {
         // The pools of all fleets, so that a pool that moves to another fleet is not taken for lost.
         let pools =
             platform.cache_trimmed(Api::all(client.clone()), watcher::Config::default(), forget_what_is_not_needed);
-        let servers: Cache<DatabaseServer> = platform.cache(Api::all(client), watcher::Config::default());
+        let servers: Cache<DatabaseServer> = platform.watch_all();
         let budgets = Budgets::new(servers.clone());
         let serving = Arc::new(AtomicBool::new(false));
         let is_serving = serving.clone();

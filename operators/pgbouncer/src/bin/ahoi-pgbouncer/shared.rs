@@ -36,10 +36,9 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(platform: &Platform) -> Self {
-        let everywhere = watcher::Config::default;
         let pods = platform.cache_ours_trimmed(
             Api::all(platform.client.clone()),
-            everywhere().labels(FLEET_LABEL),
+            watcher::Config::default().labels(FLEET_LABEL),
             is_controlled_by::<StatefulSet>,
             |pod: &mut Pod| {
                 pod.spec = None;
@@ -47,12 +46,13 @@ impl Shared {
             },
         );
         Shared {
-            fleets: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            fleets: platform.watch_all(),
             pods,
-            pools: platform.cache(Api::all(platform.client.clone()), everywhere()),
+            pools: platform.watch_all(),
             placements: Arc::default(),
-            servers: platform.cache(Api::all(platform.client.clone()), everywhere()),
-            secrets: platform.cache(Api::namespaced(platform.client.clone(), platform.namespace()), everywhere()),
+            servers: platform.watch_all(),
+            secrets: platform
+                .cache(Api::namespaced(platform.client.clone(), platform.namespace()), watcher::Config::default()),
         }
     }
 

@@ -11,7 +11,6 @@ use ahoi_reconcile::conditions::{self, READY, STALLED};
 use ahoi_reconcile::{Controller, Error, Owned, Platform, Progress, Reconciler, Runnable, Verdict, watcher};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 
 use super::cleanup::cleanup;
 use super::credentials::{self, record_repair, retire, try_login};
@@ -68,7 +67,7 @@ impl PoolController {
     /// Starts the caches and returns the controller, to be run.
     pub fn start(platform: &Platform, shared: &Shared) -> Runnable {
         let labelled = |kind: &str| watcher::Config::default().labels(&format!("{BINDING_LABEL}={kind}"));
-        let databases = platform.cache(Api::all(platform.client.clone()), watcher::Config::default());
+        let databases = platform.watch_all();
         let direct = platform.cache_secrets(labelled("direct"), &databases, DIRECT_SUFFIX, keep_login);
         let pooled = platform.cache_secrets(labelled("pooled"), &shared.pools, desired::SECRET_SUFFIX, drop_oversized);
         let controller = PoolController {
