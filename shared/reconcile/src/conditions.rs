@@ -1,6 +1,6 @@
-//! `status.conditions`: one verdict per pass, and the reading of other objects' conditions.
+//! `status.conditions`: one verdict for each reconcile, and reading other objects' conditions.
 //!
-//! The setting and finding of single conditions is k8s-controller's; what is added here is the
+//! Setting and finding single conditions is k8s-controller's; this module adds the
 //! triple that [kstatus](https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md)
 //! and so `kubectl wait`, Flux and Argo understand: `Ready`, and the abnormal-true `Reconciling` and
 //! `Stalled`, which exist only while they are true.
@@ -14,29 +14,29 @@ use ahoi_api::Conditioned;
 
 use crate::error::{Class, Error};
 
-/// True when the object is as its spec wants it.
+/// True when the object is as its spec describes.
 pub const READY: &str = "Ready";
-/// Present and true while the controller is still on its way.
+/// Present and true while the controller makes progress.
 pub const RECONCILING: &str = "Reconciling";
-/// Present and true while only a person can help.
+/// Present and true while a person must act.
 pub const STALLED: &str = "Stalled";
 
-/// What a pass found, in the one form from which the three standard conditions follow.
+/// The outcome of a reconcile, from which the three standard conditions follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everything is as the spec wants it.
+    /// Everything is as the spec describes.
     Ready {
-        /// For people, e.g. "3/3 features".
+        /// A summary, such as "3/3 features".
         message: String,
     },
-    /// On the way, and nobody needs to do anything.
+    /// In progress, without action by a person.
     Progressing {
         /// CamelCase.
         reason: String,
         /// What is missing.
         message: String,
     },
-    /// Somebody needs to do something.
+    /// A person must act.
     Stalled {
         /// CamelCase.
         reason: String,
@@ -46,17 +46,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Everything is as the spec wants it.
+    /// Everything is as the spec describes.
     pub fn ready(message: impl Into<String>) -> Self {
         Verdict::Ready { message: message.into() }
     }
 
-    /// On the way.
+    /// In progress.
     pub fn progressing(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Verdict::Progressing { reason: reason.into(), message: message.into() }
     }
 
-    /// Somebody needs to do something.
+    /// A person must act.
     pub fn stalled(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Verdict::Stalled { reason: reason.into(), message: message.into() }
     }
@@ -74,12 +74,12 @@ impl From<&Error> for Verdict {
 }
 
 /// Sets `Ready`, `Reconciling` and `Stalled` from the verdict on `generation`. Transition times move
-/// only when a condition's status does, so settling the same verdict twice changes nothing.
+/// only when the status of a condition does, so setting the same verdict twice changes nothing.
 pub fn set_verdict(conditions: &mut Vec<Condition>, generation: impl Into<Option<i64>>, verdict: Verdict) {
     let generation = generation.into();
     let mut put = |type_: &str, status: ConditionStatus, reason: &str, message: &str| {
         let desired = DesiredCondition::new(type_, status, reason, message).observed_generation(generation);
-        // What changed does not matter here: the status is compared as a whole before it is written.
+        // The status is compared as a whole before it is written.
         let _ = set(conditions, desired);
     };
     match &verdict {
@@ -101,7 +101,7 @@ pub fn set_verdict(conditions: &mut Vec<Condition>, generation: impl Into<Option
     }
 }
 
-/// Whether a (child) object is ready *for its current spec*: a Ready of an older generation is no answer.
+/// Whether an object is ready *for its current spec*. A Ready of an older generation does not count.
 pub fn is_ready<K: Conditioned>(object: &K) -> bool {
     let meta = object.meta();
     let Some(status) = object.status() else { return false };
@@ -110,18 +110,18 @@ pub fn is_ready<K: Conditioned>(object: &K) -> bool {
         && find_observed(K::conditions(status), READY, meta.generation).is_some_and(|ready| ready.status == "True")
 }
 
-/// Whether a status says neither that all is done nor that somebody has to act.
+/// Whether a status is neither Ready nor Stalled.
 pub(crate) fn is_underway<K: Conditioned>(status: &K::Status) -> bool {
     let holds = |type_| find(K::conditions(status), type_).is_some_and(|condition| condition.status == "True");
     !holds(READY) && !holds(STALLED)
 }
 
-/// Why [`is_ready`] is false, for the waiting object's own message: "Database big-client: creating the roles".
+/// Why [`is_ready`] is false, for the message of the object that waits: "Database big-client: creating the roles".
 pub fn not_ready_message<K: Conditioned>(object: &K) -> String {
     let meta = object.meta();
     let ready = object.status().and_then(|status| find_observed(K::conditions(status), READY, meta.generation));
     let why = match (meta.deletion_timestamp.is_some(), ready) {
-        // What its clean-up waits for.
+        // What its cleanup waits for.
         (true, Some(ready)) if ready.status == "False" => format!("is being deleted: {}", ready.message),
         (true, _) => "is being deleted".to_owned(),
         (false, Some(ready)) if !ready.message.is_empty() => ready.message.clone(),
@@ -134,8 +134,7 @@ pub fn not_ready_message<K: Conditioned>(object: &K) -> String {
 /// The longest message of a condition, in bytes.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// Cuts messages that are too long: they quote what people and the API server write, and a status that the API server refuses for
-/// its length is never written.
+/// Cuts long messages, which quote other texts: the API server refuses a status that is too long.
 pub(crate) fn shorten(conditions: &mut [Condition]) {
     for condition in conditions.iter_mut().filter(|condition| condition.message.len() > MAX_MESSAGE_BYTES) {
         let mut end = MAX_MESSAGE_BYTES - '…'.len_utf8();
@@ -147,9 +146,8 @@ pub(crate) fn shorten(conditions: &mut [Condition]) {
     }
 }
 
-/// Makes conditions that were built from nothing comparable with those of the last pass: the order
-/// of the old ones, and their transition times where the status is the same. Otherwise a reconciler that
-/// starts from an empty list would write its status on every pass.
+/// Makes new conditions comparable with the old ones: in their order, with their transition times where the status is the same.
+/// Otherwise a reconciler that starts from an empty list would write its status each time.
 pub(crate) fn keep_history(old: &[Condition], new: &mut [Condition]) {
     let position = |type_: &str| old.iter().position(|condition| condition.type_ == type_);
     new.sort_by_key(|condition| position(&condition.type_).unwrap_or(usize::MAX));

@@ -1,4 +1,4 @@
-//! What wakes an object, and the queue that turns many wakings into one pass.
+//! What triggers reconciles, and the loop that runs them.
 
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
@@ -13,49 +13,48 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
+use crate::attempt::{Attempt, WithStatus, WithoutStatus};
 use crate::cache::{Cache, Key};
 use crate::error::{Class, Error};
 use crate::owned::{Owned, Ownership};
-use crate::pass::{Full, Pass, Plain};
 use crate::platform::Platform;
 use crate::queue::Queue;
 use crate::reconciler::{PlainReconciler, Reconciler};
 use crate::requeue;
 use crate::unready::Unready;
 
-/// The bound of a pass. A pass that hangs would keep its object, and a slot, for ever.
-const PASS_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a reconcile may take. One that hangs would block its object and a slot forever.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A controller that is ready to run: something for [`run`](crate::run()) to do while it holds the lease.
+/// A controller or a task that [`run`](crate::run()) runs while this replica holds the Lease.
 pub struct Runnable {
     pub(crate) name: String,
     pub(crate) future: BoxFuture<'static, ()>,
-    /// How long it may go on after the process is told to stop.
-    pub(crate) patience: Duration,
-    /// A controller, which passes over what is not this replica's.
+    /// How long it may continue after SIGTERM.
+    pub(crate) stop_timeout: Duration,
+    /// Whether it is a controller, which skips objects in other replicas' partitions.
     pub(crate) divisible: bool,
 }
 
-/// How long passes that run may go on after SIGTERM; below the 30 seconds Kubernetes gives.
+/// How long running reconciles may continue after SIGTERM; less than the 30 seconds after which Kubernetes sends SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Runnable {
-    /// A background task of an operator, such as a sweep. It is to end when [`Platform::shutdown`] is
-    /// cancelled; should it end earlier, the process ends with it.
+    /// A background task, such as a sweep. It ends when [`Platform::shutdown`] is cancelled; if it ends earlier, the process ends
+    /// with an error.
     pub fn task(name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Runnable { name: name.into(), future: future.boxed(), patience: STOP_TIMEOUT, divisible: false }
+        Runnable { name: name.into(), future: future.boxed(), stop_timeout: STOP_TIMEOUT, divisible: false }
     }
 
-    /// How long it may go on after the process is told to stop, instead of 20 seconds; the pod's
-    /// `terminationGracePeriodSeconds` must be longer.
+    /// Sets how long it may continue after SIGTERM. Default: 20 seconds. The pod's `terminationGracePeriodSeconds` must be longer.
     #[must_use]
-    pub fn stop_within(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn stop_within(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = timeout;
         self
     }
 }
 
-/// Connects a reconciler with what should wake its objects.
+/// Connects a reconciler with the events that trigger it.
 pub struct Controller<K: Object> {
     platform: Platform,
     cache: Cache<K>,
@@ -65,35 +64,35 @@ pub struct Controller<K: Object> {
 }
 
 impl<K: Object> Controller<K> {
-    /// A controller for the objects in `cache`. It is woken by changes of spec, labels, annotations, finalizers and
-    /// deletion, and not by status.
+    /// A controller for the objects in `cache`. Changes of spec, labels, annotations and finalizers and deletions trigger a
+    /// reconcile; changes of the status do not.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
         let queue = Arc::new(Queue::new(platform.partitions()));
         let listener = queue.clone();
         cache.listen(move |change| listener.primary(change));
         let concurrency = platform.concurrency();
-        Controller { platform: platform.clone(), cache: cache.clone(), queue, concurrency, timeout: PASS_TIMEOUT }
+        Controller { platform: platform.clone(), cache: cache.clone(), queue, concurrency, timeout: RECONCILE_TIMEOUT }
     }
 
-    /// Wakes the owner of a child that has changed, by others' hands: the pass that wrote a child has seen the answer.
+    /// Triggers the owner of a child that another client has changed. The reconcile that wrote a child has seen the answer.
     pub fn owns<C: Object>(self, owned: &Owned<C>) -> Self {
         let (queue, ownership) = (self.queue.clone(), owned.ownership().clone());
         owned.cache().listen(move |change| {
-            // Whoever removes the owner reference of a child does not keep its owner from putting it back.
+            // A removed owner reference still triggers the former owner, which restores it.
             if let Some(owner) = change.before.as_ref().and_then(|before| owner_of::<K, C>(&ownership, before)) {
-                queue.wake(owner);
+                queue.trigger(owner);
             }
-            // That it is gone is news to a pass of ours, too: the one that deleted it went by what was there before.
+            // The end of a child that a reconcile of ours deleted is news for its owner.
             if (!change.echo || change.gone)
                 && let Some(owner) = owner_of::<K, C>(&ownership, &change.object)
             {
-                queue.wake(owner);
+                queue.trigger(owner);
             }
         });
         self
     }
 
-    /// Wakes the objects that `map` names when an object in `cache` has changed or is gone.
+    /// Triggers the objects that `map` names when an object in `cache` changes or is deleted.
     pub fn watches<O: Object, I>(self, cache: &Cache<O>, map: impl Fn(&O) -> I + Send + Sync + 'static) -> Self
     where
         I: IntoIterator<Item = ObjectRef<K>>,
@@ -101,7 +100,7 @@ impl<K: Object> Controller<K> {
         let queue = self.queue.clone();
         cache.listen(move |change| {
             for object in map(&change.object) {
-                queue.wake(Key::new(object.namespace.as_deref(), &object.name));
+                queue.trigger(Key::new(object.namespace.as_deref(), &object.name));
             }
         });
         self
@@ -112,19 +111,19 @@ impl<K: Object> Controller<K> {
         Trigger { queue: self.queue.clone(), kind: PhantomData }
     }
 
-    /// How many objects are looked at at once, instead of the process's `--concurrency`.
+    /// Sets how many objects are reconciled at once, instead of the process's `--concurrency`.
     pub fn concurrency(mut self, concurrency: u16) -> Self {
         self.concurrency = concurrency.max(1);
         self
     }
 
-    /// How long a pass may take before it counts as failed; 2 minutes if nothing is said.
+    /// Sets how long a reconcile may take before it counts as failed. Default: 2 minutes.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Ready to run.
+    /// Starts the controller when the caches of the process are complete.
     pub fn run<R: Reconciler<Kind = K>>(self, reconciler: R) -> Runnable
     where
         K: Conditioned,
@@ -137,7 +136,7 @@ impl<K: Object> Controller<K> {
             }
         });
         self.platform.count_unready(R::NAME, move || counted.count(|key| queue.is_ours(key), Timestamp::now()));
-        let pass = Full {
+        let attempt = WithStatus {
             unready,
             platform: self.platform.clone(),
             cache: self.cache.clone(),
@@ -145,44 +144,43 @@ impl<K: Object> Controller<K> {
             objects: self.platform.objects(),
             reconciler,
         };
-        self.drive(pass)
+        self.drive(attempt)
     }
 
-    /// Ready to run, for a kind whose status is not ours.
+    /// [`Controller::run`] for a kind whose status is not ours.
     pub fn run_plain<R: PlainReconciler<Kind = K>>(self, reconciler: R) -> Runnable {
-        self.drive(Plain(reconciler))
+        self.drive(WithoutStatus(reconciler))
     }
 
-    fn drive<P: Pass<K>>(self, pass: P) -> Runnable {
+    fn drive<A: Attempt<K>>(self, attempt: A) -> Runnable {
         let Controller { platform, cache, queue, concurrency, timeout } = self;
-        let worker = Arc::new(Worker { platform, cache, queue, timeout, pass });
+        let worker = Arc::new(Worker { platform, cache, queue, timeout, attempt });
         let future = async move {
             let Worker { platform, cache, queue, .. } = &*worker;
             platform.synced().await;
             let (gaining, objects) = (queue.clone(), cache.clone());
             platform.partitions().on_gain(move |partition| gaining.gained(partition, &objects));
             queue.start(cache);
-            let mut passes = JoinSet::new();
+            let mut reconciles = JoinSet::new();
             loop {
                 tokio::select! {
                     () = platform.shutdown().cancelled() => break,
-                    Some(pass) = passes.join_next() => done(queue, pass),
-                    key = queue.next(), if passes.len() < usize::from(concurrency) => {
+                    Some(ended) = reconciles.join_next() => done(queue, ended),
+                    key = queue.next(), if reconciles.len() < usize::from(concurrency) => {
                         let worker = worker.clone();
-                        passes.spawn(async move {
+                        reconciles.spawn(async move {
                             let again = worker.work(&key).await;
                             (key, again)
                         });
                     }
                 }
             }
-            // Those that run are finished.
-            while let Some(pass) = passes.join_next().await {
-                done(queue, pass);
+            while let Some(ended) = reconciles.join_next().await {
+                done(queue, ended);
             }
         };
-        let name = format!("the controller {}", P::NAME);
-        Runnable { name, future: future.boxed(), patience: STOP_TIMEOUT, divisible: true }
+        let name = format!("the controller {}", A::NAME);
+        Runnable { name, future: future.boxed(), stop_timeout: STOP_TIMEOUT, divisible: true }
     }
 }
 
@@ -195,14 +193,14 @@ pub struct Trigger<K: Object> {
 impl<K: Object> Trigger<K> {
     /// Requests a reconcile of the object.
     pub fn request(&self, object: &ObjectRef<K>) {
-        self.queue.wake(Key::new(object.namespace.as_deref(), &object.name));
+        self.queue.trigger(Key::new(object.namespace.as_deref(), &object.name));
     }
 }
 
-fn done(queue: &Queue, pass: Result<(Key, Option<Duration>), JoinError>) {
-    match pass {
+fn done(queue: &Queue, ended: Result<(Key, Option<Duration>), JoinError>) {
+    match ended {
         Ok((key, again)) => queue.done(key, again),
-        // The reconcilers' panics are caught; this one is of what is around them, and nothing to go on with.
+        // Panics of reconcilers are caught; this one is a bug in this crate.
         Err(error) => {
             if let Ok(panic) = error.try_into_panic() {
                 std::panic::resume_unwind(panic)
@@ -222,38 +220,37 @@ fn owner_of<K: Object, C: Object>(ownership: &Ownership, child: &C) -> Option<Ke
         }
         Ownership::Label { key } => meta.labels.as_ref()?.get(key)?,
     };
-    // A cluster-scoped owner has no namespace, whatever its child's is. To the queue "a" and "a in b" are two
-    // objects, and there would be two passes over one Customer at once.
+    // A cluster-scoped owner has no namespace. With its child's, it would be in the queue twice and be reconciled twice at once.
     let namespace = meta.namespace.as_deref().filter(|_| !K::cluster_scoped());
     Some(Key::new(namespace, name))
 }
 
-/// Runs passes and decides what follows from how they end.
-struct Worker<K: Object, P> {
+/// Runs reconciles, and decides when the next one follows.
+struct Worker<K: Object, A> {
     platform: Platform,
     cache: Cache<K>,
     queue: Arc<Queue>,
     timeout: Duration,
-    pass: P,
+    attempt: A,
 }
 
-impl<K: Object, P: Pass<K>> Worker<K, P> {
-    /// `None`: it is another replica's. It is looked at again when it has become ours.
+impl<K: Object, A: Attempt<K>> Worker<K, A> {
+    /// `None`: the object is in another replica's partition. A reconcile follows if this replica takes the partition.
     async fn work(&self, key: &Key) -> Option<Duration> {
         let _permit = self.queue.enter(key)?;
-        // Its last readable version is not what it is now.
+        // The cache has its last version that could be decoded, which is outdated.
         if self.cache.is_unreadable(&key.namespace, &key.name) {
             return Some(requeue::resync());
         }
-        // Deleted by ourselves; the watch does not know yet.
+        // We deleted it, and the watch has not delivered that yet.
         let Some(object) = self.cache.lookup(key) else { return Some(requeue::resync()) };
-        self.platform.metrics().begun(P::NAME, self.queue.len());
+        self.platform.metrics().begun(A::NAME, self.queue.len());
         let (namespace, name) = (&key.namespace, &key.name);
-        let span = info_span!(parent: None, "reconcile", controller = P::NAME, %namespace, %name);
-        Some(self.attend(object).instrument(span).await)
+        let span = info_span!(parent: None, "reconcile", controller = A::NAME, %namespace, %name);
+        Some(self.reconcile(object).instrument(span).await)
     }
 
-    async fn attend(&self, object: Arc<K>) -> Duration {
+    async fn reconcile(&self, object: Arc<K>) -> Duration {
         let started = Instant::now();
         let uid = object.meta().uid.clone().unwrap_or_default();
         let outcome = self.guarded(object.clone()).await;
@@ -264,25 +261,25 @@ impl<K: Object, P: Pass<K>> Worker<K, P> {
             }
             Err(error) => {
                 let class = error.class();
-                let attempt = self.queue.failures.count(&uid, class);
-                let delay = requeue::after_error(class, attempt);
-                self.platform.metrics().failed(P::NAME, class.as_str());
+                let failures = self.queue.failures.count(&uid, class);
+                let delay = requeue::after_error(class, failures);
+                self.platform.metrics().failed(A::NAME, class.as_str());
                 match class {
                     Class::Waiting | Class::Conflict => debug!(%error, class = class.as_str(), ?delay, "not yet"),
                     _ => warn!(%error, class = class.as_str(), ?delay, "failed"),
                 }
-                self.pass.report(&object, &error, attempt > 0).await;
+                self.attempt.report(&object, &error, failures > 0).await;
                 (delay, if class == Class::Waiting { "waiting" } else { "failed" })
             }
         };
-        self.platform.metrics().passed(P::NAME, outcome, started.elapsed());
+        self.platform.metrics().ended(A::NAME, outcome, started.elapsed());
         delay
     }
 
-    /// A pass that hangs or panics fails, and takes nothing else with it.
+    /// A reconcile that hangs or panics fails, and nothing else fails with it.
     async fn guarded(&self, object: Arc<K>) -> Result<Duration, Error> {
-        let pass = AssertUnwindSafe(self.pass.pass(object)).catch_unwind();
-        match tokio::time::timeout(self.timeout, pass).await {
+        let attempt = AssertUnwindSafe(self.attempt.reconcile(object)).catch_unwind();
+        match tokio::time::timeout(self.timeout, attempt).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Error::Other(anyhow::anyhow!("the reconciler panicked; its log says where"))),
             Err(_) => Err(Error::Timeout),

@@ -1,8 +1,7 @@
-//! Comparing what is desired with what is there. Pure.
+//! Compares the desired state with the live object. Pure.
 //!
-//! The API server adds defaults to what it is given, so "equal" is not the question. The question is
-//! twofold: have we asked for exactly this before (the hash we left in an annotation), and does the
-//! object still say everything we ask for (is the desired state a subset of the live one)?
+//! The API server adds defaults, so the two are never equal. An object is as desired if it was last written from the same desired
+//! state (a hash in an annotation) and the desired state is a subset of the live one.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +16,20 @@ use crate::error::Error;
 
 /// The hash of the desired state that an object was last written from.
 pub const APPLIED_HASH: &str = "internal.example.com/applied-hash";
-/// The labels and annotations that are ours, so that those we no longer want can go without touching anybody else's.
+/// The names of our labels and annotations, so that those that are no longer desired can be removed without touching others.
 pub const APPLIED_KEYS: &str = "internal.example.com/applied-keys";
 
-/// A desired object with everything that is derived from it.
+/// A desired object and its hash.
 #[derive(Clone)]
 pub(crate) struct Desired<K> {
-    /// The object, stamped with the two annotations.
+    /// The object, with the two annotations.
     pub(crate) object: K,
-    /// The hash it was stamped with.
+    /// The hash in its annotation.
     pub(crate) hash: Hash,
 }
 
 impl<K: Object> Desired<K> {
-    /// Stamps a desired object that already says who owns it.
+    /// Annotates a desired object that already refers to its owner.
     pub(crate) fn new(mut object: K) -> Result<Self, Error> {
         let hash = hash(&to_json(&object)?);
         let meta = object.meta_mut();
@@ -43,10 +42,10 @@ impl<K: Object> Desired<K> {
         Ok(Desired { object, hash })
     }
 
-    /// In what the live object is not what is desired: a path, or that something is there that no longer should be.
+    /// How the live object differs from the desired one: a path, or that it has something that is no longer desired.
     pub(crate) fn difference(&self, live: &K) -> Result<Option<String>, Error> {
         let (mut desired, found) = (to_json(&self.object)?, to_json(live)?);
-        // A status is never ours to apply, and of the metadata only these are.
+        // Of the metadata only these are applied, and the status is not.
         if let Value::Object(desired) = &mut desired {
             desired.remove("status");
             if let Some(Value::Object(meta)) = desired.get_mut("metadata") {
@@ -58,11 +57,11 @@ impl<K: Object> Desired<K> {
         }
         let path = difference(&desired, &found, &mut Vec::new());
         let applied = live.meta().annotations.as_ref().and_then(|annotations| annotations.get(APPLIED_HASH));
-        Ok(path.or_else(|| (applied != Some(&self.hash)).then(|| "what is no longer desired".to_owned())))
+        Ok(path.or_else(|| (applied != Some(&self.hash)).then(|| "something that is no longer desired".to_owned())))
     }
 
-    /// What to PUT: everything outside of metadata and status from the desired object; of the
-    /// metadata what is there, except for the labels and annotations that are ours or were.
+    /// The object to PUT: the desired one, with the metadata of the live one except for the labels and annotations that are or
+    /// were ours.
     pub(crate) fn over(mut self, live: &K) -> K {
         let ours = std::mem::take(self.object.meta_mut());
         let mut meta = live.meta().clone();
@@ -74,8 +73,8 @@ impl<K: Object> Desired<K> {
         self.object
     }
 
-    /// What to PUT where nothing but the link to the owner is missing: the live object with it. Some kinds, such as Jobs, take no
-    /// other change.
+    /// The object to PUT if only the link to the owner is missing: the live one with it. Some kinds, such as Jobs, allow no other
+    /// change.
     pub(crate) fn linked(&self, live: &K) -> K {
         let mut linked = live.clone();
         link(linked.meta_mut(), self.object.meta().owner_references.clone());
@@ -86,13 +85,13 @@ impl<K: Object> Desired<K> {
 fn link(meta: &mut ObjectMeta, owners: Option<Vec<OwnerReference>>) {
     for owner in owners.into_iter().flatten() {
         let owners = meta.owner_references.get_or_insert_default();
-        // Nor does one to a former owner stay: garbage collection would delete the object for its sake.
+        // Removes a reference to a former owner: garbage collection would delete the object because of it.
         let group = |owner: &OwnerReference| owner.api_version.rsplit_once('/').map(|(group, _)| group.to_owned());
         owners.retain(|other| {
             (other.kind != owner.kind || other.name != owner.name || group(other) != group(&owner))
                 && other.uid != owner.uid
         });
-        // The API takes one controller at most.
+        // The API allows one controller.
         if owner.controller == Some(true) {
             owners.iter_mut().for_each(|other| other.controller = None);
         }

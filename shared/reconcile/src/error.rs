@@ -1,18 +1,17 @@
-//! What can go wrong in a pass, and who can do something about it.
+//! Errors of a reconcile, by who can resolve them.
 //!
-//! A reconciler does not choose how long to wait; it says *what kind* of trouble it met, and the one
-//! table in [`requeue`](crate::requeue) turns that into a delay.
+//! A reconciler returns the class of an error, and [`requeue`](crate::requeue) has the delay of each class.
 
 use std::fmt;
 
 use crate::decode::without_values;
 
-/// The error of a reconcile. Its `Display` is for people: it ends up in conditions and events, so
-/// it must be *stable*: no counters, no timestamps, or each retry would be a write.
+/// The error of a reconcile. Its text is the message of conditions and events, so it must be *stable*: with a counter or a
+/// timestamp, each retry would be a write.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not an error at all: something this object depends on is not there yet. Watches wake the
-    /// object when it is; the requeue is only a safety net.
+    /// Something this object depends on does not exist or is not ready yet. Its event triggers the next reconcile; the requeue
+    /// is a safety net.
     #[error("{message}")]
     Waiting {
         /// CamelCase, for the Ready condition.
@@ -36,13 +35,13 @@ pub enum Error {
         /// What has to change, and where.
         message: String,
     },
-    /// Somebody else wrote at the same time; the next pass sees what they wrote.
-    #[error("changed by somebody else at the same time: {0}")]
+    /// Another client wrote at the same time. The next reconcile has its write.
+    #[error("another client changed the object at the same time: {0}")]
     Conflict(String),
     /// The API server refused or could not be reached.
     #[error("{}", Described(.0))]
     Kube(#[from] kube::Error),
-    /// No answer within the bound that every call and every pass has.
+    /// A call or a reconcile exceeded its time limit.
     #[error("no answer within the time allowed")]
     Timeout,
     /// Anything else; retried with growing delays.
@@ -50,18 +49,18 @@ pub enum Error {
     Other(#[from] anyhow::Error),
 }
 
-/// Who can do something about an error, which is what decides when to try again.
+/// Who can resolve an error. This decides when to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Nobody needs to: it passes by itself.
+    /// A retry.
     Transient,
-    /// Something else, and a watch tells us when.
+    /// Another controller, and a watch reports it.
     Waiting,
-    /// We, by looking again.
+    /// A retry with the new version of the object.
     Conflict,
-    /// A person, somewhere else than in this object.
+    /// A person, by changing another object.
     Structural,
-    /// A person, in this object's spec.
+    /// A person, by changing this object's spec.
     Terminal,
 }
 
@@ -79,7 +78,7 @@ impl Class {
 }
 
 impl Error {
-    /// Something this object depends on is not there yet.
+    /// Something this object depends on does not exist or is not ready yet.
     pub fn waiting(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Error::Waiting { reason: reason.into(), message: message.into() }
     }
@@ -94,7 +93,7 @@ impl Error {
         Error::Structural { reason: reason.into(), message: message.into() }
     }
 
-    /// Who can do something about it. Exhaustive on purpose: a new variant must decide.
+    /// Who can resolve it. Exhaustive, so that a new variant must decide.
     pub fn class(&self) -> Class {
         match self {
             Error::Waiting { .. } => Class::Waiting,
@@ -121,12 +120,12 @@ impl Error {
     }
 }
 
-/// An error of the client in words that may be logged.
+/// The text of a client error, without values that must not be logged.
 pub(crate) fn describe(error: &kube::Error) -> String {
     Described(error).to_string()
 }
 
-/// `kube::Error::Api` prints the whole Status structure; people want its sentence.
+/// The message of a client error: `kube::Error::Api` would print the whole Status.
 struct Described<'a>(&'a kube::Error);
 
 impl fmt::Display for Described<'_> {

@@ -1,4 +1,5 @@
-//! Everything that is the same for every controller, so that a new one is its kind, its wishes and little else.
+//! What every controller of Ahoi shares: caches, the work queue, apply, status, finalizers, events, retries, leader election,
+//! metrics and options. A new controller consists of its kind and its desired state.
 //!
 //! # A controller
 //!
@@ -42,12 +43,12 @@
 //!         }
 //!         self.cards.apply(greeting, card(greeting)).await?;
 //!         let mut status = greeting.status.clone().unwrap_or_default();
-//!         set_verdict(&mut status.conditions, greeting.metadata.generation, Verdict::ready("said"));
+//!         set_verdict(&mut status.conditions, greeting.metadata.generation, Verdict::ready("the card is up to date"));
 //!         Ok(Progress::new(status))
 //!     }
 //! }
 //!
-//! /// What is desired: pure, and so tested without a cluster.
+//! /// The desired state: a pure function, tested without a cluster.
 //! fn card(greeting: &Greeting) -> ConfigMap {
 //!     let data = [("text".to_owned(), greeting.spec.text.clone())];
 //!     let mut card = ConfigMap { data: Some(data.into()), ..ConfigMap::default() };
@@ -67,59 +68,67 @@
 //! }
 //! ```
 //!
-//! Whole operators of this kind are in `examples/`.
+//! `examples/` has complete operators.
 //!
-//! # What a pass does
+//! # What a reconcile does
 //!
-//! 1. Adds [`Reconciler::FINALIZER`] if there is one and it is missing, and goes on in the same pass.
-//! 2. Calls [`Reconciler::reconcile`], which reads [`Cache`]s, works out what should be, and applies it through [`Owned`].
-//! 3. Writes the status if it differs, with `observedGeneration`; publishes an event if the object has become ready or
-//!    stalled.
-//! 4. After an [`Error`]: keeps the rest of the status and sets its conditions from the error; looks again when
-//!    [`requeue::after_error`] says so. There is no other place where a delay is chosen.
+//! 1. Adds [`Reconciler::FINALIZER`] if there is one and it is missing, and continues in the same reconcile.
+//! 2. Calls [`Reconciler::reconcile`], which reads [`Cache`]s, computes the desired state and applies it through [`Owned`].
+//! 3. Writes the status if it differs, with `observedGeneration`, and publishes an event if the object became Stalled or
+//!    recovered.
+//! 4. After an [`Error`]: sets the conditions from the error, keeps the rest of the status, and retries after the delay of
+//!    [`requeue::after_error`].
 //!
-//! An object that is being deleted gets [`Reconciler::cleanup`] instead, until that says `Ok`.
+//! While an object is being deleted, [`Reconciler::cleanup`] is called instead, until it returns `Ok`.
+//!
+//! # When an object is reconciled again
+//!
+//! [`requeue`] has the delays after an error and the interval of the periodic reconcile. Everything else is an event, with two
+//! exceptions: a reconciler can ask for an earlier reconcile with [`Progress::requeue_in`], for what no watch reports, and
+//! [`StatusThrottle`] does so for a status that it withholds.
 //!
 //! # What it costs
 //!
-//! The API server is the bottleneck of any busy cluster, so a pass that changes nothing sends nothing: reads come from
-//! caches, writes are left out when the object is as desired, and caches remember our own writes until the watch confirms
-//! them. An object costs the creation of its children and one status. The events of a fan-out become one pass.
+//! The API server is the bottleneck of a busy cluster, so a reconcile that changes nothing sends nothing: reads come from
+//! caches, objects that are as desired are not written, and caches remember our own writes until the watch confirms them. An
+//! object costs the creation of its children and one status. The events of a fan-out cause one reconcile.
 //!
 //! # Which error
 //!
-//! | | who can help | conditions | next look |
+//! | error | who can resolve it | conditions | next reconcile |
 //! |---|---|---|---|
-//! | [`Error::Waiting`] | another controller | Reconciling | when it has; 30 s at the latest |
+//! | [`Error::Waiting`] | another controller | Reconciling | on its event, within 30 s |
 //! | [`Error::Terminal`] | the author of the spec | Stalled | 30 min |
-//! | [`Error::Structural`] | somebody, elsewhere | Stalled | 5 min |
-//! | [`Error::Conflict`] | nobody needs to | as they were | 50 to 250 ms, growing |
-//! | transient: 5xx, 429, no connection, [`Error::Timeout`], [`Error::Other`] | nobody needs to | Reconciling, from the second time | 1 s, 2 s, 4 s … 5 min |
+//! | [`Error::Structural`] | a person, by changing another object | Stalled | 5 min |
+//! | [`Error::Conflict`] | a retry | unchanged | 50 to 250 ms, growing |
+//! | transient: 5xx, 429, no connection, [`Error::Timeout`], [`Error::Other`] | a retry | Reconciling, from the second failure | 1 s, 2 s, 4 s … 5 min |
 //!
-//! # What it must be allowed
+//! # Permissions
 //!
 //! Besides the kinds an operator works with: `get`, `create`, `update` of `leases.coordination.k8s.io` in its own namespace,
-//! with `--partitions` also `list` and `delete`;
-//! `create`, `patch` of `events.events.k8s.io` everywhere; `patch` of the status subresource and, with a finalizer, of the
-//! objects of its own kind.
+//! with `--partitions` also `list` and `delete`; `create`, `patch` of `events.events.k8s.io` everywhere; `patch` of the status
+//! subresource and, with a finalizer, of the objects of its own kind.
 //!
-//! # Several replicas at work
+//! # Several replicas
 //!
-//! With `--partitions=N` the objects are divided by namespace (cluster-scoped ones by name) into N partitions, which the replicas
-//! share; each looks only at objects of its own. All of them have everything in their caches, and learn what others write from
-//! their watches, as from anybody else. Whoever takes a partition waits two seconds before the first pass, for what the one before wrote
-//! last to arrive, and looks at everybody on it. What a reconciler keeps in memory besides is one replica's.
+//! With `--partitions=N`, objects are divided by namespace (cluster-scoped ones by name) into N partitions, which the replicas
+//! share. A replica reconciles only objects in its own partitions. Its caches hold all objects, and see the writes of other
+//! replicas through the watch. A replica that takes a partition waits two seconds for the last writes of the former holder, and
+//! then reconciles each object in it. Whatever a reconciler keeps in memory exists in one replica only.
 //!
 //! # Rules that the types do not enforce
 //!
 //! - Messages are stable: no counters of attempts, no times. Each change of a message is a write.
 //! - Requests that do not go through [`Owned`] or [`Platform::write_status`] are unknown to the caches until the watch
-//!   brings them.
-//! - Destroy data only on positive evidence: the object's own policy says so and the object itself is being deleted.
+//!   delivers them.
+//! - Delete data only if the object's own policy says so and the object itself is being deleted.
+//!
+//! [`why_not_kube_controller`] compares this crate with libraries, and has the measurements.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod age;
+mod attempt;
 mod bounded;
 mod cache;
 pub mod conditions;
@@ -133,7 +142,6 @@ mod metrics;
 mod objects;
 mod owned;
 mod partitions;
-mod pass;
 mod platform;
 pub mod pods;
 mod queue;
@@ -145,6 +153,8 @@ mod run;
 pub mod testing;
 mod throttle;
 mod unready;
+#[doc = include_str!("../docs/why-not-kube-controller.md")]
+pub mod why_not_kube_controller {}
 mod workqueue;
 
 pub use age::age;

@@ -58,44 +58,40 @@ impl Metrics {
             requests,
         };
         let mut registry = metrics.registry.lock();
-        registry.register("reconciles", "Passes by outcome", metrics.reconciles.clone());
-        registry.register("reconcile_errors", "Failed passes by class of error", metrics.errors.clone());
-        registry.register("reconcile_duration_seconds", "Duration of passes", metrics.duration.clone());
-        registry.register("reconciles_in_flight", "Passes that run now", metrics.in_flight.clone());
+        registry.register("reconciles", "Reconciles by outcome", metrics.reconciles.clone());
+        registry.register("reconcile_errors", "Failed reconciles by class of the error", metrics.errors.clone());
+        registry.register("reconcile_duration_seconds", "Duration of reconciles", metrics.duration.clone());
+        registry.register("reconciles_in_flight", "Reconciles that are running", metrics.in_flight.clone());
+        registry.register("queue_depth", "Objects that are due and wait for a reconcile", metrics.queued.clone());
         registry.register(
-            "queue_depth",
-            "Objects that are due to be looked at and wait for a slot",
-            metrics.queued.clone(),
+            "leader",
+            "1 while this process holds the Lease of the controller or of a partition",
+            metrics.leader.clone(),
         );
-        registry.register("leader", "1 while this process holds the lease, or a partition", metrics.leader.clone());
-        registry.register(
-            "partitions_held",
-            "Partitions of the work that this process has",
-            metrics.partitions_held.clone(),
-        );
+        registry.register("partitions_held", "Partitions that this process holds", metrics.partitions_held.clone());
         registry.register(
             "partition_takeovers",
-            "Partitions taken by this process, from nobody or from a replica whose Lease expired",
+            "Partitions that this process took, by whether they were free or the Lease of their holder had expired",
             metrics.partition_takeovers.clone(),
         );
         registry.register(
             "unreadable_objects",
-            "Objects of a kind that this release cannot decode; they are left as they are",
+            "Objects of a kind that this release cannot decode and does not change",
             metrics.unreadable.clone(),
         );
         registry.register(
             "first_list_overdue",
-            "1 while this process works without the first list of a kind, after 45 seconds",
+            "1 while the first list of a kind is missing for more than 45 seconds",
             metrics.first_list_overdue.clone(),
         );
         registry.register(
             "objects_not_ready",
-            "Objects whose condition Ready is False, by whether they are Stalled or on their way",
+            "Objects whose condition Ready is False, by whether they are Stalled or Reconciling",
             metrics.not_ready.clone(),
         );
         registry.register(
             "longest_not_ready_seconds",
-            "For how long the object has not been ready that was ready least recently; 0 if all are",
+            "Seconds since Ready became False, of the object for which that is longest ago; 0 if all are ready",
             metrics.longest_not_ready.clone(),
         );
         registry.register("api_requests", "Requests to the API server", metrics.requests.0.clone());
@@ -109,7 +105,7 @@ impl Metrics {
         self.queued.get_or_create(&[("controller", controller)]).set(queued);
     }
 
-    pub(crate) fn passed(&self, controller: &'static str, outcome: &'static str, took: Duration) {
+    pub(crate) fn ended(&self, controller: &'static str, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&[("controller", controller), ("outcome", outcome)]).inc();
         self.duration.get_or_create(&[("controller", controller)]).observe(took.as_secs_f64());
         self.in_flight.get_or_create(&[("controller", controller)]).dec();

@@ -1,4 +1,4 @@
-//! Children: written only when they differ, pruned only when they are ours.
+//! Children: written only if they differ, deleted only if they are ours.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,20 +16,20 @@ use crate::objects::{Deleted, Objects};
 use crate::platform::Platform;
 use crate::repairs::Repairs;
 
-/// How a child says whose it is.
+/// How a child refers to its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
     /// By an owner reference with `controller: true`: garbage collection takes the child with its owner.
     Controller,
-    /// By a label whose value is the owner's name. For what must outlive a re-created or restored
-    /// owner, as a tenant's Namespace must.
+    /// By a label whose value is the owner's name: for a child that must survive a recreated or restored owner, such as a tenant's
+    /// Namespace.
     Label {
         /// The label's name.
         key: String,
     },
 }
 
-/// Children of one kind: a [`Cache`] to read them from, and the writes that keep them as desired.
+/// Children of one kind: the [`Cache`] with their live state, and the writes that keep them as desired.
 pub struct Owned<K> {
     cache: Cache<K>,
     objects: Objects<K>,
@@ -64,8 +64,8 @@ impl<K> Clone for Owned<K> {
 }
 
 impl<K: Object> Owned<K> {
-    /// Children found in `cache`, which must see (by its scope and selectors) all that is going to be
-    /// written, and must not trim what is compared.
+    /// Children in `cache`. Its scope and selectors must include every child that is written, and it must not trim fields that are
+    /// compared.
     pub fn new(platform: &Platform, cache: &Cache<K>) -> Self {
         Owned {
             cache: cache.clone(),
@@ -80,43 +80,42 @@ impl<K: Object> Owned<K> {
         }
     }
 
-    /// Links children to their owner by a label with the owner's name instead of an owner reference.
+    /// Links children to their owner by a label with the owner's name, instead of by an owner reference.
     pub fn linked_by(mut self, label: impl Into<String>) -> Self {
         self.ownership = Ownership::Label { key: label.into() };
         self
     }
 
-    /// For children whose names are nobody else's in the place where they are, and which guard something: whoever may change
-    /// one could otherwise get rid of it by its label. One that is not linked to its owner is taken over unless something
-    /// else controls it, and one that a finalizer keeps from going is repaired for as long as it is there.
+    /// For children that guard something and whose names no one else uses: without this, a client that may change one could
+    /// disable it by removing its label. Adopts a child that is not linked to its owner unless another object controls it, and
+    /// repairs a child that is being deleted for as long as a finalizer blocks its deletion.
     pub fn adopting_unowned(mut self) -> Self {
         self.adopts_unowned = true;
         self
     }
 
-    /// What others add to a child stands, since API servers add defaults, unless `refuses` says of the live child and the
-    /// desired one that it must not: then it is replaced.
+    /// Overwrites fields that others added to a child if `must_overwrite` returns true for the live and the desired child. By
+    /// default they stay, since API servers add defaults.
     pub fn overwritten_if(mut self, must_overwrite: fn(&K, &K) -> bool) -> Self {
         self.must_overwrite = must_overwrite;
         self
     }
 
-    /// Where `must_recreate` says so of the live child and the desired one, the child is deleted and created: the API does not
-    /// let it be changed into what is desired, as the role of a RoleBinding.
+    /// Deletes and creates a child if `must_recreate` returns true for the live and the desired child: for changes that the API
+    /// does not allow, such as the role of a RoleBinding.
     pub fn recreated_if(mut self, must_recreate: fn(&K, &K) -> bool) -> Self {
         self.must_recreate = must_recreate;
         self
     }
 
-    /// For children that a tenant may write to. One that a tenant has changed so that the API server refuses to have it put
-    /// right (an immutable field, metadata that is too large) is deleted and created, and one that a finalizer keeps from going
-    /// is put right for as long as it is there.
+    /// For children that a tenant may write. Deletes and creates a child if the API server refuses its repair (an immutable field,
+    /// metadata that is too large), and repairs a child that is being deleted for as long as a finalizer blocks its deletion.
     pub fn recreated_if_refused(mut self) -> Self {
         self.recreates_if_refused = true;
         self
     }
 
-    /// A child that is deleted is there until everything is gone that blocks it, as the pods of a Job do.
+    /// Deletes children in the foreground: a child exists until its own children are deleted, such as the pods of a Job.
     pub fn deleted_in_foreground(mut self) -> Self {
         self.propagation = PropagationPolicy::Foreground;
         self
@@ -127,12 +126,12 @@ impl<K: Object> Owned<K> {
         &self.cache
     }
 
-    /// How a child says whose it is.
+    /// How a child refers to its owner.
     pub fn ownership(&self) -> &Ownership {
         &self.ownership
     }
 
-    /// The owner's children of this kind, those that are being deleted included.
+    /// The owner's children of this kind, including those that are being deleted.
     pub fn children<O: Object>(&self, owner: &O) -> Vec<Arc<K>> {
         match &self.ownership {
             Ownership::Controller => {
@@ -144,15 +143,15 @@ impl<K: Object> Owned<K> {
         }
     }
 
-    /// The owner's child of this name, in the owner's own namespace. Of a packed cache nothing else is read.
+    /// The owner's child of this name, in the owner's namespace. In a packed cache, only this object is decoded.
     pub fn child<O: Object>(&self, owner: &O, name: &str) -> Option<Arc<K>> {
         let child = self.cache.lookup(&Key::new(owner.meta().namespace.as_deref(), name))?;
         self.is_owned(owner, &child).then_some(child)
     }
 
-    /// The child of this namespace and name, if it is the owner's but for its owner reference: a backup was restored, or the owner
-    /// deleted with `--cascade=orphan`. It has all of these labels, a controller of ours wrote it, and no other object of ours
-    /// controls it. [`apply`](Owned::apply) links it to the owner again.
+    /// The child of this namespace and name that lost its owner reference: a backup was restored, or the owner was deleted with
+    /// `--cascade=orphan`. It has all of these labels, a controller of ours wrote it, and no other object of ours controls it.
+    /// [`apply`](Owned::apply) links it to the owner again.
     pub fn orphan<O: Object>(&self, owner: &O, like: &ObjectMeta) -> Option<Arc<K>> {
         let child = self.cache.lookup(&Key::new(like.namespace.as_deref(), like.name.as_deref()?))?;
         let labels = child.meta().labels.as_ref();
@@ -162,23 +161,22 @@ impl<K: Object> Owned<K> {
         is_lost.then_some(child)
     }
 
-    /// Makes the child what is desired, by the fewest requests that do: none if it is so already.
+    /// Creates or changes the child so that it is as desired. Sends nothing if it is already.
     ///
-    /// The answer is the child as it is now, with the status its own controller gave it. A child of the same name
-    /// that is not the owner's is refused as `NameConflict`; it is never taken over silently (but see
-    /// [`adopting_unowned`](Owned::adopting_unowned)). What others put on our child (labels, annotations, finalizers, defaults) stays.
+    /// Returns the live child, with the status of its own controller. An object of the same name that is not the owner's is a
+    /// `NameConflict`; it is never taken over silently (but see [`adopting_unowned`](Owned::adopting_unowned)). Labels, annotations,
+    /// finalizers and defaults that others add stay.
     pub async fn apply<O: Object>(&self, owner: &O, mut desired: K) -> Result<Arc<K>, Error> {
         self.claim(owner, &mut desired)?;
         let desired = Desired::new(desired)?;
         let key = Key::of(&desired.object);
         let live = match self.cache.lookup(&key) {
             Some(live) => live,
-            // POST creates at two thirds of the cost of an apply that creates. What it creates is managed by
-            // an `Update` entry, and a later server-side apply would not prune the fields such an entry owns: that is why
-            // changes are sent as a PUT, which leaves nothing behind that is no longer desired.
+            // A POST costs two thirds of an apply that creates. The fields of its object belong to an `Update` entry, which a
+            // later server-side apply would not prune; so changes are sent as a PUT, which removes what is no longer desired.
             None => match self.create(&desired).await {
                 Ok(created) => return Ok(self.agreed(created, &desired.hash)),
-                // Newer than our cache, or outside of its selectors.
+                // Newer than the cache, or outside of its selectors.
                 Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => {
                     self.found(owner, self.objects.get(&key).await?)
                 }
@@ -190,7 +188,7 @@ impl<K: Object> Owned<K> {
         if live.meta().deletion_timestamp.is_none() {
             return if anew { self.recreate(desired, &live).await } else { self.update(owner, desired, live).await };
         }
-        // As long as a finalizer keeps it, it does what it does.
+        // It is effective for as long as a finalizer blocks its deletion.
         if (self.adopts_unowned || self.recreates_if_refused) && !anew {
             self.update(owner, desired, live.clone()).await?;
         }
@@ -202,8 +200,8 @@ impl<K: Object> Owned<K> {
         self.objects.create(&desired.object).await
     }
 
-    /// An error if the child has been put right too often of late: whoever changes or deletes it again and again must not
-    /// keep us and the API server busy with it.
+    /// An error if the child was repaired too often recently: a client that changes or deletes it again and again must not cause
+    /// endless writes.
     fn admit(&self, desired: &Desired<K>) -> Result<(), Error> {
         if self.repairs.admit(&Key::of(&desired.object), &desired.hash, Instant::now()) {
             return Ok(());
@@ -212,26 +210,27 @@ impl<K: Object> Owned<K> {
         Err(Error::waiting(
             "ChangedRepeatedly",
             format!(
-                "{what} is changed or deleted again and again by another client: find out by which. It is put right within 5 minutes"
+                "{what} is changed or deleted again and again by another client. Find out by which; it is repaired within 5 minutes"
             ),
         ))
     }
 
-    /// What there is under a name where the cache has nothing. What is not the owner's may be outside of the cache's
-    /// selectors, and is not remembered: no watch would tell that it has changed or is gone.
+    /// The live object of a name that the cache does not have. If it is not the owner's, it may be outside of the cache's selectors
+    /// and is not cached: no watch would report its changes.
     fn found<O: Object>(&self, owner: &O, live: K) -> Arc<K> {
         if self.is_owned(owner, &live) { self.cache.written(live) } else { Arc::new(live) }
     }
 
     async fn update<O: Object>(&self, owner: &O, desired: Desired<K>, live: Arc<K>) -> Result<Arc<K>, Error> {
         let is_owned = self.is_owned(owner, &live);
-        // Also where the answer to our write was not what we had asked for, or a webhook that has a say in it would have us
-        // write again in each pass.
+        // Even if the API server stored something else than we sent: a webhook that changes it would cause a write in each
+        // reconcile.
         if is_owned && self.cache.agrees(&*live, &desired.hash) {
             return Ok(live);
         }
         let hash = desired.hash.clone();
-        let refused = (self.must_overwrite)(&live, &desired.object).then(|| "what others have added".to_owned());
+        let refused =
+            (self.must_overwrite)(&live, &desired.object).then(|| "fields that another client added".to_owned());
         let difference = desired.difference(&live)?.or(refused);
         if difference.is_none() && is_owned {
             self.cache.agree(&*live, &hash);
@@ -239,16 +238,16 @@ impl<K: Object> Owned<K> {
         }
         self.admit(&desired)?;
         let Some(difference) = difference else {
-            info!(kind = %K::kind(&()), name = %name_of(&*live), "linking to its owner");
+            info!(kind = %K::kind(&()), name = %name_of(&*live), "linking the child to its owner");
             return Ok(self.agreed(self.objects.replace(&desired.linked(&live)).await?, &hash));
         };
-        info!(kind = %K::kind(&()), name = %name_of(&*live), %difference, "updating");
+        info!(kind = %K::kind(&()), name = %name_of(&*live), %difference, "updating the child");
         match self.objects.replace(&desired.clone().over(&live)).await {
             Ok(replaced) => Ok(self.agreed(replaced, &hash)),
             Err(error)
                 if self.recreates_if_refused && is_invalid(&error) && live.meta().deletion_timestamp.is_none() =>
             {
-                // Where the new object would be refused as well, what is there is better than nothing.
+                // If a new object would be refused as well, the live one is better than none.
                 if self.objects.is_valid(&desired.object).await? {
                     self.delete_and_create(desired, &live).await
                 } else {
@@ -265,7 +264,7 @@ impl<K: Object> Owned<K> {
     }
 
     async fn delete_and_create(&self, desired: Desired<K>, live: &K) -> Result<Arc<K>, Error> {
-        info!(kind = %K::kind(&()), name = %name_of(live), "deleting it, to make it anew");
+        info!(kind = %K::kind(&()), name = %name_of(live), "recreating the child");
         if let Deleted::Terminating(_) = self.objects.delete(live, self.propagation.clone()).await? {
             return Err(being_deleted(live));
         }
@@ -273,17 +272,16 @@ impl<K: Object> Owned<K> {
         Ok(self.agreed(self.objects.create(&desired.object).await?, &desired.hash))
     }
 
-    /// The API server's answer is what our wish comes to, even where it writes it in a way of its own that the comparison
-    /// does not understand. Asking again would not bring us closer.
+    /// Remembers that the answer satisfies the desired state, even if the API server stores it in a form in which the comparison
+    /// finds a difference: another write would have the same result.
     fn agreed(&self, answer: K, hash: &Hash) -> Arc<K> {
         let object = self.cache.written(answer);
         self.cache.agree(&*object, hash);
         object
     }
 
-    /// Deletes the owner's children that `keep` does not want; the answer is how many were told to go.
+    /// Deletes the owner's children for which `keep` returns false. Returns how many.
     pub async fn prune<O: Object>(&self, owner: &O, keep: impl Fn(&K) -> bool) -> Result<usize, Error> {
-        // An incomplete listing says nothing about what is superfluous.
         if !self.cache.is_synced() {
             return Err(Error::waiting("CacheNotSynced", format!("the list of {} is not complete", K::plural(&()))));
         }
@@ -297,9 +295,9 @@ impl<K: Object> Owned<K> {
         Ok(deleted)
     }
 
-    /// Deletes exactly this object (by its uid). That it is gone already is fine.
+    /// Deletes exactly this object, by its uid. Succeeds if it does not exist any more.
     pub async fn delete(&self, child: &K) -> Result<(), Error> {
-        info!(kind = %K::kind(&()), name = %name_of(child), "deleting");
+        info!(kind = %K::kind(&()), name = %name_of(child), "deleting the child");
         match self.objects.delete(child, self.propagation.clone()).await? {
             Deleted::Terminating(object) => {
                 self.cache.written(*object);
@@ -315,12 +313,9 @@ impl<K: Object> Owned<K> {
         if meta.namespace.is_none() && !K::cluster_scoped() {
             meta.namespace = owner.meta().namespace.clone();
         }
-        // Garbage collection takes such a child for an orphan and deletes it.
+        // Garbage collection would delete such a child as an orphan.
         if owner.meta().namespace.is_some() && owner.meta().namespace != meta.namespace {
-            return Err(Error::structural(
-                "ForeignNamespace",
-                "an owner in a namespace has its children in the same one",
-            ));
+            return Err(Error::structural("ForeignNamespace", "a child must be in the namespace of its owner"));
         }
         match &self.ownership {
             Ownership::Controller => {
@@ -354,14 +349,14 @@ impl<K: Object> Owned<K> {
         Err(Error::structural(
             "NameConflict",
             format!(
-                "{what} exists and does not belong to {owner}; it is left as it is. Delete it to let {owner} create its own"
+                "{what} exists, does not belong to {owner} and is not changed. Delete it to let {owner} create its own"
             ),
         ))
     }
 
-    /// Whether an object of the name is the child that a controller of ours wrote, by its annotation, and only its owner reference
-    /// is missing: removed, not restored from a backup, or to a former owner of the same name. One whose labels say that it is
-    /// another's is that one's, as is one that another object of ours controls.
+    /// Whether a controller of ours wrote the object, by its annotation, and only its owner reference is missing: removed, not
+    /// restored from a backup, or to a former owner of the same name. Not if its labels name another owner, or another object of
+    /// ours controls it.
     fn has_lost_its_owner<O: Object>(&self, owner: &O, live: &K, desired: &ObjectMeta) -> bool {
         let Ownership::Controller = self.ownership else { return false };
         let meta = live.meta();
@@ -373,7 +368,7 @@ impl<K: Object> Owned<K> {
         let is_controlled = owners.any(|other| {
             let group = group_of(other);
             let is_of_its_kind = group == O::group(&()) && other.kind == O::kind(&());
-            // Two objects of one name are never there at once.
+            // Two objects of one name never exist at once.
             let is_former = is_of_its_kind && Some(&other.name) == owner.meta().name.as_ref();
             !is_former && (group == GROUP || is_of_its_kind)
         });
@@ -407,7 +402,7 @@ fn is_invalid(error: &Error) -> bool {
     matches!(error, Error::Kube(kube::Error::Api(status)) if status.code == 422)
 }
 
-/// A create is refused with 404 when the namespace is not there (yet): a wait, not a failure.
+/// A create fails with 404 if the namespace does not exist (yet).
 fn for_create(error: Error, key: &Key) -> Error {
     match error {
         Error::Kube(kube::Error::Api(status)) if status.code == 404 && names_namespace(&status) => {

@@ -26,25 +26,24 @@ use crate::objects::Objects;
 use crate::partitions::Partitions;
 use crate::unready::Counts;
 
-/// How many objects come with one answer to a list. A page is in memory as a whole, as text and as objects, with much that
-/// is not kept.
+/// Objects in one page of a list. A whole page is in memory, as text and as objects.
 const PAGE: u32 = 100;
-/// The same of kinds that tenants can write. One object may have 1.5 MB, and a page is in memory three times over.
+/// Objects in one page of a kind that tenants can write. An object may have 1.5 MB, and a page is in memory three times.
 const PAGE_OF_TENANTS: u32 = 16;
-/// More than the labels, annotations, finalizers and owners of an object of ours have, with what others add.
+/// More than the labels, annotations, finalizers and owners of our objects have.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
 /// How long a first list may take before `/readyz` and a metric report it.
 const LIST_OVERDUE: Duration = Duration::from_secs(45);
 
-/// What every controller of a process shares. Cheap to clone.
+/// What the controllers of a process share. Cheap to clone.
 #[derive(Clone)]
 pub struct Platform {
-    /// The client, with its calls bounded and counted.
+    /// The client, with timeouts and metrics.
     pub client: Client,
     shared: Arc<Shared>,
 }
 
-/// What a process is told about itself.
+/// The options of a process.
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) instance: String,
@@ -70,14 +69,14 @@ struct Shared {
 /// Counts the objects of a controller that are not ready.
 type CountUnready = Box<dyn Fn() -> Counts + Send + Sync>;
 
-/// Something to be waited for.
+/// A condition of readiness.
 struct Gate {
     what: String,
     is_open: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Platform {
-    /// `failures` hears the names of tasks that stopped although nobody told them to.
+    /// `failures` receives the names of tasks that stopped before the shutdown.
     pub(crate) fn new(
         client: Client,
         process: Process,
@@ -101,35 +100,35 @@ impl Platform {
         Platform { client, shared: Arc::new(shared) }
     }
 
-    /// The name of the process, which is its field manager, too: "ahoi-customer".
+    /// Name of the process and of its field manager, such as "ahoi-customer".
     pub fn name(&self) -> &str {
         &self.shared.process.name
     }
 
-    /// The replica; the pod's name in a cluster.
+    /// Name of the replica; in a cluster that of the pod.
     pub fn instance(&self) -> &str {
         &self.shared.process.instance
     }
 
-    /// The namespace the process runs in, which is the suite's own.
+    /// The namespace of the process and its Leases.
     pub fn namespace(&self) -> &str {
         &self.shared.process.namespace
     }
 
-    /// For an operator whose work cannot be divided among replicas: an error that says `why`, if it is told to
-    /// (`--partitions`). Such is what decides by what is in its memory alone.
+    /// Returns an error with `why` if `--partitions` is above 1: for an operator that decides from its own memory, and so cannot be
+    /// divided among replicas.
     pub fn require_one_partition(&self, why: &str) -> anyhow::Result<()> {
-        anyhow::ensure!(self.partitions().count() == 1, "{} runs with --partitions=1 only: {why}", self.name());
+        anyhow::ensure!(self.partitions().count() == 1, "{} requires --partitions=1: {why}", self.name());
         Ok(())
     }
 
-    /// Cancelled when the process is told to stop.
+    /// Cancelled on SIGTERM.
     pub fn shutdown(&self) -> &CancellationToken {
         &self.shared.shutdown
     }
 
-    /// Writes a status in the middle of a pass: a name before what bears it is created, a step of a cleanup. The answer
-    /// is the object with it, and `cache` knows it at once. At the end of a pass the reconciler just returns it.
+    /// Writes a status during a reconcile, such as a name before the object of that name is created, or a step of a cleanup.
+    /// Returns the object with it, which `cache` has at once. The status at the end of a reconcile is returned instead.
     pub async fn write_status<K: Conditioned>(
         &self,
         cache: &Cache<K>,
@@ -139,17 +138,17 @@ impl Platform {
         Ok(cache.written(self.objects().set_status(object, status).await?))
     }
 
-    /// Makes `/readyz` wait for more than the caches. `what`, for people, completes "waiting for".
+    /// Makes `/readyz` wait for a condition in addition to the caches. `what` completes the text "waiting for".
     pub fn ready_if(&self, what: &'static str, is_met: impl Fn() -> bool + Send + Sync + 'static) {
         self.shared.conditions.lock().push(Gate { what: what.to_owned(), is_open: Box::new(is_met) });
     }
 
-    /// What of [`Platform::ready_if`] is not met.
+    /// The conditions of [`Platform::ready_if`] that are not met.
     pub(crate) fn unmet(&self) -> Vec<String> {
         closed(&self.shared.conditions)
     }
 
-    /// Registers an operator's own metrics. Labels must be bounded: never an object's name.
+    /// Registers metrics of an operator. Their labels must be bounded: never the name of an object.
     pub fn register(&self, register: impl FnOnce(&mut Registry)) {
         register(&mut self.metrics().registry.lock());
     }
@@ -263,18 +262,18 @@ impl Platform {
     fn spawn_watch<K: Object>(&self, cache: &Cache<K>, watch: impl Future<Output = ()> + Send + 'static) {
         self.await_sync(cache);
         let begun = self.shared.begun.clone();
-        self.spawn(format!("the watch of {}", K::plural(&())), async move {
+        self.spawn(format!("watch of {}", K::plural(&())), async move {
             begun.cancelled().await;
             watch.await;
         });
     }
 
-    /// Makes readiness and the start of controllers wait for the cache.
+    /// Adds a cache for which readiness and the start of controllers wait.
     pub(crate) fn await_sync<K: Object>(&self, cache: &Cache<K>) {
         self.shared.caches.lock().push(Box::new(cache.clone()));
     }
 
-    /// Applies an object or a part of one by server-side apply, with force, and has `cache` know the answer at once.
+    /// Applies an object, or a part of one, by server-side apply with force. `cache` has the answer at once.
     pub async fn server_side_apply<K: Object>(
         &self,
         cache: &Cache<K>,
@@ -286,13 +285,12 @@ impl Platform {
         Ok(cache.written(self.objects().server_side_apply(&key, object).await?))
     }
 
-    /// Publishes an event about `object`, in the background: an event that cannot be published is logged, and
-    /// changes nothing else.
+    /// Publishes an event about `object` in the background. If it cannot be published, that is logged.
     pub fn event<K: Object>(&self, object: &K, type_: EventType, reason: impl Into<String>, note: impl Into<String>) {
         self.event_at::<K>(object.meta().clone(), type_, reason, note);
     }
 
-    /// The same about an object of which no more is known than its metadata.
+    /// [`Platform::event`] for an object of which only the metadata is known.
     pub(crate) fn event_at<K: Object>(
         &self,
         metadata: ObjectMeta,
@@ -310,26 +308,25 @@ impl Platform {
         let object = PartialObjectMeta::<K> { types: None, metadata, _phantom: std::marker::PhantomData };
         let platform = self.clone();
         tokio::spawn(async move {
-            // Expected at times: nothing may be created in a namespace that is going.
+            // Expected in a namespace that is being deleted.
             if let Err(error) = platform.shared.events.publish(&object, &event).await {
-                debug!(%error, reason = %event.reason, "the event was not published");
+                debug!(%error, reason = %event.reason, "cannot publish the event");
             }
         });
     }
 
-    /// Runs a task for as long as the process. That it ends earlier, by a panic for example, is the end of
-    /// the process: half a controller is worse than none.
+    /// Runs a task until the process ends. If it ends earlier, for example by a panic, the process ends with an error.
     pub(crate) fn spawn(&self, name: String, task: impl Future<Output = ()> + Send + 'static) {
         let shared = self.shared.clone();
         let task = tokio::spawn(task);
         tokio::spawn(async move {
             let _ = task.await;
-            // Nobody listens any more when the process is about to end anyway.
+            // Fails only while the process ends.
             let _ = shared.failures.send(name);
         });
     }
 
-    /// This process is not, or no longer, a standby.
+    /// This replica is not a standby, or no longer.
     pub(crate) fn begin(&self) {
         let _ = self.shared.begun_at.set(Instant::now());
         self.shared.begun.cancel();
@@ -343,7 +340,7 @@ impl Platform {
         &self.shared.metrics
     }
 
-    /// What of the work is this replica's.
+    /// The partitions that this replica holds.
     pub(crate) fn partitions(&self) -> &Partitions {
         &self.shared.process.partitions
     }
@@ -357,7 +354,7 @@ impl Platform {
         self.shared.caches.lock().iter().filter(|cache| !cache.is_synced()).map(|cache| cache.kind()).collect()
     }
 
-    /// The same, each with why its last request failed.
+    /// [`Platform::unsynced`], each with the error of its last request.
     pub(crate) fn missing_lists(&self) -> Vec<String> {
         let caches = self.shared.caches.lock();
         let missing = caches.iter().filter(|cache| !cache.is_synced());
@@ -368,13 +365,13 @@ impl Platform {
         explained.collect()
     }
 
-    /// For how long this process has worked, if its first lists should be complete by now.
+    /// How long ago this replica started to work, if its first lists are overdue.
     pub(crate) fn overdue(&self) -> Option<Duration> {
         let working = self.shared.begun_at.get()?.elapsed();
         (working > LIST_OVERDUE).then_some(working)
     }
 
-    /// Has the metrics tell how many objects of a controller are not ready.
+    /// Adds the number of objects of a controller that are not ready to the metrics.
     pub(crate) fn count_unready(&self, controller: &'static str, count: impl Fn() -> Counts + Send + Sync + 'static) {
         self.shared.unready.lock().push((controller, Box::new(count)));
     }
@@ -403,8 +400,7 @@ impl Platform {
     }
 }
 
-/// Drops what takes too much memory of the metadata of an object that tenants can write. The next write of the object's
-/// controller replaces it.
+/// Drops large metadata of an object that tenants can write. The next write by the object's controller replaces it.
 fn bound_metadata(meta: &mut ObjectMeta) {
     let texts = [&meta.labels, &meta.annotations].into_iter().flatten().flatten();
     let texts: usize = texts.map(|(key, value)| key.len() + value.len()).sum();

@@ -1,4 +1,4 @@
-//! What wakes a controller's objects, and which of it is news.
+//! The objects of a controller that wait for a reconcile, and what triggers one.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,15 +15,15 @@ use crate::cache::{Cache, Change, Key};
 use crate::desired::{APPLIED_HASH, APPLIED_KEYS};
 use crate::partitions::{Partitions, Permit, partition_of};
 use crate::requeue::Failures;
-use crate::workqueue::{Turn, Workqueue};
+use crate::workqueue::{Entry, Workqueue};
 
-/// The objects of a controller that are to be looked at.
+/// The objects of a controller that wait for a reconcile.
 pub(crate) struct Queue {
     waiting: Mutex<Workqueue>,
-    woken: Notify,
-    /// Before the start nobody is woken: everybody will be.
+    triggered: Notify,
+    /// Before the start nothing is triggered; the start triggers every object.
     started: AtomicBool,
-    /// Of each object that there is, a hash of what may wake it.
+    /// For each object, a hash of what triggers a reconcile.
     seen: Mutex<HashMap<Key, u64>>,
     pub(crate) failures: Failures,
     partitions: Partitions,
@@ -33,7 +33,7 @@ impl Queue {
     pub(crate) fn new(partitions: &Partitions) -> Self {
         Queue {
             waiting: Mutex::default(),
-            woken: Notify::new(),
+            triggered: Notify::new(),
             started: AtomicBool::new(false),
             seen: Mutex::default(),
             failures: Failures::default(),
@@ -41,27 +41,27 @@ impl Queue {
         }
     }
 
-    /// How many are due and find no slot.
+    /// How many are due and wait for a slot.
     pub(crate) fn len(&self) -> usize {
         self.waiting.lock().len()
     }
 
-    /// The partition that an object is on: its namespace's, which is its customer's. Without a namespace its name's.
+    /// The partition of an object: that of its namespace, and so of its customer; without a namespace that of its name.
     fn partition_of(&self, key: &Key) -> u32 {
         partition_of(if key.namespace.is_empty() { &key.name } else { &key.namespace }, self.partitions.count())
     }
 
-    /// Whether the object is on a partition of this replica's.
+    /// Whether the object is in a partition that this replica holds.
     pub(crate) fn is_ours(&self, key: &Key) -> bool {
         self.partitions.has(self.partition_of(key))
     }
 
-    /// A permit for a pass over the object, if it is ours to look at.
+    /// A permit to reconcile the object, if it is in this replica's partitions.
     pub(crate) fn enter(&self, key: &Key) -> Option<Permit> {
         self.partitions.enter(self.partition_of(key))
     }
 
-    /// A partition has become ours: what woke its objects before was for somebody else, and what failed, failed somebody else.
+    /// This replica took a partition. Triggers all its objects, and forgets failures: triggers before were for the former holder.
     pub(crate) fn gained<K: Object>(&self, partition: u32, cache: &Cache<K>) {
         let ours = |object: &K| {
             let key = Key::of(object);
@@ -69,24 +69,24 @@ impl Queue {
         };
         for (key, uid) in cache.select(ours) {
             self.failures.forget(&uid);
-            self.give(key, Turn::routine(Instant::now()));
+            self.add(key, Entry::routine(Instant::now()));
         }
     }
 
-    /// Has the object looked at soon: there is news for it.
-    pub(crate) fn wake(&self, key: Key) {
-        self.give(key, Turn::news(Instant::now()));
+    /// Triggers a reconcile of the object.
+    pub(crate) fn trigger(&self, key: Key) {
+        self.add(key, Entry::event(Instant::now()));
     }
 
-    /// Gives the object a turn, if it is ours. If it is not, it will have one when it becomes ours.
-    fn give(&self, key: Key, turn: Turn) {
+    /// Adds the object if it is in this replica's partitions. Otherwise it is added when the replica takes its partition.
+    fn add(&self, key: Key, entry: Entry) {
         if self.started.load(Ordering::SeqCst) && self.partitions.has(self.partition_of(&key)) {
-            self.waiting.lock().wake(key, turn);
-            self.woken.notify_one();
+            self.waiting.lock().add(key, entry);
+            self.triggered.notify_one();
         }
     }
 
-    /// Whose turn it is, once it is somebody's. Whatever happens from then on gives the object another.
+    /// The next object that is due. Events from then on trigger another reconcile.
     pub(crate) async fn next(&self) -> Key {
         loop {
             let due = {
@@ -97,16 +97,16 @@ impl Queue {
                 waiting.next_due()
             };
             match due {
-                Some(due) => tokio::select! { () = sleep_until(due) => {} () = self.woken.notified() => {} },
-                None => self.woken.notified().await,
+                Some(due) => tokio::select! { () = sleep_until(due) => {} () = self.triggered.notified() => {} },
+                None => self.triggered.notified().await,
             }
         }
     }
 
-    /// The pass over an object is over.
+    /// The reconcile of the object has ended.
     pub(crate) fn done(&self, key: Key, again: Option<Duration>) {
         let known = self.seen.lock().contains_key(&key);
-        let again = again.filter(|_| known).map(|delay| Turn::routine(Instant::now() + delay));
+        let again = again.filter(|_| known).map(|delay| Entry::routine(Instant::now() + delay));
         self.waiting.lock().done(key, again);
     }
 
@@ -118,48 +118,48 @@ impl Queue {
             self.failures.forget(change.object.meta().uid.as_deref().unwrap_or_default());
             self.waiting.lock().forget(&key);
         } else {
-            match self.see(&*change.object) {
-                Sight::Same => {}
-                Sight::New => self.wake(key),
-                Sight::Changed => self.give(key, Turn::change(Instant::now())),
+            match self.observe(&*change.object) {
+                Difference::Same => {}
+                Difference::New => self.trigger(key),
+                Difference::Changed => self.add(key, Entry::change(Instant::now())),
             }
         }
     }
 
-    /// Whether anything has changed but the status; remembers what it has seen.
-    pub(crate) fn see<K: Object>(&self, object: &K) -> Sight {
-        let hash = waking_hash(object);
+    /// Whether anything but the status has changed since the last call.
+    pub(crate) fn observe<K: Object>(&self, object: &K) -> Difference {
+        let hash = trigger_hash(object);
         match self.seen.lock().insert(Key::of(object), hash) {
-            None => Sight::New,
-            Some(before) if before == hash => Sight::Same,
-            Some(_) => Sight::Changed,
+            None => Difference::New,
+            Some(before) if before == hash => Difference::Same,
+            Some(_) => Difference::Changed,
         }
     }
 
-    /// Has everybody looked at.
+    /// Triggers every object.
     pub(crate) fn start<K: Object>(&self, cache: &Cache<K>) {
         self.started.store(true, Ordering::SeqCst);
         let seen = |object: &K| {
-            self.see(object);
+            self.observe(object);
             Some(Key::of(object))
         };
         for key in cache.select(seen) {
-            self.give(key, Turn::routine(Instant::now()));
+            self.add(key, Entry::routine(Instant::now()));
         }
     }
 }
 
-/// What an object of the controller's own kind is to who has seen it before, or has not.
+/// How an object of the controller's own kind differs from when it was last observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sight {
+pub(crate) enum Difference {
     New,
     Changed,
-    /// Its status may be another.
+    /// Except for its status, perhaps.
     Same,
 }
 
-/// Everything but the status, as far as it can be told without looking into the object. Our own notes do not count.
-fn waking_hash<K: Resource>(object: &K) -> u64 {
+/// A hash of everything but the status and our own annotations, as far as the metadata shows it.
+fn trigger_hash<K: Resource>(object: &K) -> u64 {
     let meta = object.meta();
     let mut hasher = DefaultHasher::new();
     meta.uid.hash(&mut hasher);

@@ -8,29 +8,27 @@ use crate::error::Error;
 use crate::platform::EventType;
 use crate::requeue;
 
-/// One controller: what to do about one object of one kind.
+/// A controller of objects of one kind.
 ///
-/// A pass is idempotent and knows nothing of what woke it. It reads its object and others' status from
-/// caches, works out what should be, applies it through [`Owned`](crate::Owned), and says what status
-/// follows. Everything else (the finalizer, the status write, the conditions after an error, events, retries,
-/// metrics) is the crate's.
+/// A reconcile is idempotent and does not know what triggered it. It reads its object and others' status from caches, computes
+/// the desired state, applies it through [`Owned`](crate::Owned), and returns the status. This crate does the rest: finalizer,
+/// status write, conditions after an error, events, retries and metrics.
 pub trait Reconciler: Send + Sync + 'static {
     /// The kind this controller owns.
     type Kind: Conditioned;
-    /// A short name for logs and metrics: "customer".
+    /// Name in logs and metrics, such as "customer".
     const NAME: &'static str;
-    /// Set when something outside of the reach of garbage collection must be cleaned up.
+    /// The finalizer, for a kind with something to clean up that garbage collection does not reach.
     const FINALIZER: Option<&'static str> = None;
 
-    /// Dereference, validate, work out what is desired, apply it; the answer is the status the object
-    /// should have, which is written if it differs from the one it has.
+    /// Dereferences, validates, computes the desired state and applies it. Returns the status, which is written if it differs.
     fn reconcile(
         &self,
         object: &Self::Kind,
     ) -> impl Future<Output = Result<Progress<<Self::Kind as Conditioned>::Status>, Error>> + Send;
 
-    /// Events that a status that was just written calls for, beside those about Stalled. `old` is the status before it. An event
-    /// is a write: publish one where a status first has something that `old` had not, and none for what stays.
+    /// Events about the status that was just written, in addition to those about Stalled; `old` is the status before. An event
+    /// is a write: return one only for a difference.
     fn transitions(
         &self,
         object: &Self::Kind,
@@ -41,10 +39,10 @@ pub trait Reconciler: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Called while the object is being deleted and carries [`FINALIZER`](Self::FINALIZER). `Ok` means *done*, and
-    /// the finalizer goes; "not yet" is an [`Error::Waiting`]. There is deliberately no third answer.
+    /// Called while the object is being deleted and has the [`FINALIZER`](Self::FINALIZER). `Ok` means *done*: the finalizer is
+    /// removed. Return [`Error::Waiting`] while something is missing.
     ///
-    /// Read the status, not the spec: a bad spec or a missing Secret must not keep an object for ever.
+    /// Read the status, not the spec: a bad spec or a missing Secret must not block the deletion.
     fn cleanup(&self, object: &Self::Kind) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = object;
         std::future::ready(Ok(()))
@@ -63,28 +61,28 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// One that calls for no action.
+    /// A transition that needs no action.
     pub fn normal(reason: &'static str, note: impl Into<String>) -> Self {
         Transition { type_: EventType::Normal, reason, note: note.into() }
     }
 }
 
-/// The outcome of a good pass.
+/// The outcome of a successful reconcile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress<S> {
-    /// The status the object should have; as it was found, if there is nothing to say about this generation yet.
+    /// The status to write; the unchanged one, if there is nothing to report about this generation yet.
     pub status: S,
-    /// When to look again although nothing happened. `None`: in 40 to 60 minutes.
+    /// The delay until the next reconcile if no event triggers one. `None`: 40 to 60 minutes.
     pub requeue: Option<Duration>,
 }
 
 impl<S> Progress<S> {
-    /// Looked at again when something changes, or within the hour.
+    /// The next reconcile follows on an event, or within the hour.
     pub fn new(status: S) -> Self {
         Progress { status, requeue: None }
     }
 
-    /// Looked at again after `delay` at the latest; for what no watch can see.
+    /// The next reconcile follows after `delay` at the latest; for what no watch reports.
     pub fn requeue_in(mut self, delay: Duration) -> Self {
         self.requeue = Some(delay);
         self
@@ -97,14 +95,14 @@ impl<S> Progress<S> {
 
 /// A controller for objects whose status is not ours to write: Secrets, Pods, Namespaces.
 ///
-/// No status, no conditions, no finalizer; errors are logged, counted and retried like all others.
-/// What it has to say it says by [`Platform::event`](crate::Platform::event).
+/// No status, conditions or finalizer; errors are logged, counted and retried. It reports by
+/// [`Platform::event`](crate::Platform::event).
 pub trait PlainReconciler: Send + Sync + 'static {
-    /// The kind this controller looks at.
+    /// The kind of the objects.
     type Kind: Object;
     /// A short name for logs and metrics.
     const NAME: &'static str;
 
-    /// Looks at one object. The answer is when to look again; `None`: in 40 to 60 minutes.
+    /// Reconciles one object. Returns the delay until the next reconcile; `None`: 40 to 60 minutes.
     fn reconcile(&self, object: &Self::Kind) -> impl Future<Output = Result<Option<Duration>, Error>> + Send;
 }

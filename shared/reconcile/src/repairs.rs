@@ -1,7 +1,7 @@
-//! How often a child is put right: at once a few times, and then with growing delays.
+//! Limits repairs of a child: the first few happen at once, later ones after growing delays.
 //!
-//! A write of what was written before is a repair. Whoever undoes each of them, a person with a loop or another controller that
-//! has the same object, costs the API server two writes each time; the delays bound that.
+//! A repair writes what was written before. A client that undoes each of them, such as another controller of the same object,
+//! costs two writes each time; the delays limit that.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::cache::{Hash, Key};
 const AT_ONCE: u32 = 5;
 /// The longest delay.
 const LONGEST: Duration = Duration::from_secs(300);
-/// A child that needs no repair for so long, or for twice its last delay, starts afresh.
+/// A child that needs no repair for this long, or for twice its last delay, starts again without a delay.
 const CALM: Duration = Duration::from_secs(60);
 
-/// What was written of late, by child.
+/// Recent writes, by child.
 #[derive(Default)]
 pub(crate) struct Repairs(Mutex<Written>);
 
@@ -47,7 +47,7 @@ impl Child {
 }
 
 impl Repairs {
-    /// Whether the child may be written from the desired state with this hash now. It counts as written then.
+    /// Whether the child may be written now with the desired state of this hash. If so, it counts as written.
     pub(crate) fn admit(&self, key: &Key, hash: &Hash, now: Instant) -> bool {
         let mut written = self.0.lock();
         if written.cleaned.is_none_or(|cleaned| now.saturating_duration_since(cleaned) > CALM) {

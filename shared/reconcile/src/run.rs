@@ -1,4 +1,4 @@
-//! From `main` to the end of the process: options, logs, client, lease, stop.
+//! From `main` to the end of the process: options, logs, client, Leases, shutdown.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,40 +23,39 @@ use crate::partitions::coordinator::{Coordinator, Eligibility};
 use crate::partitions::{self, Fence, Partitions};
 use crate::platform::{Platform, Process};
 
-/// How long the first lists may take. Then the process ends, and another replica tries.
+/// How long the first lists may take. Then the process exits, and another replica takes over.
 const FIRST_LISTS_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The bound of each call to the API server (of a watch: until it begins).
+/// Timeout of each call to the API server (of a watch: until it starts).
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The options every controller has, each with an environment variable.
 #[derive(Args, Debug)]
 #[group(skip)] // an operator may call its own options `Options`, too
 struct Options {
-    /// Where to serve /livez, /readyz and /metrics
+    /// Address of /livez, /readyz and /metrics
     #[arg(long, env = "METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
     metrics_address: SocketAddr,
-    /// Work only while holding the lease; `false` for a single process on a laptop
+    /// Whether to work only while holding a Lease; `false` for a single process on a laptop
     #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     leader_elect: bool,
-    /// Into how many partitions the work is divided among the replicas, each with a lease; 1: one replica does it all, the
-    /// others stand by
+    /// Number of partitions that the replicas share, each with a Lease. 1: one replica is the leader, the others are standbys
     #[arg(long, env = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(partitions::MOST)))]
     partitions: u32,
-    /// The namespace of the lease
+    /// Namespace of the Leases
     #[arg(long, env = "POD_NAMESPACE", default_value = "ahoi-system")]
     lease_namespace: String,
-    /// The name of this replica: in the lease, in events; no other may have the same at the same time
+    /// Name of this replica in Leases and events; unique among the replicas
     #[arg(long, env = "POD_NAME")]
     instance: Option<String>,
-    /// How many objects of a kind are looked at at once
+    /// Maximum number of objects of a kind that are reconciled at once
     #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// What to log, as in RUST_LOG: `info`, `debug`, `ahoi_reconcile=debug,info`. Libraries log nothing at any level: what they
-    /// log may contain the bodies of answers, and so passwords
+    /// Log filter, as in RUST_LOG: `info`, `debug`, `ahoi_reconcile=debug,info`. Events of libraries are never logged: they may
+    /// contain the bodies of answers, and so passwords
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
-    /// How to log
+    /// Log format
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -73,13 +72,13 @@ struct Cli<A: Args> {
 #[derive(Args, Debug)]
 struct NoArgs {}
 
-/// Runs the controllers that `setup` makes, for as long as this process holds the lease called `name`.
+/// Runs the controllers that `setup` returns while this replica holds the Lease `name`, or Leases of its partitions.
 ///
-/// Returns after SIGTERM or SIGINT, once the passes that were running are done and the lease is given back.
-/// Any other end is an error: a lost lease (whoever has it now must not find us still writing), or a task that stopped.
+/// Returns after SIGTERM or SIGINT, when the running reconciles have ended and the Leases are released. Any other end is an
+/// error: a lost Lease, or a task that stopped.
 ///
-/// `setup` is called before the lease is held. It makes caches, which stay empty until it is, and controllers, and must
-/// not write; what writes in the background is a [`Runnable::task`].
+/// `setup` is called before a Lease is held. It creates caches, which stay empty until then, and controllers, and must not
+/// write; a task that writes in the background is a [`Runnable::task`].
 pub async fn run<F, Fut>(name: &'static str, setup: F) -> anyhow::Result<()>
 where
     F: FnOnce(Platform) -> Fut,
@@ -103,7 +102,8 @@ where
     let partitions = if options.leader_elect { Partitions::elected(options.partitions) } else { Partitions::whole() };
     let requests = Requests::default();
     let instance = options.instance.clone().unwrap_or_else(host_name);
-    let client = connect(name, &instance, &requests, partitions.fence()).await.context("no way to the API server")?;
+    let client =
+        connect(name, &instance, &requests, partitions.fence()).await.context("cannot connect to the API server")?;
     let (failures, failed) = mpsc::unbounded_channel();
     let process = Process {
         name: name.to_owned(),
@@ -121,7 +121,7 @@ where
     if platform.partitions().count() > 1
         && let Some(whole) = controllers.iter().find(|controller| !controller.divisible)
     {
-        bail!("{name} runs with --partitions=1 only: {} cannot be divided", whole.name);
+        bail!("{name} requires --partitions=1: {} cannot be divided", whole.name);
     }
     let work = work(platform.clone(), stages.clone(), controllers, failed, options.leader_elect);
     if options.leader_elect { elected(&platform, &stages, work).await } else { work.await }
@@ -154,31 +154,30 @@ async fn elected(
     let outcome = tokio::select! {
         outcome = work => outcome,
         () = coordinator.run(eligibility, platform.metrics()) => {
-            error!("the Leases of this replica are lost; leaving at once");
-            // Returning would wait for tasks that may still be writing.
+            error!("this replica lost its Leases; exiting");
+            // To return would wait for tasks that may still write.
             std::process::exit(1);
         }
     };
-    // What is not given back expires.
     if let Err(error) = coordinator.resign().await {
         warn!(error = format!("{error:#}"), "cannot release the Leases; they expire");
     }
     outcome
 }
 
-/// Ends the process when the fence falls, also while the threads that all else runs on are busy with something.
+/// Exits when the fence falls, even if the threads of the runtime are blocked.
 fn watch_over(fence: Fence) {
     std::thread::spawn(move || {
         while !fence.has_fallen() {
             std::thread::sleep(Duration::from_millis(100));
         }
-        // The same end as above, which says more about it, if it comes to that.
+        // The exit in `elected`, which logs the reason, usually comes first.
         std::thread::sleep(Duration::from_millis(200));
         std::process::exit(1);
     });
 }
 
-/// Runs the controllers until the process is told to stop, and then until their passes are done.
+/// Runs the controllers until SIGTERM, and then until their reconciles have ended.
 async fn work(
     platform: Platform,
     stages: Stages,
@@ -193,11 +192,11 @@ async fn work(
         platform.metrics().partitions_held.set(1);
     }
     let shutdown = platform.shutdown().clone();
-    let patience = controllers.iter().map(|controller| controller.patience).max().unwrap_or_default();
+    let stop_timeout = controllers.iter().map(|controller| controller.stop_timeout).max().unwrap_or_default();
     let mut running: FuturesUnordered<_> = controllers
         .into_iter()
         .map(|controller| {
-            // Aborted when one of them fails: nothing may still be writing when the lease is given back.
+            // Aborted when one of them fails: nothing may write after the Lease is released.
             let task = AbortOnDropHandle::new(tokio::spawn(controller.future));
             async move { (controller.name, task.await) }
         })
@@ -210,7 +209,7 @@ async fn work(
         }
         Ok(())
     };
-    // Without an election there is no Lease to be given to another replica.
+    // Without an election no other replica could take over.
     let lists = async {
         match elected {
             true => first_lists(&platform, FIRST_LISTS_TIMEOUT).await,
@@ -221,15 +220,15 @@ async fn work(
         end = stopped => end?,
         error = lists => return Err(error),
         Some(name) = failed.recv() => bail!("{name} stopped"),
-        () = async { shutdown.cancelled().await; tokio::time::sleep(patience).await } => {
-            warn!("passes are still running; leaving anyway");
+        () = async { shutdown.cancelled().await; tokio::time::sleep(stop_timeout).await } => {
+            warn!("reconciles are still running; exiting anyway");
         }
     }
     info!("stopped");
     Ok(())
 }
 
-/// Returns an error when the first lists have taken longer than the timeout, and otherwise never returns.
+/// Returns an error when the first lists take longer than the timeout, and otherwise never returns.
 pub(crate) async fn first_lists(platform: &Platform, timeout: Duration) -> anyhow::Error {
     match tokio::time::timeout(timeout, platform.synced()).await {
         Ok(()) => std::future::pending().await,
@@ -250,21 +249,21 @@ fn stop_on_signal(platform: &Platform) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("told to stop; finishing what runs");
+        info!("stopping: waiting for running reconciles");
         shutdown.cancel();
     });
     Ok(())
 }
 
-/// A client whose calls are bounded and counted.
+/// A client with timeouts, metrics and the fence.
 async fn connect(name: &str, instance: &str, requests: &Requests, fence: &Fence) -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await?;
-    // A refused call comes back with growing delays and frees its slot; the built-in retry would keep it for minutes.
+    // Reconciles are retried with growing delays; the built-in retry would occupy a slot for minutes.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(10));
-    // Longer than any watch is silent: only a connection that is dead without knowing it reads nothing for so long.
+    // Longer than any watch is silent, to detect broken connections.
     config.read_timeout = Some(Duration::from_secs(295));
-    // Which replica it was, for who reads the API server's audit log.
+    // Names the replica in the audit log of the API server.
     config.headers.push((::http::header::USER_AGENT, format!("{name} ({instance})").parse()?));
     let client = ClientBuilder::try_from(config)?.with_layer(requests).with_layer(&TimeoutLayer::new(CALL_TIMEOUT));
     Ok(client.with_layer(fence).build())

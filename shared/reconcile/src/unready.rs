@@ -20,18 +20,18 @@ struct State {
     is_stalled: bool,
 }
 
-/// What metrics tell about them.
+/// The values of their metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) stalled: i64,
     pub(crate) reconciling: i64,
-    /// For how many seconds the first of them has not been ready.
+    /// Seconds since the first of them became not ready.
     pub(crate) longest: i64,
 }
 
 impl Unready {
-    /// Remembers what the status of the object says now.
-    pub(crate) fn see<K: Conditioned>(&self, object: &K) {
+    /// Records the status of the object.
+    pub(crate) fn observe<K: Conditioned>(&self, object: &K) {
         let conditions = object.status().map(K::conditions).unwrap_or_default();
         let (key, ready) = (Key::of(object), conditions::find(conditions, READY));
         let mut states = self.0.lock();
@@ -49,7 +49,7 @@ impl Unready {
         self.0.lock().remove(key);
     }
 
-    /// Counts those that are this replica's.
+    /// Counts those for which `is_ours` returns true.
     pub(crate) fn count(&self, is_ours: impl Fn(&Key) -> bool, now: Timestamp) -> Counts {
         let mut counts = Counts::default();
         for (_, state) in self.0.lock().iter().filter(|(key, _)| is_ours(key)) {

@@ -1,12 +1,11 @@
-//! Who is waiting for a pass, and who is next. Pure: the clock is the caller's.
+//! Which objects wait for a reconcile, and which is next. Pure: the caller passes the time.
 //!
-//! Three promises, which kube's Controller does not make (it takes whichever of its waiting objects its hash set
-//! names first, and starts its debounce anew with each event):
+//! Three guarantees, which kube's `Controller` does not give ([`why_not_kube_controller`](crate::why_not_kube_controller)):
 //!
-//! - An object has one turn, however often it is woken, and never two passes at once. What wakes it during a pass
-//!   gives it another turn afterwards.
-//! - Nobody starves: of all that are due, the one that has waited longest is next.
-//! - What has changed overtakes what is looked at by routine, though not for ever.
+//! - An object has one entry, however often it is triggered, and is never reconciled twice at once. A trigger during its
+//!   reconcile adds an entry for afterwards.
+//! - No object starves: of all that are due, the one that has waited longest is next.
+//! - Changes overtake routine reconciles, but not forever.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -15,107 +14,107 @@ use tokio::time::Instant;
 
 use crate::cache::Key;
 
-/// Long enough to make one pass of the events of a fan-out, too short for anybody to notice.
+/// Merges the events of a fan-out into one reconcile, without a noticeable delay.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long a routine look lets news overtake it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long events may overtake a routine reconcile.
+const ROUTINE_HANDICAP: Duration = Duration::from_secs(10);
 
-/// When an object is looked at.
+/// When an object is reconciled.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Entry {
     /// Not before.
     due: Instant,
     /// Of all that are due, the one with the earliest is next.
     rank: Instant,
 }
 
-impl Turn {
-    /// Somebody has changed what is wanted of the object, and may be waiting.
+impl Entry {
+    /// A client changed the spec, and may wait for the result.
     pub(crate) fn change(now: Instant) -> Self {
-        Turn { due: now, rank: now }
+        Entry { due: now, rank: now }
     }
 
-    /// Something has happened to what belongs to the object, or to what it depends on; or it is new, and what it depends on may
-    /// be as new and on its way to us.
-    pub(crate) fn news(now: Instant) -> Self {
+    /// A child or a dependency of the object changed; or the object is new, and the watches may not have delivered its
+    /// dependencies yet.
+    pub(crate) fn event(now: Instant) -> Self {
         let due = now + DEBOUNCE;
-        Turn { due, rank: due }
+        Entry { due, rank: due }
     }
 
-    /// Nothing has happened, it is just time: after a start, for another try, for the periodic look.
+    /// No event: after a start, for a retry, for the periodic reconcile.
     pub(crate) fn routine(due: Instant) -> Self {
-        Turn { due, rank: due + PATIENCE }
+        Entry { due, rank: due + ROUTINE_HANDICAP }
     }
 
-    fn or_earlier(self, other: Turn) -> Self {
-        Turn { due: self.due.min(other.due), rank: self.rank.min(other.rank) }
+    fn or_earlier(self, other: Entry) -> Self {
+        Entry { due: self.due.min(other.due), rank: self.rank.min(other.rank) }
     }
 }
 
 /// See the [module](self).
 #[derive(Default)]
 pub(crate) struct Workqueue {
-    /// The one turn of each object that has one.
-    turns: HashMap<Key, Turn>,
-    /// Of those, the ones that nothing but time keeps, by when they are due.
+    /// The entry of each object that waits.
+    entries: HashMap<Key, Entry>,
+    /// Those that are not due yet, by when they are.
     later: BTreeSet<(Instant, Key)>,
-    /// And the ones that are due, by rank.
-    ripe: BTreeSet<(Instant, Key)>,
-    /// Being looked at; a turn of theirs is in neither of the two.
+    /// Those that are due, by rank.
+    due: BTreeSet<(Instant, Key)>,
+    /// Those being reconciled. If they have an entry, it is in neither of the two.
     running: HashSet<Key>,
 }
 
 impl Workqueue {
-    /// How many were due and had to wait when the last was taken.
+    /// How many are due and wait for a slot.
     pub(crate) fn len(&self) -> usize {
-        self.ripe.len()
+        self.due.len()
     }
 
-    /// Gives the object a turn, or an earlier one.
-    pub(crate) fn wake(&mut self, key: Key, turn: Turn) {
-        let turn = self.withdraw(&key).map_or(turn, |before| before.or_earlier(turn));
+    /// Adds an entry for the object, or makes its entry earlier.
+    pub(crate) fn add(&mut self, key: Key, entry: Entry) {
+        let entry = self.withdraw(&key).map_or(entry, |before| before.or_earlier(entry));
         if !self.running.contains(&key) {
-            self.later.insert((turn.due, key.clone()));
+            self.later.insert((entry.due, key.clone()));
         }
-        self.turns.insert(key, turn);
+        self.entries.insert(key, entry);
     }
 
-    /// The object is no more.
+    /// The object was deleted.
     pub(crate) fn forget(&mut self, key: &Key) {
         self.withdraw(key);
     }
 
-    /// Whose turn it is. [`done`](Self::done) is to follow.
+    /// Takes the next object that is due. The caller must call [`done`](Self::done) afterwards.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Key> {
         while self.later.first().is_some_and(|(due, _)| *due <= now) {
             let (_, key) = self.later.pop_first()?;
-            self.ripe.insert((self.turns.get(&key)?.rank, key));
+            self.due.insert((self.entries.get(&key)?.rank, key));
         }
-        let (_, key) = self.ripe.pop_first()?;
-        self.turns.remove(&key);
+        let (_, key) = self.due.pop_first()?;
+        self.entries.remove(&key);
         self.running.insert(key.clone());
         Some(key)
     }
 
-    /// When to ask again if nobody was there to take.
+    /// When the next entry is due that is not yet.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.later.first().map(|(due, _)| *due)
     }
 
-    /// The pass over the object is over.
-    pub(crate) fn done(&mut self, key: Key, again: Option<Turn>) {
+    /// The reconcile of the object has ended.
+    pub(crate) fn done(&mut self, key: Key, again: Option<Entry>) {
         self.running.remove(&key);
-        let woken = self.turns.remove(&key);
-        for turn in [woken, again].into_iter().flatten() {
-            self.wake(key.clone(), turn);
+        let triggered = self.entries.remove(&key);
+        for entry in [triggered, again].into_iter().flatten() {
+            self.add(key.clone(), entry);
         }
     }
 
-    fn withdraw(&mut self, key: &Key) -> Option<Turn> {
-        let turn = self.turns.remove(key)?;
-        // Only one of them has it, and neither if it is running.
-        self.later.remove(&(turn.due, key.clone()));
-        self.ripe.remove(&(turn.rank, key.clone()));
-        Some(turn)
+    fn withdraw(&mut self, key: &Key) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        // It is in one of them, or in none while the object is being reconciled.
+        self.later.remove(&(entry.due, key.clone()));
+        self.due.remove(&(entry.rank, key.clone()));
+        Some(entry)
     }
 }

@@ -15,7 +15,7 @@ fn objects_that_are_not_ready_are_counted_until_they_are_or_do_not_exist_any_mor
     let see = |name: &str, verdict: Verdict| {
         let mut object = Ship::new(name, ShipSpec::default());
         set_verdict(&mut object.status.get_or_insert_default().conditions, None, verdict);
-        unready.see(&object);
+        unready.observe(&object);
         Key::of(&object)
     };
     let later = Timestamp::now() + Duration::from_secs(100);

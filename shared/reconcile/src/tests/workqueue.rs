@@ -10,7 +10,7 @@ use crate::cache::{Change, Key};
 use crate::partitions::Partitions;
 use crate::queue::Queue;
 use crate::testing::{self, ApiServer};
-use crate::workqueue::{Turn, Workqueue};
+use crate::workqueue::{Entry, Workqueue};
 
 fn key(number: usize) -> Key {
     Key::new(Some("port"), &format!("ship-{number}"))
@@ -20,9 +20,9 @@ fn key(number: usize) -> Key {
 fn an_object_has_one_turn_however_often_it_is_woken() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     for millis in 0..40 {
-        queue.wake(key(1), Turn::news(start + Duration::from_millis(millis)));
+        queue.add(key(1), Entry::event(start + Duration::from_millis(millis)));
     }
-    queue.wake(key(1), Turn::routine(start + Duration::from_secs(60)));
+    queue.add(key(1), Entry::routine(start + Duration::from_secs(60)));
     assert_eq!(queue.take(start + Duration::from_millis(49)), None);
     assert_eq!(queue.next_due(), Some(start + Duration::from_millis(50)), "counted from the first waking");
     assert_eq!(queue.take(start + Duration::from_millis(50)), Some(key(1)));
@@ -33,11 +33,11 @@ fn an_object_has_one_turn_however_often_it_is_woken() {
 fn what_wakes_an_object_during_its_pass_gives_it_another() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     let later = start + Duration::from_secs(1);
-    queue.wake(key(1), Turn::routine(start));
+    queue.add(key(1), Entry::routine(start));
     assert_eq!(queue.take(start), Some(key(1)));
-    queue.wake(key(1), Turn::news(start));
+    queue.add(key(1), Entry::event(start));
     assert_eq!(queue.take(later), None, "it is being looked at");
-    queue.done(key(1), Some(Turn::routine(start + Duration::from_secs(3600))));
+    queue.done(key(1), Some(Entry::routine(start + Duration::from_secs(3600))));
     assert_eq!(queue.take(later), Some(key(1)));
     queue.done(key(1), None);
     assert_eq!(queue.next_due(), None);
@@ -46,9 +46,9 @@ fn what_wakes_an_object_during_its_pass_gives_it_another() {
 #[test]
 fn news_overtakes_routine_for_a_while() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
-    queue.wake(key(1), Turn::routine(start));
-    queue.wake(key(2), Turn::news(start + Duration::from_secs(9)));
-    queue.wake(key(3), Turn::news(start + Duration::from_secs(11)));
+    queue.add(key(1), Entry::routine(start));
+    queue.add(key(2), Entry::event(start + Duration::from_secs(9)));
+    queue.add(key(3), Entry::event(start + Duration::from_secs(11)));
     let now = start + Duration::from_secs(12);
     assert_eq!([(); 4].map(|()| queue.take(now)), [Some(key(2)), Some(key(1)), Some(key(3)), None]);
 }
@@ -56,9 +56,9 @@ fn news_overtakes_routine_for_a_while() {
 #[test]
 fn who_changes_an_object_does_not_wait_for_the_news_about_its_children() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
-    queue.wake(key(1), Turn::news(start));
-    queue.wake(key(2), Turn::news(start));
-    queue.wake(key(2), Turn::change(start));
+    queue.add(key(1), Entry::event(start));
+    queue.add(key(2), Entry::event(start));
+    queue.add(key(2), Entry::change(start));
     assert_eq!([(); 2].map(|()| queue.take(start)), [Some(key(2)), None]);
 }
 
@@ -81,7 +81,7 @@ async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
 #[test]
 fn what_is_gone_has_no_turn() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
-    queue.wake(key(1), Turn::routine(start));
+    queue.add(key(1), Entry::routine(start));
     queue.forget(&key(1));
     assert_eq!((queue.take(start), queue.next_due()), (None, None));
 }
@@ -124,15 +124,15 @@ proptest! {
         for step in steps {
             match step {
                 Step::News(object) => {
-                    queue.wake(key(object), Turn::news(at(now)));
+                    queue.add(key(object), Entry::event(at(now)));
                     earlier(&mut model, object, now + 50, now + 50);
                 }
                 Step::Change(object) => {
-                    queue.wake(key(object), Turn::change(at(now)));
+                    queue.add(key(object), Entry::change(at(now)));
                     earlier(&mut model, object, now, now);
                 }
                 Step::Routine(object, delay) => {
-                    queue.wake(key(object), Turn::routine(at(now + delay)));
+                    queue.add(key(object), Entry::routine(at(now + delay)));
                     earlier(&mut model, object, now + delay, now + delay + 10_000);
                 }
                 Step::Take => {
@@ -148,7 +148,7 @@ proptest! {
                 Step::Done(object, again) => {
                     if let Some(place) = running.iter().position(|other| *other == object) {
                         running.remove(place);
-                        queue.done(key(object), again.map(|delay| Turn::routine(at(now + delay))));
+                        queue.done(key(object), again.map(|delay| Entry::routine(at(now + delay))));
                         if let Some(delay) = again {
                             earlier(&mut model, object, now + delay, now + delay + 10_000);
                         }

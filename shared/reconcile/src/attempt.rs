@@ -1,4 +1,4 @@
-//! One pass over one object: the finalizer, the reconciler, the status.
+//! One reconcile of one object: the finalizer, the reconciler, the status.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,16 @@ use crate::queue::Queue;
 use crate::reconciler::{PlainReconciler, Reconciler, Transition};
 use crate::unready::Unready;
 
-/// What a controller does about one object. The answer is when to look again.
-pub(crate) trait Pass<K>: Send + Sync + 'static {
+/// One reconcile. It returns the delay until the next one.
+pub(crate) trait Attempt<K>: Send + Sync + 'static {
     const NAME: &'static str;
-    /// `attempt`: how many passes over this object failed transiently in a row before this one.
-    fn pass(&self, object: Arc<K>) -> impl Future<Output = Result<Duration, Error>> + Send;
-    /// Says in the object what went wrong. `again`: the pass before failed in the same way.
+    fn reconcile(&self, object: Arc<K>) -> impl Future<Output = Result<Duration, Error>> + Send;
+    /// Reports the error in the object. `again`: the reconcile before failed with the same class.
     fn report(&self, object: &K, error: &Error, again: bool) -> impl Future<Output = ()> + Send;
 }
 
-/// A pass over an object whose status is ours.
-pub(crate) struct Full<R: Reconciler> {
+/// For objects whose status is ours.
+pub(crate) struct WithStatus<R: Reconciler> {
     pub(crate) platform: Platform,
     pub(crate) cache: Cache<R::Kind>,
     pub(crate) queue: Arc<Queue>,
@@ -35,34 +34,34 @@ pub(crate) struct Full<R: Reconciler> {
     pub(crate) unready: Arc<Unready>,
 }
 
-impl<R: Reconciler> Pass<R::Kind> for Full<R> {
+impl<R: Reconciler> Attempt<R::Kind> for WithStatus<R> {
     const NAME: &'static str = R::NAME;
 
-    async fn pass(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
+    async fn reconcile(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
         let key = Key::of(&*object);
-        let delay = self.passed(object).await;
-        self.see(&key);
+        let delay = self.attempt(object).await;
+        self.observe(&key);
         delay
     }
 
     async fn report(&self, object: &R::Kind, error: &Error, again: bool) {
-        self.explain(object, error, again).await;
-        self.see(&Key::of(object));
+        self.set_error(object, error, again).await;
+        self.observe(&Key::of(object));
     }
 }
 
-impl<R: Reconciler> Full<R> {
-    /// Keeps the metrics about objects that are not ready up to date.
-    fn see(&self, key: &Key) {
+impl<R: Reconciler> WithStatus<R> {
+    /// Updates the metrics of objects that are not ready.
+    fn observe(&self, key: &Key) {
         if let Some(now) = self.cache.lookup(key) {
-            self.unready.see(&*now);
+            self.unready.observe(&*now);
         }
     }
 
-    async fn passed(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
+    async fn attempt(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
         if object.meta().deletion_timestamp.is_some() {
             self.finalize(&object).await?;
-            // Whatever is left to happen sends an event.
+            // An event follows when the object disappears.
             return Ok(crate::requeue::resync());
         }
         let object = self.with_finalizer(object).await?;
@@ -72,21 +71,20 @@ impl<R: Reconciler> Full<R> {
         Ok(delay)
     }
 
-    async fn explain(&self, object: &R::Kind, error: &Error, again: bool) {
-        // The first of its kind is retried within a second and rarely comes back; saying so would make every parent
-        // look twice.
+    async fn set_error(&self, object: &R::Kind, error: &Error, again: bool) {
+        // The first failure is retried within a second and rarely repeats; a status for it would trigger every parent twice.
         if error.class() == Class::Conflict || (error.class() == Class::Transient && !again) {
             return;
         }
-        // The finalizer may have been added since, and a status written. Of another spec, or of another object of that name,
-        // this is not true, and it has its own turn.
+        // The reconcile may have written a finalizer or a status. Of another generation, or of another object of that name, the
+        // error says nothing.
         let (uid, generation) = (&object.meta().uid, object.meta().generation);
         let same = |now: &Arc<R::Kind>| now.meta().uid == *uid && now.meta().generation == generation;
         let Some(object) = self.cache.lookup(&Key::of(object)).filter(same) else { return };
         let mut status = object.status().cloned().unwrap_or_default();
         conditions::set_verdict(R::Kind::conditions_mut(&mut status), generation, Verdict::from(error));
         if let Err(error) = self.write_status(&object, status).await {
-            debug!(%error, "the status could not be written; the next pass will");
+            debug!(%error, "cannot write the status; the next reconcile retries");
         }
     }
 
@@ -98,8 +96,8 @@ impl<R: Reconciler> Full<R> {
         let mut finalizers = object.finalizers().to_vec();
         finalizers.push(finalizer.to_owned());
         let object = self.objects.set_finalizers(&*object, &finalizers).await?;
-        // This pass goes on with the answer; no need to wake for it.
-        self.queue.see(&object);
+        // This reconcile continues with the answer and needs no other.
+        self.queue.observe(&object);
         Ok(self.cache.written(object))
     }
 
@@ -123,8 +121,8 @@ impl<R: Reconciler> Full<R> {
         Ok(())
     }
 
-    /// Writes the status if it differs from the one the object has, and tells of a change in readiness. One that is handed
-    /// back as it was found says nothing about the generation, either.
+    /// Writes the status if it differs, and publishes events about transitions. An unchanged status does not update
+    /// `observedGeneration` either.
     async fn write_status(&self, object: &R::Kind, mut status: StatusOf<R>) -> Result<(), Error> {
         if *object.status().unwrap_or(&StatusOf::<R>::default()) == status {
             return Ok(());
@@ -133,26 +131,26 @@ impl<R: Reconciler> Full<R> {
         let old = object.status().map(R::Kind::conditions).unwrap_or_default();
         conditions::shorten(R::Kind::conditions_mut(&mut status));
         conditions::keep_history(old, R::Kind::conditions_mut(&mut status));
-        // As it was found, or as it was written in the middle of the pass.
+        // Unchanged, or already written during the reconcile.
         let now = self.cache.lookup(&Key::of(object));
         if object.status() == Some(&status) || now.is_some_and(|now| now.status() == Some(&status)) {
             return Ok(());
         }
         match self.objects.set_status(object, &status).await {
-            // Gone, or deleted and created again: this status is nobody's.
+            // Deleted, or recreated.
             Err(Error::Kube(kube::Error::Api(answer))) if answer.code == 404 => return Ok(()),
             answer => self.cache.written(answer?),
         };
-        self.tell(object, old, R::Kind::conditions(&status));
+        self.record_events(object, old, R::Kind::conditions(&status));
         for Transition { type_, reason, note } in self.reconciler.transitions(object, object.status(), &status) {
             self.platform.event(object, type_, reason, note);
         }
         Ok(())
     }
 
-    /// Events tell of transitions, never of passes: that somebody has to act, and that it is over. That an object becomes
-    /// ready in the first place is what its condition is for, and would cost a request an object.
-    fn tell(&self, object: &R::Kind, old: &[conditions::Condition], new: &[conditions::Condition]) {
+    /// Publishes an event when an object becomes Stalled, and when it recovers. There is none when an object becomes ready for the
+    /// first time: its condition says so, and the event would cost a request for each object.
+    fn record_events(&self, object: &R::Kind, old: &[conditions::Condition], new: &[conditions::Condition]) {
         let find = |conditions, type_| conditions::find(conditions, type_).filter(|found| found.status == "True");
         if let (None, Some(ready)) = (find(old, READY), find(new, READY)) {
             info!(message = %ready.message, "ready");
@@ -170,13 +168,13 @@ impl<R: Reconciler> Full<R> {
 
 type StatusOf<R> = <<R as Reconciler>::Kind as Conditioned>::Status;
 
-/// A pass over an object whose status is not ours.
-pub(crate) struct Plain<R>(pub(crate) R);
+/// For objects whose status is not ours.
+pub(crate) struct WithoutStatus<R>(pub(crate) R);
 
-impl<R: PlainReconciler> Pass<R::Kind> for Plain<R> {
+impl<R: PlainReconciler> Attempt<R::Kind> for WithoutStatus<R> {
     const NAME: &'static str = R::NAME;
 
-    async fn pass(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
+    async fn reconcile(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
         Ok(self.0.reconcile(&object).await?.unwrap_or_else(crate::requeue::resync))
     }
 
