@@ -1,4 +1,4 @@
-//! A crontab as one object: a CronJob for each entry. New entries are added, changed ones updated, old ones deleted.
+//! A crontab as one object: creates, updates and deletes a CronJob for each entry.
 //!
 //! ```sh
 //! cargo run --example crontab -- crd | kubectl apply -f -
@@ -16,7 +16,7 @@ use serde_json::json;
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug)]
 #[kube(group = "examples.internal.example.com", version = "v1", kind = "Crontab", namespaced, status = "CrontabStatus")]
 struct CrontabSpec {
-    /// The image every entry runs in.
+    /// Image of all jobs.
     image: String,
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 100))]
@@ -27,9 +27,9 @@ struct CrontabSpec {
 struct Entry {
     #[schemars(length(max = 20), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     name: String,
-    /// As in crontab(5): "*/5 * * * *"
+    /// Schedule as in crontab(5): "*/5 * * * *"
     schedule: String,
-    /// The line, for `sh -c`
+    /// Command line for `sh -c`
     command: String,
 }
 

@@ -1,5 +1,5 @@
-//! Finds Secrets with a password of fewer than ten characters and says so in an Event; with `--delete` deletes them,
-//! in one namespace that has to be named: nobody means "every Secret of the cluster" by a flag.
+//! Publishes an Event for each Secret with a password of fewer than ten characters. With `--delete`, deletes these Secrets, in one
+//! namespace: `--delete` requires `--namespace`, so that it cannot delete Secrets of the whole cluster.
 //!
 //! ```sh
 //! cargo run --example password_auditor -- --leader-elect=false
@@ -13,14 +13,14 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
 
-const SHORTEST: usize = 10;
+const MIN_LENGTH: usize = 10;
 
 #[derive(clap::Args, Debug)]
 struct Options {
-    /// Look only here, instead of everywhere
+    /// Namespace of the Secrets. Default: all namespaces
     #[arg(long)]
     namespace: Option<String>,
-    /// Delete the Secrets that are found, instead of only telling
+    /// Delete the Secrets, in addition to the event
     #[arg(long, requires = "namespace")]
     delete: bool,
 }
@@ -39,7 +39,7 @@ impl PlainReconciler for Auditor {
         if weak.is_empty() || secret.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let note = format!("{} has fewer than {SHORTEST} characters", weak.join(", "));
+        let note = format!("{} has fewer than {MIN_LENGTH} characters", weak.join(", "));
         self.platform.event(secret, EventType::Warning, "WeakPassword", note);
         if self.delete {
             self.remove(secret).await?;
@@ -52,24 +52,24 @@ impl Auditor {
     async fn remove(&self, secret: &Secret) -> Result<(), Error> {
         let namespace = secret.namespace().unwrap_or_default();
         let secrets: Api<Secret> = Api::namespaced(self.platform.client.clone(), &namespace);
-        // Exactly what was judged: a Secret that has changed since will be judged again.
+        // Only this version: a Secret that has changed since is checked again.
         let exactly = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
         secrets.delete(&secret.name_any(), &DeleteParams::default().preconditions(exactly)).await?;
         Ok(())
     }
 }
 
-/// The keys that look like passwords and are too short.
+/// The keys of short passwords.
 fn weak_passwords(secret: &Secret) -> Vec<String> {
     let data = secret.data.iter().flatten();
-    let weak = data.filter(|(key, value)| key.to_lowercase().contains("password") && value.0.len() < SHORTEST);
+    let weak = data.filter(|(key, value)| key.to_lowercase().contains("password") && value.0.len() < MIN_LENGTH);
     weak.map(|(key, _)| key.clone()).collect()
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     ahoi_reconcile::run_with::<Options, _>("password-auditor", async |platform: Platform, options| {
-        // Helm keeps its releases in Secrets; they are large and hold no passwords of ours.
+        // Without the releases of Helm, which are large Secrets.
         let config = watcher::Config::default().fields("type!=helm.sh/release.v1");
         let client = platform.client.clone();
         let api: Api<Secret> = match &options.namespace {

@@ -1,4 +1,4 @@
-//! A todo list as a kind of its own; what is open is in a ConfigMap of the same name.
+//! A todo list as a kind, with its open items in a ConfigMap of the same name.
 //!
 //! ```sh
 //! cargo run --example todo -- crd | kubectl apply -f -
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 #[kube(group = "examples.internal.example.com", version = "v1", kind = "Todo", namespaced, status = "TodoStatus")]
 #[kube(printcolumn(name = "OPEN", type_ = "integer", json_path = ".status.open"))]
 struct TodoSpec {
-    /// What is to be done, and what has been.
+    /// The items, open and done.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 100))]
     items: Vec<Item>,
@@ -58,7 +58,6 @@ impl Reconciler for TodoController {
     async fn reconcile(&self, todo: &Todo) -> Result<Progress<TodoStatus>, Error> {
         let desired = desired(todo);
         let open = desired.iter().filter_map(|list| list.data.as_ref()).map(BTreeMap::len).sum::<usize>();
-        // Nothing left to do: no list.
         self.lists.prune(todo, |list| desired.iter().any(|it| it.metadata.name == list.metadata.name)).await?;
         if let Some(list) = desired {
             self.lists.apply(todo, list).await?;
@@ -70,7 +69,7 @@ impl Reconciler for TodoController {
     }
 }
 
-/// The list that is to be there: one if anything is open.
+/// The ConfigMap, if an item is open.
 fn desired(todo: &Todo) -> Option<ConfigMap> {
     let open = todo.spec.items.iter().filter(|item| !item.done);
     let data: BTreeMap<String, String> = open.map(|item| (item.name.clone(), item.text.clone())).collect();

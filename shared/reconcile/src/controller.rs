@@ -82,7 +82,7 @@ impl<K: Object> Controller<K> {
             if let Some(owner) = change.before.as_ref().and_then(|before| owner_of::<K, C>(&ownership, before)) {
                 queue.trigger(owner);
             }
-            // The end of a child that a reconcile of ours deleted is news for its owner.
+            // The owner also waits for the end of a child that it deleted itself.
             if (!change.echo || change.gone)
                 && let Some(owner) = owner_of::<K, C>(&ownership, &change.object)
             {
@@ -209,7 +209,7 @@ fn done(queue: &Queue, ended: Result<(Key, Option<Duration>), JoinError>) {
     }
 }
 
-/// The object of kind `K` that a child says it belongs to.
+/// The owner of kind `K` that a child refers to.
 fn owner_of<K: Object, C: Object>(ownership: &Ownership, child: &C) -> Option<Key> {
     let meta = child.meta();
     let name = match ownership {
@@ -281,7 +281,7 @@ impl<K: Object, A: Attempt<K>> Worker<K, A> {
         let attempt = AssertUnwindSafe(self.attempt.reconcile(object)).catch_unwind();
         match tokio::time::timeout(self.timeout, attempt).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::Other(anyhow::anyhow!("the reconciler panicked; its log says where"))),
+            Ok(Err(_)) => Err(Error::Other(anyhow::anyhow!("the reconciler panicked; the log has the location"))),
             Err(_) => Err(Error::Timeout),
         }
     }

@@ -1,13 +1,13 @@
-//! From the API server's text to an object, and why that failed in words that hold no value of the object.
+//! Decodes objects. Errors do not contain values of the object.
 
 use ahoi_api::Object;
 use serde_json::Value;
 
-/// The longest explanation that goes into a log, a condition or an event.
+/// The maximum length of an error text.
 const MAX_EXPLANATION_CHARS: usize = 300;
 
-/// Decodes one object. Whoever may edit an object can write a time into its managed fields that our types do not hold. No
-/// controller reads managed fields, so such an object is decoded without them. The error is safe to log.
+/// Decodes an object. Its managed fields may contain a time that our types cannot represent; since no controller reads them, it is
+/// then decoded without. The error is safe to log.
 pub(crate) fn decode<K: Object>(text: &str) -> Result<K, String> {
     if let Ok(object) = serde_json::from_str(text) {
         return Ok(object);
@@ -18,7 +18,7 @@ pub(crate) fn decode<K: Object>(text: &str) -> Result<K, String> {
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        // The values of a Secret are all secret, and an error may quote the one that it is about.
+        // An error may quote a value, and all values of a Secret are secret.
         match &*K::kind(&()) {
             "Secret" => format!("{path} has a value that this release cannot read"),
             _ => format!("{path}: {}", without_values(&error.into_inner().to_string())),
@@ -26,7 +26,7 @@ pub(crate) fn decode<K: Object>(text: &str) -> Result<K, String> {
     })
 }
 
-/// The text without what it quotes: serde writes the strings that it did not expect in double quotes.
+/// The text without quoted strings: serde quotes unexpected values.
 pub(crate) fn without_values(text: &str) -> String {
     let (mut kept, mut quoted, mut escaped) = (String::new(), false, false);
     for char in text.chars() {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_text_goes_and_the_rest_stays() {
+    fn quoted_text_is_removed() {
         assert_eq!(without_values(r#"a "b\"c" d "" `e`"#), r#"a "…" d "…" `e`"#);
         assert_eq!(without_values(r#"cut "off"#), r#"cut ""#);
         assert_eq!(without_values(&"x".repeat(1000)).len(), MAX_EXPLANATION_CHARS);

@@ -163,13 +163,14 @@ fn class_of(error: &kube::Error) -> Class {
     }
 }
 
-/// Reason of an object that etcd does not take.
+/// Reason for an object that is too large for etcd.
 const TOO_LARGE: &str = "TooLarge";
 
-/// The API server has no code for what etcd finds too large: it answers with 500 and etcd's words, or gRPC's.
+/// The API server has no code for objects that are too large for etcd: it answers 500 with the text of etcd or gRPC.
 fn is_too_large(status: &kube::core::Status) -> bool {
-    let says = |words| status.message.contains(words);
-    status.code == 413 || (status.code >= 500 && (says("request is too large") || says("message larger than max")))
+    let contains = |words| status.message.contains(words);
+    status.code == 413
+        || (status.code >= 500 && (contains("request is too large") || contains("message larger than max")))
 }
 
 /// A failed `test` of a JSON patch is a 422 without the causes that a validation error has.

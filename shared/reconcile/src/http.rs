@@ -14,15 +14,15 @@ use tracing::info;
 
 use crate::platform::Platform;
 
-/// How far a process has come.
+/// The stage of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Stage {
     /// Setting up.
     Starting,
-    /// Waiting for the lease: nothing more can be asked of it, so it is ready. A rolling update waits for that.
+    /// Waiting for the Lease. It is ready, since a rolling update waits for that.
     Standby,
-    /// Holds the lease; ready when it has seen everything.
+    /// Holds the Lease; ready when its caches are complete.
     Leading,
 }
 
@@ -47,7 +47,7 @@ impl Stages {
     }
 }
 
-/// Serves until the process ends. Fails at once if the address is taken.
+/// Serves until the process ends. Returns an error if the address is in use.
 pub(crate) async fn serve(address: SocketAddr, platform: Platform, stages: Stages) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");

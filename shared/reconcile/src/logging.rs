@@ -1,8 +1,7 @@
-//! What reaches the log.
+//! Logging.
 //!
-//! Libraries log what they work on: the body of an answer that cannot be decoded, statements, frames. Such a text may hold
-//! every password of a cluster, at whatever level it is logged. So only events of the operators' own crates pass, and no
-//! option changes that.
+//! Libraries log their data: the body of an answer that cannot be decoded, statements, frames. Such a text may contain every
+//! password of a cluster, at any level. So only events of the operators' own crates are logged, and no option changes that.
 
 use std::io::IsTerminal;
 
@@ -15,14 +14,14 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
-/// Starts to log.
+/// Starts logging.
 pub(crate) fn start(directives: &str, format: LogFormat) -> anyhow::Result<()> {
     // A program that embeds this may have set up logging already.
     let _ = subscriber(directives, format, std::io::stdout)?.try_init();
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_known_by_its_crate() {
+    fn a_target_belongs_to_a_crate() {
         for ours in ["ahoi_database::server", "ahoi_reconcile", "greeter::main"] {
             assert!(is_ours(ours, "greeter"), "{ours}");
         }

@@ -1,7 +1,7 @@
-//! The writes, in whatever scope the kind lives.
+//! Requests for objects of any kind and scope.
 //!
-//! kube's `Api` wants the scope at compile time; here one function serves Customers and ConfigMaps alike, so
-//! the requests are made from the object's own namespace.
+//! kube's `Api` needs the scope at compile time. Here one function serves cluster-scoped and namespaced kinds, so requests are built
+//! from the object's own namespace.
 
 use std::marker::PhantomData;
 
@@ -15,15 +15,15 @@ use crate::cache::Key;
 use crate::decode::decode;
 use crate::error::Error;
 
-/// What is left of an object after a delete.
+/// The object after a delete.
 pub(crate) enum Deleted<K> {
-    /// Finalizers or a grace period keep it for a while.
+    /// It exists until its finalizers are removed or its grace period ends.
     Terminating(Box<K>),
-    /// Nothing.
+    /// It does not exist any more.
     Gone,
 }
 
-/// Requests for objects of one kind, in the name of one field manager.
+/// Requests for objects of one kind, by one field manager.
 pub(crate) struct Objects<K> {
     client: Client,
     manager: String,
@@ -51,7 +51,7 @@ impl<K: Object> Objects<K> {
         read(&self.client.request_text(request).await?)
     }
 
-    /// Applies a partial object by server-side apply, which creates or changes.
+    /// Applies a partial object by server-side apply.
     pub(crate) async fn server_side_apply(&self, key: &Key, object: &Value) -> Result<K, Error> {
         let params = PatchParams { force: true, ..self.patching() };
         self.send(Self::at(key).patch(&key.name, &params, &Patch::Apply(object))).await
@@ -71,7 +71,7 @@ impl<K: Object> Objects<K> {
 
     pub(crate) async fn delete(&self, object: &K, propagation: PropagationPolicy) -> Result<Deleted<K>, Error> {
         let key = Key::of(object);
-        // What was looked up is what goes, not whatever has its name by now.
+        // Deletes the object that was read, not a new one of its name.
         let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
         let params = DeleteParams {
             propagation_policy: Some(propagation),
@@ -80,7 +80,7 @@ impl<K: Object> Objects<K> {
         };
         let request = Self::at(&key).delete(&key.name, &params).map_err(kube::Error::BuildRequest)?;
         match self.client.request_text(request).await {
-            // The object, or a Status that says it is gone. Some kinds answer with the object although it is gone.
+            // The answer is the object, or a Status if it was deleted. For some kinds it is the object in both cases.
             Ok(answer) if is_status(&answer) => Ok(Deleted::Gone),
             Ok(answer) => match read::<K>(&answer)? {
                 object if object.meta().deletion_timestamp.is_some() => Ok(Deleted::Terminating(Box::new(object))),
@@ -91,7 +91,7 @@ impl<K: Object> Objects<K> {
         }
     }
 
-    /// Replaces the finalizers, if nobody else has changed the object since we saw it.
+    /// Replaces the finalizers, if the object has not changed since it was read.
     pub(crate) async fn set_finalizers(&self, object: &K, finalizers: &[String]) -> Result<K, Error> {
         let key = Key::of(object);
         let version = &object.meta().resource_version;
@@ -105,12 +105,12 @@ impl<K: Object> Objects<K> {
         self.send(Self::at(&Key::of(object)).create(&self.posting(), to_bytes(object)?)).await
     }
 
-    /// Whether the API server takes the object as a new one. Nothing is created.
+    /// Whether the API server would accept the object as a new one. Creates nothing.
     pub(crate) async fn is_valid(&self, object: &K) -> Result<bool, Error> {
         let trial = PostParams { dry_run: true, ..self.posting() };
         match self.send(Self::at(&Key::of(object)).create(&trial, to_bytes(object)?)).await {
             Ok(_) => Ok(true),
-            // It is validated before its name is looked up.
+            // Validation comes before the check of the name.
             Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => Ok(true),
             Err(Error::Kube(kube::Error::Api(status))) if status.code == 422 => Ok(false),
             Err(error) => Err(error),
@@ -124,10 +124,9 @@ impl<K: Object> Objects<K> {
 }
 
 impl<K: Conditioned> Objects<K> {
-    /// Writes what has changed of the status, field by field. A field that others write (as agents do with their
-    /// reports) is left alone by a reconciler that hands it back as it found it. The test on the uid keeps it off an
-    /// object that was created again meanwhile; there is no test on the version, since each field has one writer and specs
-    /// change under it all the time.
+    /// Writes the fields of the status that changed. A reconciler that returns a field unchanged does not overwrite what others
+    /// write there, such as reports of agents. The test on the uid protects a recreated object. There is no test on the version:
+    /// each field has one writer, and the spec may change at any time.
     pub(crate) async fn set_status(&self, object: &K, status: &K::Status) -> Result<K, Error> {
         let key = Key::of(object);
         let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": object.meta().uid})];
@@ -138,7 +137,7 @@ impl<K: Conditioned> Objects<K> {
     }
 }
 
-/// An object in an answer of the API server.
+/// Decodes an object from an answer of the API server.
 fn read<K: Object>(answer: &str) -> Result<K, Error> {
     let unreadable =
         |why| Error::structural("Unreadable", format!("this release cannot read the {}: {why}", K::kind(&())));
@@ -154,7 +153,7 @@ fn is_status(answer: &str) -> bool {
     serde_json::from_str(answer).is_ok_and(|Answer { kind }| kind == "Status")
 }
 
-/// The operations of a JSON patch that turn one status into the other.
+/// The JSON patch that turns one status into the other.
 fn status_changes(old: &Value, new: &Value) -> Vec<Value> {
     let (Value::Object(old), Value::Object(new)) = (old, new) else {
         return vec![json!({"op": "add", "path": "/status", "value": new})];

@@ -184,12 +184,16 @@ impl<K: Object> Owned<K> {
             },
         };
         self.check(owner, &live, &desired.object)?;
-        let anew = !self.cache.agrees(&*live, &desired.hash) && (self.must_recreate)(&live, &desired.object);
+        let must_recreate = !self.cache.agrees(&*live, &desired.hash) && (self.must_recreate)(&live, &desired.object);
         if live.meta().deletion_timestamp.is_none() {
-            return if anew { self.recreate(desired, &live).await } else { self.update(owner, desired, live).await };
+            return if must_recreate {
+                self.recreate(desired, &live).await
+            } else {
+                self.update(owner, desired, live).await
+            };
         }
         // It is effective for as long as a finalizer blocks its deletion.
-        if (self.adopts_unowned || self.recreates_if_refused) && !anew {
+        if (self.adopts_unowned || self.recreates_if_refused) && !must_recreate {
             self.update(owner, desired, live.clone()).await?;
         }
         Err(being_deleted(&*live))

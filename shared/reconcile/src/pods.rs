@@ -1,26 +1,26 @@
-//! Why a pod does not run, as its status tells. Pure.
+//! Why a pod does not run, from its status. Pure.
 //!
-//! A pod that fails changes its status with every attempt: a pull fails and is put off, a container runs for a moment and ends.
-//! What is returned here is the same for all attempts, so that a condition made from it is written once.
+//! A failing pod changes its status with each attempt: a pull fails and is delayed, a container starts and exits. The result here is
+//! the same for all attempts, so that a condition with it is written once.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
 
-/// The longest explanation, in characters: a runtime may quote anything.
-const MOST: usize = 400;
-/// From this restart on, a container that is not ready crashes again and again.
+/// The maximum length of a message, in characters.
+const MAX_MESSAGE_CHARS: usize = 400;
+/// From this number of restarts on, a container that is not ready counts as crash-looping.
 const RESTARTS: i32 = 2;
 
-/// What keeps a pod from running.
+/// Why a pod does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// No node takes it.
+    /// No node can run it.
     Unschedulable,
     /// The image of a container cannot be pulled.
     Image,
-    /// A container cannot be created, for something that it refers to.
+    /// A container cannot be created, because of an object that it refers to.
     Config,
-    /// A container ends again and again, or cannot be started.
+    /// A container exits repeatedly, or cannot be started.
     Crash,
 }
 
@@ -36,18 +36,18 @@ impl Fault {
     }
 }
 
-/// What keeps a pod from running, and in which words.
+/// Why a pod does not run, with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What it is.
+    /// The cause.
     pub fault: Fault,
     /// The pod's name.
     pub pod: String,
-    /// What Kubernetes or the container runtime answers.
+    /// The message of Kubernetes or the container runtime.
     pub message: String,
 }
 
-/// What keeps the pod from running; none while it starts, runs or ends.
+/// Why the pod does not run; `None` while it starts, runs or ends.
 pub fn trouble(pod: &Pod) -> Option<Trouble> {
     let status = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none())?;
     let conditions = status.conditions.iter().flatten();
@@ -64,7 +64,7 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
         }
     };
     let (fault, message) = found?;
-    let message = message.trim_end_matches('.').chars().take(MOST).collect();
+    let message = message.trim_end_matches('.').chars().take(MAX_MESSAGE_CHARS).collect();
     Some(Trouble { fault, pod: pod.name_any(), message })
 }
 
@@ -78,7 +78,7 @@ fn of_container(container: &ContainerStatus) -> Option<(Fault, String)> {
         }
         "CreateContainerConfigError" => Some((Fault::Config, words())),
         "CrashLoopBackOff" | "RunContainerError" | "CreateContainerError" => Some((Fault::Crash, crash(container))),
-        // Between two attempts it runs, or has just ended.
+        // Between two attempts it runs, or has just exited.
         _ if container.restart_count >= RESTARTS && terminated(container).is_some() => {
             Some((Fault::Crash, crash(container)))
         }
@@ -86,13 +86,13 @@ fn of_container(container: &ContainerStatus) -> Option<(Fault, String)> {
     }
 }
 
-/// The error of the pull, which Kubernetes quotes while it waits with the next.
+/// The error of the pull, which Kubernetes quotes while it waits for the next attempt.
 fn pull_error(words: &str) -> &str {
     let error = words.rsplit_once("ErrImagePull: ").map_or(words, |(_, error)| error);
     if error.is_empty() || error.starts_with("Back-off pulling image") { "it cannot be pulled" } else { error }
 }
 
-/// How the container ended last. The end of its log stays where it is: it may have anything in it, and is another each time.
+/// How the container exited last. Without the end of its log, which may contain anything and differs each time.
 fn crash(container: &ContainerStatus) -> String {
     let name = &container.name;
     let Some(ended) = terminated(container) else { return format!("container {name} cannot be started") };
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn each_attempt_to_pull_an_image_is_the_same_trouble() {
+    fn each_attempt_to_pull_an_image_has_the_same_result() {
         let error = "failed to resolve reference: not found";
         let first = of(container(waiting("ErrImagePull", error), json!({}), 0));
         let message = format!("Back-off pulling image \"localhost/nope:1\": ErrImagePull: {error}");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_crashes_is_the_same_trouble_while_it_waits_runs_and_ends() {
+    fn a_crashing_container_has_the_same_result_while_it_waits_runs_and_exits() {
         let ended = |at: &str| json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "password=x", "finishedAt": at}});
         let back_off = waiting("CrashLoopBackOff", "back-off 10s restarting failed container");
         let first = of(container(back_off, ended("2026-01-01T00:00:00Z"), 1));

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fight_slows_down_and_a_change_is_no_repair() {
+    fn repairs_slow_down_and_a_change_is_no_repair() {
         let (repairs, key, start) = (Repairs::default(), Key::new(Some("a"), "b"), Instant::now());
         let hash = "one".to_owned();
         // Undone each tenth of a second for an hour.
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_calm_starts_afresh_and_is_forgotten() {
+    fn a_child_without_repairs_starts_again_and_is_forgotten() {
         let (repairs, key, start) = (Repairs::default(), Key::new(Some("a"), "b"), Instant::now());
         let hash = "one".to_owned();
         (0..9).for_each(|second| _ = repairs.admit(&key, &hash, start + Duration::from_secs(second)));

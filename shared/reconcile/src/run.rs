@@ -40,7 +40,7 @@ struct Options {
     #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     leader_elect: bool,
     /// Number of partitions that the replicas share, each with a Lease. 1: one replica is the leader, the others are standbys
-    #[arg(long, env = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(partitions::MOST)))]
+    #[arg(long, env = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(partitions::MAX_PARTITIONS)))]
     partitions: u32,
     /// Namespace of the Leases
     #[arg(long, env = "POD_NAMESPACE", default_value = "ahoi-system")]
@@ -137,7 +137,9 @@ async fn elected(
     let (client, partitions) = (platform.client.clone(), platform.partitions());
     let is_single = partitions.count() == 1;
     let (gained, mut first) = watch::channel(!is_single);
-    partitions.on_gain(move |_| drop(gained.send_replace(true)));
+    partitions.on_gain(move |_| {
+        gained.send_replace(true);
+    });
     let work = async {
         stages.enter(Stage::Standby);
         tokio::select! {

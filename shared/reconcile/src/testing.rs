@@ -1,8 +1,8 @@
-//! For the unit tests of operators: an API server in memory that records what it is asked, and fixtures.
+//! For unit tests of operators: an API server in memory that records requests, and fixtures.
 //!
-//! It keeps objects, counts versions, knows finalizers, uid preconditions and the two kinds of patches this crate sends. Its
-//! watches never deliver anything, so a test that reads its own writes proves that the cache remembers them.
-//! There is no validation, no defaulting and no garbage collection: for those there is a real cluster.
+//! It has objects with versions, finalizers, uid preconditions and the two kinds of patches that this crate sends. Its watches
+//! never deliver anything, so a test that reads its own writes proves that the cache has them. It has no validation, no defaults
+//! and no garbage collection: test those on a real cluster.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -36,7 +36,7 @@ pub struct Request {
     pub body: Value,
 }
 
-/// The server. Clones are the same server.
+/// The server. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct ApiServer(Arc<Mutex<State>>);
 
@@ -44,7 +44,7 @@ pub struct ApiServer(Arc<Mutex<State>>);
 struct State {
     objects: BTreeMap<String, Value>,
     requests: Vec<Request>,
-    /// Answers for the next requests of a method, instead of what would be right.
+    /// Answers to the next requests of a method, instead of the correct ones.
     canned: VecDeque<(String, u16, Value)>,
     version: u64,
 }
@@ -96,7 +96,7 @@ impl ApiServer {
         Platform::new(client, process, Requests::default(), failures)
     }
 
-    /// Puts an object there as if somebody had created it; the answer is how it looks now.
+    /// Creates or replaces an object as another client would. Returns the stored object.
     pub fn put<K: Object>(&self, object: &K) -> K {
         let mut state = self.0.lock();
         let path = path_of(object);
@@ -109,32 +109,32 @@ impl ApiServer {
         decode(state.store(path, value))
     }
 
-    /// Puts something there that need not be an object of any type; `path` as in "/api/v1/namespaces/a/configmaps/b".
+    /// Stores any value; `path` as in "/api/v1/namespaces/a/configmaps/b".
     pub fn put_value(&self, path: &str, value: Value) {
         self.0.lock().store(path.to_owned(), value);
     }
 
-    /// The object as it is now.
+    /// The stored object.
     pub fn get<K: Object>(&self, object: &K) -> Option<K> {
         self.0.lock().objects.get(&path_of(object)).cloned().map(decode)
     }
 
-    /// Removes an object as if somebody had deleted it.
+    /// Removes an object.
     pub fn remove<K: Object>(&self, object: &K) {
         self.0.lock().objects.remove(&path_of(object));
     }
 
-    /// The next request of this method is answered with this.
+    /// Sets the answer to the next request of this method.
     pub fn answer_next(&self, method: &str, code: u16, body: Value) {
         self.0.lock().canned.push_back((method.to_owned(), code, body));
     }
 
-    /// Every request since the last call, reads included.
+    /// Every request since the last call, including reads.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.0.lock().requests)
     }
 
-    /// Every write since the last call, as "POST /api/v1/namespaces/a/configmaps"; events do not count.
+    /// Every write since the last call except for events, as "POST /api/v1/namespaces/a/configmaps".
     pub fn take_writes(&self) -> Vec<String> {
         let writes = self.take_requests().into_iter();
         let writes = writes.filter(|request| request.method != "GET" && !request.path.ends_with("/events"));
@@ -264,7 +264,7 @@ impl State {
     }
 }
 
-/// A cache that is complete and has these objects.
+/// A complete cache of these objects.
 pub fn cache<K: Object>(objects: impl IntoIterator<Item = K>) -> Cache<K> {
     let cache = Cache::new(Box::new(|_| ()), false);
     cache.observe(Event::Init);
@@ -273,27 +273,27 @@ pub fn cache<K: Object>(objects: impl IntoIterator<Item = K>) -> Cache<K> {
     cache
 }
 
-/// Has the cache see that the object is now so.
+/// Delivers a change of the object to the cache.
 pub fn changed<K: Object>(cache: &Cache<K>, object: K) {
     cache.observe(Event::Apply(object));
 }
 
-/// Has the cache see the object as one that cannot be decoded, as a release that is older than the object does.
+/// Delivers the object to the cache as one that cannot be decoded.
 pub fn unreadable<K: Object>(cache: &Cache<K>, object: &K) {
     cache.receive(Event::Apply(Item::unreadable(object.meta().clone())));
 }
 
-/// Has the cache see that the object is gone, or is not one of those any more that it looks at.
+/// Delivers the deletion of the object to the cache.
 pub fn gone<K: Object>(cache: &Cache<K>, object: K) {
     cache.observe(Event::Delete(object));
 }
 
-/// The object as its controller leaves it when all is well with its current spec.
+/// The object with the status Ready for its current generation.
 pub fn ready<K: Conditioned>(object: K) -> K {
     settled(object, Verdict::ready("ready"))
 }
 
-/// The object as its controller leaves it with this verdict on its current spec.
+/// The object with this verdict for its current generation.
 pub fn settled<K: Conditioned>(mut object: K, verdict: Verdict) -> K {
     let mut status = object.status().cloned().unwrap_or_default();
     let generation = object.meta().generation;

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use ahoi_api::Object;
 
-/// An object, ready to be read or as text.
+/// An object, decoded or as text.
 ///
-/// The types of Kubernetes have hundreds of fields of which an object sets ten, and a tree node for each map of labels. With 500
-/// customers the suite had 109 kB for each while objects were kept ready, and 48 kB with texts. Reading one takes longer, which
-/// nobody notices who looks at a few objects a pass.
+/// The types of Kubernetes have hundreds of fields, of which an object sets ten, and a tree node for each map of labels. With 500
+/// customers, the controllers had 109 kB for each with decoded objects, and 48 kB with texts. Decoding takes time, which does not
+/// matter to a reconcile that reads a few objects.
 pub(super) enum Body<K> {
     Open(Arc<K>),
     Packed(Box<[u8]>),
 }
 
 impl<K: Object> Body<K> {
-    /// As text; as it is, if it cannot be written as one.
+    /// As text; decoded, if it cannot be serialized.
     pub(super) fn pack(object: &Arc<K>) -> Self {
         match serde_json::to_vec(&**object) {
             Ok(text) => Body::Packed(text.into_boxed_slice()),
@@ -27,7 +27,7 @@ impl<K: Object> Body<K> {
     ///
     /// # Panics
     ///
-    /// If the kind cannot read what it has written itself: with such a kind nothing could be told to the API server, either.
+    /// If the kind cannot decode what it serialized. Such a kind could not be written to the API server either.
     pub(super) fn open(&self) -> Arc<K> {
         match self {
             Body::Open(object) => object.clone(),

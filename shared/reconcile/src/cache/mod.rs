@@ -1,4 +1,4 @@
-//! Caches: objects of one kind in memory, fed by a watch, and by our own writes until the watch has caught up.
+//! Caches: objects of one kind in memory, fed by a watch, and by our own writes until the watch has delivered them.
 
 mod body;
 mod raw;
@@ -25,14 +25,13 @@ use crate::error::{Error, describe};
 
 /// Objects of one kind in memory. Cheap to clone; reading it costs no request.
 ///
-/// Reads see our own writes: every answer of the API server to a write through [`Owned`](crate::Owned), to a status
-/// or to a finalizer is there at once, and stays until the watch has delivered it or something newer. So a pass right
-/// after a write does not repeat it.
+/// Reads include our own writes: each answer of the API server to a write through [`Owned`](crate::Owned), of a status or of a
+/// finalizer is cached at once, until the watch delivers it or a newer version. So a reconcile right after a write does not
+/// repeat it.
 ///
-/// An object that cannot be decoded, because a newer release wrote it for example, stops no other. It is reported once, and
-/// is not taken for deleted: reads return its last version that could be decoded, if there was one since the process began;
-/// its controller does not reconcile it until it can be decoded again. [`Cache::find`] tells it from an object that does not
-/// exist.
+/// An object that cannot be decoded, for example because a newer release wrote it, does not affect others. It is reported once, and
+/// does not count as deleted: reads return its last version that could be decoded since the process started, and its controller
+/// does not reconcile it until it can be decoded again. [`Cache::find`] distinguishes it from an object that does not exist.
 pub struct Cache<K> {
     inner: Arc<Inner<K>>,
 }
@@ -42,7 +41,7 @@ struct Inner<K> {
     listeners: RwLock<Vec<Listener<K>>>,
     synced: watch::Sender<bool>,
     own_writes: Notify,
-    /// Drops from each object what nobody reads.
+    /// Drops the fields of each object that are not needed.
     trim: Trim<K>,
     /// Why the last request of the watch failed, until one succeeds.
     trouble: Mutex<Option<String>>,
@@ -78,7 +77,7 @@ impl<K: Object> CacheState for Cache<K> {
     }
 }
 
-/// An object of a watch, decoded or not.
+/// An object from a watch, decoded or not.
 pub(crate) struct Item<K> {
     head: ObjectMeta,
     read: Read<K>,
@@ -102,7 +101,7 @@ impl<K: Object> Item<K> {
     }
 }
 
-/// Which objects a cache is for, by their heads.
+/// Which objects a cache keeps, by their metadata.
 pub(crate) type Ours = Box<dyn Fn(&ObjectMeta) -> bool + Send + Sync>;
 
 /// Called with an object that cannot be decoded, and why, when that is news.
@@ -146,8 +145,8 @@ impl<K: Object> Cache<K> {
         self.inner.view.read().get(&Key::new(Some(namespace), name))
     }
 
-    /// The object, or an error if there is one of that name that cannot be decoded: for a decision that must not take such an
-    /// object for one that does not exist. `namespace` is empty for cluster-scoped kinds.
+    /// The object, or an error if it exists but cannot be decoded: for decisions that depend on whether an object exists.
+    /// `namespace` is empty for cluster-scoped kinds.
     pub fn find(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, Error> {
         let (kind, key) = (K::kind(&()), Key::new(Some(namespace), name));
         let view = self.inner.view.read();
@@ -170,16 +169,15 @@ impl<K: Object> Cache<K> {
         self.inner.view.read().all().collect()
     }
 
-    /// The same, and whether they are being listed again because a watch was lost: then some are as they were before, and others
-    /// newer, so that the newest version says nothing about the rest.
+    /// Every object, and whether they are being listed again after a lost watch: then some are older than the newest version
+    /// suggests.
     pub fn all_and_listing(&self) -> (Vec<Arc<K>>, bool) {
         let view = self.inner.view.read();
         (view.all().collect(), view.is_listing())
     }
 
-    /// What `look` makes of the objects it wants something of, one after the other: of a large cache that is kept small
-    /// ([`Platform::watch_all_packed`](crate::Platform::watch_all_packed)) not all should be read at once. `look` must not use this
-    /// cache.
+    /// The results of `look` for all objects, one after the other: not all objects of a packed cache should be in memory at once
+    /// ([`Platform::watch_all_packed`](crate::Platform::watch_all_packed)). `look` must not use this cache.
     pub fn select<T>(&self, mut look: impl FnMut(&K) -> Option<T>) -> Vec<T> {
         self.inner.view.read().all().filter_map(|object| look(&object)).collect()
     }
@@ -189,12 +187,12 @@ impl<K: Object> Cache<K> {
         self.inner.view.read().owned_by(uid)
     }
 
-    /// Whether there is an object of this name that cannot be decoded as it is now.
+    /// Whether the object exists and its current version cannot be decoded.
     pub(crate) fn is_unreadable(&self, namespace: &str, name: &str) -> bool {
         self.inner.view.read().is_unreadable(&Key::new(Some(namespace), name))
     }
 
-    /// Whether the first list is complete. Before that, absence means nothing.
+    /// Whether the first list is complete. Before that, a missing object may exist.
     pub fn is_synced(&self) -> bool {
         *self.inner.synced.borrow()
     }
@@ -205,7 +203,7 @@ impl<K: Object> Cache<K> {
         let _ = self.inner.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
-    /// Tells of changes, whoever made them; for what is not a controller. Many may be told as one.
+    /// Notifies of changes by any client, for tasks that are no controllers. One notification may stand for several changes.
     pub fn changes(&self) -> watch::Receiver<()> {
         let (changed, changes) = watch::channel(());
         self.listen(move |_| {
@@ -218,7 +216,7 @@ impl<K: Object> Cache<K> {
         self.inner.view.read().get(key)
     }
 
-    /// Calls `listener` after each change that the watch brings.
+    /// Calls `listener` after each change that the watch delivers.
     pub(crate) fn listen(&self, listener: impl Fn(&Change<K>) + Send + Sync + 'static) {
         self.inner.listeners.write().push(Box::new(listener));
     }
@@ -231,7 +229,7 @@ impl<K: Object> Cache<K> {
         written
     }
 
-    /// The API server has told us that our delete removed the object for good.
+    /// The API server answered that our delete removed the object.
     pub(crate) fn deleted(&self, object: &K) {
         self.inner.view.write().deleted(object);
     }
@@ -261,7 +259,7 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    /// Takes over what the watch delivers. The answer is an object that cannot be decoded, and why, if that is news.
+    /// Processes an event of the watch. Returns an object that cannot be decoded, and why, if that is news.
     pub(crate) fn receive(&self, event: watcher::Event<Item<K>>) -> Option<(ObjectMeta, String)> {
         use watcher::Event;
         let (Item { head, read }, listed) = match event {
@@ -288,7 +286,7 @@ impl<K: Object> Cache<K> {
         match read {
             Read::Object(object) => {
                 if self.inner.view.read().is_unreadable(&Key::of_meta(&head)) {
-                    info!(kind = %K::kind(&()), namespace = head.namespace, name = head.name, "the object is readable again");
+                    info!(kind = %K::kind(&()), namespace = head.namespace, name = head.name, "the object can be decoded again");
                 }
                 self.observe(if listed { Event::InitApply(object) } else { Event::Apply(object) });
                 None
@@ -306,13 +304,13 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    /// Managed fields are often half of an object, and nobody reads them.
+    /// Drops the managed fields, which are often half of an object, and those of [`Inner::trim`].
     fn trim(&self, object: &mut K) {
         object.meta_mut().managed_fields = None;
         (self.inner.trim)(object);
     }
 
-    /// Feeds the cache for ever.
+    /// Feeds the cache, without end.
     pub(crate) async fn watch(self, api: Api<K>, config: watcher::Config, ours: Ours, report: Report) {
         let read = move |raw: Raw<K>| {
             let read = if ours(raw.head()) { raw.decode() } else { Read::Ignored };
@@ -341,12 +339,12 @@ impl<K: Object> Cache<K> {
                 Err(error) => {
                     let text = describe_watch(&error);
                     if is_unknown_kind(&error) {
-                        warn!(%kind, "the API server does not know this kind; is its CRD installed? Trying again");
+                        warn!(%kind, "the API server does not know this kind; check that its CRD is installed; retrying");
                     } else if self.is_synced() {
-                        // Watches end all the time, and are resumed where they ended.
+                        // Expected: watches end regularly and are resumed where they ended.
                         debug!(%kind, error = text, "the watch was interrupted; resuming");
                     } else {
-                        warn!(%kind, error = text, "the first list failed; trying again");
+                        warn!(%kind, error = text, "the first list failed; retrying");
                     }
                     *self.inner.trouble.lock() = Some(text);
                 }

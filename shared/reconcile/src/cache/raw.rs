@@ -1,5 +1,4 @@
-//! Objects as a list or a watch delivers them. They are decoded one by one afterwards, so that one that cannot be decoded
-//! stops no other.
+//! Objects from a list or a watch. They are decoded one by one, so that one that cannot be decoded does not affect others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::decode::decode;
 
-/// The text of one object, and the few fields of its metadata that say which one it is.
+/// The text of an object, and the metadata that identifies it.
 pub(crate) struct Raw<K> {
     head: ObjectMeta,
     text: Box<RawValue>,
@@ -25,7 +24,7 @@ pub(crate) struct Raw<K> {
 pub(crate) enum Read<K> {
     /// The object.
     Object(K),
-    /// Not one of those that the cache is for.
+    /// The cache does not keep it.
     Ignored,
     /// Why it cannot be decoded.
     Unreadable(String),
@@ -45,7 +44,7 @@ impl<K: Object> Raw<K> {
         decode(self.text.get()).map_or_else(Read::Unreadable, Read::Object)
     }
 
-    /// The same requests, with their answers left undecoded.
+    /// The same requests, without decoding the objects.
     pub(crate) fn api(api: Api<K>) -> Api<Self> {
         match api.namespace().map(ToOwned::to_owned) {
             Some(namespace) => Api::namespaced_with(api.into_client(), &namespace, &()),
@@ -54,7 +53,7 @@ impl<K: Object> Raw<K> {
     }
 }
 
-/// No more of the metadata than no object can do without, so that this does not fail.
+/// Only metadata that every object has, so that decoding it does not fail.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Document {

@@ -1,5 +1,5 @@
-//! A cache of Secrets that others can write: their metadata is watched, and the content is read of those few that are
-//! expected. So neither the number nor the size of the others costs memory.
+//! A cache of Secrets that others can write. It watches the metadata of all, and reads the content of the few that are expected, so
+//! neither the number nor the size of the others costs memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,36 +22,36 @@ use super::{Cache, Item, Key, Report};
 use crate::error::Error;
 use crate::objects::Objects;
 
-/// How many contents are read at the same time.
+/// Contents that are read at once.
 const READS: usize = 4;
-/// The watch is often faster than the answer to our own write, which needs no read: it is waited for so long.
+/// How long to wait for the answer to our own write, which the watch often overtakes and which saves the read.
 const OWN_WRITE: Duration = Duration::from_millis(100);
-/// How long to wait after a read that failed: this often doubled, and so long at most.
+/// Delays after a failed read: from the first, doubled up to the second.
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
 type Meta = Raw<PartialObjectMeta<Secret>>;
 type Events = BoxStream<'static, watcher::Result<Event<Item<Secret>>>>;
 
-/// What is needed to read the Secrets of the objects of one kind.
+/// Reads the Secrets of the objects of one kind.
 struct Contents<O> {
     cache: Cache<Secret>,
     owners: Cache<O>,
     objects: Objects<Secret>,
-    /// What the name of a Secret has after the name of its object.
+    /// What follows the name of its object in the name of a Secret.
     suffix: &'static str,
-    /// Secrets of the right name whose object is not known (yet), and their heads.
+    /// Secrets of a matching name whose object does not exist (yet), and their metadata.
     waiting: Mutex<HashMap<Key, ObjectMeta>>,
 }
 
-/// What the stream is made of.
+/// The inputs of the stream.
 enum Input {
     Watched(Box<watcher::Result<Event<Meta>>>),
-    /// An object has become known whose Secret was passed over.
+    /// A new object whose Secret was ignored.
     Known(Key),
 }
 
-/// Feeds the cache for ever.
+/// Feeds the cache, without end.
 pub(crate) async fn watch<O: Object>(
     cache: Cache<Secret>,
     owners: Cache<O>,
@@ -64,7 +64,7 @@ pub(crate) async fn watch<O: Object>(
     let (found, mut known) = mpsc::unbounded_channel();
     let contents = Arc::new(Contents { cache: cache.clone(), owners, objects, suffix, waiting: Mutex::default() });
     let listening = contents.clone();
-    contents.owners.listen(move |change| listening.came(&Key::of(&*change.object), &found));
+    contents.owners.listen(move |change| listening.object_added(&Key::of(&*change.object), &found));
     contents.owners.wait_until_ready().await;
     let metadata = watcher::watcher(Raw::api(Api::<PartialObjectMeta<Secret>>::all(client)), config).default_backoff();
     let known = futures::stream::poll_fn(move |context| known.poll_recv(context));
@@ -76,25 +76,25 @@ pub(crate) async fn watch<O: Object>(
             move |input| std::future::ready(contents.next(input))
         })
         .map(move |step| contents.clone().take(step))
-        // In the order in which they came.
+        // In order.
         .buffered(READS)
         .filter_map(std::future::ready)
         .boxed();
     cache.follow(events, &report).await;
 }
 
-/// What is to be done about an input, decided in their order.
+/// What to do with an input, decided in order.
 enum Step {
-    Pass(Box<watcher::Result<Event<Item<Secret>>>>),
+    Forward(Box<watcher::Result<Event<Item<Secret>>>>),
     Read { head: Box<ObjectMeta>, listed: bool },
 }
 
 impl<O: Object> Contents<O> {
-    /// Has the Secret read that was passed over because this object was not known.
-    fn came(&self, owner: &Key, found: &mpsc::UnboundedSender<Key>) {
+    /// Requests the Secret of a new object, if it was ignored before.
+    fn object_added(&self, owner: &Key, found: &mpsc::UnboundedSender<Key>) {
         let secret = Key::new(Some(&owner.namespace), &format!("{}{}", owner.name, self.suffix));
         if self.waiting.lock().contains_key(&secret) {
-            // Fails only when the stream has ended, and with it the process.
+            // Fails only while the process ends.
             let _ = found.send(secret);
         }
     }
@@ -123,14 +123,14 @@ impl<O: Object> Contents<O> {
                 Ok(Event::Delete(Item { head, read: Read::Object(secret) }))
             }
         };
-        Some(Step::Pass(Box::new(event)))
+        Some(Step::Forward(Box::new(event)))
     }
 
     fn look(&self, head: ObjectMeta, listed: bool) -> Step {
         let key = Key::of_meta(&head);
         self.waiting.lock().remove(&key);
         let Some(owner) = key.name.strip_suffix(self.suffix) else { return ignore(head, listed) };
-        // Under the lock, so that an object that comes now is not missed.
+        // Under the lock, so that an object that is added now is not missed.
         let mut waiting = self.waiting.lock();
         if self.owners.lookup(&Key { namespace: key.namespace.clone(), name: owner.into() }).is_some() {
             return Step::Read { head: Box::new(head), listed };
@@ -143,7 +143,7 @@ impl<O: Object> Contents<O> {
 
     async fn take(self: Arc<Self>, step: Step) -> Option<watcher::Result<Event<Item<Secret>>>> {
         let (head, listed) = match step {
-            Step::Pass(event) => return Some(*event),
+            Step::Forward(event) => return Some(*event),
             Step::Read { head, listed } => (*head, listed),
         };
         let read = self.read(&head, listed).await?;
@@ -151,13 +151,13 @@ impl<O: Object> Contents<O> {
         Some(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) }))
     }
 
-    /// The Secret of this version: as the cache has it, or as the API server does. Nothing if there is none any more.
+    /// The Secret of this version, from the cache or the API server. `None` if it was deleted.
     async fn read(&self, head: &ObjectMeta, listed: bool) -> Option<Read<Secret>> {
         let (key, mut retry) = (Key::of_meta(head), RETRY);
         let known = if listed {
             self.known(&key, head)
         } else {
-            // Too late, it costs a read.
+            // After the timeout it costs a read.
             tokio::time::timeout(OWN_WRITE, self.written(&key, head)).await.ok()
         };
         if let Some(known) = known {
@@ -166,7 +166,7 @@ impl<O: Object> Contents<O> {
         loop {
             match self.objects.get(&key).await {
                 Ok(mut secret) => {
-                    // What is newer comes with the watch, and the cache is never ahead of that.
+                    // The watch delivers newer versions, and the cache must not be ahead of it.
                     secret.metadata.resource_version.clone_from(&head.resource_version);
                     return Some(Read::Object(secret));
                 }
@@ -174,7 +174,7 @@ impl<O: Object> Contents<O> {
                 Err(Error::Structural { message, .. }) => return Some(Read::Unreadable(message)),
                 Err(error) => {
                     let text = error.to_string();
-                    warn!(namespace = %key.namespace, name = %key.name, error = text, "cannot read the Secret; trying again");
+                    warn!(namespace = %key.namespace, name = %key.name, error = text, "cannot read the Secret; retrying");
                     *self.cache.inner.trouble.lock() = Some(text);
                 }
             }
@@ -190,7 +190,7 @@ impl<O: Object> Contents<O> {
             .filter(|known| known.metadata.resource_version == head.resource_version && known.metadata.uid == head.uid)
     }
 
-    /// The Secret of this version, once a write of ours has put it into the cache.
+    /// The Secret of this version, once our own write is in the cache.
     async fn written(&self, key: &Key, head: &ObjectMeta) -> Arc<Secret> {
         loop {
             let next = self.cache.inner.own_writes.notified();
@@ -202,8 +202,8 @@ impl<O: Object> Contents<O> {
     }
 }
 
-/// Passed over; `listed` as it is not there.
+/// An event that makes the cache ignore the Secret.
 fn ignore(head: ObjectMeta, listed: bool) -> Step {
     let item = Item { head, read: Read::Ignored };
-    Step::Pass(Box::new(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) })))
+    Step::Forward(Box::new(Ok(if listed { Event::InitApply(item) } else { Event::Apply(item) })))
 }

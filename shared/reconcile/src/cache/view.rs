@@ -1,11 +1,9 @@
-//! What a cache believes: the watch's news and our own writes, put in order. Pure, so that every
-//! interleaving can be tested.
+//! The objects of a cache: events of the watch and our own writes, in order. Pure, so that every interleaving can be tested.
 //!
-//! A watch lags behind. A reconciler that reads only what the watch has delivered sees the world
-//! before its own last write and writes again: that is where most of the superfluous requests of simple
-//! operators come from. So each answer of the API server to a write of ours goes into the view at once and stays
-//! until the watch has caught up. Versions decide who is newer; they are comparable numbers within one
-//! kind (KEP-5504).
+//! A watch lags behind. A reconciler that reads only what the watch has delivered does not see its own last write, and writes
+//! again: most superfluous requests of simple operators are of this kind. So each answer of the API server to our own write is in
+//! the view at once, until the watch has caught up. Resource versions decide which one is newer; within a kind they are comparable
+//! numbers (KEP-5504).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -18,7 +16,7 @@ use kube::runtime::watcher::Event;
 
 use super::body::Body;
 
-/// An object's place: namespace (empty for cluster-scoped kinds) and name. Caches and queues have many of the same one.
+/// Namespace (empty for cluster-scoped kinds) and name of an object. Shared, since caches and queues have many of the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) namespace: Arc<str>,
@@ -42,15 +40,15 @@ impl Key {
 /// The hash of a desired state, see [`crate::desired`].
 pub(crate) type Hash = String;
 
-/// News for the controllers that listen to a cache.
+/// A change, for the listeners of a cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Change<K> {
     pub(crate) object: Arc<K>,
-    /// The object is no more.
+    /// The object was deleted.
     pub(crate) gone: bool,
-    /// Only what we wrote ourselves and have seen in the answer: no news to whoever wrote it.
+    /// Our own write, which whoever wrote it has seen in the answer.
     pub(crate) echo: bool,
-    /// The object as it was, if its controller owner was another one.
+    /// The object before the change, if it had another controller owner.
     pub(crate) before: Option<Arc<K>>,
 }
 
@@ -66,9 +64,9 @@ pub(crate) struct View<K> {
     lists: u64,
     /// The watch has delivered everything up to this version.
     delivered: u64,
-    /// The versions we have written and the watch has not passed.
+    /// The versions that we wrote and that the watch has not reached.
     ahead: BTreeMap<u64, Key>,
-    /// The objects that exist and cannot be decoded as they are now, by their uids.
+    /// The uids of objects whose current version cannot be decoded.
     unreadable: HashMap<Key, Option<String>>,
 }
 
@@ -83,17 +81,17 @@ struct Slot<K> {
     version: u64,
     /// The uid of the controller owner, if the object is here and has one.
     owner: Option<Arc<str>>,
-    /// See [`substance`]: whether a newer version differs in more than its status is told without reading a text.
+    /// See [`substance`]: shows without decoding whether a newer version differs in more than its status.
     substance: Option<u64>,
-    /// For what we wrote and the watch has not confirmed: how many lists had begun then.
+    /// For a write that the watch has not confirmed: how many lists had begun then.
     unconfirmed: Option<u64>,
-    /// The desired state that this version was found, or made, to satisfy.
+    /// The hash of the desired state that this version satisfies.
     agreed: Option<Hash>,
 }
 
 enum State<K> {
     Here(Body<K>),
-    /// We deleted it; the watch may still talk about it.
+    /// We deleted it; the watch may still deliver events about it.
     Gone(Option<String>),
 }
 
@@ -130,7 +128,7 @@ impl<K: Object> View<K> {
         self.owned.get(uid).into_iter().flatten().filter_map(|key| self.get(key)).collect()
     }
 
-    /// What the watch delivers; the answer is what that changes in the view.
+    /// Processes an event of the watch. Returns what it changes in the view.
     pub(crate) fn observe(&mut self, event: Event<K>) -> Vec<Change<K>> {
         let mut changes = Vec::new();
         match event {
@@ -147,34 +145,34 @@ impl<K: Object> View<K> {
             }
             Event::InitDone => {
                 changes.extend(self.listed());
-                changes.extend(self.passed());
+                changes.extend(self.drop_unconfirmed());
             }
             Event::Apply(object) => {
                 self.delivered = self.delivered.max(version(&object));
                 changes.extend(self.applied(object, false));
-                changes.extend(self.passed());
+                changes.extend(self.drop_unconfirmed());
             }
             Event::Delete(object) => {
                 self.delivered = self.delivered.max(version(&object));
                 changes.extend(self.deleted_by_watch(object));
-                changes.extend(self.passed());
+                changes.extend(self.drop_unconfirmed());
             }
         }
         changes
     }
 
-    /// An object that cannot be decoded. It exists, so it is not taken for deleted: its last readable version stays. The first
-    /// part of the answer is whether this is news.
+    /// Processes an object that cannot be decoded. It exists, so its last decoded version stays. Returns whether this is news, and
+    /// what it changes.
     pub(crate) fn unreadable(&mut self, head: &ObjectMeta, listed: bool) -> (bool, Vec<Change<K>>) {
         let key = Key::of_meta(head);
-        self.pass_by(&key, head, listed);
+        self.advance(&key, head, listed);
         let mut changes = Vec::new();
         if let Some(slot) = self.slots.get_mut(&key) {
             if slot.unconfirmed.is_some() && version_of(head) < slot.version {
                 return (false, changes);
             }
             match &slot.state {
-                // What the watch delivers is newer than what we wrote.
+                // The watch delivers a newer version than our write.
                 State::Here(known) if known.open().meta().uid == head.uid => slot.unconfirmed = None,
                 State::Gone(uid) if *uid == head.uid => {}
                 State::Here(_) | State::Gone(_) => {
@@ -185,43 +183,43 @@ impl<K: Object> View<K> {
         }
         let is_news = self.unreadable.insert(key, head.uid.clone()).as_ref() != Some(&head.uid);
         if !listed {
-            changes.extend(self.passed());
+            changes.extend(self.drop_unconfirmed());
         }
         (is_news, changes)
     }
 
-    /// An object that this cache is not for, or not any more.
+    /// Processes an object that this cache does not keep, or no longer.
     pub(crate) fn ignored(&mut self, head: &ObjectMeta, listed: bool) -> Vec<Change<K>> {
         let key = Key::of_meta(head);
         self.unreadable.remove(&key);
         if listed {
-            // As one that is not in the list.
+            // Like an object that is not in the list.
             return Vec::new();
         }
-        self.pass_by(&key, head, listed);
+        self.advance(&key, head, listed);
         let known = self.slots.get(&key).filter(|slot| slot.version < version_of(head) && slot.is_here());
         let former = known.is_some().then(|| self.remove(&key)).flatten();
         let mut changes: Vec<_> =
             former.map(|object| Change { object, gone: true, echo: false, before: None }).into_iter().collect();
-        changes.extend(self.passed());
+        changes.extend(self.drop_unconfirmed());
         changes
     }
 
-    /// The end of an object whose last version cannot be decoded.
+    /// Processes the deletion of an object whose last version cannot be decoded.
     pub(crate) fn deleted_unread(&mut self, head: &ObjectMeta) -> Vec<Change<K>> {
         let key = Key::of_meta(head);
-        self.pass_by(&key, head, false);
+        self.advance(&key, head, false);
         self.unreadable.remove(&key);
         let same = |object: &Arc<K>| object.meta().uid == head.uid;
         let known = self.get(&key).filter(same).is_some();
         let former = known.then(|| self.remove(&key)).flatten();
         let mut changes: Vec<_> =
             former.map(|object| Change { object, gone: true, echo: false, before: None }).into_iter().collect();
-        changes.extend(self.passed());
+        changes.extend(self.drop_unconfirmed());
         changes
     }
 
-    /// Whether there is an object that cannot be decoded as it is now.
+    /// Whether the current version of the object cannot be decoded.
     pub(crate) fn is_unreadable(&self, key: &Key) -> bool {
         self.unreadable.contains_key(key)
     }
@@ -236,8 +234,8 @@ impl<K: Object> View<K> {
         self.unreadable.len()
     }
 
-    /// Notes how far the watch or the list is.
-    fn pass_by(&mut self, key: &Key, head: &ObjectMeta, listed: bool) {
+    /// Records how far the watch or the list has come.
+    fn advance(&mut self, key: &Key, head: &ObjectMeta, listed: bool) {
         if !listed {
             self.delivered = self.delivered.max(version_of(head));
         } else if let Some(listing) = &mut self.listing {
@@ -250,8 +248,8 @@ impl<K: Object> View<K> {
     pub(crate) fn written(&mut self, object: K) -> Arc<K> {
         let object = Arc::new(object);
         let version = version(&*object);
-        // The watch delivers in order. If it is past this version, it has told us about this write
-        // already, and about whatever came after it, which may be a delete.
+        // The watch delivers in order. If it is past this version, it has delivered this write and whatever followed, which may
+        // be a deletion.
         if self.delivered >= version {
             return object;
         }
@@ -268,11 +266,11 @@ impl<K: Object> View<K> {
         object
     }
 
-    /// The API server has told us that our delete removed the object for good.
+    /// The API server answered that our delete removed the object.
     pub(crate) fn deleted(&mut self, object: &K) {
         let key = Key::of(object);
         let uid = object.meta().uid.clone();
-        // Nothing there, or something else: the watch was faster.
+        // Missing or recreated: the watch was faster.
         if let Some(slot) = self.slots.get(&key)
             && slot.object().is_some_and(|known| known.meta().uid == uid)
         {
@@ -285,14 +283,14 @@ impl<K: Object> View<K> {
         }
     }
 
-    /// Whether this very object was found to satisfy the desired state before.
+    /// Whether this version is known to satisfy the desired state.
     pub(crate) fn agrees(&self, object: &K, hash: &str) -> bool {
         self.slots
             .get(&Key::of(object))
             .is_some_and(|slot| slot.version == version(object) && slot.agreed.as_deref() == Some(hash))
     }
 
-    /// Remembers that this very object satisfies the desired state.
+    /// Records that this version satisfies the desired state.
     pub(crate) fn agree(&mut self, object: &K, hash: &str) {
         if let Some(slot) = self.slots.get_mut(&Key::of(object))
             && slot.version == version(object)
@@ -306,7 +304,7 @@ impl<K: Object> View<K> {
         let was_unreadable = self.unreadable.remove(&key).is_some();
         let version = version(&object);
         if let Some(slot) = self.slots.get_mut(&key) {
-            // A list that began after our write knows about it, whatever the versions say.
+            // A list that began after our write includes it, whatever the versions are.
             let overruled = listed && slot.unconfirmed.is_some_and(|lists| lists < self.lists);
             if slot.unconfirmed.is_some() && !overruled {
                 let gone = matches!(&slot.state, State::Gone(uid) if *uid == object.meta().uid);
@@ -314,7 +312,7 @@ impl<K: Object> View<K> {
                     return None;
                 }
             }
-            // Known already: confirmed now if it was our write, and no news at all if it was not.
+            // Known already: confirmed if it was our write, otherwise no change.
             if version == slot.version && version != 0 && slot.is_here() && !was_unreadable {
                 slot.unconfirmed.take()?;
                 return Some(Change { object: Arc::new(object), gone: false, echo: true, before: None });
@@ -336,7 +334,7 @@ impl<K: Object> View<K> {
             State::Here(known) => (known.open().meta().uid.clone(), false),
             State::Gone(uid) => (uid.clone(), true),
         };
-        // The end of a predecessor of what we have created in its place.
+        // The deletion of the predecessor of an object that we recreated.
         if slot.unconfirmed.is_some() && uid != object.meta().uid && version(&object) <= slot.version {
             return None;
         }
@@ -344,7 +342,7 @@ impl<K: Object> View<K> {
         Some(Change { object: Arc::new(object), gone: true, echo: ours, before: None })
     }
 
-    /// The list is complete: what is not in it is no more, except what we have written since it began.
+    /// The list is complete. Objects that are not in it were deleted, except those that we wrote since it began.
     fn listed(&mut self) -> Vec<Change<K>> {
         let listing = self.listing.take().unwrap_or_default();
         self.delivered = listing.newest;
@@ -361,15 +359,16 @@ impl<K: Object> View<K> {
         removed.map(|object| Change { object, gone: true, echo: false, before: None }).collect()
     }
 
-    /// What the watch has passed without confirming it was deleted by somebody before a list that we took for older.
-    fn passed(&mut self) -> Vec<Change<K>> {
+    /// A write of ours that the watch passed without confirming it was deleted before a list that we took for older.
+    fn drop_unconfirmed(&mut self) -> Vec<Change<K>> {
         let mut changes = Vec::new();
         while let Some(entry) = self.ahead.first_entry()
             && *entry.key() <= self.delivered
         {
             let (version, key) = entry.remove_entry();
-            let passed = |slot: &Slot<K>| slot.unconfirmed.is_some() && slot.version == version && slot.is_here();
-            if self.slots.get(&key).is_some_and(passed) {
+            let is_unconfirmed =
+                |slot: &Slot<K>| slot.unconfirmed.is_some() && slot.version == version && slot.is_here();
+            if self.slots.get(&key).is_some_and(is_unconfirmed) {
                 let object = self.remove(&key);
                 changes.extend(object.map(|object| Change { object, gone: true, echo: false, before: None }));
             }
@@ -395,7 +394,7 @@ impl<K: Object> View<K> {
         self.unlink(key)?.object()
     }
 
-    /// Takes the slot out, and out of the index.
+    /// Removes the slot, also from the index.
     fn unlink(&mut self, key: &Key) -> Option<Slot<K>> {
         let slot = self.slots.remove(key)?;
         if let Some(uid) = &slot.owner
@@ -429,8 +428,7 @@ pub(crate) fn controller_of<K: Resource>(object: &K) -> Option<&str> {
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
-/// A hash of everything but the status, as far as it can be told without looking into the object. None of a kind that counts
-/// no generations: such may differ in anything.
+/// A hash of everything but the status, from the metadata. `None` for a kind without generations, which may differ anywhere.
 fn substance<K: Resource>(object: &K) -> Option<u64> {
     let meta = object.meta();
     let generation = meta.generation?;

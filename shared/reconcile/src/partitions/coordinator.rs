@@ -1,20 +1,20 @@
-//! Takes partitions and gives them back.
+//! Takes and releases partitions.
 //!
-//! With `--partitions=3` a controller `ahoi-x` has these Leases:
+//! With `--partitions=3`, a controller `ahoi-x` has these Leases:
 //!
-//! - `ahoi-x-replica-POD`, one for each replica, which it renews every two seconds. As long as it does, what it has taken
-//!   is its own.
-//! - `ahoi-x-0-of-3` to `ahoi-x-2-of-3`, one for each partition, which names the replica that works on it. Each change of
-//!   hands is one conditional write of it: of two that reach for a partition, one is refused.
-//! - `ahoi-x`, the one that a controller with a single partition has. Here it names no replica, but says `3-partitions`, and
-//!   whichever replica finds it not renewed renews it. So replicas that divide the work in another way, or not at all,
-//!   wait until the last of these is gone, and the other way round.
+//! - `ahoi-x-replica-POD`, one for each replica, which renews it every two seconds. While it does, it keeps its partitions.
+//! - `ahoi-x-0-of-3` to `ahoi-x-2-of-3`, one for each partition, with the replica that holds it. Each change of the holder is one
+//!   conditional write: of two replicas that take a partition, one is refused.
+//! - `ahoi-x`, the Lease of a controller with a single partition. Here its holder is `3-partitions`, and any replica renews it. So
+//!   replicas with another number of partitions, or with a single one, wait until the last of these replicas has ended, and the
+//!   reverse.
 //!
-//! A replica that has been seen to renew nothing for 15 seconds is taken for dead, and its partitions are free. It stops by itself
-//! 10 seconds after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and has to begin anew. A partition
-//! whose Lease somebody has deleted is free when that has been missing for 15 seconds, for the same reason.
-//! Membership only decides who takes how much; that nobody is at work in two places hangs on the Leases of the partitions, each of
-//! them taken by a write that fails when the Lease has changed, and on the fence.
+//! A replica that has renewed nothing for 15 seconds counts as dead, and its partitions are free. It stops by itself 10 seconds
+//! after it sent the last renewal that was accepted, see [`Fence`](super::Fence), and its process starts again. A partition whose
+//! Lease was deleted is free 15 seconds later, for the same reason.
+//!
+//! The Leases of replicas only decide how many partitions each of them takes. That no object is reconciled by two replicas at once
+//! depends on the Leases of the partitions, which are taken by conditional writes, and on the fence.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,12 +39,12 @@ use crate::metrics::Metrics;
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// After this long without a renewal a replica stops.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
-/// Between two looks.
+/// The time between two calls of [`Coordinator::look`].
 const PERIOD: Duration = Duration::from_secs(2);
-/// The bound of one request, so that there is time for another before the deadline.
+/// Timeout of a request, which leaves time for another one before the deadline.
 const CALL: Duration = Duration::from_secs(3);
-/// The Leases of replicas that are this long gone are removed.
-const FORGOTTEN: Duration = Duration::from_secs(120);
+/// The Leases of replicas that ended this long ago are deleted.
+const LEASE_RETENTION: Duration = Duration::from_secs(120);
 
 /// This replica among the others.
 pub(crate) struct Coordinator {
@@ -57,41 +57,41 @@ pub(crate) struct Coordinator {
     pub(super) sightings: Sightings,
     /// The Lease of a single leader as this replica wrote it last.
     pub(super) renewed_lease: Option<Lease>,
-    /// Before when our own Lease cannot have been renewed for the last time.
+    /// When the last accepted renewal of our own Lease was sent.
     renewed: Option<Instant>,
     layout: Layout,
-    /// Taken, and to be worked on from the next look on: what their last holder wrote last has arrived in the caches then.
+    /// Partitions taken, whose objects are reconciled from the next period on: by then the caches have the former holder's writes.
     arriving: BTreeSet<u32>,
-    /// To be given away when its passes are over.
+    /// The partition to release when its reconciles have ended.
     leaving: Option<u32>,
     waited: u32,
 }
 
-/// What is known of the Lease that says how the work is divided.
+/// The Lease with the number of partitions.
 #[derive(Default)]
 struct Layout {
-    /// Before when it cannot have been renewed for the last time.
+    /// When the last renewal of it was sent, at the earliest.
     renewed: Option<Instant>,
-    /// The version that was seen last, and when that was asked for.
+    /// The last observed version, and when its request was sent.
     seen: Option<(String, Instant)>,
-    told: bool,
+    wait_is_logged: bool,
 }
 
-/// What there is at one moment.
+/// The Leases at one moment.
 struct View {
     replicas: BTreeMap<String, Lease>,
     partitions: BTreeMap<u32, Lease>,
     layout: Option<Lease>,
-    /// When it was asked for.
+    /// When the request was sent.
     asked: Instant,
-    /// When the answer was there.
+    /// When the response arrived.
     seen: Instant,
 }
 
-/// What else decides what a replica does.
+/// Whether a replica may take partitions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Eligibility {
-    /// Its caches are complete, and it has not been told to stop: it takes partitions.
+    /// Its caches are complete, and it is not stopping.
     pub(crate) may_take: bool,
 }
 
@@ -112,7 +112,7 @@ impl Coordinator {
         }
     }
 
-    /// Goes on until this replica has lost what it had: nothing may be written after that.
+    /// Returns when this replica has lost its partitions. Nothing may be written after that.
     pub(crate) async fn run(&mut self, eligibility: impl Fn() -> Eligibility, metrics: &Metrics) {
         let fence = self.partitions.fence().clone();
         loop {
@@ -123,7 +123,7 @@ impl Coordinator {
             match looked {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => warn!(error = format!("{error:#}"), "cannot see to the Leases; trying again"),
+                Err(error) => warn!(error = format!("{error:#}"), "cannot renew the Leases; retrying"),
             }
             let held = self.partitions.held().len();
             metrics.partitions_held.set(i64::try_from(held).unwrap_or(i64::MAX));
@@ -136,7 +136,7 @@ impl Coordinator {
         }
     }
 
-    /// Looks once, and does what is to be done. `false`: what this replica had is lost.
+    /// Reads the Leases, and renews, takes and releases them. `false`: this replica lost its partitions.
     pub(crate) async fn look(&mut self, eligibility: Eligibility, metrics: &Metrics) -> anyhow::Result<bool> {
         if self.partitions.count() == 1 {
             return self.lead(eligibility, metrics).await;
@@ -154,12 +154,12 @@ impl Coordinator {
         if let Some(lost) =
             self.partitions.held().into_iter().find(|partition| self.named(&view, *partition) != Some(&self.me))
         {
-            warn!(partition = lost, "somebody else has taken a partition from this replica");
+            warn!(partition = lost, "another replica has taken a partition of this one");
             return Ok(false);
         }
         for partition in std::mem::take(&mut self.arriving) {
             if self.named(&view, partition) == Some(&self.me) {
-                info!(partition, "at work on a partition");
+                info!(partition, "reconciling the objects of a partition");
                 self.partitions.gain(partition);
             }
         }
@@ -170,7 +170,7 @@ impl Coordinator {
         Ok(true)
     }
 
-    /// Gives everything back, for a replica whose passes are over. What is not over is not given back; it expires.
+    /// Releases every Lease whose reconciles have ended. The others expire.
     pub(crate) async fn resign(&mut self) -> anyhow::Result<()> {
         for partition in self.partitions.held() {
             self.partitions.end(partition);
@@ -223,7 +223,7 @@ impl Coordinator {
         known.insert(self.name.clone());
         for partition in 0..self.partitions.count() {
             let (name, lease) = (self.partition_name(partition), view.partitions.get(&partition));
-            // One that has never been there has no holder who would have to notice.
+            // A Lease that never existed has no holder who would have to notice its end.
             if lease.is_some() || self.sightings.has(&name) {
                 self.sightings.note(&name, lease, view.seen);
                 known.insert(name);
@@ -232,7 +232,7 @@ impl Coordinator {
         self.sightings.retain(|name| known.contains(name));
     }
 
-    /// That this replica is there. `false`: somebody has removed its Lease, and others may take its partitions.
+    /// Renews the Lease of this replica. `false`: it was deleted, and others may take its partitions.
     async fn renew(&mut self, view: &View) -> anyhow::Result<bool> {
         let own = view.replicas.get(&self.me);
         if own.is_none() && self.renewed.is_some() {
@@ -246,21 +246,21 @@ impl Coordinator {
         Ok(true)
     }
 
-    /// That the work is divided into so many partitions. `false`: it was, and is not any more.
+    /// Renews the Lease with the number of partitions. `false`: this replica had renewed it, and now it has another holder.
     async fn renew_layout(&mut self, view: &View) -> anyhow::Result<bool> {
         let ours = format!("{}-partitions", self.partitions.count());
         let named = view.layout.as_ref().and_then(holder);
         if let Some(other) = named.filter(|named| *named != ours)
             && self.sightings.age(&self.name, view.seen) < LEASE
         {
-            if !std::mem::replace(&mut self.layout.told, true) {
-                info!(holder = other, "waiting for those who divide the work in another way to end");
+            if !std::mem::replace(&mut self.layout.wait_is_logged, true) {
+                info!(holder = other, "waiting for replicas with another number of partitions to end");
             }
             return Ok(self.layout.renewed.is_none());
         }
         if let (Some(lease), Some(_)) = (&view.layout, named.filter(|named| *named == ours)) {
             let now = version(lease);
-            // Written by another replica after we had asked for the version before it.
+            // Another replica renewed it after we had requested the version before.
             let other = self.layout.seen.as_ref().filter(|(before, _)| *before != now).map(|(_, asked)| *asked);
             self.layout.seen = Some((now, view.asked));
             if let Some(asked) = other {
@@ -276,16 +276,16 @@ impl Coordinator {
         Ok(true)
     }
 
-    /// Gives a partition away once its passes are over. `true`: done, and the view is not what there is any more.
+    /// Releases the partition that is leaving, once its reconciles have ended. `true`: released, and the view is outdated.
     async fn leave(&mut self, view: &View) -> anyhow::Result<bool> {
         let Some(partition) = self.leaving.filter(|partition| self.partitions.let_go(*partition)) else {
             return Ok(false);
         };
         self.leaving = None;
-        info!(partition, "giving a partition away");
+        info!(partition, "releasing a partition");
         self.write(view.partitions.get(&partition), &self.partition_name(partition), "")
             .await
-            .context("giving a partition away")?;
+            .context("releasing a partition")?;
         Ok(true)
     }
 
@@ -296,8 +296,8 @@ impl Coordinator {
         let standing = self.standing(view);
         let next = standing.next();
         let waits = next == Move::Rest && !standing.free.is_empty();
-        // Named after us, and not ours: from before this process was started, or what could not be given away. Nobody else
-        // takes it while we are here.
+        // Leases that name this replica although it does not hold them: from before its start, or because a release failed. No
+        // other replica takes them while this one runs.
         let mut stray: Vec<u32> = standing.free.iter().copied().collect();
         self.waited = if waits { self.waited.saturating_add(1) } else { 0 };
         stray.retain(|partition| self.named(view, *partition) == Some(&self.me));
@@ -313,7 +313,7 @@ impl Coordinator {
         };
         stray.retain(|partition| !wanted.contains(partition));
         for partition in wanted {
-            // What takes long is better taken up at another look, after another renewal.
+            // Renew first if this took long.
             if view.asked.elapsed() > CALL {
                 return Ok(());
             }
@@ -322,7 +322,7 @@ impl Coordinator {
         for partition in stray {
             self.write(view.partitions.get(&partition), &self.partition_name(partition), "")
                 .await
-                .context("giving a partition away")?;
+                .context("releasing a partition")?;
         }
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Coordinator {
         let lease = view.partitions.get(&partition);
         let taken = self.write(lease, &self.partition_name(partition), &self.me).await.context("taking a partition")?;
         if taken.is_none() {
-            debug!(partition, "somebody else was faster");
+            debug!(partition, "another replica was faster");
             return Ok(());
         }
         self.note_takeover(partition, lease, metrics);
@@ -355,7 +355,7 @@ impl Coordinator {
     fn standing<'a>(&'a self, view: &'a View) -> Standing<'a> {
         let held: BTreeSet<u32> = self.partitions.held().into_iter().chain(self.arriving.iter().copied()).collect();
         let alive = |who: &str| self.sightings.age(&self.replica_name(who), view.seen) < LEASE;
-        // Somebody has deleted its Lease, and whoever had it may not have noticed.
+        // The holder of a deleted Lease may not have noticed yet.
         let deleted = |partition: u32| {
             let missing = self.sightings.missing(&self.partition_name(partition), view.seen);
             missing.is_some_and(|missing| missing < LEASE)
@@ -366,7 +366,7 @@ impl Coordinator {
         let mut free = BTreeSet::new();
         for partition in 0..self.partitions.count() {
             match self.named(view, partition) {
-                // It may name us from before this process was started.
+                // It may name this replica from before its start.
                 Some(who) if who == self.me => {
                     if !held.contains(&partition) {
                         free.insert(partition);
@@ -389,16 +389,16 @@ impl Coordinator {
         label.is_some_and(|label| *label == self.partitions.count().to_string())
     }
 
-    /// Removes what replicas left behind that are long gone. One of us is enough to do that.
+    /// Deletes the Leases of replicas that ended long ago. Only the holder of partition 0 does.
     async fn forget(&self, view: &View) {
         if !self.partitions.has(0) {
             return;
         }
         for (replica, lease) in &view.replicas {
-            if self.sightings.age(&self.replica_name(replica), view.seen) > FORGOTTEN
+            if self.sightings.age(&self.replica_name(replica), view.seen) > LEASE_RETENTION
                 && let Err(error) = self.remove(lease).await
             {
-                debug!(%error, replica, "the Lease of a replica that is gone was not removed");
+                debug!(%error, replica, "cannot delete the Lease of a replica that ended");
             }
         }
     }
@@ -410,7 +410,7 @@ impl Coordinator {
         bounded(self.api.delete(meta.name.as_deref().unwrap_or_default(), &params)).await.map(drop)
     }
 
-    /// Makes `who` the holder, if the Lease is still as it was seen. `None`: it is not.
+    /// Makes `who` the holder if the Lease has not changed since it was observed. `None`: it has.
     pub(super) async fn write(&self, seen: Option<&Lease>, name: &str, who: &str) -> anyhow::Result<Option<Lease>> {
         let lease = self.lease(seen, name, who);
         let written = match seen {
@@ -430,7 +430,7 @@ impl Coordinator {
         let meta = lease.meta_mut();
         meta.name = Some(name.to_owned());
         meta.managed_fields = None;
-        // The one of the layout has a name of its own and is no part of the list.
+        // The Lease with the number of partitions is read by its name.
         if name != self.name {
             let labels = meta.labels.get_or_insert_default();
             labels.insert(replicas_of(), self.name.clone());

@@ -1,8 +1,8 @@
-//! The end of what a process may do, on the clock of its own machine.
+//! Until when a process may write, on the clock of its own machine.
 //!
-//! Others take a replica's partitions 15 seconds after they have last seen it renew its Lease. A replica counts its own 10
-//! seconds from before it sent the renewal, so that it stops well before, whatever becomes of answers. What remains are the
-//! requests that were on their way when it stopped; they have 5 seconds to arrive.
+//! Others take a replica's partitions 15 seconds after they last observed a renewal of its Lease. A replica counts its own 10
+//! seconds from before it sent the renewal, so it stops earlier, whether answers arrive or not. Requests that it had sent by then
+//! have 5 seconds to arrive.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
-/// Until when this process may work. Clones are the same fence. It is also a layer of the client, which refuses to
-/// send a write after that: a process that was stopped for a minute goes on in the middle of a pass.
+/// Until when this process may write. Clones share their state. As a layer of the client, it refuses writes after that: a
+/// process that was suspended continues in the middle of a reconcile.
 #[derive(Clone, Debug)]
 pub(crate) struct Fence(Arc<Mutex<Until>>);
 
@@ -32,12 +32,12 @@ impl Fence {
         Fence(Arc::new(Mutex::new(Until::Always)))
     }
 
-    /// Closed until it is extended for the first time.
+    /// Closed until the first call of [`Fence::extend`].
     pub(crate) fn closed() -> Self {
         Fence(Arc::new(Mutex::new(Until::Never)))
     }
 
-    /// Never to an earlier time, and never once it has closed: there is no way back but a new process.
+    /// Never to an earlier time, and not after it has fallen: only a new process may write again.
     pub(crate) fn extend(&self, deadline: Instant) {
         let mut until = self.0.lock();
         match *until {
@@ -55,7 +55,7 @@ impl Fence {
         }
     }
 
-    /// Whether it was open and is not any more.
+    /// Whether it was open and has closed.
     pub(crate) fn has_fallen(&self) -> bool {
         matches!(*self.0.lock(), Until::Deadline(deadline) if Instant::now() >= deadline)
     }
@@ -101,7 +101,7 @@ where
         let is_lease = request.uri().path().starts_with("/apis/coordination.k8s.io/");
         if request.method() != Method::GET && !is_lease && !self.fence.is_open() {
             return Box::pin(async {
-                Err("this process may not write any more: its Lease was not renewed in time".into())
+                Err("this process must not write any more: its Lease was not renewed in time".into())
             });
         }
         let answer = self.inner.call(request);
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_closes_by_itself_and_for_good() {
+    async fn a_fence_falls_by_itself_and_stays_closed() {
         let fence = Fence::closed();
         assert!(!fence.is_open() && !fence.has_fallen());
         let start = Instant::now();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn behind_a_closed_fence_there_are_reads_and_leases_only() {
+    async fn a_closed_fence_allows_reads_and_leases_only() {
         let fence = Fence::closed();
         let server = tower::service_fn(async |_: Request<()>| Ok::<_, BoxError>(()));
         let mut client = fence.layer(server);

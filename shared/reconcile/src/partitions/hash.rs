@@ -1,21 +1,20 @@
-//! Which partition a customer is on.
+//! The partition of a customer.
 
-/// The partition among `count` that a controller with `--partitions` has `key` on: the namespace of an object, or its name if it has
-/// none. The same in every process, on every machine and in every version.
+/// The partition, of `count`, of `key`: the namespace of an object, or its name if it has none. The same in every process, on every
+/// machine and in every version.
 ///
-/// Each partition draws a number for the key, and the highest wins. One partition more takes its part from all the others
-/// alike, and nothing moves between those.
+/// Rendezvous hashing: each partition draws a number for the key, and the highest wins. An additional partition takes an equal
+/// share from each other one, and nothing moves between those.
 pub fn partition_of(key: &str, count: u32) -> u32 {
     (0..count.max(1)).max_by_key(|partition| draw(key, u64::from(*partition))).unwrap_or(0)
 }
 
-/// How much `who` would like to have `partition`: replicas that reach for one at the same time reach for different ones.
-pub(crate) fn liking(who: &str, partition: u32) -> u64 {
+/// The preference of replica `who` for `partition`: replicas that take partitions at the same time try different ones first.
+pub(crate) fn preference(who: &str, partition: u32) -> u64 {
     draw(who, u64::from(partition))
 }
 
-/// FNV-1a over the key, then mixed with the number until every bit depends on every other. Written out here, because
-/// the hashers of the standard library may differ from one release to the next.
+/// FNV-1a of the key, mixed with the number. The hashers of the standard library may change between releases.
 fn draw(key: &str, number: u64) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325_u64;
     let hash = key.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -35,8 +34,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_same_for_ever() {
-        // Another answer would be two processes of different versions at work on one customer.
+    fn the_hash_is_stable_across_versions() {
+        // With another result, two processes of different versions would reconcile one customer.
         let known =
             ["customer-acme", "big-client-0815", "", "ahoi-system"].map(|key| [2, 3, 16].map(|n| partition_of(key, n)));
         assert_eq!(known, [[0, 2, 4], [0, 2, 2], [1, 2, 2], [0, 0, 0]]);
@@ -57,7 +56,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_partition_more_takes_and_moves_nothing_else(key in ".{0,40}", count in 1_u32..40) {
+        fn an_additional_partition_moves_only_objects_to_itself(key in ".{0,40}", count in 1_u32..40) {
             let (before, after) = (partition_of(&key, count), partition_of(&key, count + 1));
             prop_assert!(before < count);
             prop_assert!(after == before || after == count);

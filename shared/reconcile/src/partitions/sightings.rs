@@ -1,4 +1,4 @@
-//! Since when a Lease has looked as it does.
+//! Since when each Lease has been unchanged.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::Instant;
 
-/// What was last seen of each Lease, and when that was first seen. Whether somebody is still there is told from this, on our own
-/// clock: the times in a Lease are those of another machine.
+/// The last observed version of each Lease, and when it was first observed. Expiry is measured with this, by our own clock: the
+/// times in a Lease are those of another machine.
 #[derive(Default)]
 pub(crate) struct Sightings(HashMap<String, Sighting>);
 
@@ -17,8 +17,8 @@ struct Sighting {
 }
 
 impl Sightings {
-    /// Notes what there is `now`, which is when the answer came, not when it was asked for. A Lease that is not there is a
-    /// sighting, too: somebody may have deleted it under its holder's hands.
+    /// Records a Lease at `now`, which is when the response arrived, not when the request was sent. A missing Lease is recorded
+    /// too: it may have been deleted while its holder works.
     pub(crate) fn note(&mut self, name: &str, lease: Option<&Lease>, now: Instant) {
         let version = lease.map(version);
         match self.0.get(name) {
@@ -27,34 +27,34 @@ impl Sightings {
         }
     }
 
-    /// How long it has been as it is.
+    /// How long it has been unchanged.
     pub(crate) fn age(&self, name: &str, now: Instant) -> Duration {
         self.0.get(name).map_or(Duration::ZERO, |known| now - known.since)
     }
 
-    /// Whether it was there before.
+    /// Whether it was recorded before.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// How long it has been missing. `None`: it is there, or was never seen.
+    /// How long it has been missing. `None`: it exists, or was never recorded.
     pub(crate) fn missing(&self, name: &str, now: Instant) -> Option<Duration> {
         self.0.get(name).filter(|known| known.version.is_none()).map(|known| now - known.since)
     }
 
-    /// Forgets who is no more to be looked at.
+    /// Removes the records for which `keep` returns false.
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.0.retain(|name, _| keep(name));
     }
 }
 
-/// Deleted and created again is another one.
+/// Identifies a version, also across recreations.
 pub(crate) fn version(lease: &Lease) -> String {
     let meta = &lease.metadata;
     format!("{}/{}", meta.uid.as_deref().unwrap_or_default(), meta.resource_version.as_deref().unwrap_or_default())
 }
 
-/// Whom it names; a Lease that was given back names nobody.
+/// The holder; a released Lease has none.
 pub(crate) fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }

@@ -18,11 +18,11 @@ use crate::reconciler::{PlainReconciler, Progress, Reconciler};
 use crate::testing::{self, ApiServer};
 use crate::{ObjectRef, is_ready};
 
-/// Gives each ship a ConfigMap; slow enough for passes to overlap if they could.
+/// Gives each ship a ConfigMap; slow enough for reconciles to overlap if they could.
 #[derive(Clone)]
 struct Shipyard {
     children: Owned<ConfigMap>,
-    passes: Arc<Mutex<Vec<String>>>,
+    reconciled: Arc<Mutex<Vec<String>>>,
     at_once: Arc<AtomicUsize>,
     most_at_once: Arc<AtomicUsize>,
     mishap: Arc<Mutex<Option<&'static str>>>,
@@ -33,7 +33,7 @@ impl Reconciler for Shipyard {
     const NAME: &'static str = "shipyard";
 
     async fn reconcile(&self, ship: &Ship) -> Result<Progress<ShipStatus>, Error> {
-        self.passes.lock().push(ship.name_any());
+        self.reconciled.lock().push(ship.name_any());
         let mishap = self.mishap.lock().take();
         match mishap {
             Some("panic") => panic!("the mast has broken"),
@@ -67,7 +67,7 @@ impl Harbour {
         let children = testing::cache([]);
         let yard = Shipyard {
             children: Owned::new(&platform, &children),
-            passes: Arc::default(),
+            reconciled: Arc::default(),
             at_once: Arc::default(),
             most_at_once: Arc::default(),
             mishap: Arc::default(),
@@ -84,12 +84,12 @@ impl Harbour {
         tokio::spawn(controller.run(self.yard.clone()).future);
     }
 
-    /// The names of the passes since the last time.
-    async fn passes(&self) -> Vec<String> {
+    /// The names of the reconciled objects since the last call.
+    async fn reconciled(&self) -> Vec<String> {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let mut passes = std::mem::take(&mut *self.yard.passes.lock());
-        passes.sort();
-        passes
+        let mut names = std::mem::take(&mut *self.yard.reconciled.lock());
+        names.sort();
+        names
     }
 
     /// The watches bring what is on the server now, in the order it came about.
@@ -109,38 +109,38 @@ impl Harbour {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_object_is_looked_at_once_at_the_start_and_never_by_itself() {
+async fn each_object_is_reconciled_once_at_the_start() {
     let harbour = Harbour::new(&["a", "b", "c"]);
     harbour.run(harbour.controller());
-    assert_eq!(harbour.passes().await, ["a", "b", "c"]);
+    assert_eq!(harbour.reconciled().await, ["a", "b", "c"]);
     assert!(is_ready(&harbour.server.get(&*harbour.ships.get("a").unwrap()).unwrap()));
 
     // The watch brings back what we wrote: no reason to look again.
     harbour.deliver(&["a", "b", "c"]);
-    assert!(harbour.passes().await.is_empty());
+    assert!(harbour.reconciled().await.is_empty());
 
     tokio::time::sleep(Duration::from_secs(3700)).await;
-    assert_eq!(harbour.passes().await, ["a", "b", "c"], "within the hour everything is looked at again");
+    assert_eq!(harbour.reconciled().await, ["a", "b", "c"], "every object is reconciled within the hour");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_child_that_is_gone_wakes_its_owner_whoever_deleted_it() {
+async fn a_deleted_child_triggers_its_owner() {
     let harbour = Harbour::new(&["a"]);
     harbour.run(harbour.controller());
-    harbour.passes().await;
+    harbour.reconciled().await;
     harbour.deliver(&["a"]);
-    assert!(harbour.passes().await.is_empty());
+    assert!(harbour.reconciled().await.is_empty());
     let child = harbour.child("a");
     harbour.yard.children.delete(&child).await.unwrap();
     harbour.children.observe(Event::Delete(child));
-    assert_eq!(harbour.passes().await, ["a"]);
+    assert_eq!(harbour.reconciled().await, ["a"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_child_that_others_change_or_delete_wakes_its_owner_once_however_often_it_changes() {
+async fn changes_of_a_child_by_other_clients_trigger_its_owner_once() {
     let harbour = Harbour::new(&["a", "b"]);
     harbour.run(harbour.controller());
-    harbour.passes().await;
+    harbour.reconciled().await;
     harbour.deliver(&["a", "b"]);
     harbour.server.take_writes();
 
@@ -150,36 +150,36 @@ async fn a_child_that_others_change_or_delete_wakes_its_owner_once_however_often
         harbour.children.observe(Event::Apply(harbour.server.put(&child)));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(harbour.passes().await, ["a"]);
+    assert_eq!(harbour.reconciled().await, ["a"]);
     assert_eq!(harbour.child("a").data, Some(map([("sails", "3")])), "the drift is repaired");
 
     let child = harbour.child("b");
     harbour.server.remove(&child);
     harbour.children.observe(Event::Delete(child));
-    assert_eq!(harbour.passes().await, ["b"]);
+    assert_eq!(harbour.reconciled().await, ["b"]);
     assert_eq!(harbour.child("b").data, Some(map([("sails", "3")])));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_never_rests_is_looked_at_all_the_same() {
+async fn an_object_that_changes_all_the_time_is_reconciled() {
     let harbour = Harbour::new(&["a"]);
     harbour.run(harbour.controller());
-    harbour.passes().await;
+    harbour.reconciled().await;
     for count in 0..100 {
         let mut child = harbour.child("a");
         child.data = Some(map([("sails", &count.to_string())]));
         harbour.children.observe(Event::Apply(harbour.server.put(&child)));
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    let passes = std::mem::take(&mut *harbour.yard.passes.lock()).len();
-    assert!((10..=40).contains(&passes), "{passes} passes in four seconds of a change each 40 ms");
+    let reconciled = std::mem::take(&mut *harbour.yard.reconciled.lock()).len();
+    assert!((10..=40).contains(&reconciled), "{reconciled} reconciles in four seconds of a change each 40 ms");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_scoped_owner_of_children_in_namespaces_is_never_in_two_passes_at_once() {
+async fn a_cluster_scoped_owner_of_namespaced_children_is_not_reconciled_twice_at_once() {
     let harbour = Harbour::new(&["a"]);
     harbour.run(harbour.controller());
-    harbour.passes().await;
+    harbour.reconciled().await;
     for count in 0..50 {
         let mut child = harbour.child("a");
         child.data = Some(map([("sails", &count.to_string())]));
@@ -189,25 +189,25 @@ async fn a_cluster_scoped_owner_of_children_in_namespaces_is_never_in_two_passes
         harbour.ships.observe(Event::Apply(harbour.server.put(&ship)));
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    assert!(harbour.passes().await.len() > 5);
+    assert!(harbour.reconciled().await.len() > 5);
     assert_eq!(harbour.yard.most_at_once.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_than_so_many_are_looked_at_at_once() {
+async fn concurrency_is_limited() {
     let names: Vec<String> = (0..30).map(|number| format!("ship-{number}")).collect();
     let harbour = Harbour::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     harbour.run(harbour.controller().concurrency(4));
-    assert_eq!(harbour.passes().await.len(), 30);
+    assert_eq!(harbour.reconciled().await.len(), 30);
     assert_eq!(harbour.yard.most_at_once.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_starves_when_more_never_rest_than_are_looked_at_at_once() {
+async fn no_object_starves_when_more_objects_change_than_there_are_slots() {
     let names: Vec<String> = (0..12).map(|number| format!("ship-{number}")).collect();
     let harbour = Harbour::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     harbour.run(harbour.controller().concurrency(4));
-    harbour.passes().await;
+    harbour.reconciled().await;
     for count in 0..500 {
         for name in &names {
             let mut child = harbour.child(name);
@@ -216,49 +216,50 @@ async fn nobody_starves_when_more_never_rest_than_are_looked_at_at_once() {
         }
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    let passes = std::mem::take(&mut *harbour.yard.passes.lock());
-    let shares: Vec<usize> = names.iter().map(|name| passes.iter().filter(|pass| *pass == name).count()).collect();
+    let reconciled = std::mem::take(&mut *harbour.yard.reconciled.lock());
+    let shares: Vec<usize> =
+        names.iter().map(|name| reconciled.iter().filter(|other| *other == name).count()).collect();
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-    assert!(most - least <= 2, "passes of each: {shares:?}");
+    assert!(most - least <= 2, "reconciles of each: {shares:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_has_changed_overtakes_the_look_at_everything() {
+async fn a_changed_object_overtakes_the_first_reconcile_of_all() {
     let names: Vec<String> = (0..100).map(|number| format!("ship-{number}")).collect();
     let harbour = Harbour::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     harbour.run(harbour.controller().concurrency(1));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = harbour.yard.passes.lock().clone();
+    let before = harbour.yard.reconciled.lock().clone();
     let changed = names.iter().find(|name| !before.contains(name)).unwrap();
     let mut ship = (*harbour.ships.get(changed).unwrap()).clone();
     ship.labels_mut().insert("flag".into(), "red".into());
     harbour.ships.observe(Event::Apply(harbour.server.put(&ship)));
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let since = harbour.yard.passes.lock()[before.len()..].to_vec();
+    let since = harbour.yard.reconciled.lock()[before.len()..].to_vec();
     assert!(since.contains(changed), "not among the next {}: {since:?}", since.len());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(harbour.yard.passes.lock().len(), 100, "each once");
+    assert_eq!(harbour.yard.reconciled.lock().len(), 100, "each once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_refers_to_something_is_woken_by_it() {
+async fn a_watched_object_triggers_those_that_refer_to_it() {
     let harbour = Harbour::new(&["a", "b"]);
     let tides: Cache<ConfigMap> = testing::cache([]);
     harbour.run(harbour.controller().watches(&tides, |tide| [ObjectRef::new(&tide.name_any())]));
-    harbour.passes().await;
+    harbour.reconciled().await;
     tides.observe(Event::Apply(harbour.server.put(&named(ConfigMap::default(), "sea", "b"))));
-    assert_eq!(harbour.passes().await, ["b"]);
+    assert_eq!(harbour.reconciled().await, ["b"]);
     tides.observe(Event::Apply(harbour.server.put(&named(ConfigMap::default(), "sea", "unknown"))));
-    assert!(harbour.passes().await.is_empty());
+    assert!(harbour.reconciled().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_or_a_hang_fails_one_pass_and_is_retried() {
+async fn a_panic_or_a_hang_fails_one_reconcile_and_is_retried() {
     for mishap in ["panic", "hang"] {
         let harbour = Harbour::new(&["a"]);
         *harbour.yard.mishap.lock() = Some(mishap);
         harbour.run(harbour.controller().timeout(Duration::from_secs(1)));
-        assert_eq!(harbour.passes().await, ["a", "a"], "{mishap}");
+        assert_eq!(harbour.reconciled().await, ["a", "a"], "{mishap}");
         assert!(is_ready(&harbour.server.get(&*harbour.ships.get("a").unwrap()).unwrap()));
         let metrics = harbour.platform.metrics().encode().unwrap();
         assert!(
@@ -270,32 +271,32 @@ async fn a_panic_or_a_hang_fails_one_pass_and_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_runs_before_every_cache_of_the_process_is_complete() {
+async fn no_reconcile_starts_before_every_cache_is_complete() {
     let harbour = Harbour::new(&["a"]);
     let late: Cache<ConfigMap> = Cache::new(Box::new(|_| ()), false);
     harbour.platform.await_sync(&late);
     harbour.run(harbour.controller());
-    assert!(harbour.passes().await.is_empty());
+    assert!(harbour.reconciled().await.is_empty());
     assert_eq!(harbour.platform.unsynced(), ["ConfigMap"]);
     late.observe(Event::Init);
     late.observe(Event::InitDone);
-    assert_eq!(harbour.passes().await, ["a"]);
+    assert_eq!(harbour.reconciled().await, ["a"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_finishes_what_runs_and_starts_nothing() {
+async fn shutdown_waits_for_running_reconciles_and_starts_none() {
     let harbour = Harbour::new(&["a", "b"]);
     let running = tokio::spawn(harbour.controller().concurrency(1).run(harbour.yard.clone()).future);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(harbour.yard.at_once.load(Ordering::SeqCst), 1);
     harbour.platform.shutdown().cancel();
     running.await.unwrap();
-    assert_eq!(harbour.passes().await.len(), 1);
+    assert_eq!(harbour.reconciled().await.len(), 1);
     assert_eq!(harbour.server.take_writes().len(), 2, "the child and the status of the one that ran");
 }
 
 #[tokio::test(start_paused = true)]
-async fn kinds_whose_status_is_not_ours_are_looked_at_too() {
+async fn kinds_without_a_status_of_ours_are_reconciled() {
     struct Counter(Arc<AtomicUsize>);
     impl PlainReconciler for Counter {
         type Kind = ConfigMap;
@@ -315,7 +316,7 @@ async fn kinds_whose_status_is_not_ours_are_looked_at_too() {
     object.metadata.resource_version = Some("2".into());
     cache.observe(Event::Apply(object));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(count.load(Ordering::SeqCst), 2, "a kind without generations is woken by each version");
+    assert_eq!(count.load(Ordering::SeqCst), 2, "a kind without generations is triggered by each version");
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_eq!(count.load(Ordering::SeqCst), 3);
 }

@@ -48,7 +48,7 @@ fn events(server: &ApiServer) -> Vec<Value> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_decoded_stops_no_other_and_is_reported_once() {
+async fn an_object_that_cannot_be_decoded_does_not_affect_others_and_is_reported_once() {
     let server = ApiServer::new();
     ship(&server, "good");
     let platform = server.platform();
@@ -80,7 +80,7 @@ fn item<K: Object>(value: Value) -> Item<K> {
 }
 
 #[test]
-fn a_watch_leaves_objects_as_text() {
+fn a_watch_does_not_decode_objects() {
     let line = format!("{{\"type\":\"ADDED\",\"object\":{}}}", newer("newer"));
     let event: WatchEvent<crate::cache::Raw<Ship>> = serde_json::from_str(&line).unwrap();
     let WatchEvent::Added(raw) = event else { panic!("{event:?}") };
@@ -89,34 +89,34 @@ fn a_watch_leaves_objects_as_text() {
 }
 
 #[test]
-fn an_object_that_becomes_unreadable_is_neither_gone_nor_reconciled_and_comes_back() {
+fn an_object_that_becomes_unreadable_exists_and_is_not_reconciled_until_it_is_readable() {
     let at = |version: u64, sails: Value| -> Item<Ship> {
         item(json!({"apiVersion": "example.com/v1", "kind": "Ship", "spec": {"sails": sails},
             "metadata": {"name": "a", "uid": "u", "resourceVersion": version.to_string()}}))
     };
     let cache: Cache<Ship> = testing::cache([]);
     let changes = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let heard = changes.clone();
-    cache.listen(move |change| heard.lock().push((change.object.spec.sails, change.gone)));
-    let heard = || std::mem::take(&mut *changes.lock());
+    let seen = changes.clone();
+    cache.listen(move |change| seen.lock().push((change.object.spec.sails, change.gone)));
+    let seen = || std::mem::take(&mut *changes.lock());
 
     cache.receive(Event::Apply(at(1, json!(3))));
-    assert_eq!(heard(), [(3, false)]);
+    assert_eq!(seen(), [(3, false)]);
     assert!(cache.receive(Event::Apply(at(2, json!("many")))).is_some());
     assert!(cache.receive(Event::Apply(at(3, json!("more")))).is_none(), "reported once");
-    assert!(cache.is_unreadable("", "a") && heard().is_empty());
+    assert!(cache.is_unreadable("", "a") && seen().is_empty());
     assert_eq!(cache.find("", "a").unwrap().unwrap().spec.sails, 3, "its last readable version");
     for event in [Event::Init, Event::InitApply(at(3, json!("more"))), Event::InitDone] {
         cache.receive(event);
     }
-    assert!(heard().is_empty() && cache.get("a").is_some(), "nor after another list");
+    assert!(seen().is_empty() && cache.get("a").is_some(), "nor after another list");
     cache.receive(Event::Apply(at(4, json!(4))));
     assert!(!cache.is_unreadable("", "a"));
-    assert_eq!(heard(), [(4, false)]);
+    assert_eq!(seen(), [(4, false)]);
 
     cache.receive(Event::Apply(at(5, json!("many"))));
     cache.receive(Event::Delete(at(6, json!("many"))));
-    assert_eq!(heard(), [(4, true)], "its end is seen");
+    assert_eq!(seen(), [(4, true)], "its deletion is reported");
     assert!(cache.find("", "a").unwrap().is_none());
 }
 
@@ -135,7 +135,7 @@ impl Reconciler for Sailor {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_controller_reconciles_the_others_and_leaves_the_unreadable_as_it_is() {
+async fn a_controller_reconciles_others_and_does_not_change_an_unreadable_object() {
     let server = ApiServer::new();
     let good = ship(&server, "good");
     let platform = server.platform();
@@ -148,7 +148,7 @@ async fn a_controller_reconciles_the_others_and_leaves_the_unreadable_as_it_is()
 }
 
 #[tokio::test]
-async fn an_answer_with_managed_fields_that_cannot_be_read_is_an_answer() {
+async fn an_answer_with_invalid_managed_fields_is_decoded() {
     let server = ApiServer::new();
     let (ship, owned) = (ship(&server, "a"), Owned::new(&server.platform(), &testing::cache([])));
     let cargo =
@@ -184,7 +184,7 @@ fn single_reads(server: &ApiServer) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_secrets_of_objects_that_exist_are_read_and_each_version_once() {
+async fn only_secrets_of_existing_objects_are_read_and_each_version_once() {
     let server = ApiServer::new();
     for number in 0..300 {
         server.put(&login(&format!("p{number}"), 1000));
@@ -212,7 +212,7 @@ async fn only_secrets_of_objects_that_exist_are_read_and_each_version_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_does_not_come_is_reported_with_its_kind_and_ends_the_process() {
+async fn a_missing_first_list_is_reported_with_its_kind_and_ends_the_process() {
     let server = ApiServer::new();
     let refused =
         json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no ships"});

@@ -26,7 +26,7 @@ fn differs(desired: Value, live: Value) -> Option<String> {
 }
 
 #[test]
-fn defaults_of_the_server_are_no_difference() {
+fn defaults_of_the_api_server_are_no_difference() {
     let live =
         json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "imagePullPolicy": "Always"}]}}});
     assert_eq!(differs(json!({"spec": {"template": {"containers": [{"name": "a"}]}}}), live.clone()), None);
@@ -38,7 +38,7 @@ fn defaults_of_the_server_are_no_difference() {
 }
 
 #[test]
-fn what_was_removed_behind_our_back_is_a_difference_even_if_it_is_false() {
+fn a_removed_field_is_a_difference_even_if_it_is_false() {
     assert!(differs(json!({"allowPrivilegeEscalation": false}), json!({})).is_some());
     assert!(differs(json!({"replicas": 0}), json!({"replicas": 1})).is_some());
 }
@@ -110,7 +110,7 @@ fn details(kind: &str, reason: &str) -> Option<StatusDetails> {
 }
 
 #[test]
-fn refusals_of_the_api_server_are_classed_by_who_can_help() {
+fn errors_of_the_api_server_have_the_class_of_who_can_resolve_them() {
     let waiting = refusal(403, details("configmaps", "NamespaceTerminating"));
     assert_eq!((waiting.class(), waiting.reason()), (Class::Waiting, "NamespaceTerminating"));
     assert_eq!(refusal(403, details("configmaps", "")).class(), Class::Structural);
@@ -155,7 +155,7 @@ fn failures_are_counted_by_uid_and_class_and_forgotten_on_success() {
 }
 
 #[test]
-fn a_verdict_sets_the_three_conditions_and_settling_it_again_changes_nothing() {
+fn a_verdict_sets_the_three_conditions_and_setting_it_again_changes_nothing() {
     let mut conditions = Vec::new();
     let types = |conditions: &[Condition]| {
         let all = conditions.iter().map(|condition| format!("{}={}", condition.type_, condition.status));
@@ -177,7 +177,7 @@ fn a_verdict_sets_the_three_conditions_and_settling_it_again_changes_nothing() {
 }
 
 #[test]
-fn conditions_built_afresh_keep_their_history() {
+fn new_conditions_keep_their_transition_times() {
     let mut old = Vec::new();
     set_verdict(&mut old, 1, Verdict::progressing("A", "a"));
     for condition in &mut old {
@@ -195,7 +195,7 @@ fn conditions_built_afresh_keep_their_history() {
 }
 
 #[test]
-fn a_child_is_ready_only_for_the_spec_it_has_now() {
+fn a_child_is_ready_only_for_its_current_generation() {
     let mut ship = Ship::new("a", ShipSpec::default());
     ship.metadata.generation = Some(2);
     assert_eq!(not_ready_message(&ship), "Ship a: its controller has not seen the latest change yet");
@@ -206,7 +206,7 @@ fn a_child_is_ready_only_for_the_spec_it_has_now() {
     assert!(!is_ready(&ship), "that was about the spec before");
     ship = testing::ready(ship);
     ship.status.as_mut().unwrap().observed_generation = Some(2);
-    assert!(!is_ready(&ship), "the status is not from one pass");
+    assert!(!is_ready(&ship), "the status is of another generation");
     ship = settled(ship, Verdict::progressing("Building", ""));
     assert_eq!(not_ready_message(&ship), "Ship a: Building");
     ship = testing::ready(ship);
@@ -216,7 +216,7 @@ fn a_child_is_ready_only_for_the_spec_it_has_now() {
 }
 
 #[test]
-fn a_cache_drops_what_nobody_reads_from_writes_as_from_watches() {
+fn a_cache_trims_objects_of_writes_and_of_watches() {
     let cache: Cache<Secret> = Cache::new(Box::new(|secret: &mut Secret| secret.data = None), false);
     let mut secret = Secret { data: Some([("password".to_owned(), Default::default())].into()), ..Secret::default() };
     secret.metadata.name = Some("a".into());
@@ -231,7 +231,7 @@ fn a_cache_drops_what_nobody_reads_from_writes_as_from_watches() {
 }
 
 #[tokio::test]
-async fn a_standby_is_ready_and_a_leader_when_it_has_seen_everything() {
+async fn a_standby_is_ready_and_a_leader_when_its_caches_are_complete() {
     let platform = ApiServer::new().platform();
     let cache: Cache<ConfigMap> = Cache::new(Box::new(|_| ()), false);
     platform.await_sync(&cache);
@@ -255,16 +255,16 @@ async fn a_standby_is_ready_and_a_leader_when_it_has_seen_everything() {
     cache.observe(Event::Init);
     cache.observe(Event::InitDone);
     assert_eq!(ask("/readyz").await.0, 200);
-    platform.metrics().passed("ship", "done", Duration::from_millis(3));
+    platform.metrics().ended("ship", "done", Duration::from_millis(3));
     let (code, metrics) = ask("/metrics").await;
     assert_eq!(code, 200);
     assert!(metrics.contains(r#"ahoi_reconciles_total{controller="ship",outcome="done"} 1"#), "{metrics}");
     assert!(metrics.ends_with("# EOF\n"));
 }
 
-/// An API server that comes back has everybody list anew, page by page.
+/// After a restart of the API server, all objects are listed again, page by page.
 #[test]
-fn a_list_that_is_under_way_is_told() {
+fn a_cache_reports_whether_it_is_being_listed() {
     let cache: Cache<ConfigMap> = testing::cache([]);
     let look = || {
         let (maps, listing) = cache.all_and_listing();
@@ -282,7 +282,7 @@ fn a_list_that_is_under_way_is_told() {
 }
 
 #[test]
-fn what_the_cluster_cannot_store_is_not_tried_every_second() {
+fn an_object_that_is_too_large_is_stalled() {
     let refused =
         |code: u16, message: &str| Error::Kube(kube::Error::Api(Status::failure(message, "").with_code(code).boxed()));
     for (code, message) in [

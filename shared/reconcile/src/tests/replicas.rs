@@ -1,5 +1,5 @@
-//! Several replicas of a controller on one API server, with passes all the time. That no object is in two passes at once is
-//! told by the reconcilers themselves, and that they would tell is shown with a fence that does not fall.
+//! Several replicas of a controller on one API server that reconcile all the time. The reconcilers record an object that two
+//! replicas reconcile at once; a test with a fence that never falls shows that they would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,29 +25,29 @@ use crate::testing::{self, ApiServer};
 
 const SHIPS: usize = 24;
 
-/// Who is in which pass, over all replicas.
+/// Which replica reconciles which object.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Passes>>);
+struct Log(Arc<Mutex<Reconciles>>);
 
 #[derive(Default)]
-struct Passes {
+struct Reconciles {
     running: BTreeMap<String, BTreeSet<String>>,
-    /// An object, and those who worked on it at once.
+    /// Objects, and the replicas that reconciled them at once.
     clashes: Vec<String>,
-    /// Of each object, who was there since the last look.
+    /// For each object, the replicas that reconciled it since the last check.
     since: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Log {
     fn begin(&self, replica: &str, ship: &str) -> Running {
-        let mut passes = self.0.lock();
-        let running = passes.running.entry(ship.to_owned()).or_default();
+        let mut log = self.0.lock();
+        let running = log.running.entry(ship.to_owned()).or_default();
         running.insert(replica.to_owned());
         if running.len() > 1 {
             let clash = format!("{ship}: {running:?}");
-            passes.clashes.push(clash);
+            log.clashes.push(clash);
         }
-        passes.since.entry(ship.to_owned()).or_default().insert(replica.to_owned());
+        log.since.entry(ship.to_owned()).or_default().insert(replica.to_owned());
         Running { log: self.clone(), replica: replica.to_owned(), ship: ship.to_owned() }
     }
 
@@ -55,18 +55,18 @@ impl Log {
         self.0.lock().clashes.clone()
     }
 
-    /// Lets some time pass; then: every object was looked at, by these replicas in all.
-    async fn everybody_is_looked_at_by(&self, replicas: &[&str]) {
+    /// Waits, and asserts that every object was reconciled, by these replicas together.
+    async fn all_are_reconciled_by(&self, replicas: &[&str]) {
         self.0.lock().since.clear();
         tokio::time::sleep(Duration::from_secs(30)).await;
         let since = std::mem::take(&mut self.0.lock().since);
-        assert_eq!(since.len(), SHIPS, "nobody is forgotten: {since:?}");
+        assert_eq!(since.len(), SHIPS, "every object is reconciled: {since:?}");
         let who: BTreeSet<&str> = since.values().flatten().map(String::as_str).collect();
         assert_eq!(who, replicas.iter().copied().collect());
     }
 }
 
-/// Over when it is dropped, as by an abort.
+/// Ends when it is dropped, as by an abort.
 struct Running {
     log: Log,
     replica: String,
@@ -121,7 +121,7 @@ impl Replica {
             let mut coordinator = coordinator(&running);
             let stopping = running.shutdown().clone();
             coordinator.run(|| Eligibility { may_take: !stopping.is_cancelled() }, running.metrics()).await;
-            // What the end of the process does.
+            // Like the end of the process.
             end.abort();
         });
         Replica { platform, cut, controller, coordinator, load }
@@ -153,7 +153,7 @@ fn coordinator(platform: &Platform) -> Coordinator {
     Coordinator::new(client, platform.namespace(), platform.name(), platform.instance(), partitions)
 }
 
-/// Its requests are never answered once it is cut off.
+/// A client whose requests are not answered once `cut` is set.
 fn cuttable(client: Client, cut: Arc<AtomicBool>) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let (client, cut) = (client.clone(), cut.clone());
@@ -179,24 +179,24 @@ async fn seconds(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn partitions_move_as_replicas_come_and_go_and_no_object_is_in_two_places() {
+async fn partitions_move_between_replicas_and_no_object_is_reconciled_twice_at_once() {
     let (server, log) = (ApiServer::new(), Log::default());
     let start = |name: &str| Replica::start(&server, &log, name, Partitions::elected(3));
     let a = start("a");
     seconds(10).await;
     assert_eq!(a.held(), 3);
-    log.everybody_is_looked_at_by(&["a"]).await;
+    log.all_are_reconciled_by(&["a"]).await;
 
     let (b, c) = (start("b"), start("c"));
     seconds(40).await;
     assert_eq!([&a, &b, &c].map(Replica::held), [1, 1, 1]);
-    log.everybody_is_looked_at_by(&["a", "b", "c"]).await;
+    log.all_are_reconciled_by(&["a", "b", "c"]).await;
 
-    // Told to stop, it gives its partition back at once.
+    // It releases its partition when it stops.
     c.stop().await;
     seconds(10).await;
     assert_eq!(a.held() + b.held(), 3);
-    log.everybody_is_looked_at_by(&["a", "b"]).await;
+    log.all_are_reconciled_by(&["a", "b"]).await;
 
     // Killed, its partitions are free when its Lease has not been renewed for 15 seconds.
     b.kill();
@@ -204,17 +204,17 @@ async fn partitions_move_as_replicas_come_and_go_and_no_object_is_in_two_places(
     assert!(a.held() < 3, "too early");
     seconds(20).await;
     assert_eq!(a.held(), 3);
-    log.everybody_is_looked_at_by(&["a"]).await;
+    log.all_are_reconciled_by(&["a"]).await;
 
-    // A container that is started again in its pod finds its own Leases.
+    // A container that is restarted in its pod finds its own Leases.
     a.kill();
     let a = start("a");
     seconds(10).await;
     assert!(a.held() > 0);
-    // It leaves some to the dead one, until it has seen for itself that it is dead.
+    // It leaves some to the dead replica until it has observed itself that this one is dead.
     seconds(15).await;
     assert_eq!(a.held(), 3);
-    log.everybody_is_looked_at_by(&["a"]).await;
+    log.all_are_reconciled_by(&["a"]).await;
     assert_eq!(log.clashes(), [""; 0]);
     let metrics = a.platform.metrics().encode().unwrap();
     assert!(
@@ -223,7 +223,7 @@ async fn partitions_move_as_replicas_come_and_go_and_no_object_is_in_two_places(
     );
 }
 
-/// The replica that is cut off, and whoever takes over from it.
+/// A replica that is cut off, and the one that takes over.
 async fn cut_off(log: &Log, partitions: Partitions) {
     let server = ApiServer::new();
     let a = Replica::start(&server, log, "a", partitions);
@@ -233,11 +233,11 @@ async fn cut_off(log: &Log, partitions: Partitions) {
     let b = Replica::start(&server, log, "b", Partitions::elected(2));
     seconds(40).await;
     assert_eq!(b.held(), 2);
-    log.everybody_is_looked_at_by(&["b"]).await;
+    log.all_are_reconciled_by(&["b"]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_renew_stops_before_another_takes_over() {
+async fn a_replica_that_cannot_renew_stops_before_another_takes_over() {
     let log = Log::default();
     cut_off(&log, Partitions::elected(2)).await;
     assert_eq!(log.clashes(), [""; 0]);
@@ -245,17 +245,17 @@ async fn who_cannot_renew_stops_before_another_takes_over() {
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "{\"a\", \"b\"}")]
-async fn without_a_fence_the_same_is_seen_to_go_wrong() {
+async fn without_a_fence_two_replicas_reconcile_one_object() {
     let log = Log::default();
     cut_off(&log, Partitions::with_fence(2, Fence::open_for_ever())).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_partition_is_given_away_when_its_passes_are_over_and_not_before() {
+async fn a_partition_is_released_after_its_reconciles_have_ended() {
     let (server, log) = (ApiServer::new(), Log::default());
     let a = Replica::start(&server, &log, "a", Partitions::elected(2));
     seconds(10).await;
-    // A pass that takes a minute, on each partition.
+    // A reconcile that takes a minute, in each partition.
     let partitions = a.platform.partitions().clone();
     let long: Vec<_> = (0..2).map(|partition| partitions.enter(partition).unwrap()).collect();
     let b = Replica::start(&server, &log, "b", Partitions::elected(2));
@@ -264,7 +264,7 @@ async fn a_partition_is_given_away_when_its_passes_are_over_and_not_before() {
     assert_eq!(
         (0..2).filter(|partition| partitions.has(*partition)).count(),
         1,
-        "no more passes begin on the one that goes"
+        "no more reconciles start in the one that is released"
     );
     drop(long);
     seconds(10).await;
@@ -273,10 +273,10 @@ async fn a_partition_is_given_away_when_its_passes_are_over_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_divide_the_work_in_another_way_wait() {
+async fn replicas_with_another_number_of_partitions_wait() {
     let (server, log) = (ApiServer::new(), Log::default());
     let start = |name: &str, count| Replica::start(&server, &log, name, Partitions::elected(count));
-    // A leader of an undivided controller, who renews its Lease.
+    // A leader of a controller with one partition, which renews its Lease.
     let leader = |holder: &str, times: i32| {
         let spec = LeaseSpec {
             holder_identity: Some(holder.to_owned()),
@@ -294,29 +294,29 @@ async fn those_who_divide_the_work_in_another_way_wait() {
     assert_eq!(a.held() + b.held(), 0);
     leader("", 20);
     seconds(15).await;
-    assert_eq!(a.held() + b.held(), 2, "the leader has given its Lease back");
+    assert_eq!(a.held() + b.held(), 2, "the leader has released its Lease");
 
     let c = start("c", 3);
     seconds(60).await;
     assert_eq!((a.held() + b.held(), c.held()), (2, 0));
     a.stop().await;
     seconds(60).await;
-    assert_eq!((b.held(), c.held()), (2, 0), "one of the others is still there");
+    assert_eq!((b.held(), c.held()), (2, 0), "one of the others still runs");
     b.kill();
     seconds(30).await;
     assert_eq!(c.held(), 3);
-    log.everybody_is_looked_at_by(&["c"]).await;
+    log.all_are_reconciled_by(&["c"]).await;
     assert_eq!(log.clashes(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_lease_is_taken_by_hand_leaves() {
+async fn a_replica_whose_lease_is_taken_exits() {
     let (server, log) = (ApiServer::new(), Log::default());
     let a = Replica::start(&server, &log, "a", Partitions::elected(2));
     seconds(10).await;
     let lease = server.get(&named(Lease::default(), "ahoi-system", "test-1-of-2")).unwrap();
     assert_eq!(lease.spec.as_ref().unwrap().holder_identity.as_deref(), Some("a"));
-    let spec = LeaseSpec { holder_identity: Some("somebody".into()), ..LeaseSpec::default() };
+    let spec = LeaseSpec { holder_identity: Some("another".into()), ..LeaseSpec::default() };
     server.put(&named(Lease { spec: Some(spec), ..lease }, "ahoi-system", "test-1-of-2"));
     server.take_requests();
     seconds(5).await;
@@ -324,7 +324,7 @@ async fn whose_lease_is_taken_by_hand_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_partition_whose_lease_is_deleted_is_its_holders_until_that_one_must_have_noticed() {
+async fn a_partition_whose_lease_is_deleted_is_free_when_its_holder_must_have_noticed() {
     let (server, log) = (ApiServer::new(), Log::default());
     let start = |name: &str| Replica::start(&server, &log, name, Partitions::elected(3));
     let a = start("a");
@@ -332,7 +332,7 @@ async fn a_partition_whose_lease_is_deleted_is_its_holders_until_that_one_must_h
     let b = start("b");
     seconds(30).await;
     assert_eq!((a.held(), b.held()), (2, 1));
-    // It cannot look, and so it goes on until its fence falls.
+    // It cannot read the Lease, and works until its fence falls.
     a.cut.store(true, Ordering::Relaxed);
     let partition = a.platform.partitions().held()[0];
     server.remove(&named(Lease::default(), "ahoi-system", &format!("test-{partition}-of-3")));
@@ -340,12 +340,12 @@ async fn a_partition_whose_lease_is_deleted_is_its_holders_until_that_one_must_h
     assert_eq!(b.held(), 1, "too early");
     seconds(30).await;
     assert_eq!(b.held(), 3);
-    log.everybody_is_looked_at_by(&["b"]).await;
+    log.all_are_reconciled_by(&["b"]).await;
     assert_eq!(log.clashes(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn few_requests_keep_what_is_settled() {
+async fn balanced_replicas_send_few_requests() {
     let (server, log) = (ApiServer::new(), Log::default());
     let replicas = ["a", "b", "c"].map(|name| Replica::start(&server, &log, name, Partitions::elected(6)));
     seconds(60).await;
@@ -354,7 +354,7 @@ async fn few_requests_keep_what_is_settled() {
     seconds(60).await;
     let requests = server.take_requests();
     let count = |method: &str| requests.iter().filter(|request| request.method == method).count();
-    // A look of each replica every two seconds: two reads, its own renewal, and somebody's of the layout.
+    // Each replica every two seconds: two reads and its own renewal; and one of them renews the Lease of the layout.
     assert!((170..=200).contains(&count("GET")), "{}", count("GET"));
     assert!((110..=140).contains(&count("PUT")), "{}", count("PUT"));
     assert_eq!(count("GET") + count("PUT"), requests.len());
@@ -368,14 +368,14 @@ async fn a_single_leader_holds_one_lease_and_a_standby_takes_over() {
     seconds(1).await;
     assert_eq!(a.held(), 1, "a Lease that never existed has no holder");
     let b = start("b");
-    log.everybody_is_looked_at_by(&["a"]).await;
+    log.all_are_reconciled_by(&["a"]).await;
     assert_eq!(server.take_requests().iter().filter(|request| request.path.ends_with("replica-a")).count(), 0);
 
     // It releases the Lease when it stops.
     a.stop().await;
     seconds(4).await;
     assert_eq!(b.held(), 1);
-    log.everybody_is_looked_at_by(&["b"]).await;
+    log.all_are_reconciled_by(&["b"]).await;
 
     let c = start("c");
     seconds(10).await;
@@ -384,7 +384,7 @@ async fn a_single_leader_holds_one_lease_and_a_standby_takes_over() {
     assert_eq!(c.held(), 0, "too early");
     seconds(6).await;
     assert_eq!(c.held(), 1);
-    log.everybody_is_looked_at_by(&["c"]).await;
+    log.all_are_reconciled_by(&["c"]).await;
 
     // A container that is restarted in its pod finds its own Lease.
     c.kill();
@@ -413,16 +413,19 @@ async fn a_leader_that_cannot_renew_stops_before_the_standby_takes_over() {
     a.cut.store(true, Ordering::Relaxed);
     seconds(30).await;
     assert_eq!((a.coordinator.is_finished(), b.held()), (true, 1));
-    log.everybody_is_looked_at_by(&["b"]).await;
+    log.all_are_reconciled_by(&["b"]).await;
     assert_eq!(log.clashes(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_survives_a_change_of_its_lease_that_names_it_and_leaves_otherwise() {
+async fn a_leader_keeps_a_lease_that_still_names_it_and_exits_otherwise() {
     let (server, log) = (ApiServer::new(), Log::default());
     let a = Replica::start(&server, &log, "a", Partitions::elected(1));
     seconds(10).await;
-    let lease = || server.get(&named(Lease::default(), "ahoi-system", "test")).unwrap();
+    let lease = || {
+        let lease = server.get(&named(Lease::default(), "ahoi-system", "test")).unwrap();
+        named(lease, "ahoi-system", "test")
+    };
     let mut annotated = lease();
     annotated.metadata.annotations = Some([("note".to_owned(), "x".to_owned())].into());
     server.put(&annotated);

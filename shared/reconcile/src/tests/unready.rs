@@ -10,7 +10,7 @@ use crate::conditions::{Verdict, set_verdict, shorten};
 use crate::unready::{Counts, Unready};
 
 #[test]
-fn objects_that_are_not_ready_are_counted_until_they_are_or_do_not_exist_any_more() {
+fn objects_that_are_not_ready_are_counted_until_they_are_ready_or_deleted() {
     let unready = Unready::default();
     let see = |name: &str, verdict: Verdict| {
         let mut object = Ship::new(name, ShipSpec::default());

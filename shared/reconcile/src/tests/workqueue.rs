@@ -17,7 +17,7 @@ fn key(number: usize) -> Key {
 }
 
 #[test]
-fn an_object_has_one_turn_however_often_it_is_woken() {
+fn an_object_has_one_entry_however_often_it_is_triggered() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     for millis in 0..40 {
         queue.add(key(1), Entry::event(start + Duration::from_millis(millis)));
@@ -30,7 +30,7 @@ fn an_object_has_one_turn_however_often_it_is_woken() {
 }
 
 #[test]
-fn what_wakes_an_object_during_its_pass_gives_it_another() {
+fn a_trigger_during_a_reconcile_adds_another() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     let later = start + Duration::from_secs(1);
     queue.add(key(1), Entry::routine(start));
@@ -44,7 +44,7 @@ fn what_wakes_an_object_during_its_pass_gives_it_another() {
 }
 
 #[test]
-fn news_overtakes_routine_for_a_while() {
+fn events_overtake_routine_reconciles_for_a_while() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     queue.add(key(1), Entry::routine(start));
     queue.add(key(2), Entry::event(start + Duration::from_secs(9)));
@@ -54,7 +54,7 @@ fn news_overtakes_routine_for_a_while() {
 }
 
 #[test]
-fn who_changes_an_object_does_not_wait_for_the_news_about_its_children() {
+fn a_changed_object_does_not_wait_for_the_debounce_of_its_children() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     queue.add(key(1), Entry::event(start));
     queue.add(key(2), Entry::event(start));
@@ -63,15 +63,15 @@ fn who_changes_an_object_does_not_wait_for_the_news_about_its_children() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
+async fn a_new_object_waits_for_its_dependencies_and_a_changed_one_does_not() {
     let (server, queue) = (ApiServer::new(), Queue::new(&Partitions::whole()));
     queue.start::<Ship>(&testing::cache([]));
     let mut ship = ship(&server, "a");
     let until_its_turn = async |ship: &Ship| {
-        let woken = Instant::now();
+        let triggered = Instant::now();
         queue.primary(&Change { object: Arc::new(ship.clone()), gone: false, echo: false, before: None });
         queue.done(queue.next().await, None);
-        woken.elapsed()
+        triggered.elapsed()
     };
     assert!(until_its_turn(&ship).await >= Duration::from_millis(50));
     ship.metadata.generation = Some(2);
@@ -79,7 +79,7 @@ async fn a_new_object_waits_for_what_came_with_it_and_a_changed_one_does_not() {
 }
 
 #[test]
-fn what_is_gone_has_no_turn() {
+fn a_deleted_object_has_no_entry() {
     let (mut queue, start) = (Workqueue::default(), Instant::now());
     queue.add(key(1), Entry::routine(start));
     queue.forget(&key(1));
@@ -111,7 +111,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Against a model that is nothing but the definition: for each object its earliest due and rank, and whether it runs.
     #[test]
-    fn the_one_that_has_waited_longest_is_next(steps in prop::collection::vec(step(), 0..200)) {
+    fn the_object_that_has_waited_longest_is_next(steps in prop::collection::vec(step(), 0..200)) {
         let (mut queue, start) = (Workqueue::default(), Instant::now());
         let mut now = 0;
         let mut model: HashMap<usize, (u64, u64)> = HashMap::new();

@@ -35,11 +35,11 @@ fn version_of(view: &View<ConfigMap>, name: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_write_is_seen_at_once_and_until_the_watch_has_caught_up() {
+fn a_write_is_visible_until_the_watch_has_caught_up() {
     let mut view = listed([object("a", 1, 10)]);
     view.written(object("a", 1, 20));
     assert_eq!(version_of(&view, "a"), Some(20));
-    // An older change by somebody else, which our write came after.
+    // An older change by another client, before our write.
     assert!(view.observe(Event::Apply(object("a", 1, 15))).is_empty());
     assert_eq!(version_of(&view, "a"), Some(20));
     let changes = view.observe(Event::Apply(object("a", 1, 20)));
@@ -50,19 +50,19 @@ fn a_write_is_seen_at_once_and_until_the_watch_has_caught_up() {
 }
 
 #[test]
-fn an_answer_that_comes_after_the_event_changes_nothing() {
+fn an_answer_after_its_event_changes_nothing() {
     let mut view = listed([]);
     assert_eq!(view.observe(Event::Apply(object("a", 1, 10))).len(), 1);
     view.written(object("a", 1, 10));
     view.observe(Event::Delete(object("a", 1, 11)));
     assert_eq!(version_of(&view, "a"), None);
-    // ...even if the object is gone again by then: it must not come back as a ghost.
+    // Also if the object was deleted by then: it must not come back.
     view.written(object("a", 1, 10));
     assert_eq!(version_of(&view, "a"), None);
 }
 
 #[test]
-fn a_delete_is_seen_at_once_whatever_the_watch_still_says() {
+fn a_delete_is_visible_at_once() {
     let mut view = listed([object("a", 1, 10)]);
     view.deleted(&object("a", 1, 10));
     assert_eq!(version_of(&view, "a"), None);
@@ -74,7 +74,7 @@ fn a_delete_is_seen_at_once_whatever_the_watch_still_says() {
 }
 
 #[test]
-fn what_is_created_in_a_deleted_objects_place_survives_the_old_ones_end() {
+fn a_recreated_object_survives_the_delete_event_of_the_old_one() {
     let mut view = listed([object("a", 1, 10)]);
     view.deleted(&object("a", 1, 10));
     view.written(object("a", 2, 20));
@@ -84,7 +84,7 @@ fn what_is_created_in_a_deleted_objects_place_survives_the_old_ones_end() {
 }
 
 #[test]
-fn a_list_that_began_after_the_write_has_the_last_word() {
+fn a_list_that_began_after_a_write_includes_it() {
     let mut view = listed([]);
     view.written(object("a", 1, 10));
     let changes = list(&mut view, [object("b", 2, 5)]);
@@ -93,7 +93,7 @@ fn a_list_that_began_after_the_write_has_the_last_word() {
 }
 
 #[test]
-fn a_write_during_a_list_outlives_it() {
+fn a_write_during_a_list_stays() {
     let mut view = listed([]);
     view.observe(Event::Init);
     view.written(object("a", 1, 10));
@@ -103,7 +103,7 @@ fn a_write_during_a_list_outlives_it() {
 }
 
 #[test]
-fn what_vanished_while_nobody_watched_is_news_and_what_did_not_change_is_none() {
+fn a_list_reports_deleted_objects_and_no_unchanged_ones() {
     let mut view = listed([object("a", 1, 10), object("b", 2, 11)]);
     let changes = list(&mut view, [object("b", 2, 11)]);
     assert_eq!(changes.len(), 1);
@@ -111,7 +111,7 @@ fn what_vanished_while_nobody_watched_is_news_and_what_did_not_change_is_none() 
 }
 
 #[test]
-fn versions_that_went_back_after_a_restore_are_believed() {
+fn older_versions_after_a_restore_are_accepted() {
     let mut view = listed([object("a", 1, 1000)]);
     list(&mut view, [object("a", 1, 10)]);
     assert_eq!(version_of(&view, "a"), Some(10));
@@ -124,7 +124,7 @@ fn versions_that_went_back_after_a_restore_are_believed() {
 }
 
 #[test]
-fn an_agreement_outlives_a_change_of_status_and_nothing_else() {
+fn an_agreement_survives_a_change_of_the_status_only() {
     let with = |version: u64, generation: i64, label: &str| {
         let mut object = object("a", 1, version);
         object.metadata.generation = Some(generation);
@@ -189,7 +189,7 @@ enum Answer {
     Deleted(ConfigMap),
 }
 
-/// A server, the wire to it, and the view of somebody at the other end.
+/// An API server, the connection to it, and the view of a client.
 #[derive(Default)]
 struct World {
     now: HashMap<usize, ConfigMap>,
@@ -199,10 +199,10 @@ struct World {
     answers: std::collections::VecDeque<Answer>,
     list: Option<Vec<ConfigMap>>,
     view: View<ConfigMap>,
-    /// What we have been told of our own doing: the newest version, and the uids that are no more.
-    told: HashMap<String, u64>,
+    /// The answers to our writes: the newest version, and the uids of deleted objects.
+    answered: HashMap<String, u64>,
     gone: HashSet<String>,
-    /// Deletes we heard of during a list: nobody tells whether that list was made before or after.
+    /// Deletes during a list, which may have been made before or after them.
     unclear: usize,
 }
 
@@ -243,7 +243,7 @@ impl World {
         match step {
             Step::Theirs(key) => drop(self.change(key)),
             Step::TheirDelete(key) => drop(self.delete(key)),
-            // One pass at a time: the next write to an object comes after the answer to the last.
+            // One reconcile at a time: the next write to an object comes after the answer to the last.
             Step::Ours(key) | Step::OurDelete(key) if self.is_unanswered(key) => {}
             Step::Ours(key) => {
                 let object = self.change(key);
@@ -260,7 +260,7 @@ impl World {
             }
             Step::Answer => match self.answers.pop_front() {
                 Some(Answer::Written(object)) => {
-                    self.told.insert(object.metadata.name.clone().unwrap(), version(&object));
+                    self.answered.insert(object.metadata.name.clone().unwrap(), version(&object));
                     self.view.written(object);
                 }
                 Some(Answer::Deleted(object)) => {
@@ -291,9 +291,9 @@ impl World {
         }
     }
 
-    /// Nothing we have been told of our own writes is forgotten.
+    /// No answer to a write of ours is forgotten.
     fn check(&self) {
-        for (name, written) in &self.told {
+        for (name, written) in &self.answered {
             let deleted_since = self.log.iter().any(|event| {
                 matches!(event, Event::Delete(object)
                     if object.metadata.name.as_ref() == Some(name) && version(object) > *written)
@@ -313,7 +313,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn we_never_see_the_world_before_our_own_writes_and_end_up_seeing_all_of_it(
+    fn reads_never_precede_own_writes_and_become_complete(
         steps in steps(),
         packed: bool,
     ) {
@@ -376,7 +376,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_object_is_gone_only_when_it_is_whether_it_can_be_read_or_not(turns in turns(), packed: bool) {
+    fn an_object_is_deleted_only_by_its_deletion_whether_readable_or_not(turns in turns(), packed: bool) {
         let mut view = View::new(packed);
         list(&mut view, []);
         let (mut clock, mut uid) = (0, 0);
