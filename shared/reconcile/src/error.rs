@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use ahoi_api::Reason;
+
 use crate::decode::without_values;
 
 /// The error of a reconcile. Its text is the message of conditions and events, so it must be *stable*: with a counter or a
@@ -109,12 +111,12 @@ impl Error {
     pub fn reason(&self) -> &str {
         match self {
             Error::Waiting { reason, .. } | Error::Terminal { reason, .. } | Error::Structural { reason, .. } => reason,
-            Error::Conflict(_) | Error::Timeout | Error::Other(_) => "Retrying",
-            Error::Kube(kube::Error::Api(status)) if is_too_large(status) => TOO_LARGE,
+            Error::Conflict(_) | Error::Timeout | Error::Other(_) => Reason::Retrying.as_str(),
+            Error::Kube(kube::Error::Api(status)) if is_too_large(status) => Reason::TooLarge.as_str(),
             Error::Kube(error) => match class_of(error) {
-                Class::Waiting => "NamespaceTerminating",
-                Class::Structural | Class::Terminal => "Refused",
-                Class::Transient | Class::Conflict => "Retrying",
+                Class::Waiting => Reason::NamespaceTerminating.as_str(),
+                Class::Structural | Class::Terminal => Reason::Refused.as_str(),
+                Class::Transient | Class::Conflict => Reason::Retrying.as_str(),
             },
         }
     }
@@ -163,9 +165,6 @@ fn class_of(error: &kube::Error) -> Class {
     }
 }
 
-/// Reason for an object that is too large for etcd.
-const TOO_LARGE: &str = "TooLarge";
-
 /// The API server has no code for objects that are too large for etcd: it answers 500 with the text of etcd or gRPC.
 fn is_too_large(status: &kube::core::Status) -> bool {
     let contains = |words| status.message.contains(words);
@@ -181,5 +180,5 @@ fn is_failed_patch_test(status: &kube::core::Status) -> bool {
 
 fn is_namespace_terminating(status: &kube::core::Status) -> bool {
     let details = status.details.as_ref();
-    details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+    details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == Reason::NamespaceTerminating))
 }

@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use ahoi_api::{Conditioned, Object};
+use ahoi_api::{Conditioned, Object, Reason};
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, Request};
 use serde::{Deserialize, Serialize};
@@ -140,7 +140,7 @@ impl<K: Conditioned> Objects<K> {
 /// Decodes an object from an answer of the API server.
 fn read<K: Object>(answer: &str) -> Result<K, Error> {
     let unreadable =
-        |why| Error::structural("Unreadable", format!("this release cannot read the {}: {why}", K::kind(&())));
+        |why| Error::structural(Reason::Unreadable, format!("this release cannot read the {}: {why}", K::kind(&())));
     decode(answer).map_err(unreadable)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ahoi_api::{GROUP, Object};
+use ahoi_api::{GROUP, Object, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use kube::api::PropagationPolicy;
@@ -212,7 +212,7 @@ impl<K: Object> Owned<K> {
         }
         let what = format!("{} {}", K::kind(&()), name_of(&desired.object));
         Err(Error::waiting(
-            "ChangedRepeatedly",
+            Reason::ChangedRepeatedly,
             format!(
                 "{what} is changed or deleted again and again by another client. Find out by which; it is repaired within 5 minutes"
             ),
@@ -287,7 +287,10 @@ impl<K: Object> Owned<K> {
     /// Deletes the owner's children for which `keep` returns false. Returns how many.
     pub async fn prune<O: Object>(&self, owner: &O, keep: impl Fn(&K) -> bool) -> Result<usize, Error> {
         if !self.cache.is_synced() {
-            return Err(Error::waiting("CacheNotSynced", format!("the list of {} is not complete", K::plural(&()))));
+            return Err(Error::waiting(
+                Reason::CacheNotSynced,
+                format!("the list of {} is not complete", K::plural(&())),
+            ));
         }
         let mut deleted = 0;
         for child in self.children(owner) {
@@ -319,7 +322,7 @@ impl<K: Object> Owned<K> {
         }
         // Garbage collection would delete such a child as an orphan.
         if owner.meta().namespace.is_some() && owner.meta().namespace != meta.namespace {
-            return Err(Error::structural("ForeignNamespace", "a child must be in the namespace of its owner"));
+            return Err(Error::structural(Reason::ForeignNamespace, "a child must be in the namespace of its owner"));
         }
         match &self.ownership {
             Ownership::Controller => {
@@ -351,7 +354,7 @@ impl<K: Object> Owned<K> {
         let what = format!("{} {}", K::kind(&()), name_of(live));
         let owner = format!("{} {}", O::kind(&()), name_of(owner));
         Err(Error::structural(
-            "NameConflict",
+            Reason::NameConflict,
             format!(
                 "{what} exists, does not belong to {owner} and is not changed. Delete it to let {owner} create its own"
             ),
@@ -399,7 +402,7 @@ fn being_deleted<K: Object>(child: &K) -> Error {
         [one] => format!(": the finalizer {one} blocks it"),
         several => format!(": the finalizers {} block it", several.join(", ")),
     };
-    Error::waiting("WaitingForDeletion", format!("{what} is being deleted{why}"))
+    Error::waiting(Reason::WaitingForDeletion, format!("{what} is being deleted{why}"))
 }
 
 fn is_invalid(error: &Error) -> bool {
@@ -410,7 +413,7 @@ fn is_invalid(error: &Error) -> bool {
 fn for_create(error: Error, key: &Key) -> Error {
     match error {
         Error::Kube(kube::Error::Api(status)) if status.code == 404 && names_namespace(&status) => {
-            Error::waiting("WaitingForNamespace", format!("namespace {} does not exist", key.namespace))
+            Error::waiting(Reason::WaitingForNamespace, format!("namespace {} does not exist", key.namespace))
         }
         other => other,
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ahoi_api::{Conditioned, GROUP, Object};
+use ahoi_api::{Conditioned, GROUP, Object, Reason};
 use k8s_controller::events::{Event, EventRecorder, Reporter};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -255,7 +255,7 @@ impl Platform {
                  field is corrected or a release that reads it is installed",
                 platform.name()
             );
-            platform.event_at::<K>(head, EventType::Warning, "Unreadable", note);
+            platform.event_at::<K>(head, EventType::Warning, Reason::Unreadable, note);
         })
     }
 

@@ -62,8 +62,8 @@ pub struct Transition {
 
 impl Transition {
     /// A transition that needs no action.
-    pub fn normal(reason: &'static str, note: impl Into<String>) -> Self {
-        Transition { type_: EventType::Normal, reason, note: note.into() }
+    pub fn normal(reason: impl Into<&'static str>, note: impl Into<String>) -> Self {
+        Transition { type_: EventType::Normal, reason: reason.into(), note: note.into() }
     }
 }
 

@@ -8,7 +8,7 @@ mod view;
 use std::fmt;
 use std::sync::Arc;
 
-use ahoi_api::Object;
+use ahoi_api::{Object, Reason};
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
@@ -152,7 +152,7 @@ impl<K: Object> Cache<K> {
         let view = self.inner.view.read();
         match view.get(&key) {
             None if view.is_unreadable(&key) => Err(Error::structural(
-                "Unreadable",
+                Reason::Unreadable,
                 format!("this release cannot read {kind} {name}; everything that depends on it is left as it is"),
             )),
             object => Ok(object),
