@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use tower::{Layer, Service};
 
 use crate::unready::Counts;
@@ -35,68 +35,52 @@ pub(crate) struct Metrics {
     first_list_overdue: Family<[(&'static str, String); 1], Gauge>,
     not_ready: Family<Labels<2>, Gauge>,
     longest_not_ready: Family<Labels<1>, Gauge>,
-    requests: Requests,
 }
 
 impl Metrics {
     pub(crate) fn new(requests: Requests) -> Self {
-        let metrics = Metrics {
-            registry: Mutex::new(Registry::with_prefix("ahoi")),
-            reconciles: Family::default(),
-            errors: Family::default(),
-            // 1 ms to 65 s
-            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 9))),
-            in_flight: Family::default(),
-            queued: Family::default(),
-            leader: Gauge::default(),
-            partitions_held: Gauge::default(),
-            partition_takeovers: Family::default(),
-            unreadable: Family::default(),
-            first_list_overdue: Family::default(),
-            not_ready: Family::default(),
-            longest_not_ready: Family::default(),
-            requests,
-        };
-        let mut registry = metrics.registry.lock();
-        registry.register("reconciles", "Reconciles by outcome", metrics.reconciles.clone());
-        registry.register("reconcile_errors", "Failed reconciles by class of the error", metrics.errors.clone());
-        registry.register("reconcile_duration_seconds", "Duration of reconciles", metrics.duration.clone());
-        registry.register("reconciles_in_flight", "Reconciles that are running", metrics.in_flight.clone());
-        registry.register("queue_depth", "Objects that are due and wait for a reconcile", metrics.queued.clone());
-        registry.register(
-            "leader",
-            "1 while this process holds the Lease of the controller or of a partition",
-            metrics.leader.clone(),
-        );
-        registry.register("partitions_held", "Partitions that this process holds", metrics.partitions_held.clone());
-        registry.register(
-            "partition_takeovers",
-            "Partitions that this process took, by whether they were free or the Lease of their holder had expired",
-            metrics.partition_takeovers.clone(),
-        );
-        registry.register(
-            "unreadable_objects",
-            "Objects of a kind that this release cannot decode and does not change",
-            metrics.unreadable.clone(),
-        );
-        registry.register(
-            "first_list_overdue",
-            "1 while the first list of a kind is missing for more than 45 seconds",
-            metrics.first_list_overdue.clone(),
-        );
-        registry.register(
-            "objects_not_ready",
-            "Objects whose condition Ready is False, by whether they are Stalled or Reconciling",
-            metrics.not_ready.clone(),
-        );
-        registry.register(
-            "longest_not_ready_seconds",
-            "Seconds since Ready became False, of the object for which that is longest ago; 0 if all are ready",
-            metrics.longest_not_ready.clone(),
-        );
-        registry.register("api_requests", "Requests to the API server", metrics.requests.0.clone());
-        drop(registry);
-        metrics
+        let mut registry = Registry::with_prefix("ahoi");
+        let to = &mut registry;
+        // 1 ms to 65 s
+        let duration: Family<_, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 9)));
+        to.register("reconcile_duration_seconds", "Duration of reconciles", duration.clone());
+        to.register("api_requests", "Requests to the API server", requests.0);
+        Metrics {
+            reconciles: metric(to, "reconciles", "Reconciles by outcome"),
+            errors: metric(to, "reconcile_errors", "Failed reconciles by class of the error"),
+            duration,
+            in_flight: metric(to, "reconciles_in_flight", "Reconciles that are running"),
+            queued: metric(to, "queue_depth", "Objects that are due and wait for a reconcile"),
+            leader: metric(to, "leader", "1 while this process holds the Lease of the controller or of a partition"),
+            partitions_held: metric(to, "partitions_held", "Partitions that this process holds"),
+            partition_takeovers: metric(
+                to,
+                "partition_takeovers",
+                "Partitions that this process took, by whether they were free or the Lease of their holder had expired",
+            ),
+            unreadable: metric(
+                to,
+                "unreadable_objects",
+                "Objects of a kind that this release cannot decode and does not change",
+            ),
+            first_list_overdue: metric(
+                to,
+                "first_list_overdue",
+                "1 while the first list of a kind is missing for more than 45 seconds",
+            ),
+            not_ready: metric(
+                to,
+                "objects_not_ready",
+                "Objects whose condition Ready is False, by whether they are Stalled or Reconciling",
+            ),
+            longest_not_ready: metric(
+                to,
+                "longest_not_ready_seconds",
+                "Seconds since Ready became False, of the object for which that is longest ago; 0 if all are ready",
+            ),
+            registry: Mutex::new(registry),
+        }
     }
 
     pub(crate) fn begun(&self, controller: &'static str, still_queued: usize) {
@@ -137,6 +121,12 @@ impl Metrics {
         text::encode(&mut text, &self.registry.lock())?;
         Ok(text)
     }
+}
+
+fn metric<M: Metric + Default + Clone>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 /// A tower layer that counts the client's requests by verb and status code.

@@ -24,16 +24,11 @@ pub(crate) enum Deleted<K> {
 }
 
 /// Requests for objects of one kind, by one field manager.
+#[derive(Clone)]
 pub(crate) struct Objects<K> {
     client: Client,
     manager: String,
     kind: PhantomData<fn() -> K>,
-}
-
-impl<K> Clone for Objects<K> {
-    fn clone(&self) -> Self {
-        Objects { client: self.client.clone(), manager: self.manager.clone(), kind: PhantomData }
-    }
 }
 
 impl<K: Object> Objects<K> {

@@ -30,6 +30,7 @@ pub enum Ownership {
 }
 
 /// Children of one kind: the [`Cache`] with their live state, and the writes that keep them as desired.
+#[derive(Clone)]
 pub struct Owned<K> {
     cache: Cache<K>,
     objects: Objects<K>,
@@ -45,22 +46,6 @@ pub struct Owned<K> {
     repairs: Arc<Repairs>,
     /// See [`Owned::deleted_in_foreground`].
     propagation: PropagationPolicy,
-}
-
-impl<K> Clone for Owned<K> {
-    fn clone(&self) -> Self {
-        Owned {
-            cache: self.cache.clone(),
-            objects: self.objects.clone(),
-            ownership: self.ownership.clone(),
-            adopts_unowned: self.adopts_unowned,
-            must_overwrite: self.must_overwrite,
-            must_recreate: self.must_recreate,
-            recreates_if_refused: self.recreates_if_refused,
-            repairs: self.repairs.clone(),
-            propagation: self.propagation.clone(),
-        }
-    }
 }
 
 impl<K: Object> Owned<K> {
