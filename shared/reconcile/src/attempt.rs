@@ -14,6 +14,7 @@ use crate::objects::Objects;
 use crate::platform::{EventType, Platform};
 use crate::queue::Queue;
 use crate::reconciler::{PlainReconciler, Reconciler, Transition};
+use crate::requeue;
 use crate::unready::Unready;
 
 /// One reconcile. It returns the delay until the next one.
@@ -62,11 +63,11 @@ impl<R: Reconciler> WithStatus<R> {
         if object.meta().deletion_timestamp.is_some() {
             self.finalize(&object).await?;
             // An event follows when the object disappears.
-            return Ok(crate::requeue::resync());
+            return Ok(requeue::resync());
         }
         let object = self.with_finalizer(object).await?;
         let progress = self.reconciler.reconcile(&object).await?;
-        let delay = progress.delay();
+        let delay = progress.requeue.unwrap_or_else(requeue::resync);
         self.write_status(&object, progress.status).await?;
         Ok(delay)
     }
@@ -175,7 +176,7 @@ impl<R: PlainReconciler> Attempt<R::Kind> for WithoutStatus<R> {
     const NAME: &'static str = R::NAME;
 
     async fn reconcile(&self, object: Arc<R::Kind>) -> Result<Duration, Error> {
-        Ok(self.0.reconcile(&object).await?.unwrap_or_else(crate::requeue::resync))
+        Ok(self.0.reconcile(&object).await?.unwrap_or_else(requeue::resync))
     }
 
     async fn report(&self, _: &R::Kind, _: &Error, _: bool) {}

@@ -2,23 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::platform::Platform;
 
 /// The stage of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Setting up.
+    #[default]
     Starting,
     /// Waiting for the Lease. It is ready, since a rolling update waits for that.
     Standby,
@@ -28,11 +28,11 @@ pub(crate) enum Stage {
 
 /// The stage of the process, shared with the server.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stages(Arc<AtomicU8>);
+pub(crate) struct Stages(Arc<Mutex<Stage>>);
 
 impl Stages {
     pub(crate) fn enter(&self, stage: Stage) {
-        self.0.store(stage as u8, Ordering::Relaxed);
+        *self.0.lock() = stage;
     }
 
     #[cfg(test)]
@@ -43,7 +43,7 @@ impl Stages {
     }
 
     pub(crate) fn at(&self, stage: Stage) -> bool {
-        self.0.load(Ordering::Relaxed) == stage as u8
+        *self.0.lock() == stage
     }
 }
 

@@ -61,7 +61,7 @@ struct Shared {
     begun_at: OnceLock<Instant>,
     shutdown: CancellationToken,
     caches: Mutex<Vec<Box<dyn CacheState>>>,
-    conditions: Mutex<Vec<Gate>>,
+    conditions: Mutex<Vec<(&'static str, Condition)>>,
     failures: mpsc::UnboundedSender<String>,
     unready: Mutex<Vec<(&'static str, CountUnready)>>,
 }
@@ -70,10 +70,7 @@ struct Shared {
 type CountUnready = Box<dyn Fn() -> Counts + Send + Sync>;
 
 /// A condition of readiness.
-struct Gate {
-    what: String,
-    is_open: Box<dyn Fn() -> bool + Send + Sync>,
-}
+type Condition = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl Platform {
     /// `failures` receives the names of tasks that stopped before the shutdown.
@@ -140,12 +137,12 @@ impl Platform {
 
     /// Makes `/readyz` wait for a condition in addition to the caches. `what` completes the text "waiting for".
     pub fn ready_if(&self, what: &'static str, is_met: impl Fn() -> bool + Send + Sync + 'static) {
-        self.shared.conditions.lock().push(Gate { what: what.to_owned(), is_open: Box::new(is_met) });
+        self.shared.conditions.lock().push((what, Box::new(is_met)));
     }
 
     /// The conditions of [`Platform::ready_if`] that are not met.
-    pub(crate) fn unmet(&self) -> Vec<String> {
-        closed(&self.shared.conditions)
+    pub(crate) fn unmet(&self) -> Vec<&'static str> {
+        self.shared.conditions.lock().iter().filter(|(_, is_met)| !is_met()).map(|(what, _)| *what).collect()
     }
 
     /// Registers metrics of an operator. Their labels must be bounded: never the name of an object.
@@ -410,8 +407,4 @@ fn bound_metadata(meta: &mut ObjectMeta) {
         (meta.labels, meta.annotations, meta.finalizers) = (None, None, None);
         meta.owner_references.iter_mut().for_each(|owners| owners.retain(|owner| owner.controller == Some(true)));
     }
-}
-
-fn closed(gates: &Mutex<Vec<Gate>>) -> Vec<String> {
-    gates.lock().iter().filter(|gate| !(gate.is_open)()).map(|gate| gate.what.clone()).collect()
 }

@@ -6,7 +6,6 @@ use ahoi_api::{Conditioned, Object};
 
 use crate::error::Error;
 use crate::platform::EventType;
-use crate::requeue;
 
 /// A controller of objects of one kind.
 ///
@@ -86,10 +85,6 @@ impl<S> Progress<S> {
     pub fn requeue_in(mut self, delay: Duration) -> Self {
         self.requeue = Some(delay);
         self
-    }
-
-    pub(crate) fn delay(&self) -> Duration {
-        self.requeue.unwrap_or_else(requeue::resync)
     }
 }
 

@@ -32,6 +32,7 @@ use crate::error::{Error, describe};
 /// An object that cannot be decoded, for example because a newer release wrote it, does not affect others. It is reported once, and
 /// does not count as deleted: reads return its last version that could be decoded since the process started, and its controller
 /// does not reconcile it until it can be decoded again. [`Cache::find`] distinguishes it from an object that does not exist.
+#[derive(Clone)]
 pub struct Cache<K> {
     inner: Arc<Inner<K>>,
 }
@@ -110,12 +111,6 @@ pub(crate) type Report = Box<dyn Fn(ObjectMeta, String) + Send + Sync>;
 type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 pub(crate) type Trim<K> = Box<dyn Fn(&mut K) + Send + Sync>;
 
-impl<K> Clone for Cache<K> {
-    fn clone(&self) -> Self {
-        Cache { inner: self.inner.clone() }
-    }
-}
-
 impl<K> fmt::Debug for Cache<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache").field("synced", &*self.inner.synced.borrow()).finish_non_exhaustive()
@@ -183,7 +178,7 @@ impl<K: Object> Cache<K> {
     }
 
     /// The objects whose controller owner has this uid, by an index.
-    pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+    pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         self.inner.view.read().owned_by(uid)
     }
 
