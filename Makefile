@@ -69,8 +69,8 @@ images: ## Build the container images; dist/images.env lists their names
 	@$(cluster)/images
 
 crds: ## Generate crds/ and docs/reference/reasons.md from shared/api
-	cargo run --quiet -p ahoi-api --bin crdgen -- crds
-	cargo run --quiet -p ahoi-api --bin reasongen -- docs/reference/reasons.md
+	cargo run --quiet -p ahoi-api --example crdgen -- crds
+	cargo run --quiet -p ahoi-api --example reasongen -- docs/reference/reasons.md
 
 rename: ## Replace the API group by your own domain: make rename GROUP=platform.example.com
 	@git grep -lzF '$(group)' | xargs -0 sed -i 's/$(subst .,\.,$(group))/$(GROUP)/g'

@@ -100,3 +100,18 @@ fn no_file_is_in_a_circle_or_imports_from_above() -> anyhow::Result<()> {
     assert!(found.is_empty(), "\n{found}");
     Ok(())
 }
+
+/// `cargo tree -p ahoi-api -e normal` has 41 crates, and neither a client nor a runtime.
+#[test]
+fn the_kinds_need_few_crates() -> anyhow::Result<()> {
+    let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let manifest = fs::read_to_string(workspace.join("shared/api/Cargo.toml"))?;
+    let normal =
+        manifest.split_once("[dependencies]\n").map_or("", |(_, rest)| rest.split('[').next().unwrap_or_default());
+    let names: Vec<&str> = normal.lines().filter_map(|line| Some(line.split_once(['.', ' '])?.0)).collect();
+    assert_eq!(names, ["k8s-openapi", "kube", "schemars", "serde", "serde_json", "thiserror"]);
+    let manifest = fs::read_to_string(workspace.join("Cargo.toml"))?;
+    let kube = manifest.lines().find(|line| line.starts_with("kube = ")).unwrap_or_default();
+    assert!(kube.ends_with("default-features = false, features = [\"derive\"] }"), "{kube}");
+    Ok(())
+}
