@@ -91,7 +91,7 @@ fn switched<'a>(old: &CustomerStatus, new: &'a CustomerStatus, on: bool) -> Vec<
 }
 
 fn is_ready(status: &CustomerStatus) -> bool {
-    conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.status == "True")
+    conditions::is_true(&status.conditions, conditions::READY)
 }
 
 fn is_offboarding(status: &CustomerStatus) -> bool {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use ahoi_api::{Database, DatabaseServer, Reason};
-use ahoi_reconcile::conditions::{READY, find};
+use ahoi_reconcile::conditions::{READY, find, is_true};
 use ahoi_reconcile::{ObjectRef, age, is_ready};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -51,8 +51,7 @@ impl Outages {
 
 /// Whether a server was Ready at its last reconcile. A newer spec does not make a working server unusable.
 pub fn is_usable(server: &DatabaseServer) -> bool {
-    let conditions = server.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.type_ == READY && condition.status == "True")
+    server.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY))
 }
 
 /// The reason of the server's condition Ready.

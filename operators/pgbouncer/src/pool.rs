@@ -1,6 +1,7 @@
 //! What controller and agents have to agree on about a pool: when a proof is needed, and what proves it.
 
 use ahoi_api::{ConnectionPool, FormerPlace, FormerState, NamespacedRef, Place, PoolState, ProcessStatus, Route};
+use ahoi_reconcile::conditions::{READY, is_true};
 use kube::{Resource, ResourceExt};
 
 /// The part of a ConnectionPool that an agent uses.
@@ -46,9 +47,7 @@ impl Pool {
             created: object.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             here,
             leaving: !here || drains || object.meta().deletion_timestamp.is_some(),
-            ready: status.is_some_and(|status| {
-                status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-            }),
+            ready: status.is_some_and(|status| is_true(&status.conditions, READY)),
             route,
             unused: status.and_then(|status| status.unused_login.clone()),
         }

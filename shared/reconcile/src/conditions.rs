@@ -112,8 +112,12 @@ pub fn is_ready<K: Conditioned>(object: &K) -> bool {
 
 /// Whether a status is neither Ready nor Stalled.
 pub(crate) fn is_underway<K: Conditioned>(status: &K::Status) -> bool {
-    let holds = |type_| find(K::conditions(status), type_).is_some_and(|condition| condition.status == "True");
-    !holds(READY) && !holds(STALLED)
+    !is_true(K::conditions(status), READY) && !is_true(K::conditions(status), STALLED)
+}
+
+/// Whether the condition exists and is True, for whatever generation.
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    find(conditions, type_).is_some_and(|condition| condition.status == "True")
 }
 
 /// Why [`is_ready`] is false, for the message of the object that waits: "Database big-client: creating the roles".

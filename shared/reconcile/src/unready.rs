@@ -37,7 +37,7 @@ impl Unready {
         let mut states = self.0.lock();
         match ready.filter(|ready| ready.status == "False") {
             Some(ready) => {
-                let is_stalled = conditions::find(conditions, STALLED).is_some_and(|stalled| stalled.status == "True");
+                let is_stalled = conditions::is_true(conditions, STALLED);
                 states.insert(key, State { since: ready.last_transition_time.clone(), is_stalled });
             }
             None => drop(states.remove(&key)),

@@ -121,7 +121,7 @@ impl PoolController {
         let secret = self.pooled.cache().get_in(namespace, &desired::secret_name(pool));
         let moves = secret.as_ref().is_some_and(|present| !desired::same_host(present, &desired.secret));
         let condition = |type_| conditions::find(status.map(|status| &*status.conditions).unwrap_or_default(), type_);
-        let was_ready = condition(READY).is_some_and(|ready| ready.status == "True");
+        let was_ready = status.is_some_and(|status| conditions::is_true(&status.conditions, READY));
         let was_refused = condition(STALLED).is_some_and(|stalled| stalled.reason == Reason::RouteRefused);
         // The retiring login is no part of what the agents have to prove.
         let known = status.and_then(|status| status.route.clone()).map(|known| Route { retiring: None, ..known });

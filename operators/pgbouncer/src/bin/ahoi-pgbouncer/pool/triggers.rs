@@ -9,6 +9,7 @@ use ahoi_api::{
 };
 use ahoi_pgbouncer::fleet::reports;
 use ahoi_pgbouncer::pool::{former_places, key, place};
+use ahoi_reconcile::conditions::{READY, is_true};
 use ahoi_reconcile::{Cache, ObjectRef};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
@@ -168,7 +169,7 @@ fn waits(pool: &ConnectionPool) -> bool {
     let route = pool.status.as_ref().and_then(|status| status.route.as_ref());
     pool.metadata.deletion_timestamp.is_some()
         || route.is_some_and(|route| route.retiring.is_some())
-        || !conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        || !is_true(conditions, READY)
 }
 
 fn refs(pools: &Cache<ConnectionPool>, concerned: impl Fn(&ConnectionPool) -> bool) -> Triggered {
