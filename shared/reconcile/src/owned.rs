@@ -71,7 +71,7 @@ impl<K: Object> Owned<K> {
         self
     }
 
-    /// For children that guard something and whose names no one else uses: without this, a client that may change one could
+    /// For children that guard something and whose names no other client uses: without this, a client that may change one could
     /// disable it by removing its label. Adopts a child that is not linked to its owner unless another object controls it, and
     /// repairs a child that is being deleted for as long as a finalizer blocks its deletion.
     pub fn adopting_unowned(mut self) -> Self {

@@ -1,7 +1,7 @@
 //! Limits how often a status is written.
 //!
 //! What a controller watches changes in steps: workers become available one by one, children report one after the other. Each
-//! step would change the status, and each write of it triggers whoever watches it. So a change of substance is written at once,
+//! step would change the status, and each write of it triggers its watchers. So a change of substance is written at once,
 //! and a change of detail when it has been withheld for some time, with whatever has changed since. A status is never wrong in
 //! substance, and many steps cost few writes.
 //!

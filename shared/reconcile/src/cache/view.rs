@@ -46,7 +46,7 @@ pub(crate) struct Change<K> {
     pub(crate) object: Arc<K>,
     /// The object was deleted.
     pub(crate) gone: bool,
-    /// Our own write, which whoever wrote it has seen in the answer.
+    /// Our own write, which its author has seen in the answer.
     pub(crate) echo: bool,
     /// The object before the change, if it had another controller owner.
     pub(crate) before: Option<Arc<K>>,

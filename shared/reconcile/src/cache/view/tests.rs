@@ -153,7 +153,7 @@ fn an_agreement_survives_a_change_of_the_status_only() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Somebody else creates or changes an object...
+    /// Another client creates or changes an object...
     Theirs(usize),
     /// ...or deletes it.
     TheirDelete(usize),

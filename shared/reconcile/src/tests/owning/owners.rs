@@ -33,7 +33,7 @@ async fn an_object_of_another_owner_or_of_none_is_a_name_conflict() {
     assert_eq!(methods, ["POST", "GET"]);
 }
 
-/// Somebody has removed the owner reference, or put another one in its place, or a backup was restored without.
+/// Another client removed or replaced the owner reference, or a backup was restored without it.
 #[tokio::test]
 async fn a_child_without_its_owner_reference_is_linked_again() {
     let server = ApiServer::new();
