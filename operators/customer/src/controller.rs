@@ -22,7 +22,7 @@ use crate::offboard::offboard;
 use crate::offboarding::Offboarding;
 use crate::plans::{PlanChanges, customers_on, look_up};
 use crate::resolve::resolve;
-use crate::status::{HOLD, paused, retaining, status, substance};
+use crate::status::{PROGRESS_DELAY, paused, retaining, status, written_at_once};
 use crate::wanted::Wanted;
 
 /// Interval at which a customer with a Stalled feature is reconciled. What blocks the feature may be an object that is not watched.
@@ -71,7 +71,7 @@ impl Reconciler for CustomerController {
         // Status.
         self.admit_next(customer, &reports);
         let status = status(customer, &wanted, &chain, &reports.namespace, &reports.features);
-        let progress = self.throttle.limit(customer, status, substance, Instant::now());
+        let progress = self.throttle.limit(customer, status, written_at_once, Instant::now());
         Ok(match next_reconcile(&reports).filter(|_| progress.requeue.is_none()) {
             Some(delay) => progress.requeue_in(delay),
             None => progress,
@@ -86,7 +86,7 @@ impl Reconciler for CustomerController {
         if customer.spec.reconcile_policy == ReconcilePolicy::Paused {
             return Err(Error::waiting(
                 Reason::Paused,
-                "spec.reconcilePolicy is Paused: set it to Normal to have the customer removed",
+                "spec.reconcilePolicy is Paused: set it to Normal to remove the customer",
             ));
         }
         // A missing Plan blocks no deletion.
@@ -122,7 +122,7 @@ impl CustomerController {
                 children,
                 limiter: AdmissionLimiter::default(),
                 trigger,
-                throttle: StatusThrottle::new(HOLD),
+                throttle: StatusThrottle::new(PROGRESS_DELAY),
             })
     }
 

@@ -14,7 +14,7 @@ use crate::caches::Caches;
 use crate::plans::plan_name;
 
 /// Maximum age of the number of customers. The first and the last customer are reported at once.
-const HOLD: Duration = Duration::from_secs(10);
+const COUNT_MAX_AGE: Duration = Duration::from_secs(10);
 /// Counting iterates over all customers, and takes at most one part in this many of the time.
 const SHARE: u32 = 20;
 
@@ -62,8 +62,11 @@ impl PlanController {
     #[must_use]
     pub fn start(platform: &Platform, caches: &Caches) -> Runnable {
         let Caches { customers, plans } = caches;
-        let reconciler =
-            Self { customers: customers.clone(), throttle: StatusThrottle::new(HOLD), next_count: Mutex::default() };
+        let reconciler = Self {
+            customers: customers.clone(),
+            throttle: StatusThrottle::new(COUNT_MAX_AGE),
+            next_count: Mutex::default(),
+        };
         Controller::new(platform, plans)
             .watches(customers, |customer: &Customer| [ObjectRef::new(plan_name(customer))])
             .run(reconciler)
@@ -110,7 +113,7 @@ mod tests {
         let customers = cache([]);
         let controller = PlanController {
             customers: customers.clone(),
-            throttle: StatusThrottle::new(HOLD),
+            throttle: StatusThrottle::new(COUNT_MAX_AGE),
             next_count: Mutex::default(),
         };
         let mut plan = Plan::new(DEFAULT_PLAN, ahoi_api::PlanSpec::default());
@@ -124,7 +127,7 @@ mod tests {
         changed(&customers, customer("c", Some(DEFAULT_PLAN)));
         again();
         let (held, due) = counted(&controller, &mut plan).await;
-        assert!(held == Some(1) && due.is_some_and(|due| due <= HOLD), "{held:?} {due:?}");
+        assert!(held == Some(1) && due.is_some_and(|due| due <= COUNT_MAX_AGE), "{held:?} {due:?}");
         gone(&customers, customer("b", None));
         gone(&customers, customer("c", Some(DEFAULT_PLAN)));
         again();

@@ -16,10 +16,10 @@ use crate::wanted::Wanted;
 pub const PAUSED: &str = "Paused";
 
 /// How long a step towards Ready waits to be written together with the next. Nearly all children have reported by then.
-pub const HOLD: Duration = Duration::from_secs(5);
+pub const PROGRESS_DELAY: Duration = Duration::from_secs(5);
 
 /// What is written at once: a new generation, whether the customer is Ready, and the reason of Stalled.
-pub fn substance(status: &CustomerStatus) -> (Option<i64>, Option<String>, Option<String>) {
+pub fn written_at_once(status: &CustomerStatus) -> (Option<i64>, Option<String>, Option<String>) {
     let find = |type_| conditions::find(&status.conditions, type_);
     (status.observed_generation, find("Ready").map(|c| c.status.clone()), find("Stalled").map(|c| c.reason.clone()))
 }
@@ -37,11 +37,10 @@ pub fn paused(customer: &Customer) -> CustomerStatus {
         PAUSED,
         ConditionStatus::True,
         Reason::ReconcilePolicy,
-        "spec.reconcilePolicy is Paused: set it to Normal to have changes applied",
+        "spec.reconcilePolicy is Paused: set it to Normal to apply changes",
     );
     if !is_current {
-        let message =
-            "spec.reconcilePolicy is Paused, and the spec has changed: set it to Normal to have the change applied";
+        let message = "spec.reconcilePolicy is Paused, and the spec has changed: set it to Normal to apply the change";
         put(conditions::READY, ConditionStatus::Unknown, Reason::Paused, message);
         // They belong to the previous spec.
         conditions::remove(&mut status.conditions, conditions::RECONCILING);

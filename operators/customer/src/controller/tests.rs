@@ -43,7 +43,7 @@ impl World {
             children: Children::empty(&platform),
             limiter: AdmissionLimiter::default(),
             trigger: Controller::new(&platform, &customers).trigger(),
-            throttle: StatusThrottle::new(HOLD),
+            throttle: StatusThrottle::new(PROGRESS_DELAY),
             customers,
             platform,
         };
