@@ -12,6 +12,7 @@ use kube::client::ClientBuilder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
+use tower::filter::FilterLayer;
 use tower::timeout::TimeoutLayer;
 use tracing::{error, info, warn};
 
@@ -268,7 +269,7 @@ async fn connect(name: &str, instance: &str, requests: &Requests, fence: &Fence)
     // Names the replica in the audit log of the API server.
     config.headers.push((::http::header::USER_AGENT, format!("{name} ({instance})").parse()?));
     let client = ClientBuilder::try_from(config)?.with_layer(requests).with_layer(&TimeoutLayer::new(CALL_TIMEOUT));
-    Ok(client.with_layer(fence).build())
+    Ok(client.with_layer(&FilterLayer::new(fence.clone())).build())
 }
 
 fn host_name() -> String {

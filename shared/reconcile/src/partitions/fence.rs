@@ -5,17 +5,16 @@
 //! have 5 seconds to arrive.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use http::{Method, Request};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tower::{BoxError, Layer, Service};
+use tower::BoxError;
+use tower::filter::Predicate;
 
-/// Until when this process may write. Clones share their state. As a layer of the client, it refuses writes after that: a
-/// process that was suspended continues in the middle of a reconcile.
+/// Until when this process may write. Clones share their state. As a filter of the client's requests, it refuses writes after
+/// that: a process that was suspended continues in the middle of a reconcile.
 #[derive(Clone, Debug)]
 pub(crate) struct Fence(Arc<Mutex<Until>>);
 
@@ -68,49 +67,23 @@ impl Fence {
     }
 }
 
-impl<S> Layer<S> for Fence {
-    type Service = Fenced<S>;
+impl<B> Predicate<Request<B>> for Fence {
+    type Request = Request<B>;
 
-    fn layer(&self, inner: S) -> Fenced<S> {
-        Fenced { inner, fence: self.clone() }
-    }
-}
-
-/// A client behind a [`Fence`].
-#[derive(Clone, Debug)]
-pub(crate) struct Fenced<S> {
-    inner: S,
-    fence: Fence,
-}
-
-impl<S, B> Service<Request<B>> for Fenced<S>
-where
-    S: Service<Request<B>>,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn check(&mut self, request: Request<B>) -> Result<Request<B>, BoxError> {
         let is_lease = request.uri().path().starts_with("/apis/coordination.k8s.io/");
-        if request.method() != Method::GET && !is_lease && !self.fence.is_open() {
-            return Box::pin(async {
-                Err("this process must not write any more: its Lease was not renewed in time".into())
-            });
+        if request.method() == Method::GET || is_lease || self.is_open() {
+            return Ok(request);
         }
-        let answer = self.inner.call(request);
-        Box::pin(async move { answer.await.map_err(Into::into) })
+        Err("this process must not write any more: its Lease was not renewed in time".into())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tower::filter::FilterLayer;
+    use tower::{Layer, Service};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -132,7 +105,7 @@ mod tests {
     async fn a_closed_fence_allows_reads_and_leases_only() {
         let fence = Fence::closed();
         let server = tower::service_fn(async |_: Request<()>| Ok::<_, BoxError>(()));
-        let mut client = fence.layer(server);
+        let mut client = FilterLayer::new(fence.clone()).layer(server);
         let mut may = async |method: &str, path: &str| {
             client.call(Request::builder().method(method).uri(path).body(()).unwrap()).await.is_ok()
         };
