@@ -66,7 +66,9 @@ pub fn has_condition(customer: &Customer, type_: &str, status: &str, reason: &st
         .is_some_and(|c| c.status == status && c.reason == reason)
 }
 
-/// The summary column of a customer, such as 3/3.
-pub fn summary(customer: &Customer) -> &str {
-    customer.status.as_ref().and_then(|s| s.summary.as_deref()).unwrap_or_default()
+/// How many of a customer's enabled features are ready, such as 3/3.
+pub fn summary(customer: &Customer) -> String {
+    let count =
+        |count: fn(&CustomerStatus) -> Option<i32>| customer.status.as_ref().and_then(count).unwrap_or_default();
+    format!("{}/{}", count(|status| status.ready_features), count(|status| status.enabled_features))
 }

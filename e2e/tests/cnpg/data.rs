@@ -73,7 +73,7 @@ async fn credentials_are_replaced_during_a_switchover() -> Result<()> {
     let cluster = &engine.cluster;
     let outcome = booking(&engine, "rotation during a promote", "not measured", REGION, async |_| {
         let (name, former) = (CUSTOMERS[0], cluster.direct(CUSTOMERS[0]).await?);
-        let credentials = json!({"rotationTrigger": "switchover"});
+        let credentials = json!({"rotationRequest": "switchover"});
         cluster
             .patch_spec(&cluster.customers(), name, json!({"features": {"database": {"credentials": credentials}}}))
             .await?;

@@ -85,7 +85,7 @@ async fn flooded(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
 
 /// What the poolers may open on the server; none is what it has.
 async fn bound(cluster: &Cluster, connections: Option<i64>) -> Result<()> {
-    let spec = json!({ "connections": connections });
+    let spec = json!({ "maxPoolerConnections": connections });
     cluster.patch_spec(&cluster.all::<DatabaseServer>(), SERVER, spec).await.map(drop)
 }
 

@@ -55,7 +55,7 @@ async fn rounds(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         }
         let started = Instant::now();
         for customer in &customers {
-            let by_trigger = json!({"rotationTrigger": format!("round {round}"), "rotationInterval": null});
+            let by_trigger = json!({"rotationRequest": format!("round {round}"), "rotationInterval": null});
             let credentials = if round == 1 { by_trigger } else { by_age(cluster, customer).await? };
             let features = json!({"features": {"database": {"credentials": credentials}}});
             cluster.patch_spec(&cluster.customers(), customer, features).await?;
@@ -111,7 +111,7 @@ async fn the_poolers_login_is_replaced() -> Result<()> {
             let former = login(&servers.get(SERVER).await?).context("the server has no login for the poolers")?;
             let started = Instant::now();
             let trigger = format!("{:?}", std::time::SystemTime::now());
-            let wish = json!({"poolerCredentials": {"rotationTrigger": trigger}});
+            let wish = json!({"poolerCredentials": {"rotationRequest": trigger}});
             cluster.patch_spec(&servers, SERVER, wish).await?;
             if round > 1 {
                 cluster.kill("ahoi-database").await?;

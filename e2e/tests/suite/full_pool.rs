@@ -28,7 +28,7 @@ async fn a_rotation_says_that_the_pool_is_full_and_ends_when_it_is_not() -> Resu
         sessions.push(session);
     }
 
-    let rotation = json!({"features": {"database": {"credentials": {"rotationTrigger": "1"}}}});
+    let rotation = json!({"features": {"database": {"credentials": {"rotationRequest": "1"}}}});
     cluster.patch_spec(&cluster.customers(), NAME, rotation).await?;
     let pools = cluster.of::<ConnectionPool>(&namespace_of(NAME));
     let unproved = |pool: Option<&ConnectionPool>| {

@@ -69,7 +69,11 @@ async fn archived_data_is_listed_restored_and_purged_as_documented() -> Result<(
     ensure!(kept.namespace == Some(namespace_of(name)) && kept.cluster.is_none(), "{kept:?}");
     ensure!(kept.since.is_some() && kept.size_bytes.is_some_and(|size| size > 1_000_000), "{kept:?}");
     let status = cluster.all::<DatabaseServer>().get(SERVER).await?.status.context("no status")?;
-    ensure!(status.archived.is_some_and(|archived| archived >= 1), "{:?}", status.archived);
+    ensure!(
+        status.archived_database_count.is_some_and(|archived| archived >= 1),
+        "{:?}",
+        status.archived_database_count
+    );
     let admin = cluster.admin("postgres").await?;
     let rows = admin.query(sql("### List", 0)?.trim_end_matches(";\n"), &[]).await?;
     ensure!(rows.iter().any(|row| row.get::<_, String>("database") == kept.database), "the guide's list lacks it");

@@ -36,7 +36,7 @@ async fn the_next_login_is_like_the_one_in_use() -> Result<()> {
     let before = state(&former.connect().await?).await?;
     ensure!(before == ["\"App\", public", "it's acme", "on", "true", "true", "0"], "{before:?}");
 
-    let features = json!({"database": {"credentials": {"rotationTrigger": "1"}}});
+    let features = json!({"database": {"credentials": {"rotationRequest": "1"}}});
     cluster.patch_spec(&cluster.customers(), NAME, json!({"features": features})).await?;
     let secrets = cluster.of::<Secret>(&namespace_of(NAME));
     let has_next = |secret: Option<&Secret>| {
@@ -85,7 +85,7 @@ async fn declared(cluster: &Cluster) -> Result<()> {
     ensure!(count == 2, "{count} of 2 logins have it");
 
     // Server connections from before keep what they began with.
-    let features = json!({"features": {"connectionPool": {"reconnect": "1"}}});
+    let features = json!({"features": {"connectionPool": {"reconnectRequest": "1"}}});
     cluster.change(NAME, features).await?;
     let pooled = cluster.pooled(NAME).await?;
     for options in ["", "-c search_path=other", "", "-c search_path=other"] {

@@ -102,7 +102,7 @@ async fn back_and_forth(cluster: &Cluster, mut logins: watch::Receiver<usize>) -
     more(&mut logins).await?;
     // The second login, which pgbouncer does not know yet.
     let before = cluster.pooled(NAME).await?;
-    cluster.change(NAME, json!({"features": {"database": {"credentials": {"rotationTrigger": "1"}}}})).await?;
+    cluster.change(NAME, json!({"features": {"database": {"credentials": {"rotationRequest": "1"}}}})).await?;
     let another = |secret: Option<&Secret>| {
         let password = secret.and_then(|secret| secret.data.as_ref()?.get("password"));
         password.is_some_and(|password| password.0 != before.get("password").as_bytes())

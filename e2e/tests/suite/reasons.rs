@@ -111,7 +111,7 @@ fn cases() -> Vec<Case> {
             "reasons-room",
             database(json!({"serverSelector": {"reasons": "full"}})),
             ["DatabaseReady", "False", "NoFreeCapacity"],
-            &["is full", "raise spec.maxDatabases or spec.capacity"],
+            &["is full", "raise spec.maxDatabases or spec.maxStorage"],
             Remedy::Server(json!({"maxDatabases": 1000})),
         ),
         case(

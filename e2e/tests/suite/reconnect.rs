@@ -31,13 +31,13 @@ async fn a_reconnect_replaces_the_server_connections() -> Result<()> {
         stale.err().context("a statement that was prepared before the change works: this test shows nothing")?;
     ensure!(stale.code().is_some_and(|code| code.code() == "0A000"), "{stale:?}");
 
-    let changed = cluster.change(name, json!({"features": {"connectionPool": {"reconnect": "1"}}})).await?;
+    let changed = cluster.change(name, json!({"features": {"connectionPool": {"reconnectRequest": "1"}}})).await?;
     let pools = cluster.of::<ConnectionPool>(&namespace_of(name));
     let done = |pool: Option<&ConnectionPool>| {
         let Some(pool) = pool else { return false };
         let status = pool.status.clone().unwrap_or_default();
         let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        let route = status.route.and_then(|route| route.reconnect);
+        let route = status.route.and_then(|route| route.reconnect_request);
         ready && status.observed_generation == pool.metadata.generation && route.as_deref() == Some("1")
     };
     ensure!(changed.metadata.generation.is_some());

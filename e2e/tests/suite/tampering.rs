@@ -76,7 +76,7 @@ impl Tenant {
     }
 
     async fn rotate(&self, trigger: &str) -> Result<()> {
-        let spec = json!({"features": {"database": {"credentials": {"rotationTrigger": trigger}}}});
+        let spec = json!({"features": {"database": {"credentials": {"rotationRequest": trigger}}}});
         self.cluster.patch_spec(&self.cluster.customers(), self.name, spec).await.map(|_: Customer| ())
     }
 }

@@ -154,7 +154,7 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
         .await?;
     for name in ["toggle-plan-a", "toggle-plan-b"] {
         let schedulers = cluster.of::<Scheduler>(&ahoi_api::namespace_of(name));
-        let rolled = |s: Option<&Scheduler>| s.and_then(|s| s.status.as_ref()?.workers.as_deref()) == Some("2/2");
+        let rolled = |s: Option<&Scheduler>| s.and_then(|s| s.status.as_ref()?.ready_workers) == Some(2);
         cluster.until(&schedulers, name, "two workers by the Plan", READY, rolled).await?;
     }
     // What exceeds the plan is refused in the status and leaves what runs alone.

@@ -140,7 +140,7 @@ async fn events_tell_the_story_of_a_customer() -> Result<()> {
     let back =
         |s: Option<&ahoi_api::Scheduler>| s.is_some_and(|s| s.metadata.uid != lost && ahoi_reconcile::is_ready(s));
     cluster.until(&schedulers, name, "created again", 60, back).await?;
-    let rotate = json!({"features": {"database": {"credentials": {"rotationTrigger": "story"}}}});
+    let rotate = json!({"features": {"database": {"credentials": {"rotationRequest": "story"}}}});
     cluster.patch_spec(&cluster.customers(), name, rotate).await?;
     let uid = created.metadata.uid.context("no uid")?;
     let expected =

@@ -100,7 +100,8 @@ pub fn status(
         observed_generation: generation,
         plan: wanted.plan.clone(),
         namespace: Some(namespace_of(&wanted.name)),
-        summary: Some(format!("{ready}/{}", enabled.len())),
+        enabled_features: i32::try_from(enabled.len()).ok(),
+        ready_features: i32::try_from(ready).ok(),
         first_ready_at: first_ready_at(customer, &conditions),
         run_policy: Some(customer.spec.run_policy),
         features: features

@@ -128,7 +128,7 @@ fn relevant(server: &DatabaseServer) -> Relevant {
     let address = (server.uid(), &spec.host, spec.port, &spec.tls, passwords);
     let others = (&spec.adopt_from_cluster, &spec.shared_with_clusters);
     let ready = outage::ready_reason(server);
-    let capacity = (server.labels(), ready, spec.placement, &spec.max_databases, &spec.capacity, others);
+    let capacity = (server.labels(), ready, spec.placement, &spec.max_databases, &spec.max_storage, others);
     Relevant { to_all: format!("{address:?}"), to_waiting: format!("{capacity:?}") }
 }
 

@@ -82,7 +82,7 @@ pub fn choose(need: &Need<'_>, candidates: &[Candidate]) -> Result<String, Error
     if free.is_empty() {
         return Err(Error::structural(
             Reason::NoFreeCapacity,
-            "every matching DatabaseServer is full: raise spec.maxDatabases or spec.capacity of one, or add another",
+            "every matching DatabaseServer is full: raise spec.maxDatabases or spec.maxStorage of one, or add another",
         ));
     }
     let best = free

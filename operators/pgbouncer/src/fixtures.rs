@@ -20,7 +20,7 @@ pub(crate) fn route(database: &str) -> Route {
         max_client_connections: None,
         query_timeout_seconds: None,
         idle_transaction_timeout_seconds: None,
-        reconnect: None,
+        reconnect_request: None,
         migration: None,
         state: PoolState::Active,
         retiring: None,

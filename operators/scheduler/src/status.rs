@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use crate::desired::{PROGRESS_DEADLINE_SECONDS, wanted_workers};
 use crate::health::{self, Workers};
 use crate::migration::{MIGRATED, Migration};
+use crate::pods::{self, Role};
 
 const WORKERS_READY: &str = "WorkersReady";
 const JOBS_HEALTHY: &str = "JobsHealthy";
@@ -39,6 +40,12 @@ pub struct Observed {
 /// A condition other than Ready, Reconciling and Stalled.
 struct Finding(&'static str, ConditionStatus, Reason, String);
 
+/// The label selector of the workers' pods, as text.
+fn worker_selector(scheduler: &Scheduler) -> String {
+    let labels = pods::selector(scheduler, Role::Worker);
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
 /// The status of a Scheduler. A failed run of a job sets JobsHealthy and leaves the Scheduler Ready: the customer is served, and the
 /// next run may succeed.
 pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
@@ -54,7 +61,9 @@ pub fn status(scheduler: &Scheduler, observed: &Observed) -> SchedulerStatus {
     let known = scheduler.status.as_ref().and_then(|status| status.migration.clone());
     let mut status = SchedulerStatus {
         observed_generation: generation,
-        workers: Some(count.clone()),
+        workers: Some(wanted),
+        ready_workers: Some(available),
+        selector: Some(worker_selector(scheduler)),
         migration: match &observed.migration {
             Migration::Reconnecting(uid) => Some(uid.clone()),
             _ => known,

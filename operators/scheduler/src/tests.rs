@@ -347,6 +347,11 @@ mod healths {
     }
 }
 
+/// Ready workers and desired workers.
+fn count(status: &SchedulerStatus) -> String {
+    format!("{}/{}", status.ready_workers.unwrap_or_default(), status.workers.unwrap_or_default())
+}
+
 mod statuses {
     use super::*;
 
@@ -360,7 +365,7 @@ mod statuses {
         let conditions = status.conditions.iter();
         let mut all: Vec<_> =
             conditions.map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message)).collect();
-        all.insert(0, status.workers.unwrap_or_default());
+        all.insert(0, count(&status));
         all
     }
 
@@ -418,7 +423,7 @@ mod paces {
         let workers = |written, now, when| {
             let (scheduler, status) = step(written, now);
             let progress = throttle.limit(&scheduler, status, substance, when);
-            (progress.status.workers.unwrap_or_default(), progress.requeue)
+            (count(&progress.status), progress.requeue)
         };
         assert_eq!(workers(0, 1, at(0)), ("0/4".into(), Some(HOLD)));
         assert_eq!(

@@ -1,7 +1,6 @@
 //! All kinds, with the types of their status.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
 
 use crate::*;
 
@@ -9,9 +8,9 @@ macro_rules! kinds {
     ($($kind:ident: $status:ident,)+) => {
         conditioned! { $($kind: $status,)+ }
 
-        /// The definitions as they are derived from the types.
+        /// The definitions of all kinds.
         pub(crate) fn definitions() -> Vec<CustomResourceDefinition> {
-            vec![$($kind::crd(),)+]
+            vec![$(crate::crds::definition::<$kind>(),)+]
         }
     };
 }

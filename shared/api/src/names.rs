@@ -41,11 +41,10 @@ pub mod finalizers {
 }
 
 /// The Secret beside the agents with the [`PoolerLogin`](crate::PoolerLogin) of each DatabaseServer: one key a server, the
-/// server's name. Written by the database controller, read by the agents, in the suite's own namespace.
+/// server's name. Written by the database controller, read by the agents, in the namespace of Ahoi.
 pub const POOLER_AUTH_SECRET: &str = "ahoi-pooler-auth";
 
-/// The two logins that take turns, of a database or of the pooler on a server: each is in use until credentials are
-/// replaced.
+/// The two logins of a database, or of pgbouncer on a server. They alternate: a rotation replaces one by the other.
 #[must_use]
 pub fn logins(of: &str) -> [String; 2] {
     ["a", "b"].map(|generation| format!("{of}_{generation}"))
@@ -55,7 +54,7 @@ pub fn logins(of: &str) -> [String; 2] {
 const VERIFIER_SECRETS: u32 = 8;
 
 /// The Secrets with the SCRAM verifiers of logins whose passwords the poolers cannot look up: one key a login. Written by
-/// the database controller, read by the agents, in the suite's own namespace. Their names are fixed, so that a Role can
+/// the database controller, read by the agents, in the namespace of Ahoi. Their names are fixed, so that a Role can
 /// name them: an agent must not read the admin Secrets beside them.
 pub fn verifier_secrets() -> impl Iterator<Item = String> {
     (0..VERIFIER_SECRETS).map(|number| format!("ahoi-verifiers-{number}"))

@@ -1,4 +1,4 @@
-//! `PgBouncer`, the platform's fleet of poolers, and `ConnectionPool`, one customer's place in it.
+//! `PgBouncer`, a fleet of pgbouncer processes, and `ConnectionPool`, the pool of one customer in it.
 
 use std::collections::BTreeMap;
 
@@ -22,77 +22,84 @@ use crate::{Binding, FleetTls, HeldServer, LocalRef, NamespacedRef, Passwords, P
     shortname = "pgb",
     category = "ahoi",
     status = "PgBouncerStatus",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must be at most 40 characters: pods are named after it"),
     printcolumn(name = "Host", type_ = "string", json_path = ".status.host"),
-    printcolumn(name = "Processes", type_ = "string", json_path = ".status.summary"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Ready-Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PgBouncerSpec {
-    /// How many processes each shard has, each in a pod of its own.
+    /// Number of pgbouncer processes of each shard, each in a pod of its own. Default 2. `kubectl scale` and
+    /// autoscalers change this field.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 64))]
     pub replicas: i32,
-    /// How many shards: groups of `replicas` processes with an address of their own, each of which serves a part of the
-    /// pools. A pool stays in the shard it was given at first, whatever this becomes. It cannot be lowered while a pool is
-    /// in a shard that would go.
+    /// Number of shards. A shard is a group of `replicas` processes with an address of its own that serves a part of
+    /// the pools. Default 1. A pool stays in its shard. A shard with pools cannot be removed.
     #[serde(default = "default_shards")]
     #[schemars(range(min = 1, max = 64))]
     pub shards: i32,
-    /// How many pools a shard takes; those beyond wait until there is another shard. pgbouncer's work at every reload
-    /// grows with the square of this. Lowering it moves nobody.
+    /// Maximum number of pools in each shard. Further pools wait for another shard. Default 2000. The work of pgbouncer
+    /// at a reload grows with the square of this number. Lowering it moves no pool.
     #[serde(default = "default_max_routes")]
     #[schemars(range(min = 1, max = 2000))]
     pub max_routes_per_shard: i32,
-    /// Image with pgbouncer and its agent. Unset: that of the suite's release.
+    /// Image with pgbouncer and its agent. Unset: the image of the release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// How server connections are shared where a pool says nothing.
+    /// How server connections are shared, for pools that set no mode. Default Transaction.
     #[serde(default)]
     pub pool_mode: PoolMode,
-    /// Server connections for each pool in each process where a pool says nothing.
+    /// Maximum number of server connections of a pool in each process, for pools that set none. Default 8.
     #[serde(default = "default_pool_size")]
     #[schemars(range(min = 1, max = 1000))]
     pub default_pool_size: i32,
-    /// Client connections that each process is sized for. A process accepts more, as far as its memory and open files allow, so
-    /// that clients which connect and do not log in take no places of others.
+    /// Number of client connections that each process is sized for. Default 5000. A process accepts more, as far as its
+    /// memory and open files allow, so that clients that connect without logging in do not block others.
     #[serde(default = "default_max_clients")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_client_connections: i32,
-    /// Client connections that a pool may have in each process, if the pool does not set it. They are counted once a second;
-    /// further logins are refused, and those that came in between are closed. Unset: a fifth of
-    /// maxClientConnections, so that one customer never takes the places of the others.
+    /// Maximum number of client connections of a pool in each process, for pools that set none. They are counted every
+    /// second; further logins are refused, and connections above the limit are closed. Unset: a fifth of
+    /// maxClientConnections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub default_max_client_connections: Option<i32>,
-    /// How many server connections all processes and pools together may open on a server.
+    /// Limit of the server connections of all pools and processes.
     #[serde(default, skip_serializing_if = "ConnectionBudget::is_default")]
     pub connection_budget: ConnectionBudget,
-    /// Further settings of pgbouncer, by their names in pgbouncer.ini. Those that the suite sets itself are refused.
-    /// query_timeout and idle_transaction_timeout (seconds) hold for every pool that sets none of its own.
+    /// Further settings of pgbouncer.ini. Settings that Ahoi manages itself are refused. query_timeout and
+    /// idle_transaction_timeout (in seconds) apply to pools that set none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub parameters: BTreeMap<String, String>,
-    /// How connections to pgbouncer, and from it to the servers, are secured.
+    /// TLS of connections to pgbouncer, and from pgbouncer to servers.
     #[serde(default)]
     pub tls: FleetTls,
-    /// Requests and limits of the pgbouncer container.
+    /// Resource requests and limits of the pgbouncer container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }
 
-/// How many server connections a fleet may open. Each pool has its size as long as the sum over all pools and processes
-/// fits into what the server has; otherwise the largest pools are made smaller until it does, and none below 1.
+/// Limit of the server connections of a fleet. If the sum of all pool sizes in all processes exceeds the limit of a
+/// server, the largest pools are reduced until it fits, but not below 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionBudget {
-    /// The sum of all pools, in percent of the connections that the DatabaseServer has for poolers. 100: a pool always
-    /// gets the connections it is promised, whatever the others do. More gives each pool more as long as not all are
-    /// busy at once; when they are, PostgreSQL refuses connections, of any customer, and clients wait.
+    /// Sum of all pool sizes, in percent of the connections that the DatabaseServer has for pgbouncer. Default 100: a
+    /// pool always gets its connections. A larger value allows larger pools that are not all busy at once; if they are,
+    /// PostgreSQL refuses connections and clients wait.
     #[serde(default = "default_overcommit")]
     #[schemars(range(min = 10, max = 1000))]
     pub overcommit_percent: i32,
@@ -134,284 +141,296 @@ fn default_max_clients() -> i32 {
     5000
 }
 
-/// How a fleet is.
+/// Observed state of the PgBouncer fleet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PgBouncerStatus {
-    /// The generation of the spec that this status describes.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The address that applications connect to; the first shard's, where there are several.
+    /// Host name for clients: that of the first shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// The shards, where there are several.
+    /// Shards of the fleet. Empty if there is only one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub shards: Vec<ShardStatus>,
-    /// Processes that serve and processes wanted, such as 2/2.
+    /// Number of pgbouncer processes of all shards that are to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub summary: Option<String>,
-    /// Names of the pods that clients are sent to.
+    pub replicas: Option<i32>,
+    /// Number of pgbouncer processes of all shards that serve clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Label selector of the pods of the first shard, for autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Names of the pods that serve clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serving: Vec<String>,
-    /// What each process has proved to have loaded; each entry is written by the agent beside that process alone.
+    /// What each process has loaded. The agent beside each process writes its own entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub processes: Vec<ProcessStatus>,
-    /// Ready, and Reconciling or Stalled while they hold.
+    /// Ready; and while they are true Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// How a shard is.
+/// State of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
-    /// Its number, counted from 0.
+    /// Number of the shard, starting at 0.
     pub index: i32,
-    /// The address of its pools' clients.
+    /// Host name for clients of the shard.
     pub host: String,
-    /// Whether new pools may come to it.
+    /// Whether the shard accepts new pools.
     pub room: ShardRoom,
 }
 
-/// Whether new pools may come to a shard.
+/// Whether a shard accepts new pools.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ShardRoom {
-    /// They may.
+    /// The shard accepts new pools.
     #[default]
     Open,
-    /// It has as many as it takes.
+    /// The shard has as many pools as `maxRoutesPerShard` allows.
     Full,
-    /// It is to go, and does when its last pool has gone.
+    /// The shard is removed when its last pool was deleted.
     Closing,
 }
 
-/// What one pgbouncer process has proved to have loaded.
+/// What a pgbouncer process has loaded, confirmed by its agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessStatus {
     /// Name of the pod.
     pub pod: String,
-    /// The pod's uid: a re-created pod of the same name starts from nothing.
+    /// Uid of the pod. A recreated pod of the same name has loaded nothing.
     pub uid: String,
-    /// Everything up to this resourceVersion of the ConnectionPools is loaded in this process.
+    /// Largest resourceVersion of the ConnectionPools up to which the process has loaded everything.
     pub proved_version: i64,
-    /// How many routes it has loaded.
+    /// Number of routes that the process has loaded.
     pub routes: i64,
-    /// Routes the agent refused to load, by namespace/name; never handed to pgbouncer.
+    /// Routes that the agent refused to load.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedRoute>,
-    /// Routes on their way out, by namespace/name, whose clients are still in a transaction.
+    /// Routes that are being removed and whose clients are still in a transaction, as namespace/name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<String>,
-    /// Servers whose clients it makes wait, ordered by name; at most 50.
+    /// Servers whose clients the process holds, sorted by name. At most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldServer>,
-    /// DatabaseServers that have fewer connections for this process than it has routes there. Each route has one all the
-    /// same, so the server may refuse some.
+    /// DatabaseServers with fewer connections for this process than it has routes. Each route has one connection
+    /// nevertheless, so the server may refuse some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overcommitted: Vec<String>,
-    /// Logins that routes call retiring and that still have clients or server connections here, sorted. Of those that do
-    /// not fit, the pools are not proved.
+    /// Former logins that still have clients or server connections in this process, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<String>,
-    /// Why the last load is not proved; the agent tries again until it is.
+    /// Why the last load failed. The agent retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A route that an agent refused.
+/// A route that an agent refused to load.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedRoute {
-    /// The ConnectionPool, as namespace/name.
+    /// ConnectionPool of the route, as namespace/name.
     pub pool: String,
-    /// What was wrong with it.
+    /// Why the route was refused.
     pub reason: String,
 }
 
-/// One customer's place in a fleet. Made by the Customer's controller.
+/// The connection pool of one customer in a PgBouncer fleet. Created by the Customer controller.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "internal.example.com",
     version = "v1",
     kind = "ConnectionPool",
-    doc = "One customer in a fleet of pgbouncer. Made by the Customer controller.",
+    doc = "The connection pool of one customer in a PgBouncer fleet. Created by the Customer controller.",
     namespaced,
     shortname = "pool",
     category = "ahoi",
     status = "ConnectionPoolStatus",
+    selectable = ".spec.pgBouncerRef.name",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must be at most 52 characters: the Secret is named after it"),
     printcolumn(name = "Database", type_ = "string", json_path = ".spec.databaseRef.name"),
+    printcolumn(name = "Fleet", type_ = "string", json_path = ".spec.pgBouncerRef.name"),
     printcolumn(name = "Shard", type_ = "integer", json_path = ".status.place.shard", priority = 1),
     printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionPoolSpec {
-    /// The Database it leads to.
+    /// Database of the pool.
     pub database_ref: LocalRef,
-    /// The fleet it is in.
+    /// PgBouncer fleet of the pool.
     pub pg_bouncer_ref: NamespacedRef,
-    /// How server connections are shared. Unset: as the fleet says.
+    /// How server connections are shared. Unset: the mode of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_mode: Option<PoolMode>,
-    /// Server connections in each process, at most: fewer where the server has not enough for all. Unset: as the fleet
-    /// says.
+    /// Maximum number of server connections in each process. It is reduced if the server has too few connections for
+    /// all pools. Unset: `defaultPoolSize` of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub pool_size: Option<i32>,
-    /// Client connections in each process. They are counted once a second; further logins are refused, and those that came in
-    /// between are closed. Unset: as the fleet says.
+    /// Maximum number of client connections in each process. They are counted every second; further logins are refused,
+    /// and connections above the limit are closed. Unset: the value of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_client_connections: Option<i32>,
-    /// Seconds after which pgbouncer ends a client whose query runs on, or whose transaction waits for its next query.
-    /// The client cannot lift it, as it can PostgreSQL's statement_timeout. Unset: as the fleet's parameter
-    /// query_timeout says.
+    /// Maximum time of a query, and of a transaction between two queries, in seconds. pgbouncer then disconnects the
+    /// client. Unlike statement_timeout, a client cannot raise it. Unset: the parameter query_timeout of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub query_timeout_seconds: Option<i32>,
-    /// Seconds after which pgbouncer ends a client that leaves a transaction open and asks nothing. The client cannot lift
-    /// it. Unset: as the fleet's parameter idle_transaction_timeout says.
+    /// Maximum time that a transaction may be idle, in seconds. pgbouncer then disconnects the client. A client cannot
+    /// raise it. Unset: the parameter idle_transaction_timeout of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub idle_transaction_timeout_seconds: Option<i32>,
-    /// Replaces the server connections once each time this value changes. Any string.
+    /// Replaces the server connections once each time this value changes; open transactions end first. Any string, for
+    /// example a date or a ticket number. Unset: no request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    pub reconnect: Option<String>,
-    /// Uid of the customer's last migration Job that succeeded. Replaces the server connections each time another one is set.
+    pub reconnect_request: Option<String>,
+    /// Uid of the last migration Job of the customer that succeeded. Replaces the server connections each time it
+    /// changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub migration: Option<String>,
-    /// Whether clients are served.
+    /// Whether clients are served. Default Active.
     #[serde(default)]
     pub state: PoolState,
 }
 
-/// Whether a pool's clients are served.
+/// Whether the clients of a pool are served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PoolState {
-    /// They are.
+    /// Clients are served.
     #[default]
     Active,
-    /// They wait until it is Active again.
+    /// Clients wait until the state is Active again.
     Paused,
-    /// New ones are refused.
+    /// New connections are refused.
     Disabled,
 }
 
-/// What the controller made of a ConnectionPool.
+/// Observed state of a ConnectionPool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionPoolStatus {
-    /// The generation of the spec that this status describes.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the pool leads; what the agents load.
+    /// Route that the agents load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
-    /// Which shard of which fleet serves it. Absent: the first shard of the fleet in the spec.
+    /// Shard that serves the pool. Unset: the first shard of the fleet in the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
-    /// Where it was before, and is served until its clients have left: those that connected before the Secret led to
-    /// another fleet, and those whose application has not read the Secret again.
+    /// Former shards, which serve the pool until their clients have disconnected: clients that connected before the
+    /// Secret changed, and applications that have not read the Secret again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former_places: Vec<FormerPlace>,
-    /// The Secret to connect through the fleet.
+    /// Secret with the connection details for a connection through pgbouncer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
-    /// The former login that no process of the fleet uses any more; the Database's controller may close it.
+    /// Former login that no process of the fleet uses any more. The Database controller closes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_login: Option<String>,
-    /// Ready (every serving process of the pool's shard has proved the route), and Reconciling or Stalled while they hold.
+    /// Ready (every serving process of the shard has loaded the route); CredentialsProved while new credentials are
+    /// tested; and while they are true Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// A shard of a fleet.
+/// A shard of a PgBouncer fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Place {
-    /// The PgBouncer.
+    /// PgBouncer fleet.
     pub fleet: NamespacedRef,
-    /// The shard's number, counted from 0.
+    /// Number of the shard, starting at 0.
     pub shard: i32,
 }
 
-/// A place that a pool leaves.
+/// A former shard of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FormerPlace {
-    /// The shard that it was in.
+    /// The shard.
     pub place: Place,
-    /// Serving until the Secret leads to the new place, then Left for five minutes, then Draining.
+    /// State of the pool in this shard.
     pub state: FormerState,
-    /// Since when the state is this one.
+    /// Time since which the pool is in this state.
     pub since: Time,
 }
 
-/// How far a pool has left a place.
+/// State of a pool in a former shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FormerState {
-    /// The pool's Secret leads to it: its clients are served as before.
+    /// The Secret of the pool still has the address of this shard. Clients are served.
     Serving,
-    /// The Secret leads elsewhere: its clients are served as before for as long as applications may need to read that.
+    /// The Secret has the address of another shard. Clients are served for five more minutes, so that applications can
+    /// read the Secret again.
     Left,
-    /// Transactions end, and nothing new begins.
+    /// Open transactions end, and new ones are refused.
     Draining,
 }
 
-/// Where a pool leads: everything an agent needs to know about it.
+/// Route of a pool: what an agent loads into pgbouncer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
     /// Name of the DatabaseServer.
     pub server: String,
-    /// Its host.
+    /// Host name or IP address of the server.
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: i32,
-    /// The database, both as clients name it and on the server.
+    /// Name of the database, for clients and on the server.
     pub database: String,
-    /// The database on the same server in which passwords are looked up.
+    /// Database on the same server in which passwords are looked up.
     pub auth_database: String,
-    /// Whether passwords are looked up on the server or known beforehand.
+    /// How pgbouncer gets the passwords. Default Lookup.
     #[serde(default)]
     pub passwords: Passwords,
-    /// Where `passwords` is File: the login whose verifier an agent must have before it loads the route.
+    /// Login whose verifier an agent needs before it loads the route. Set only if `passwords` is File.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
     /// How server connections are shared.
     pub pool_mode: PoolMode,
-    /// Server connections in each process, at most: fewer where the server has not enough for all.
+    /// Maximum number of server connections in each process. It is reduced if the server has too few connections for
+    /// all pools.
     pub pool_size: i32,
-    /// Client connections in each process. Unset: as the fleet says.
+    /// Maximum number of client connections in each process. Unset: the value of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_client_connections: Option<i32>,
-    /// Seconds that a query may take. Unset: as the fleet says.
+    /// Maximum time of a query in seconds. Unset: the value of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_timeout_seconds: Option<i32>,
-    /// Seconds that a transaction may be idle. Unset: as the fleet says.
+    /// Maximum time that a transaction may be idle, in seconds. Unset: the value of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_transaction_timeout_seconds: Option<i32>,
-    /// Each time this changes, each process replaces its server connections.
+    /// Last reconnectRequest of the pool. When it changes, each process replaces its server connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reconnect: Option<String>,
-    /// Each time another one is set, each process replaces its server connections.
+    pub reconnect_request: Option<String>,
+    /// Last migration of the pool. When it changes, each process replaces its server connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<String>,
-    /// Whether clients are served.
+    /// Whether clients are served. Default Active.
     #[serde(default)]
     pub state: PoolState,
-    /// A former login of the database that is to be closed; the agents say who of them still has clients of it.
+    /// Former login of the database that is to be closed. The agents report which processes still have clients of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! The login by which the poolers look up passwords on a server, as it is handed from controller to agents.
+//! The login by which pgbouncer looks up passwords on a server, as the controller passes it to the agents.
 
 use std::fmt;
 
-/// A login with its password. Both are in one entry of a Secret, so that nobody ever reads one without the other.
+/// A login with its password. Both are in one entry of a Secret, so that an agent always reads both of one version.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PoolerLogin {
     /// The role.

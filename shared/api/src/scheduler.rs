@@ -8,113 +8,131 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Binding, JobTemplate, LocalRef, Migration, Readiness, RunPolicy};
 
-/// Workers and scheduled jobs of a customer. Made by the Customer's controller.
+/// Workers and scheduled jobs of a customer. Created by the Customer controller.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "internal.example.com",
     version = "v1",
     kind = "Scheduler",
-    doc = "Workers and scheduled jobs of one customer. Made by the Customer controller.",
+    doc = "Workers and scheduled jobs of one customer. Created by the Customer controller.",
     namespaced,
     shortname = "sched",
     category = "ahoi",
     status = "SchedulerStatus",
+    scale(
+        spec_replicas_path = ".spec.workers",
+        status_replicas_path = ".status.workers",
+        label_selector_path = ".status.selector"
+    ),
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must be at most 52 characters: the Deployment is named after it"),
-    printcolumn(name = "Workers", type_ = "string", json_path = ".status.workers"),
+    printcolumn(name = "Workers", type_ = "integer", json_path = ".status.workers"),
+    printcolumn(name = "Ready-Workers", type_ = "integer", json_path = ".status.readyWorkers"),
+    printcolumn(name = "Jobs", type_ = "string", json_path = ".status.conditions[?(@.type==\"JobsHealthy\")].reason"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SchedulerSpec {
-    /// How many workers run.
+    /// Number of workers. The Customer controller sets it to `spec.features.scheduler.workers` of the Customer or the
+    /// Plan. It reverts a value that `kubectl scale` sets here: change the Customer instead. A Scheduler without a
+    /// Customer keeps the value.
     #[schemars(range(min = 0, max = 1000))]
     pub workers: i32,
-    /// Image of the workers and, where they name none, of the jobs.
+    /// Image of the workers, and of jobs that set none.
     #[schemars(length(min = 1, max = 512))]
     pub image: String,
-    /// Command of the workers; unset runs the image's own.
+    /// Command of the workers. Unset: the command of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub command: Vec<String>,
-    /// Environment of workers and jobs, beside the database's binding.
+    /// Environment variables of workers and jobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub env: Vec<EnvVar>,
-    /// Requests and limits of a worker.
+    /// Resource requests and limits of a worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Where a worker tells that it is ready to work. Unset: one that runs counts as ready.
+    /// HTTP endpoint by which a worker reports that it is ready. Unset: a running worker is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<Readiness>,
-    /// The Secret with the way to the database, mounted at /bindings/database with SERVICE_BINDING_ROOT=/bindings as the
-    /// Service Binding specification says. Unset: none is mounted.
+    /// Secret with the connection details of the database. It is mounted at /bindings/database, and
+    /// SERVICE_BINDING_ROOT is /bindings, as the Service Binding specification defines. Unset: no Secret is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
-    /// What the migration needs where `binding` leads through a connection pool. Unset: the migration uses `binding`.
+    /// Settings of the migration if `binding` is that of a connection pool. Unset: the migration uses `binding`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<MigrationPool>,
-    /// Scheduled jobs.
+    /// Scheduled jobs. At most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 50))]
     pub jobs: Vec<JobTemplate>,
-    /// A job that must succeed before workers of a new image run.
+    /// Job that must succeed before workers of a new image start. Unset: no migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<Migration>,
-    /// Suspended: workers to zero, jobs suspended.
+    /// Whether workers and jobs run. Default Running.
     #[serde(default)]
     pub run_policy: RunPolicy,
 }
 
-/// What a migration needs where workers connect through a connection pool.
+/// Settings of a migration if workers use a connection pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MigrationPool {
-    /// Name of the Secret to connect to PostgreSQL directly. The migration mounts it in place of `binding`: migration tools take
-    /// locks of a session, which a pool in transaction mode leaves on a server connection that other clients use.
+    /// Secret for a direct connection to PostgreSQL. The migration mounts it instead of `binding`, because migration
+    /// tools use session locks, which do not work in a pool in transaction mode.
     pub direct_binding_ref: LocalRef,
-    /// The value of `status.migration` after which the pool has replaced its server connections. Workers and jobs of a new version
-    /// start when it is that of their migration, so that they meet no statement that was prepared for the former tables.
+    /// Value of `status.migration` after which the pool has replaced its server connections. Workers and jobs of a new
+    /// version start when it equals the uid of their migration, so that they meet no prepared statement of the former
+    /// schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnected_after: Option<String>,
 }
 
-/// How a customer's workers and jobs are.
+/// Observed state of a Scheduler.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SchedulerStatus {
-    /// The generation of the spec that this status describes.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Workers that are ready and workers wanted, such as 4/4.
+    /// Number of workers that are to run: `spec.workers`, or 0 while suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workers: Option<String>,
-    /// Uid of the last migration Job that succeeded. The Customer's controller has the connection pool replace its server
-    /// connections each time it changes.
+    pub workers: Option<i32>,
+    /// Number of workers that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_workers: Option<i32>,
+    /// Label selector of the workers' pods, for autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Uid of the last migration Job that succeeded. When it changes, the connection pool replaces its server
+    /// connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<String>,
-    /// The last run of each job.
+    /// Last run of each job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub jobs: Vec<JobStatus>,
-    /// Ready, WorkersReady, JobsHealthy, Migrated (where there is a migration), and Reconciling or Stalled while they hold.
+    /// Ready; WorkersReady; JobsHealthy; Migrated if there is a migration; and while they are true Reconciling and
+    /// Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// The last run of a job.
+/// Last run of a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobStatus {
     /// Name of the job.
     pub name: String,
-    /// When it was last started.
+    /// Time at which the job was started last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<Time>,
-    /// When a run last succeeded.
+    /// Time at which a run succeeded last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_successful_time: Option<Time>,
 }

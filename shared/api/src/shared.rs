@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// An object in the same namespace.
+/// Reference to an object in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalRef {
@@ -12,7 +12,7 @@ pub struct LocalRef {
     pub name: String,
 }
 
-/// An object in a namespace that is named.
+/// Reference to an object in a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespacedRef {
@@ -24,39 +24,39 @@ pub struct NamespacedRef {
     pub name: String,
 }
 
-/// A Secret that an application mounts to reach its database.
+/// Reference to a Secret with the connection details of a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Binding {
-    /// Name of the Secret, in the namespace of the object that reports it. The field's name follows the Service Binding
-    /// specification for provisioned services.
+    /// Name of the Secret, in the namespace of the object with this status. The name of the field is that of the
+    /// Service Binding specification for provisioned services.
     pub name: String,
-    /// Changes whenever the Secret's content does; says nothing about it. Workers are rolled when it changes.
+    /// Hash of the content of the Secret. Workers are restarted when it changes.
     pub version: String,
 }
 
-/// What becomes of the data when the object that describes it is deleted.
+/// What happens to the data when the object is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// The database stays as it is on its server, closed to every login; an object of the same name finds it again.
-    /// DatabaseServer.status.kept lists it.
+    /// Keep the database on its server, closed to all logins. A new object of the same name adopts it. `status.kept` of
+    /// the DatabaseServer lists it.
     #[default]
     Retain,
-    /// The database is renamed to `zz_<database>_<unix time>` on its server, closed to every login, and kept until an administrator
-    /// restores or drops it. No object finds it by itself; DatabaseServer.status.kept lists it.
+    /// Rename the database to `zz_<database>_<unix time>`, close it to all logins, and keep it until an administrator
+    /// restores or drops it. No object adopts it. `status.kept` of the DatabaseServer lists it.
     Archive,
-    /// The database is dropped with its roles.
+    /// Drop the database and its roles.
     Delete,
 }
 
 /// How pgbouncer shares server connections between clients (<https://www.pgbouncer.org/features.html>).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PoolMode {
-    /// A server connection is a client's for one transaction.
+    /// A client has a server connection for the duration of one transaction.
     #[default]
     Transaction,
-    /// A server connection is a client's until it disconnects.
+    /// A client has a server connection until it disconnects.
     Session,
-    /// A server connection is a client's for one statement.
+    /// A client has a server connection for one statement. Transactions of several statements are refused.
     Statement,
 }

@@ -20,9 +20,9 @@ macro_rules! quantity {
     };
 }
 pub(crate) use quantity;
-/// CEL on a field of type [`Size`]: more than nothing.
+/// CEL rule of a field of type [`Size`]: more than 0.
 pub(crate) const POSITIVE: &str = concat!(quantity!("self"), ".isGreaterThan(quantity('0'))");
-/// CEL on a field of type [`Size`]: never less than it was.
+/// CEL rule of a field of type [`Size`]: not less than before.
 pub(crate) const GROWS: &str = concat!(quantity!("self"), ".compareTo(", quantity!("oldSelf"), ") >= 0");
 
 /// Why a text is not a [`Size`].
@@ -31,7 +31,7 @@ pub(crate) const GROWS: &str = concat!(quantity!("self"), ".compareTo(", quantit
 pub struct SizeError(String);
 
 impl Size {
-    /// How many bytes this is, rounded up; an error where the text is no size or does not fit 63 bits.
+    /// Number of bytes, rounded up. An error if the text is not a size or does not fit into 63 bits.
     pub fn bytes(&self) -> Result<i64, SizeError> {
         parse(&self.0).ok_or_else(|| SizeError(self.0.clone()))
     }

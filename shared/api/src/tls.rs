@@ -1,4 +1,4 @@
-//! How connections are secured: to a PostgreSQL server, and to a fleet of pgbouncer.
+//! TLS of connections to PostgreSQL servers and to PgBouncer fleets.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,37 +6,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalRef;
 
-/// How connections to a server are secured.
+/// TLS of connections to a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.caSecretRef) || self.mode in ['VerifyCa', 'VerifyFull']")
     .message("caSecretRef is for the modes VerifyCa and VerifyFull: no other looks at the certificate"))]
 pub struct ServerTls {
-    /// As libpq's sslmode (<https://www.postgresql.org/docs/17/libpq-ssl.html>).
+    /// TLS mode, as sslmode of libpq (<https://www.postgresql.org/docs/17/libpq-ssl.html>). Default Prefer.
     #[serde(default)]
     pub mode: TlsMode,
-    /// The Secret, in the suite's namespace, whose key `ca.crt` has the authorities (PEM) that the server's certificate may
-    /// come from. Unset: those of the system; the suite's own image has none. A server that is reached through a fleet that
-    /// verifies needs it, for pgbouncer is told of no others. A changed one is used at once, and workers get it by their
-    /// binding Secrets.
+    /// Secret in the namespace of Ahoi with the CA certificates (PEM) of the server in the key `ca.crt`. Required for
+    /// servers that a PgBouncer fleet verifies. A change takes effect immediately, and workers get it in their binding
+    /// Secrets. Unset: the CA certificates of the system; the image of Ahoi has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<LocalRef>,
 }
 
-/// libpq's sslmode.
+/// TLS mode, as sslmode of libpq.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum TlsMode {
-    /// Never TLS.
+    /// Never use TLS.
     Disable,
-    /// TLS where the server offers it.
+    /// Use TLS if the server offers it.
     #[default]
     Prefer,
-    /// TLS, whatever the certificate.
+    /// Use TLS, without verifying the certificate.
     Require,
-    /// TLS, and the certificate comes from an authority that is trusted. (The database controller itself compares the host
-    /// name in this mode as well; applications and pgbouncer do not.)
+    /// Use TLS, and verify that the certificate is signed by a trusted CA. The database controller also verifies the
+    /// host name in this mode; applications and pgbouncer do not.
     VerifyCa,
-    /// TLS, the certificate comes from an authority that is trusted, and it is for the host that was connected to.
+    /// Use TLS, and verify that the certificate is signed by a trusted CA and covers the host name.
     VerifyFull,
 }
 
@@ -60,46 +59,45 @@ impl TlsMode {
     }
 }
 
-/// How a fleet's connections are secured, on both its sides.
+/// TLS of a PgBouncer fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetTls {
-    /// From clients to pgbouncer.
+    /// TLS of connections from clients to pgbouncer.
     #[serde(default)]
     pub client: ClientTls,
-    /// From pgbouncer to the servers.
+    /// TLS of connections from pgbouncer to servers.
     #[serde(default)]
     pub server: FleetServerTls,
 }
 
-/// How connections from clients to pgbouncer are secured.
+/// TLS of connections from clients to pgbouncer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.mode == 'Disable' || has(self.secretRef)")
     .message("TLS needs a certificate: name a Secret of the type kubernetes.io/tls in secretRef"))]
 pub struct ClientTls {
-    /// Whether clients may, or have to, use TLS.
+    /// Whether clients use TLS. Default Disable.
     #[serde(default)]
     pub mode: ClientTlsMode,
-    /// The Secret of the type kubernetes.io/tls in the fleet's namespace: `tls.crt` and `tls.key` of a certificate for the
-    /// fleet's address (status.host) and, where there are several shards, that of each (status.shards, host); and `ca.crt`,
-    /// which clients get in their binding Secrets to verify it by. As cert-manager writes it. What is replaced in it is loaded
-    /// without a restart.
+    /// Secret of the type kubernetes.io/tls in the namespace of the fleet, as cert-manager writes it: `tls.crt` and
+    /// `tls.key` of a certificate for the host name of the fleet (`status.host`) and of each shard (`status.shards`),
+    /// and `ca.crt`, which clients get in their binding Secrets. A changed certificate is loaded without a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalRef>,
 }
 
-/// Whether clients use TLS; pgbouncer's client_tls_sslmode (<https://www.pgbouncer.org/config.html>).
+/// Whether clients use TLS: client_tls_sslmode of pgbouncer (<https://www.pgbouncer.org/config.html>).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ClientTlsMode {
-    /// They do not.
+    /// TLS is off.
     #[default]
     Disable,
-    /// They may. To pgbouncer the same as Prefer.
+    /// TLS is possible. pgbouncer treats it as Prefer.
     Allow,
-    /// They may, and those that find out by themselves do.
+    /// TLS is possible, and the binding Secrets have sslmode=prefer.
     Prefer,
-    /// They have to: a connection without TLS is refused.
+    /// TLS is required: a connection without TLS is refused.
     Require,
 }
 
@@ -116,12 +114,13 @@ impl ClientTlsMode {
     }
 }
 
-/// How connections from pgbouncer to servers are secured.
+/// TLS of connections from pgbouncer to servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetServerTls {
-    /// One mode for all servers: pgbouncer knows no other way. No pool is routed to a server that demands more than
-    /// this, or that cannot be verified by a fleet that verifies. The authorities are those of all DatabaseServers.
+    /// TLS mode for all servers, because pgbouncer has one setting for all. Default Prefer. A pool is not routed to a
+    /// server that demands more than this mode, or that a verifying fleet cannot verify. The CA certificates are those
+    /// of all DatabaseServers.
     #[serde(default)]
     pub mode: TlsMode,
 }

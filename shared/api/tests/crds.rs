@@ -56,25 +56,47 @@ fn every_quantity_has_a_pattern() {
     assert!(found > 10, "{found} quantities");
 }
 
-/// What a platform team writes, it can look up by `kubectl explain`.
+/// `kubectl explain` describes every field of the spec and the status, and every value of an enum.
 #[test]
-fn every_field_of_a_spec_is_explained() {
+fn every_field_and_every_value_is_explained() {
+    let mut values = 0;
     for (plural, crd) in crds() {
         let json = serde_json::to_value(&crd).unwrap();
-        let spec = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-        assert!(spec.is_object(), "{plural} has no spec");
-        walk(&format!("{plural}.spec"), spec, &mut |path, value| {
-            for (name, field) in value.get("properties").and_then(Value::as_object).into_iter().flatten() {
-                assert!(field.get("description").is_some(), "{path}.{name} has no description");
-            }
-        });
+        let properties = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        for part in ["spec", "status"] {
+            assert!(properties[part].is_object(), "{plural} has no {part}");
+            walk(&format!("{plural}.{part}"), &properties[part], &mut |path, value| {
+                for (name, field) in value.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                    assert!(field.get("description").is_some(), "{path}.{name} has no description");
+                }
+                for member in value.get("enum").and_then(Value::as_array).into_iter().flatten() {
+                    let member = member.as_str().unwrap_or_default();
+                    // Condition is a type of Kubernetes.
+                    let text = value["description"].as_str().unwrap_or_default();
+                    assert!(
+                        text.contains(&format!(" - `\"{member}\"`: ")),
+                        "{path}: {member} is not described: {text}"
+                    );
+                    values += 1;
+                }
+            });
+        }
     }
+    assert!(values > 40, "{values} values");
 }
 
 #[test]
-fn every_kind_has_its_columns_and_is_in_the_category() {
+fn every_kind_has_its_columns_and_those_in_namespaces_are_in_the_category() {
     for (plural, crd) in crds() {
-        assert_eq!(crd.spec.names.categories.as_deref(), Some(&["ahoi".to_owned()][..]), "{plural}");
-        assert!(crd.spec.versions.iter().all(|v| v.additional_printer_columns.is_some()), "{plural} has no columns");
+        // `kubectl get ahoi -n NAMESPACE` would list every customer of the cluster.
+        let category = (crd.spec.scope == "Namespaced").then(|| vec!["ahoi".to_owned()]);
+        assert_eq!(crd.spec.names.categories, category, "{plural}");
+        for version in &crd.spec.versions {
+            let columns: Vec<_> =
+                version.additional_printer_columns.iter().flatten().map(|c| c.name.as_str()).collect();
+            for column in ["Ready", "Since", "Status", "Age"] {
+                assert!(columns.contains(&column), "{plural} has no column {column}: {columns:?}");
+            }
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Feature for ConnectionPoolFeature {
             max_client_connections: pool.field(|f| f.max_client_connections),
             query_timeout_seconds: pool.field(|f| f.query_timeout_seconds),
             idle_transaction_timeout_seconds: pool.field(|f| f.idle_transaction_timeout_seconds),
-            reconnect: pool.field(|f| f.reconnect.clone()),
+            reconnect_request: pool.field(|f| f.reconnect_request.clone()),
             // Known once it has run: see `desired`.
             migration: None,
             state: pool_state(inputs.customer.spec.run_policy),

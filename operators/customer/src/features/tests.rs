@@ -294,6 +294,6 @@ fn messages_of_children_name_the_fields_of_the_customer() {
     let expected =
         "spec.features.database.parameters[work_mem]: invalid value \"x\"; see spec.features.database.storage";
     assert_eq!(with_fields_of_the_customer::<DatabaseFeature>(message), expected);
-    let other = "set spec.connections of the DatabaseServer demo";
+    let other = "set spec.maxPoolerConnections of the DatabaseServer demo";
     assert_eq!(with_fields_of_the_customer::<DatabaseFeature>(other), other);
 }

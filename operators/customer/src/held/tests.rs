@@ -212,7 +212,7 @@ fn without_its_plan_a_customer_keeps_what_it_has() {
     assert_says(&held(&wanted).message, &["no Plan", "spec.groups, spec.runPolicy", "stays as it is"]);
 
     // Groups, suspension, disabled features and rotations are applied.
-    let credentials = json!({"rotationTrigger": "leaked"});
+    let credentials = json!({"rotationRequest": "leaked"});
     let spec = json!({"runPolicy": "Suspended", "groups": [{"group": "ops"}],
         "features": {"database": {"credentials": credentials}}});
     let wanted = missing(spec, &chain);
@@ -220,7 +220,7 @@ fn without_its_plan_a_customer_keeps_what_it_has() {
     assert_eq!(wanted.namespace.as_ref().unwrap().groups, [group]);
     assert_eq!(wanted.scheduler.unwrap().run_policy, RunPolicy::Suspended);
     assert_eq!(wanted.connection_pool.unwrap().state, PoolState::Disabled);
-    let trigger = wanted.database.unwrap().credentials.unwrap().rotation_trigger;
+    let trigger = wanted.database.unwrap().credentials.unwrap().rotation_request;
     assert_eq!(trigger.as_deref(), Some("leaked"));
     let off = json!({"database": {"enabled": false}, "scheduler": {"enabled": false}});
     let wanted = missing(json!({ "features": off }), &chain);

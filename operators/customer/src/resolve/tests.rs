@@ -42,9 +42,9 @@ fn the_talks_manifest_on_a_plan_with_an_image() {
 fn each_field_of_credentials_overrides_the_plan() {
     let plan = plan(json!({"features": {"database": {"enabled": true, "credentials": {"rotationInterval": "720h"}}}}));
     let credentials = |own| resolved(json!({"features": {"database": own}}), Some(&plan)).database.unwrap().credentials;
-    let resolved = |own| credentials(own).map(|c| (c.rotation_interval.unwrap_or_default(), c.rotation_trigger));
+    let resolved = |own| credentials(own).map(|c| (c.rotation_interval.unwrap_or_default(), c.rotation_request));
     assert_eq!(resolved(json!({})), Some(("720h".to_owned(), None)));
-    let own = json!({"credentials": {"rotationTrigger": "ticket 7"}});
+    let own = json!({"credentials": {"rotationRequest": "ticket 7"}});
     assert_eq!(resolved(own), Some(("720h".to_owned(), Some("ticket 7".to_owned()))));
     assert_eq!(resolved(json!({"credentials": {"rotationInterval": "24h"}})), Some(("24h".to_owned(), None)));
 }

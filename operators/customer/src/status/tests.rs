@@ -57,7 +57,7 @@ fn ready(status: &CustomerStatus) -> (String, String) {
 #[test]
 fn a_customer_is_ready_when_all_enabled_features_are() {
     let status = status_with(FeatureState::Ready, FeatureState::Ready, FeatureState::Disabled);
-    assert_eq!(status.summary.as_deref(), Some("1/1"));
+    assert_eq!((status.ready_features, status.enabled_features), (Some(1), Some(1)));
     assert_eq!(ready(&status), ("True".into(), "all features are ready".into()));
     assert!(conditions::find(&status.conditions, "WebhooksReady").is_none(), "a disabled feature has no condition");
     assert!(conditions::find(&status.conditions, "Reconciling").is_none());
@@ -66,7 +66,7 @@ fn a_customer_is_ready_when_all_enabled_features_are() {
 #[test]
 fn an_unavailable_feature_is_reported_and_blocks_nothing() {
     let status = status_with(FeatureState::Ready, FeatureState::Ready, FeatureState::Unavailable);
-    assert_eq!(status.summary.as_deref(), Some("1/2"));
+    assert_eq!((status.ready_features, status.enabled_features), (Some(1), Some(2)));
     let (is_ready, message) = ready(&status);
     assert_eq!(is_ready, "True");
     assert_eq!(message, "1 of 2 enabled features are ready; webhooks: webhooks reports Because");

@@ -21,7 +21,7 @@ fn other_secrets_lose_their_data() {
 fn counts_concern_no_database() {
     let before = ready(server("pg-1"));
     let mut counted = before.clone();
-    counted.status.as_mut().unwrap().databases = Some(7);
+    counted.status.as_mut().unwrap().database_count = Some(7);
     assert_eq!(relevant(&before), relevant(&counted));
     let mut moved = before.clone();
     moved.spec.host = "other.example.com".into();

@@ -221,7 +221,7 @@ fn may_keep(server: &DatabaseServer, instance: Option<&Instance>, object: &str) 
         let memory = instance.memory.lock();
         memory.is_swept.then(|| memory.unclaimed.contains(object))
     });
-    let keeps_something = || status.and_then(|status| status.retained).is_some_and(|kept| kept > 0);
+    let keeps_something = || status.and_then(|status| status.retained_database_count).is_some_and(|kept| kept > 0);
     swept.unwrap_or_else(keeps_something) || status.is_some_and(|status| !status.other_clusters.is_empty())
 }
 

@@ -113,7 +113,7 @@ fn candidate(server: &DatabaseServer) -> Candidate {
         ready: is_usable(server),
         max_databases: server.spec.max_databases.map(i64::from),
         // A capacity that cannot be parsed counts as none.
-        capacity: server.spec.capacity.as_ref().map(|capacity| capacity.bytes().unwrap_or_default()),
+        capacity: server.spec.max_storage.as_ref().map(|storage| storage.bytes().unwrap_or_default()),
         ..Candidate::default()
     }
 }

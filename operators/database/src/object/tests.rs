@@ -21,7 +21,7 @@ fn the_secret_decides_which_login_is_in_use() {
         login: Some(login.into()),
         credentials: Some(CredentialsStatus {
             rotated_at: Time("2026-03-01T00:00:00Z".parse().unwrap()),
-            trigger: None,
+            rotation_request: None,
             previous_login: previous.map(Into::into),
             lost_secrets: None,
         }),

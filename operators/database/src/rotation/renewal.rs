@@ -31,7 +31,7 @@ pub fn due(
     now: Timestamp,
 ) -> Result<Due, Error> {
     let (Some(wanted), Some(known)) = (wanted, known) else { return Ok(Due::Never) };
-    if wanted.rotation_trigger.is_some() && wanted.rotation_trigger != known.trigger {
+    if wanted.rotation_request.is_some() && wanted.rotation_request != known.rotation_request {
         return Ok(Due::Now);
     }
     let Some(interval) = &wanted.rotation_interval else { return Ok(Due::Never) };
@@ -64,11 +64,11 @@ pub fn begun(
     former: Option<String>,
     now: Timestamp,
 ) -> CredentialsStatus {
-    let trigger = wanted.and_then(|wanted| wanted.rotation_trigger.clone());
+    let trigger = wanted.and_then(|wanted| wanted.rotation_request.clone());
     CredentialsStatus {
         rotated_at: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
         // A trigger that is removed and set again is not new.
-        trigger: trigger.or_else(|| known.and_then(|known| known.trigger.clone())),
+        rotation_request: trigger.or_else(|| known.and_then(|known| known.rotation_request.clone())),
         previous_login: former,
         lost_secrets: None,
     }

@@ -9,10 +9,10 @@ const B: &str = "c_3f2504e04f89_b";
 #[test]
 fn the_status_follows_the_published_login() {
     let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
-    let request = Request { rotation_trigger: Some("two".into()), ..Request::default() };
+    let request = Request { rotation_request: Some("two".into()), ..Request::default() };
     let status = CredentialsStatus {
         rotated_at: Time("2026-02-01T00:00:00Z".parse().unwrap()),
-        trigger: Some("one".into()),
+        rotation_request: Some("one".into()),
         previous_login: None,
         lost_secrets: None,
     };
@@ -20,12 +20,12 @@ fn the_status_follows_the_published_login() {
     assert_eq!(of(Some(B), Some(&status)), status);
     let died = of(Some(A), Some(&status));
     assert_eq!(
-        (died.previous_login.as_deref(), died.trigger.as_deref()),
+        (died.previous_login.as_deref(), died.rotation_request.as_deref()),
         (Some(A), Some("one")),
         "the trigger is still due"
     );
     let first = of(None, None);
-    assert_eq!((first.previous_login, first.trigger.as_deref(), first.rotated_at.0), (None, Some("two"), now));
+    assert_eq!((first.previous_login, first.rotation_request.as_deref(), first.rotated_at.0), (None, Some("two"), now));
 }
 
 #[test]

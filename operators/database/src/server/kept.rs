@@ -47,7 +47,7 @@ pub async fn list(
 ) -> Result<(), Error> {
     let found = find(observed, cluster, shared, &instance.memory.lock().unclaimed_databases);
     let is_archived = |marker: &&Marker| **marker == (State::Archived, None);
-    status.archived = i64::try_from(found.values().filter(is_archived).count()).ok();
+    status.archived_database_count = i64::try_from(found.values().filter(is_archived).count()).ok();
     if found.is_empty() || instance.memory.lock().kept.found != found {
         let list = if found.is_empty() { Vec::new() } else { describe(instance, &found, &status.kept).await? };
         instance.memory.lock().kept = Kept { found, list };

@@ -41,8 +41,8 @@ pub async fn status(
     let Swept { server, instance, facts, observed, placed } = *swept;
     let (cluster, generation) = (&context.cluster.id, server.metadata.generation);
     status.version = Some(facts.version_text.clone());
-    status.databases = Some(sweep::databases(observed, cluster));
-    status.retained = i64::try_from(instance.memory.lock().unclaimed.len()).ok();
+    status.database_count = Some(sweep::databases(observed, cluster));
+    status.retained_database_count = i64::try_from(instance.memory.lock().unclaimed.len()).ok();
     let ours = ours(observed);
     report_others(context, server, &ours, &mut status);
     kept::list(instance, &ours, cluster, &server.spec.shared_with_clusters, &mut status).await?;

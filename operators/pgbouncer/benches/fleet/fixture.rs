@@ -44,7 +44,7 @@ pub fn route(database: &str, port: u16) -> Route {
         pool_mode: PoolMode::Transaction,
         pool_size: 8,
         max_client_connections: Some(100),
-        reconnect: None,
+        reconnect_request: None,
         migration: None,
         state: PoolState::Active,
         ..Route::default()

@@ -71,7 +71,7 @@ impl Feature for DatabaseFeature {
         let field = |get: fn(&Credentials) -> Option<String>| own.and_then(get).or_else(|| now.and_then(get));
         let credentials = Credentials {
             rotation_interval: field(|c| c.rotation_interval.clone()),
-            rotation_trigger: field(|c| c.rotation_trigger.clone()),
+            rotation_request: field(|c| c.rotation_request.clone()),
         };
         let credentials = (credentials != Credentials::default()).then_some(credentials);
         database_child(&customer.name_any(), DatabaseSpec { credentials, ..child.spec.clone() })
@@ -105,6 +105,7 @@ impl Feature for DatabaseFeature {
         status.storage_bytes = storage::in_force(customer, chain).as_ref().and_then(|size| Size::bytes(size).ok());
         status.default_storage_bytes = default_storage(observed);
         status.database_retained = is_retained(observed);
+        status.database_server = server(customer, chain);
     }
 
     async fn prepare_removal(offboarding: &Offboarding<'_>) -> Result<bool, Error> {
@@ -113,6 +114,14 @@ impl Feature for DatabaseFeature {
 
     fn apply_deletion_policy(customer: &Customer, child: &mut Database) {
         child.spec.deletion_policy = customer.spec.deletion_policy;
+    }
+}
+
+/// The server of the database. It is recorded when the Database is Ready: before, it would need a write of its own.
+fn server(customer: &Customer, chain: &Chain) -> Option<String> {
+    match chain.database.as_deref().filter(|database| is_ready(*database)) {
+        Some(database) => database.status.as_ref()?.server.clone(),
+        None => customer.status.as_ref()?.database_server.clone(),
     }
 }
 

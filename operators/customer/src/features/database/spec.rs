@@ -53,7 +53,7 @@ fn credentials(database: &Settings<'_, ahoi_api::DatabaseFeature>) -> Option<Cre
     let field = |get: fn(&Credentials) -> Option<String>| database.field(|f| f.credentials.as_ref().and_then(get));
     let credentials = Credentials {
         rotation_interval: field(|c| c.rotation_interval.clone()),
-        rotation_trigger: field(|c| c.rotation_trigger.clone()),
+        rotation_request: field(|c| c.rotation_request.clone()),
     };
     (credentials != Credentials::default()).then_some(credentials)
 }

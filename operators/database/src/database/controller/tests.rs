@@ -73,7 +73,7 @@ async fn a_new_database_waits_for_a_server_that_may_have_its_data() {
     };
     let keeps = |retained| {
         let mut down = settled(server("pg-1"), Verdict::stalled(Reason::DatabaseServerUnreachable, "unreachable"));
-        down.status.get_or_insert_default().retained = retained;
+        down.status.get_or_insert_default().retained_database_count = retained;
         down
     };
     assert!(waits(keeps(Some(1)), vec![admin()], None).await, "no sweep has found what it has");

@@ -36,7 +36,7 @@ fn references(rotated: i64, other: OtherLogin) -> References {
 fn credentials(rotated: i64, previous_login: Option<&str>) -> CredentialsStatus {
     CredentialsStatus {
         rotated_at: Time(now() - SignedDuration::from_secs(rotated)),
-        trigger: None,
+        rotation_request: None,
         previous_login: previous_login.map(str::to_owned),
         lost_secrets: None,
     }
@@ -69,7 +69,7 @@ async fn a_lost_secret_replaces_the_login_unless_clients_use_the_former_one() {
 
 #[tokio::test]
 async fn a_rotation_waits_for_the_former_login() {
-    let request = Request { rotation_trigger: Some("now".into()), ..Request::default() };
+    let request = Request { rotation_request: Some("now".into()), ..Request::default() };
     let with = |mut references: References, status: CredentialsStatus, former| {
         let mut database = (*references.database).clone();
         database.spec.credentials = Some(request.clone());

@@ -9,13 +9,13 @@ fn interval(interval: &str) -> Credentials {
 }
 
 fn trigger(trigger: &str) -> Credentials {
-    Credentials { rotation_trigger: Some(trigger.into()), ..Credentials::default() }
+    Credentials { rotation_request: Some(trigger.into()), ..Credentials::default() }
 }
 
 fn since(at: &str) -> CredentialsStatus {
     CredentialsStatus {
         rotated_at: Time(at.parse().unwrap()),
-        trigger: Some("one".into()),
+        rotation_request: Some("one".into()),
         previous_login: None,
         lost_secrets: None,
     }
@@ -32,10 +32,10 @@ fn a_trigger_rotates_once() {
     assert_eq!(due_with(&trigger("two"), &known), Due::Now);
     assert_eq!(due_with(&Credentials::default(), &known), Due::Never, "removed");
     let rotated = begun(Some(&trigger("two")), Some(&known), Some("a".into()), now());
-    assert_eq!((rotated.trigger.as_deref(), rotated.previous_login.as_deref()), (Some("two"), Some("a")));
+    assert_eq!((rotated.rotation_request.as_deref(), rotated.previous_login.as_deref()), (Some("two"), Some("a")));
     let kept = begun(Some(&Credentials::default()), Some(&known), None, now());
-    assert_eq!(kept.trigger.as_deref(), Some("one"));
-    assert_eq!(found(Some(&known), Some("a".into()), now()).trigger.as_deref(), Some("one"));
+    assert_eq!(kept.rotation_request.as_deref(), Some("one"));
+    assert_eq!(found(Some(&known), Some("a".into()), now()).rotation_request.as_deref(), Some("one"));
 }
 
 #[test]

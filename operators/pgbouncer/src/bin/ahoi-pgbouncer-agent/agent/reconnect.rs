@@ -28,7 +28,7 @@ impl Agent {
 
 /// Whether this change of the route requires new server connections. The removal of a migration changes no table.
 fn is_to_reconnect(was: &Route, route: &Route) -> bool {
-    was.reconnect != route.reconnect || route.migration.is_some() && was.migration != route.migration
+    was.reconnect_request != route.reconnect_request || route.migration.is_some() && was.migration != route.migration
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn connections_are_replaced_on_request_and_after_each_migration() {
         let route = |reconnect: Option<&str>, migration: Option<&str>| Route {
-            reconnect: reconnect.map(Into::into),
+            reconnect_request: reconnect.map(Into::into),
             migration: migration.map(Into::into),
             ..Route::default()
         };

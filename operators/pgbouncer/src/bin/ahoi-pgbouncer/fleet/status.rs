@@ -10,6 +10,7 @@ use kube::ResourceExt;
 
 use super::faults::Faults;
 use crate::placement::{Pools, is_full, running};
+use crate::shared::FLEET_LABEL;
 
 /// The status that follows from the ready pods, the agents' reports and the shards of the pools. The entries of the agents stay as
 /// they are. `refused` takes precedence: an administrator has to correct it.
@@ -24,7 +25,9 @@ pub fn status(
     let wanted = fleet.spec.replicas * running(&fleet.spec, pools);
     status.host = Some(fleet::host(&fleet.namespace().unwrap_or_default(), &fleet.name_any()));
     status.serving = serving.iter().map(|process| process.pod.clone()).collect();
-    status.summary = Some(format!("{}/{wanted}", serving.len()));
+    status.replicas = Some(wanted);
+    status.ready_replicas = i32::try_from(serving.len()).ok();
+    status.selector = Some(format!("{FLEET_LABEL}={}", fleet.name_any()));
     status.shards = shards(fleet, pools);
     let wanted = usize::try_from(wanted).unwrap_or_default();
     let verdict = refused.unwrap_or_else(|| verdict(fleet, &status, serving.len(), wanted, faults));
@@ -171,7 +174,7 @@ mod tests {
         assert_eq!(status.shards, [], "a single shard is not listed");
         assert_eq!(status.processes, fleet.status.as_ref().unwrap().processes);
         assert_eq!(status.host.as_deref(), Some("global.ahoi-system.svc"));
-        assert_eq!(status.summary.as_deref(), Some("2/2"));
+        assert_eq!((status.ready_replicas, status.replicas), (Some(2), Some(2)));
         assert_eq!(message(&status), "True Ready: 2 of 2 processes are ready");
         assert_eq!(status.serving, ["global-0", "global-1"]);
         assert_eq!(former(&fleet, 1), ["global-7"]);
@@ -224,7 +227,7 @@ mod tests {
         let pools = Pools::from([(0, 2), (1, 1)]);
         let pods = serving(&["global-0", "global-1", "global-s1-0", "global-s1-1"]);
         let before = status(&fleet, &pods, &pools, None, None);
-        assert_eq!(before.summary.as_deref(), Some("4/4"));
+        assert_eq!((before.ready_replicas, before.replicas), (Some(4), Some(4)));
         assert_eq!(before.host.as_deref(), Some("global.ahoi-system.svc"));
         let rooms: Vec<_> = before.shards.iter().map(|shard| (shard.host.as_str(), shard.room)).collect();
         assert_eq!(

@@ -44,7 +44,7 @@ fn route(pool: &ConnectionPool, inputs: &Inputs) -> Route {
         max_client_connections: pool.spec.max_client_connections,
         query_timeout_seconds: pool.spec.query_timeout_seconds,
         idle_transaction_timeout_seconds: pool.spec.idle_transaction_timeout_seconds,
-        reconnect: pool.spec.reconnect.clone(),
+        reconnect_request: pool.spec.reconnect_request.clone(),
         migration: pool.spec.migration.clone(),
         state: pool.spec.state,
         // Known when the Secret has been published.
@@ -157,7 +157,7 @@ mod tests {
             max_client_connections: Some(400),
             query_timeout_seconds: Some(30),
             idle_transaction_timeout_seconds: None,
-            reconnect: None,
+            reconnect_request: None,
             migration: None,
             state: PoolState::Active,
         };

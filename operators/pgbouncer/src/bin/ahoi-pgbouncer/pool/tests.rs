@@ -216,7 +216,7 @@ fn rotate(world: &mut World) {
     world.login = ("c_a_b", "another");
     let begun = CredentialsStatus {
         rotated_at: Time("2026-01-01T00:00:00Z".parse().unwrap()),
-        trigger: None,
+        rotation_request: None,
         previous_login: Some("c_a_a".into()),
         lost_secrets: None,
     };
