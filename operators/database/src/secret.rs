@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 
+use ahoi_api::binding::{self, BindingData};
 use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, Database, DatabaseServerSpec, ServerTls, TlsMode};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::postgres::names::Names;
 use crate::postgres::scram::{self, Credentials};
 
 /// Key of the certificates (PEM) of authorities in a Secret.
-pub const CA: &str = "ca.crt";
+pub const CA: &str = binding::CA;
 
 /// Maximum size of these certificates; all publicly trusted authorities fit. Each binding Secret contains them, and all binding
 /// Secrets are in memory.
@@ -35,17 +35,17 @@ pub fn desired(database: &Database, server: &DatabaseServerSpec, names: &Names, 
     if let Some(customer) = database.labels().get(CUSTOMER_LABEL) {
         labels.insert(CUSTOMER_LABEL.to_owned(), customer.clone());
     }
-    let data = [
-        ("type", "postgresql".to_owned()),
-        ("provider", "ahoi".to_owned()),
-        ("host", server.host.clone()),
-        ("port", server.port.to_string()),
-        ("database", names.database.clone()),
-        ("username", names.login.clone()),
-        ("password", credentials.password.clone()),
-        ("uri", uri(server, names, &credentials.password)),
-        ("verifier", credentials.verifier.clone()),
-    ];
+    let data = BindingData {
+        host: server.host.clone(),
+        port: server.port,
+        database: names.database.clone(),
+        username: names.login.clone(),
+        password: credentials.password.clone(),
+        // `prefer` is the default of clients; without it the Secret does not change when a server gets a spec.tls.
+        sslmode: (server.tls.mode != TlsMode::Prefer).then(|| server.tls.mode.sslmode().to_owned()),
+        ca: None,
+        verifier: Some(credentials.verifier.clone()),
+    };
     Secret {
         metadata: ObjectMeta {
             name: Some(name_of(&database.name_any())),
@@ -54,42 +54,18 @@ pub fn desired(database: &Database, server: &DatabaseServerSpec, names: &Names, 
             ..ObjectMeta::default()
         },
         type_: Some(BINDING_SECRET_TYPE.to_owned()),
-        data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect()),
+        data: Some(data.encode()),
         ..Secret::default()
     }
 }
 
 /// Adds what a client needs to verify the server as its DatabaseServer demands.
 pub fn secured(mut secret: Secret, tls: &ServerTls, authorities: Option<&str>) -> Secret {
-    let data = secret.data.get_or_insert_default();
-    let mut put = |key: &str, value: &str| data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
-    // `prefer` is the default of clients; without it the Secret does not change when a server gets a spec.tls.
-    if tls.mode != TlsMode::Prefer {
-        put("sslmode", tls.mode.sslmode());
-    }
     if let Some(authorities) = authorities.filter(|_| tls.mode.verifies()) {
-        put(CA, authorities);
+        let data = secret.data.get_or_insert_default();
+        data.insert(CA.to_owned(), ByteString(authorities.as_bytes().to_vec()));
     }
     secret
-}
-
-fn uri(server: &DatabaseServerSpec, names: &Names, password: &str) -> String {
-    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-    let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
-    let mode = match server.tls.mode {
-        // The default of clients.
-        TlsMode::Prefer => String::new(),
-        mode => format!("?sslmode={}", mode.sslmode()),
-    };
-    // `_` needs no escape, and the names are easier to read without one.
-    let plain = |name| encode(name).to_string().replace("%5F", "_");
-    format!(
-        "postgresql://{}:{}@{host}:{}/{}{mode}",
-        plain(&names.login),
-        encode(password),
-        server.port,
-        plain(&names.database)
-    )
 }
 
 /// Whether the API server would refuse to update the Secret to the desired one.
@@ -111,13 +87,12 @@ pub fn version(secret: &Secret) -> String {
 
 /// The value of a key, if it is text.
 pub fn text(secret: &Secret, key: &str) -> Option<String> {
-    let value = secret.data.as_ref()?.get(key)?;
-    String::from_utf8(value.0.clone()).ok()
+    binding::text(secret.data.as_ref()?, key)
 }
 
 /// The verifier in a binding Secret.
 pub fn verifier(secret: &Secret) -> Option<String> {
-    text(secret, "verifier")
+    text(secret, binding::VERIFIER)
 }
 
 /// The credentials in the Secret, if password and verifier match. The check takes 4096 hashes, and is skipped if the content has
@@ -131,11 +106,7 @@ pub fn credentials(secret: &Secret, known: Option<&str>) -> Option<Credentials> 
 /// The password in a damaged Secret, if it still matches the verifier of the login on the server. The login need not be replaced
 /// then.
 pub fn recovered(secret: &Secret, verifier: &str) -> Option<Credentials> {
-    let in_uri = || {
-        let uri = text(secret, "uri")?;
-        let encoded = uri.strip_prefix("postgresql://")?.split_once('@')?.0.split_once(':')?.1.to_owned();
-        percent_decode_str(&encoded).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-    };
+    let in_uri = || binding::password_of(&text(secret, binding::URI)?);
     let candidates = [text(secret, "password"), in_uri()].into_iter().flatten();
     let mut matching = candidates.filter(|password| scram::matches(password, verifier));
     matching.next().map(|password| Credentials { password, verifier: verifier.to_owned() })

@@ -1,8 +1,8 @@
-//! Every kind of the Ahoi suite: its spec, its status and its validation.
+//! The kinds of Ahoi: spec, status and validation.
 //!
 //! A platform team writes [`Customer`], [`Plan`], [`DatabaseServer`] and [`PgBouncer`]; the controllers write the rest.
 //! The documentation of the fields is what `kubectl explain` prints, and the validation rules are evaluated by the API
-//! server itself (CEL), so that bad input is refused with every controller dead.
+//! server itself (CEL), so that invalid input is refused even if no controller runs.
 //!
 //! | kind | scope | owner |
 //! |---|---|---|
@@ -12,6 +12,7 @@
 //! | [`PgBouncer`], [`ConnectionPool`] | namespaced | `operators/pgbouncer` |
 //! | [`Scheduler`] | namespaced | `operators/scheduler` |
 
+pub mod binding;
 mod conditioned;
 mod crds;
 mod credentials;

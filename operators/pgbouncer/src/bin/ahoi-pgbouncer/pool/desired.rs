@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ahoi_api::binding::{self, BindingData};
 use ahoi_api::{BINDING_LABEL, BINDING_SECRET_TYPE, CUSTOMER_LABEL, ConnectionPool, Passwords, Place, Route};
 use ahoi_pgbouncer::{PORT, fleet};
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use super::dereference::Inputs;
@@ -63,19 +62,14 @@ pub fn secret_name(pool: &ConnectionPool) -> String {
 /// The Secret that an application mounts: its login, and the address of its shard.
 fn secret(pool: &ConnectionPool, inputs: &Inputs, place: &Place) -> Secret {
     let host = fleet::host(&place.fleet.namespace, &fleet::shard(&place.fleet.name, place.shard));
-    let (username, password) = (&inputs.credentials.username, &inputs.credentials.password);
-    let uri =
-        format!("postgresql://{}:{}@{host}:{PORT}/{}", encoded(username), encoded(password), encoded(&inputs.database));
-    let data = [
-        ("type", "postgresql"),
-        ("provider", "ahoi"),
-        ("host", &host),
-        ("port", &PORT.to_string()),
-        ("database", &inputs.database),
-        ("username", username),
-        ("password", password),
-        ("uri", &uri),
-    ];
+    let data = BindingData {
+        host,
+        port: PORT.into(),
+        database: inputs.database.clone(),
+        username: inputs.credentials.username.clone(),
+        password: inputs.credentials.password.clone(),
+        ..BindingData::default()
+    };
     let mut labels = BTreeMap::from([(BINDING_LABEL.to_owned(), "pooled".to_owned())]);
     if let Some(customer) = pool.labels().get(CUSTOMER_LABEL) {
         labels.insert(CUSTOMER_LABEL.to_owned(), customer.clone());
@@ -88,9 +82,7 @@ fn secret(pool: &ConnectionPool, inputs: &Inputs, place: &Place) -> Secret {
             ..ObjectMeta::default()
         },
         type_: Some(BINDING_SECRET_TYPE.to_owned()),
-        data: Some(
-            data.iter().map(|(name, value)| ((*name).to_owned(), ByteString((*value).as_bytes().to_vec()))).collect(),
-        ),
+        data: Some(data.encode()),
         ..Secret::default()
     }
 }
@@ -108,7 +100,7 @@ pub fn same_login(one: &Secret, other: &Secret) -> bool {
 
 /// The value of a key, if it is text.
 pub fn text(secret: &Secret, key: &str) -> Option<String> {
-    String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
+    binding::text(secret.data.as_ref()?, key)
 }
 
 /// Whether both point to the same shard of the same fleet.
@@ -127,13 +119,6 @@ pub fn version_of(secret: &Secret) -> String {
         }
     }
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// All characters except the unreserved ones of RFC 3986.
-const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-fn encoded(text: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(text, SPECIAL)
 }
 
 #[cfg(test)]
