@@ -233,6 +233,47 @@ async fn two_controllers_read_secrets() -> Result<()> {
     Ok(())
 }
 
+/// Members of a customer's groups read the objects of Ahoi in their own namespace: they write none, and see no other namespace.
+#[tokio::test]
+async fn groups_of_a_customer_read_its_objects() -> Result<()> {
+    const NAME: &str = "rights-groups";
+    let cluster = Cluster::connect().await?;
+    let groups = json!([{"group": "rights-view"}, {"group": "rights-edit", "role": "Edit"},
+        {"group": "rights-admin", "role": "Admin"}]);
+    let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 0}});
+    cluster.create_customer_with(NAME, json!({"groups": groups, "features": features})).await?;
+    cluster.ready(NAME).await?;
+    let namespace = ahoi_api::namespace_of(NAME);
+    let post = PostParams { dry_run: true, ..PostParams::default() };
+    for group in ["rights-view", "rights-edit", "rights-admin"] {
+        let client = cluster.acting_as("rights-member", &[group, "system:authenticated"]).await?;
+        for resource in ["databases", "connectionpools", "schedulers"] {
+            let api = |namespace: &str| -> Api<DynamicObject> {
+                let kind = kube::core::ApiResource {
+                    group: ahoi_api::GROUP.into(),
+                    version: "v1".into(),
+                    api_version: format!("{}/v1", ahoi_api::GROUP),
+                    kind: String::new(),
+                    plural: resource.into(),
+                };
+                Api::namespaced_with(client.clone(), namespace, &kind)
+            };
+            let objects = api(&namespace).list(&ListParams::default()).await;
+            let objects = objects.with_context(|| format!("{group} lists {resource}"))?;
+            let object = objects.items.first().with_context(|| format!("no {resource}"))?;
+            let Err(kube::Error::Api(status)) = api(&namespace).replace(&object.name_any(), &post, object).await else {
+                bail!("{group} may write {resource}")
+            };
+            ensure!(status.code == 403, "{status:?}");
+            let Err(kube::Error::Api(status)) = api(SUITE).list(&ListParams::default()).await else {
+                bail!("{group} may read {resource} of {SUITE}")
+            };
+            ensure!(status.code == 403, "{status:?}");
+        }
+    }
+    cluster.delete_customer(NAME).await
+}
+
 /// The labels by which the policies know a customer's namespace are set by who could change its guard rails anyway.
 #[tokio::test]
 async fn the_labels_of_namespaces_are_guarded() -> Result<()> {
