@@ -40,12 +40,15 @@ pub async fn keep(context: &Context, login: &str, verifier: &str) -> Result<(), 
     }
     let name = secret_of(login);
     let present = context.caches.secrets.get_in(context.platform.namespace(), &name);
-    let size: usize = present.iter().flat_map(|secret| &secret.data).flatten().map(|(_, value)| value.0.len()).sum();
+    let others = present.iter().flat_map(|secret| &secret.data).flatten().filter(|(other, _)| *other != login);
+    let size: usize = others.map(|(_, value)| value.0.len()).sum();
     if size + verifier.len() > FULL {
         return Err(Error::structural(
             Reason::VerifiersFull,
             format!(
-                "Secret {}/{name} is full: place new databases on a DatabaseServer whose admin role may read pg_authid",
+                "Secret {}/{name} is full, and the poolers need an entry for login {login}: let the admin role of its \
+                 DatabaseServer read passwords (`GRANT SELECT ON pg_authid TO` it in its admin database), so that the poolers \
+                 look them up",
                 context.platform.namespace()
             ),
         ));

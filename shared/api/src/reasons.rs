@@ -216,12 +216,12 @@ reasons! {
             DatabaseMissing: "The database does not exist on the server any more." => "Restore the database under the name in the message, or delete the object to start empty.",
             RetainedDataExists: "The server has retained data of an earlier object of the same name, which must not be adopted." => "Set `spec.adoptionPolicy` of the Customer to Automatic, or remove the retained database.",
             DataOfAnotherCluster: "The server has data of this namespace and name that belongs to another cluster." => "Set `spec.adoptFromCluster` or `spec.sharedWithClusters` of the DatabaseServer.",
-            NotConverging: "A statement succeeded and its effect did not last." => "Find out what reverts it: an event trigger or another client.",
+            NotConverging: "A statement succeeded without effect, because another role granted the privilege or membership." => "Run the statement of the message as the role that it names.",
             ExtensionRefused: "The server refuses an extension in `spec.extensions`." => "Install the extension on the server, or remove it from the list.",
-            NewLoginRefused: "The server refuses the next login of a rotation. The current credentials stay in use." => "Allow the login in pg_hba.conf.",
+            NewLoginRefused: "The server refuses the next login of a rotation. The current credentials stay in use." => "Allow the login in pg_hba.conf and reload PostgreSQL.",
             PoolerLoginRefused: "The server refuses the new lookup login of pgbouncer. The current login stays in use." => "Allow the login in pg_hba.conf.",
-            RoleInUse: "A role cannot be dropped, because objects outside of its database depend on it." => "Remove the dependencies that the message names.",
-            VerifiersFull: "The Secret with the SCRAM verifiers of the DatabaseServer is full." => "Place databases on a server whose admin role may read pg_authid.",
+            RoleInUse: "A role cannot be dropped, because it owns objects outside of its database." => "Drop these objects, or run `REASSIGN OWNED` in the database that the message names.",
+            VerifiersFull: "The Secret with the SCRAM verifiers of the DatabaseServer is full." => "Grant SELECT on pg_authid to the admin role, in its admin database.",
         }
         "The storage of a database is used up" {
             StorageQuotaWarning: "The database uses at least 80 % of its storage." => "Raise the storage, or remove data.",
@@ -231,11 +231,11 @@ reasons! {
         "The PgBouncer fleet has to change" {
             RouteRefused: "A pgbouncer process refuses to load the route of the ConnectionPool; the message says why." => "Correct what the message names.",
             LoginFailed: "A test login through pgbouncer failed. The binding Secret keeps its former content." => "Correct what the message names. The test is repeated.",
-            TlsMismatch: "The DatabaseServer demands more of TLS than the PgBouncer fleet gives, or the reverse." => "Change `spec.tls.server.mode` of the PgBouncer or `spec.tls` of the DatabaseServer.",
+            TlsMismatch: "The DatabaseServer demands more of TLS than the PgBouncer fleet gives, or the reverse." => "Set the field that the message names.",
             CertificateRefused: "The certificate of the PgBouncer fleet is missing, unusable, or does not cover a host name." => "Correct the Secret that `spec.tls.client.secretRef` names.",
         }
         "Workers or jobs have to change" {
-            MigrationFailed: "The migration Job failed. The former workers keep running." => "Read the log of the Job, then correct image or command.",
+            MigrationFailed: "The migration Job failed. The former workers keep running." => "Read the log of the Job, then correct image or command, or delete the Job to run it again.",
             JobRefused: "The API server refused a CronJob." => "Correct the job that the message names.",
             JobFailed: "The last run of a job failed or does not start." => "Read the log or the events of the Job that the message names.",
             Stuck: "Workers do not become ready; the message has the reason of the pods." => "Correct image, command, resources or readiness of the workers.",

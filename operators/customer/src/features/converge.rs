@@ -89,7 +89,11 @@ async fn apply<F: Feature>(
             }
             Err(error) => {
                 let existing = apply_essential::<F>(children, customer, existing, &error, failed).await;
-                not_applied(FeatureState::Progressing, error, existing, failed)
+                let mut outcome = not_applied(FeatureState::Progressing, error, existing, failed);
+                if outcome.reason == Reason::TooLarge.as_str() {
+                    outcome.message = with_size::<F>(wanted, chain, &outcome.message);
+                }
+                outcome
             }
         },
     }
@@ -183,6 +187,13 @@ fn with_held<F: Feature>(wanted: &Wanted, outcome: Outcome<F::Child>) -> Outcome
 /// Whether the API server refused an object, for its size or for one of its values.
 pub fn is_refused(reason: &str) -> bool {
     matches!(Reason::parse(reason), Some(Reason::Refused | Reason::TooLarge))
+}
+
+/// etcd's message does not name the object that it does not store.
+fn with_size<F: Feature>(wanted: &Wanted, chain: &Chain, message: &str) -> String {
+    let Desired::Child(child) = F::desired(wanted, chain) else { return message.to_owned() };
+    let kibibytes = serde_json::to_vec(&child).unwrap_or_default().len() / 1024;
+    format!("{} {} has {kibibytes} KiB: {message}", F::Child::kind(&()), child.name_any())
 }
 
 /// A refusal with the fields to correct. The API server names the child and a field of it, which people do not write.

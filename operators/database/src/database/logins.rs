@@ -127,7 +127,11 @@ impl Logins<'_> {
         let postgres = self.postgres();
         if postgres.hides_passwords() || verifiers::are_known(self.context, &names.database) {
             // The poolers must know the verifier before any client uses the password.
-            verifiers::keep(self.context, &names.login, &credentials.verifier).await?;
+            match verifiers::keep(self.context, &names.login, &credentials.verifier).await {
+                // The poolers look up a login that never had an entry.
+                Err(error) if !postgres.hides_passwords() && error.reason() == Reason::VerifiersFull.as_str() => {}
+                outcome => outcome?,
+            }
         }
         let spec = &self.references.server.spec;
         let binding = secret::desired(self.database(), spec, names, credentials);
@@ -175,8 +179,8 @@ impl LoginPair for Logins<'_> {
         Error::structural(
             Reason::NewLoginRefused,
             format!(
-                "DatabaseServer {} refuses the next login {login} of database {}: {why}. Allow it in pg_hba.conf; the present login \
-                 stays in use until then",
+                "DatabaseServer {} refuses the next login {login} of database {}: {why}. Allow it in pg_hba.conf and reload \
+                 PostgreSQL; the present login stays in use until then",
                 self.postgres().name,
                 self.references.names.database
             ),

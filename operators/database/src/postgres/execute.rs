@@ -1,6 +1,7 @@
 //! Executes plans: adjacent steps in one transaction, a limited number of CREATE and DROP DATABASE at once, and a second look at
 //! the result.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ahoi_api::Reason;
@@ -14,7 +15,7 @@ use super::observe;
 use super::parameters;
 use super::plan::{self, Refusal};
 use super::server::Postgres;
-use super::step::{Scope, Step};
+use super::step::{Scope, Step, Topic};
 
 /// How long a CREATE or DROP DATABASE waits for others to end: a slow server must not block all reconciles.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,17 +50,36 @@ pub async fn converge(
     let (_, rest) = plan(&*corrections).await?;
     match rest.first() {
         None => Ok(steps),
-        Some(step) => Err(Error::structural(
-            Reason::NotConverging,
-            format!(
-                "DatabaseServer {} does not change the {} of database {} as desired. Check the privileges of the admin role",
-                postgres.name,
-                step.topic().as_str(),
-                names.database
-            ),
-        )),
+        Some(step) => Err(not_converging(postgres, names, version, step).await),
     }
 }
+
+/// The error for a step that PostgreSQL executed without effect.
+async fn not_converging(postgres: &Postgres, names: &Names, version: i32, step: &Step) -> Error {
+    let (database, topic) = (&names.database, step.topic());
+    let mut message = format!(
+        "DatabaseServer {} does not change the {} of database {database} as desired",
+        postgres.name,
+        topic.as_str()
+    );
+    if matches!(topic, Topic::Privileges | Topic::Membership) {
+        let grantors = postgres.pairs(GRANTORS, database).await.unwrap_or_default();
+        let grantors: BTreeSet<_> = grantors.into_iter().map(|(grantor, _)| grantor).collect();
+        let grantors: Vec<_> = grantors.into_iter().collect();
+        message = format!("{message}: `{}` has no effect on what another role granted", step.sql(version));
+        if !grantors.is_empty() {
+            message = format!("{message}. Run it as {}", grantors.join(" and as "));
+        }
+    }
+    Error::structural(Reason::NotConverging, message)
+}
+
+/// Roles other than the owner and the admin role that granted privileges on a database, or memberships of its roles, each with
+/// the grantee.
+const GRANTORS: &str = "SELECT pg_get_userbyid(grantor)::text, grantee::text FROM ( \
+     SELECT a.grantor, a.grantee FROM pg_database, aclexplode(datacl) a WHERE datname = $1 AND a.grantor <> datdba \
+     UNION SELECT grantor, member FROM pg_auth_members WHERE starts_with(pg_get_userbyid(member)::text, $1 || '_') \
+     ) AS granted WHERE grantor NOT IN (SELECT oid FROM pg_roles WHERE oid = 10 OR rolname = current_user)";
 
 /// Refuses writes again in the whole database, because it grew nevertheless.
 pub async fn freeze_again(postgres: &Postgres, names: &Names) -> Result<(), Error> {

@@ -58,9 +58,11 @@ async fn run(postgres: &Postgres, names: &Names, version: i32, steps: &[Step]) -
         let drop = async || execute::run(postgres, names, version, std::slice::from_ref(&step)).await;
         match drop().await {
             Err(failed) if failed.is_needed_elsewhere() => {
-                revoke_elsewhere(postgres, role).await?;
+                let owns_in = revoke_elsewhere(postgres, role).await?;
                 match drop().await {
-                    Err(failed) if failed.is_needed_elsewhere() => in_use.push(failed.into_error(postgres).to_string()),
+                    Err(failed) if failed.is_needed_elsewhere() => {
+                        in_use.push(format!("{}{}", failed.into_error(postgres), remedy(role, &owns_in)));
+                    }
                     outcome => outcome.map_err(|failed| failed.into_error(postgres))?,
                 }
             }
@@ -70,13 +72,27 @@ async fn run(postgres: &Postgres, names: &Names, version: i32, steps: &[Step]) -
     if in_use.is_empty() { Ok(()) } else { Err(Error::structural(Reason::RoleInUse, in_use.join("; "))) }
 }
 
-/// Revokes what others have granted to a role outside of its own database. Where the role owns objects nothing is done: they
-/// would be dropped as well.
-async fn revoke_elsewhere(postgres: &Postgres, role: &str) -> Result<(), Error> {
+/// What an administrator can do about a role that owns objects in these databases.
+fn remedy(role: &str, databases: &[String]) -> String {
+    if databases.is_empty() {
+        return String::new();
+    }
+    format!(
+        ". Drop these objects, or run `REASSIGN OWNED BY {} TO` another role in database {}",
+        escape_identifier(role).trim(),
+        databases.join(" and in database ")
+    )
+}
+
+/// Revokes what others have granted to a role outside of its own database. Returns the databases where the role owns objects:
+/// nothing is done there, because they would be dropped as well.
+async fn revoke_elsewhere(postgres: &Postgres, role: &str) -> Result<Vec<String>, Error> {
+    let mut owns_in = Vec::new();
     let error = |failure: Failure| failure.into_error(&postgres.name);
     for (database, owns) in postgres.pairs(DEPENDENCIES, role).await.map_err(error)? {
         if owns == "true" {
             warn!(server = postgres.name, role, database, "the role owns objects outside of its own database");
+            owns_in.push(database);
             continue;
         }
         let mut connection = postgres.inside(&database).await.map_err(error)?;
@@ -85,7 +101,7 @@ async fn revoke_elsewhere(postgres: &Postgres, role: &str) -> Result<(), Error> 
         let _ = sqlx::Connection::close(connection).await;
         revoked.map_err(error)?;
     }
-    Ok(())
+    Ok(owns_in)
 }
 
 /// Databases in which an object depends on a role, and whether the role owns anything there. Objects that databases share count

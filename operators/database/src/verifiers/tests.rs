@@ -35,4 +35,9 @@ async fn a_full_secret_is_reported() {
     let error = keep(&context, "c_0123456789ab_a", "v").await.unwrap_err();
     assert_eq!(error.reason(), "VerifiersFull");
     assert_eq!(api.take_requests(), []);
+    // Replacing an entry needs no more capacity.
+    let present = [("c_0123456789ab_a", "former"), ("c_ba9876543213_a", &"x".repeat(FULL - 6))];
+    let context = self::context(&api, vec![], vec![], vec![secret("ahoi-verifiers-3", &present)]);
+    keep(&context, "c_0123456789ab_a", "latter").await.unwrap();
+    assert!(!api.take_writes().is_empty());
 }

@@ -28,15 +28,16 @@ fn check_tls(server: &DatabaseServer, fleet: &PgBouncer) -> Result<(), Error> {
             "the DatabaseServer {server_name} requires the TLS mode {required:?}, and the PgBouncer {fleet_name} uses \
              {configured:?}. Set spec.tls.server.mode of the PgBouncer to {required:?}"
         )
-    } else if configured >= TlsMode::Require && required == TlsMode::Disable {
-        format!(
-            "the DatabaseServer {server_name} has no TLS (spec.tls.mode is Disable), and the PgBouncer {fleet_name} \
-             requires it of all servers (spec.tls.server.mode is {configured:?}). Change one of them"
-        )
     } else if configured.verifies() && server.spec.tls.ca_secret_ref.is_none() {
         format!(
             "the PgBouncer {fleet_name} verifies the certificates of servers (spec.tls.server.mode is {configured:?}), and \
              the DatabaseServer {server_name} has no spec.tls.caSecretRef. Set it, and spec.tls.mode to {configured:?}"
+        )
+    } else if configured >= TlsMode::Require && required == TlsMode::Disable {
+        format!(
+            "the DatabaseServer {server_name} has no TLS (spec.tls.mode is Disable), and the PgBouncer {fleet_name} \
+             requires it of all servers (spec.tls.server.mode is {configured:?}). Set spec.tls.mode of the DatabaseServer to \
+             {configured:?}, or spec.tls.server.mode of the PgBouncer to Prefer"
         )
     } else {
         return Ok(());
@@ -79,7 +80,7 @@ mod tests {
         }
         insta::assert_snapshot!(judge(&json!({"mode": "Require"}), "Prefer"), @"the DatabaseServer pg-1 requires the TLS mode Require, and the PgBouncer global uses Prefer. Set spec.tls.server.mode of the PgBouncer to Require");
         insta::assert_snapshot!(judge(&verified, "VerifyCa"), @"the DatabaseServer pg-1 requires the TLS mode VerifyFull, and the PgBouncer global uses VerifyCa. Set spec.tls.server.mode of the PgBouncer to VerifyFull");
-        insta::assert_snapshot!(judge(&json!({"mode": "Disable"}), "Require"), @"the DatabaseServer pg-1 has no TLS (spec.tls.mode is Disable), and the PgBouncer global requires it of all servers (spec.tls.server.mode is Require). Change one of them");
+        insta::assert_snapshot!(judge(&json!({"mode": "Disable"}), "Require"), @"the DatabaseServer pg-1 has no TLS (spec.tls.mode is Disable), and the PgBouncer global requires it of all servers (spec.tls.server.mode is Require). Set spec.tls.mode of the DatabaseServer to Require, or spec.tls.server.mode of the PgBouncer to Prefer");
         insta::assert_snapshot!(judge(&json!({"mode": "Prefer"}), "VerifyFull"), @"the PgBouncer global verifies the certificates of servers (spec.tls.server.mode is VerifyFull), and the DatabaseServer pg-1 has no spec.tls.caSecretRef. Set it, and spec.tls.mode to VerifyFull");
     }
 }
