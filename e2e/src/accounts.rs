@@ -6,7 +6,8 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
 use kube::api::ListParams;
 use kube::{Client, Config, ResourceExt as _};
 
-use crate::cluster::{Cluster, SUITE};
+use crate::cluster::Cluster;
+use crate::system::SYSTEM;
 
 /// One right of a ServiceAccount in every namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,12 +49,12 @@ impl Cluster {
     /// A client that acts as a ServiceAccount of the suite.
     pub async fn as_account(&self, account: &str) -> Result<Client> {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:ahoi-system", "system:authenticated"];
-        self.acting_as(&format!("system:serviceaccount:{SUITE}:{account}"), &groups).await
+        self.acting_as(&format!("system:serviceaccount:{SYSTEM}:{account}"), &groups).await
     }
 
     /// The names of the suite's ServiceAccounts; the one that Kubernetes makes has no rights.
     pub async fn accounts(&self) -> Result<Vec<String>> {
-        let accounts = self.of::<ServiceAccount>(SUITE).list(&ListParams::default()).await?;
+        let accounts = self.of::<ServiceAccount>(SYSTEM).list(&ListParams::default()).await?;
         Ok(accounts.iter().map(|account| account.name_any()).filter(|name| name != "default").collect())
     }
 
@@ -62,7 +63,7 @@ impl Cluster {
         let mut rights = Vec::new();
         for binding in self.all::<ClusterRoleBinding>().list(&ListParams::default()).await? {
             let ours = |s: &k8s_openapi::api::rbac::v1::Subject| {
-                s.kind == "ServiceAccount" && s.name == account && s.namespace.as_deref() == Some(SUITE)
+                s.kind == "ServiceAccount" && s.name == account && s.namespace.as_deref() == Some(SYSTEM)
             };
             if binding.subjects.iter().flatten().any(ours) {
                 let role = self.all::<ClusterRole>().get(&binding.role_ref.name).await?;

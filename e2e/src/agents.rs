@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Cluster;
-use crate::cluster::SUITE;
+use crate::system::SYSTEM;
 
 /// Label on the pods of a fleet.
 const FLEET: &str = "internal.example.com/pgbouncer=global";
@@ -19,7 +19,7 @@ const FLEET: &str = "internal.example.com/pgbouncer=global";
 impl Cluster {
     /// A metric of every agent of the fleet, by the name of its pod. What pgbouncer says is asked every 15 s.
     pub async fn of_agents(&self, metric: &str) -> Result<Vec<(String, f64)>> {
-        let pods = self.of::<Pod>(SUITE).list(&ListParams::default().labels(FLEET)).await?;
+        let pods = self.of::<Pod>(SYSTEM).list(&ListParams::default().labels(FLEET)).await?;
         let mut found = Vec::new();
         for pod in pods {
             let name = pod.name_any();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::cluster::SUITE;
+use crate::system::SYSTEM;
 
 /// A place in the audit log; what was asked after it can be counted.
 pub struct Audit {
@@ -102,7 +102,7 @@ impl Audit {
 
     /// What the suite's service accounts have asked since.
     pub fn since(&self) -> Result<Vec<Request>> {
-        self.since_of(SUITE)
+        self.since_of(SYSTEM)
     }
 
     /// What the service accounts of `namespace` have asked since.

@@ -1,7 +1,6 @@
 //! The cluster under test.
 
 use std::fmt::Debug;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,13 +8,9 @@ use kube::api::{Api, DeleteParams};
 use kube::runtime::wait::await_condition;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 
 use crate::diagnose;
-
-/// The namespace that the suite runs in.
-pub const SUITE: &str = "ahoi-system";
+use crate::kubectl::kubectl;
 
 /// A connection to the cluster under test, as its administrator.
 #[derive(Clone)]
@@ -64,7 +59,7 @@ impl Cluster {
         match tokio::time::timeout(Duration::from_secs(seconds), waited).await {
             Ok(found) => Ok(found?),
             Err(_) => {
-                diagnose::print(self, name).await;
+                diagnose::print(&self.client, name).await;
                 bail!("{} {name}: not within {seconds} s: {what}", K::kind(&()))
             }
         }
@@ -100,25 +95,9 @@ impl Cluster {
         self.until_gone(api, name, seconds).await
     }
 
-    /// Runs kubectl with `args` and `stdin`; its standard output, or an error with what it said.
+    /// Runs kubectl with `args` and `stdin`. Returns its standard output; its standard error is the error.
     pub async fn kubectl(&self, args: &[&str], stdin: &str) -> Result<String> {
-        let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
-        let mut child = Command::new(&program)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot run {program}"))?;
-        if let Some(mut pipe) = child.stdin.take() {
-            pipe.write_all(stdin.as_bytes()).await?;
-        }
-        let output = tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await??;
-        if !output.status.success() {
-            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        kubectl(args, stdin).await
     }
 
     /// `kubectl apply` of `manifest`; the API server's refusal is the error.

@@ -11,7 +11,8 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::cluster::{Cluster, SUITE};
+use crate::cluster::Cluster;
+use crate::system::SYSTEM;
 
 /// Every controller, by the name of its Deployment: one for each folder of `operators/`.
 pub fn controllers() -> &'static [String] {
@@ -29,7 +30,7 @@ pub fn controllers() -> &'static [String] {
 impl Cluster {
     /// Kills both pods of a controller at once, without grace, as a failing node does.
     pub async fn kill(&self, controller: &str) -> Result<()> {
-        let pods: Api<Pod> = self.of(SUITE);
+        let pods: Api<Pod> = self.of(SYSTEM);
         let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
         let running = pods.list(&selector).await?;
         ensure!(!running.items.is_empty(), "{controller} has no pod to kill");
@@ -46,7 +47,7 @@ impl Cluster {
 
     /// Runs `replicas` of a controller and waits until it is so.
     pub async fn scale(&self, controller: &str, replicas: i32) -> Result<()> {
-        let deployments: Api<Deployment> = self.of(SUITE);
+        let deployments: Api<Deployment> = self.of(SYSTEM);
         let patch = json!({ "spec": { "replicas": replicas } });
         deployments.patch(controller, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         let settled = |d: Option<&Deployment>| {
@@ -63,7 +64,7 @@ impl Cluster {
     pub async fn stop_all(&self) -> Result<()> {
         for controller in controllers() {
             self.scale(controller, 0).await?;
-            let pods: Api<Pod> = self.of(SUITE);
+            let pods: Api<Pod> = self.of(SYSTEM);
             let selector = format!("app.kubernetes.io/name={controller}");
             for pod in pods.list(&ListParams::default().labels(&selector)).await? {
                 let name = pod.metadata.name.unwrap_or_default();
@@ -87,12 +88,12 @@ impl Cluster {
     /// Waits until one of the new pods of the controller holds its Lease.
     async fn led_again(&self, controller: &str) -> Result<()> {
         let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
-        let pods = self.of::<Pod>(SUITE).list(&selector).await?;
+        let pods = self.of::<Pod>(SYSTEM).list(&selector).await?;
         let names: Vec<String> = pods.iter().map(|pod| pod.name_any()).collect();
         let held = |lease: Option<&Lease>| {
             let holder = lease.and_then(|lease| lease.spec.as_ref()?.holder_identity.as_ref());
             holder.is_some_and(|holder| names.contains(holder))
         };
-        self.until(&self.of::<Lease>(SUITE), controller, "held by a new pod", 120, held).await.map(drop)
+        self.until(&self.of::<Lease>(SYSTEM), controller, "held by a new pod", 120, held).await.map(drop)
     }
 }

@@ -1,14 +1,15 @@
 //! What explains a failed wait: the objects of the suite, their events and the controllers' last words.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
+use kube::{Client, ResourceExt};
 
-use crate::cluster::{Cluster, SUITE};
 use crate::kinds::{Scope, for_kubectl};
+use crate::kubectl::kubectl;
+use crate::system::SYSTEM;
 
 /// Prints what concerns the object `name`. Never fails: the failure that called it is the one to report.
-pub async fn print(cluster: &Cluster, name: &str) {
+pub async fn print(client: &Client, name: &str) {
     eprintln!("\n==== why {name} is not as expected ====");
     let customer_namespace = format!("customer-{name}");
     let (cluster_scoped, namespaced) = (for_kubectl(Scope::Cluster), for_kubectl(Scope::Namespaced));
@@ -22,17 +23,17 @@ pub async fn print(cluster: &Cluster, name: &str) {
         vec!["get", "events", "-n", &customer_namespace, "--sort-by=.lastTimestamp"],
         vec!["get", "events", "-n", "default", "--sort-by=.lastTimestamp"],
     ] {
-        match cluster.kubectl(&args, "").await {
+        match kubectl(&args, "").await {
             Ok(text) => eprintln!("$ kubectl {}\n{}", args.join(" "), tail(&text, 150)),
             Err(error) => eprintln!("$ {error:#}"),
         }
     }
-    logs(cluster).await;
+    logs(client).await;
     eprintln!("==== end of {name} ====\n");
 }
 
-async fn logs(cluster: &Cluster) {
-    let pods: Api<Pod> = cluster.of(SUITE);
+async fn logs(client: &Client) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM);
     let Ok(list) = pods.list(&ListParams::default().labels("app.kubernetes.io/part-of=ahoi")).await else { return };
     for pod in list {
         let params = LogParams { tail_lines: Some(25), ..LogParams::default() };

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::audit::Audit;
-use crate::cluster::SUITE;
+use crate::system::SYSTEM;
 
 /// A request of one replica.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ pub fn acts(mark: &Audit, controller: &str) -> Result<(Vec<Act>, usize)> {
     for line in BufReader::new(file).lines() {
         // The last line may be half written.
         let Ok(event) = serde_json::from_str::<Value>(&line?) else { continue };
-        if event["user"]["username"] != format!("system:serviceaccount:{SUITE}:{controller}") || !succeeded(&event) {
+        if event["user"]["username"] != format!("system:serviceaccount:{SYSTEM}:{controller}") || !succeeded(&event) {
             continue;
         }
         match what(&event, controller) {

@@ -14,6 +14,7 @@ pub mod customers;
 pub mod diagnose;
 pub mod fencing;
 pub mod kinds;
+mod kubectl;
 pub mod latency;
 pub mod ledger;
 pub mod postgres;
@@ -22,6 +23,8 @@ pub mod processes;
 pub mod refusal;
 pub mod servers;
 pub mod strangers;
+mod system;
 pub mod tls;
 
-pub use cluster::{Cluster, SUITE};
+pub use cluster::Cluster;
+pub use system::SYSTEM;

@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 
-use crate::cluster::{Cluster, SUITE};
+use crate::cluster::Cluster;
+use crate::system::SYSTEM;
 use crate::tls;
 
 /// How to connect: the entries of a binding Secret.
@@ -85,11 +86,11 @@ impl Cluster {
 
     /// The login of that administrator, for who connects often.
     pub async fn administrator(&self) -> Result<Login> {
-        let secrets: Api<Secret> = self.of(SUITE);
+        let secrets: Api<Secret> = self.of(SYSTEM);
         let mut entries = entries(secrets.get("demo-postgres").await?)?;
         entries.insert("database".into(), "postgres".into());
         entries.insert("port".into(), "5432".into());
-        Ok(Login { entries, address: self.address(SUITE, "demo-postgres").await? })
+        Ok(Login { entries, address: self.address(SYSTEM, "demo-postgres").await? })
     }
 
     /// The address of a Service, whose name only pods can resolve.

@@ -9,7 +9,8 @@ use kube::ResourceExt as _;
 use kube::api::PostParams;
 use serde_json::json;
 
-use crate::cluster::{Cluster, SUITE};
+use crate::cluster::Cluster;
+use crate::system::SYSTEM;
 
 /// Name of the pod in each namespace, and the port on which it answers.
 pub const PROBE: &str = "probe";
@@ -37,7 +38,7 @@ impl Target {
 impl Cluster {
     /// Runs a pod in the namespace that answers on [`PROBE_PORT`] and can try others; its address.
     pub async fn start_probe(&self, namespace: &str) -> Result<String> {
-        let postgres = self.of::<StatefulSet>(SUITE).get("demo-postgres").await?;
+        let postgres = self.of::<StatefulSet>(SYSTEM).get("demo-postgres").await?;
         let pods = postgres.spec.and_then(|spec| spec.template.spec).context("demo-postgres has no pods")?;
         let image = pods.containers[0].image.clone();
         let answer = "use IO::Socket::INET; \
@@ -82,7 +83,7 @@ impl Cluster {
 
     /// The address of the first pod that the labels select.
     pub async fn address_of_pod(&self, labels: &str) -> Result<String> {
-        let pods = self.of::<Pod>(SUITE).list(&kube::api::ListParams::default().labels(labels)).await?;
+        let pods = self.of::<Pod>(SYSTEM).list(&kube::api::ListParams::default().labels(labels)).await?;
         let pod = pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none());
         let pod = pod.with_context(|| format!("no pod with {labels}"))?;
         let name = pod.name_any();

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::json;
 
-use crate::cluster::{Cluster, SUITE};
+use crate::cluster::Cluster;
+use crate::system::SYSTEM;
 
 impl Cluster {
     /// Creates the DatabaseServer `name` with the label `for: <name>`, an admin role `admin` with these attributes, such as
@@ -30,10 +31,10 @@ impl Cluster {
             session.batch_execute(&format!("CREATE DATABASE {database} OWNER {admin}")).await?;
         }
         let secret = json!({"metadata": {"name": name}, "stringData": {"username": admin, "password": password}});
-        self.of::<Secret>(SUITE).create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+        self.of::<Secret>(SYSTEM).create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
         let spec = DatabaseServerSpec {
             placement: Placement::Selected,
-            admin_secret_ref: NamespacedRef { namespace: SUITE.into(), name: name.into() },
+            admin_secret_ref: NamespacedRef { namespace: SYSTEM.into(), name: name.into() },
             admin_database: database.into(),
             ..demo.spec
         };
@@ -45,7 +46,7 @@ impl Cluster {
     /// Deletes the DatabaseServer `name`, its Secret, its admin role, and its admin database unless that is the demo's.
     pub async fn delete_server(&self, name: &str, admin: &str, database: &str) -> Result<()> {
         self.delete(&self.all::<DatabaseServer>(), name, 150).await?;
-        self.delete(&self.of::<Secret>(SUITE), name, 60).await?;
+        self.delete(&self.of::<Secret>(SYSTEM), name, 60).await?;
         let session = self.admin("postgres").await?;
         if database != "postgres" {
             session.batch_execute(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")).await?;

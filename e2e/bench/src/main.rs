@@ -29,7 +29,7 @@ use crate::machine::Machine;
 use crate::profile::Profile;
 use crate::recorded::Recorded;
 use crate::results::Run;
-use crate::scenarios::{changes, compare, converge, databases, large, offboard, steady};
+use crate::scenarios::{changes, compare, converge, databases, labels, large, offboard, steady};
 
 /// Measures the suite, and makes a report of what was measured.
 #[derive(Parser)]
@@ -127,16 +127,16 @@ async fn begin(profile: Profile) -> Result<(Bench, Recorded)> {
 
 async fn measure(bench: &mut Bench, scenario: Scenario, recorded: &Recorded) -> Result<()> {
     match scenario {
-        Scenario::FanOut => come_and_go(bench, converge::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await,
+        Scenario::FanOut => come_and_go(bench, labels::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await,
         Scenario::Compare => compare::run(bench, recorded).await,
         Scenario::Changes => changes::run(bench).await,
         Scenario::Steady => steady::run(bench).await,
         Scenario::Burst => {
             bench.with_suite().await?;
-            converge::run(bench, converge::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
+            converge::run(bench, labels::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
             bench.leave("burst").await
         }
-        Scenario::Whole => come_and_go(bench, converge::WHOLE, "whole", bench.profile.whole, &whole_spec()).await,
+        Scenario::Whole => come_and_go(bench, labels::WHOLE, "whole", bench.profile.whole, &whole_spec()).await,
         Scenario::Databases => databases::run(bench).await,
         Scenario::Large => large::run(bench).await,
     }

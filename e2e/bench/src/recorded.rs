@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use ahoi_e2e::SUITE;
+use ahoi_e2e::SYSTEM;
 use ahoi_e2e::audit::{Audit, ObjectRef, Request};
 use anyhow::{Context as _, Result, ensure};
 use kube::Client;
@@ -54,7 +54,7 @@ impl Recorded {
         let mark = Audit::mark()?;
         bench.cluster.create_customer_with(RECORDED, fan_out_spec()).await?;
         bench.cluster.ready(RECORDED).await?;
-        bench.quiet(SUITE, 3).await?;
+        bench.quiet(SYSTEM, 3).await?;
         let requests = mark.since()?;
 
         let customer = get(client, &format!("/apis/{}/customers/{RECORDED}", ahoi_api_version())).await?;

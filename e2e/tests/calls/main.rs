@@ -86,7 +86,7 @@ async fn server_away(cluster: &Cluster) -> Result<()> {
 
 /// Lets so many pods of PostgreSQL run.
 async fn postgresql(cluster: &Cluster, replicas: i32) -> Result<()> {
-    let sets = cluster.of::<StatefulSet>(ahoi_e2e::SUITE);
+    let sets = cluster.of::<StatefulSet>(ahoi_e2e::SYSTEM);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
     sets.patch("demo-postgres", &PatchParams::default(), &patch).await?;
     let so = |set: Option<&StatefulSet>| {
@@ -111,7 +111,7 @@ async fn implausible_shrink(cluster: &Cluster, names: &[String]) -> Result<()> {
         cluster.until(&pools, name, "routed and Ready again", 120, back).await?;
     }
     let healthy = |f: Option<&PgBouncer>| reports(f, |p| p.error.is_none());
-    cluster.until(&cluster.of(ahoi_e2e::SUITE), "global", "no process has an error", 60, healthy).await.map(drop)
+    cluster.until(&cluster.of(ahoi_e2e::SYSTEM), "global", "no process has an error", 60, healthy).await.map(drop)
 }
 
 async fn without_routes(cluster: &Cluster, names: &[String]) -> Result<()> {
@@ -120,7 +120,7 @@ async fn without_routes(cluster: &Cluster, names: &[String]) -> Result<()> {
         cluster.of::<ConnectionPool>(&namespace_of(name)).patch_status(name, &PatchParams::default(), &gone).await?;
     }
     let refused = |f: Option<&PgBouncer>| reports(f, |p| p.error.is_some());
-    cluster.until(&cluster.of(ahoi_e2e::SUITE), "global", "every process refuses to shrink", 30, refused).await?;
+    cluster.until(&cluster.of(ahoi_e2e::SYSTEM), "global", "every process refuses to shrink", 30, refused).await?;
     for name in [&names[0], &names[CUSTOMERS - 1]] {
         cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
     }

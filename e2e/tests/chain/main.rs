@@ -181,7 +181,7 @@ async fn with_a_bad_route(cluster: &Cluster, bad: &str, good: &str) -> Result<()
             && processes.iter().all(|p| p.refused.iter().any(|r| r.pool.ends_with(&format!("/{bad}"))))
     };
     cluster
-        .until(&cluster.of::<PgBouncer>(ahoi_e2e::SUITE), "global", "every process refuses the route", 30, refused)
+        .until(&cluster.of::<PgBouncer>(ahoi_e2e::SYSTEM), "global", "every process refuses the route", 30, refused)
         .await?;
     cluster.pooled(good).await?.connect().await?.query_one("SELECT 1", &[]).await?;
     Ok(())

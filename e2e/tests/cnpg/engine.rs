@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use ahoi_api::DatabaseServer;
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -67,12 +67,12 @@ impl Engine {
         );
         self.psql(&role).await?;
         let mut objects =
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LOOKUP, "namespace": SUITE},
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LOOKUP, "namespace": SYSTEM},
             "stringData": {"username": "lookup", "password": password}})
             .to_string();
         let server = json!({"apiVersion": "internal.example.com/v1", "kind": "DatabaseServer",
             "metadata": {"name": LOOKUP, "labels": {"region": LOOKUP}},
-            "spec": {"host": "pg-eu-1-rw.databases.svc", "adminSecretRef": {"namespace": SUITE, "name": LOOKUP},
+            "spec": {"host": "pg-eu-1-rw.databases.svc", "adminSecretRef": {"namespace": SYSTEM, "name": LOOKUP},
                 "placement": "Selected", "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "pg-eu-1-ca"}}}});
         write!(objects, "\n---\n{server}")?;
         self.cluster.apply(&objects).await?;

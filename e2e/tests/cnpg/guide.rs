@@ -3,7 +3,7 @@
 use ahoi_api::{DatabaseServer, Passwords};
 use ahoi_e2e::agents::metrics;
 use ahoi_e2e::refusal::{NO_PRIVILEGE, all, refused};
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::conditions::find;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -45,7 +45,7 @@ async fn server_says_so(cluster: &Cluster) -> Result<()> {
 
 /// The private key of the authority stays where it is, and a copy that is up to date is not written.
 async fn only_the_certificate_is_copied(cluster: &Cluster) -> Result<()> {
-    let secrets = cluster.of::<Secret>(SUITE);
+    let secrets = cluster.of::<Secret>(SYSTEM);
     let copied = secrets.get("pg-eu-1-ca").await?;
     let keys: Vec<_> = copied.data.iter().flatten().map(|(key, _)| key.as_str()).collect();
     ensure!(keys == ["ca.crt"], "the copy has {keys:?}");

@@ -3,8 +3,7 @@
 use std::time::Instant;
 
 use ahoi_api::DatabaseServer;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
@@ -94,7 +93,7 @@ async fn a_slot_in_use_holds_the_database_and_goes_with_it() -> Result<()> {
          -o proto_version=1 -o publication_names=p >/dev/null 2>&1 & echo $!"
     );
     let in_pod = async |command: &str| {
-        cluster.kubectl(&["exec", "-n", SUITE, "demo-postgres-0", "--", "bash", "-c", command], "").await
+        cluster.kubectl(&["exec", "-n", SYSTEM, "demo-postgres-0", "--", "bash", "-c", command], "").await
     };
     let receiver = in_pod(&receive).await?;
     let is_active = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = 'end_slot'";
@@ -128,7 +127,7 @@ async fn a_checkpoint_that_does_not_end_holds_no_customer() -> Result<()> {
         admin.query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'", &[]).await?.get(0);
     let signal = async |signal: &str| {
         let kill = format!("kill -{signal} {checkpointer}");
-        cluster.kubectl(&["exec", "-n", SUITE, "demo-postgres-0", "--", "bash", "-c", &kill], "").await
+        cluster.kubectl(&["exec", "-n", SYSTEM, "demo-postgres-0", "--", "bash", "-c", &kill], "").await
     };
     signal("STOP").await?;
     let gone = async {

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -24,12 +23,12 @@ pub async fn world(cluster: &Cluster) -> Result<BTreeSet<String>> {
     }
     for secret in ["ahoi-pooler-auth", "ahoi-verifiers-0"] {
         let keys = "-o=go-template={{range $key, $value := .data}}{{$key}}\n{{end}}";
-        let found = cluster.kubectl(&["get", "secret", "-n", SUITE, "--ignore-not-found", secret, keys], "").await?;
+        let found = cluster.kubectl(&["get", "secret", "-n", SYSTEM, "--ignore-not-found", secret, keys], "").await?;
         names.extend(found.lines().map(|key| format!("key of {secret}: {key}")));
     }
     for pod in ["global-0", "global-1"] {
         let read = "cat /run/pgbouncer/databases.ini";
-        let found = cluster.kubectl(&["exec", "-n", SUITE, pod, "--", "sh", "-c", read], "").await?;
+        let found = cluster.kubectl(&["exec", "-n", SYSTEM, pod, "--", "sh", "-c", read], "").await?;
         let routes = found.lines().filter(|line| line.contains(" host=")).filter_map(|line| line.split(' ').next());
         names.extend(routes.map(|route| format!("route in {pod}: {route}")));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Result, ensure};
 use k8s_openapi::ByteString;
 use serde_json::Value;
@@ -16,14 +16,14 @@ const MIN_LENGTH: usize = 12;
 pub async fn hold_no_secrets(cluster: &Cluster) -> Result<()> {
     let secrets = secrets(cluster).await?;
     ensure!(secrets.len() > 10, "only {} secrets were found", secrets.len());
-    let pods: Value = serde_json::from_str(&cluster.kubectl(&["-n", SUITE, "get", "pods", "-o", "json"], "").await?)?;
+    let pods: Value = serde_json::from_str(&cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "json"], "").await?)?;
     let pods = pods["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut bytes = 0;
     for pod in pods {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         check(&format!("the spec of {name}"), &pod["spec"].to_string(), &secrets)?;
         for previous in ["--previous=false", "--previous=true"] {
-            let args = ["-n", SUITE, "logs", name, "--all-containers", "--tail=-1", previous];
+            let args = ["-n", SYSTEM, "logs", name, "--all-containers", "--tail=-1", previous];
             // Containers that never ended have no former log.
             let log = cluster.kubectl(&args, "").await.unwrap_or_default();
             bytes += log.len();
@@ -47,7 +47,7 @@ fn check(what: &str, text: &str, secrets: &BTreeSet<String>) -> Result<()> {
 async fn secrets(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let labelled =
         cluster.kubectl(&["get", "secrets", "-A", "-l", "internal.example.com/binding", "-o", "json"], "").await?;
-    let own = cluster.kubectl(&["-n", SUITE, "get", "secrets", "-o", "json"], "").await?;
+    let own = cluster.kubectl(&["-n", SYSTEM, "get", "secrets", "-o", "json"], "").await?;
     let mut found = BTreeSet::new();
     for list in [labelled, own] {
         let list: Value = serde_json::from_str(&list)?;

@@ -7,7 +7,7 @@ mod logs;
 use std::time::Duration;
 
 use ahoi_api::namespace_of;
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
@@ -54,7 +54,7 @@ fn managed(fields: Value) -> String {
 async fn restart(cluster: &Cluster, controllers: &[&str]) -> Result<()> {
     for controller in controllers {
         let deployment = format!("deploy/{controller}");
-        cluster.kubectl(&["-n", SUITE, "rollout", "restart", &deployment], "").await?;
+        cluster.kubectl(&["-n", SYSTEM, "rollout", "restart", &deployment], "").await?;
     }
     rolled_out(cluster, controllers).await
 }
@@ -63,7 +63,7 @@ async fn restart(cluster: &Cluster, controllers: &[&str]) -> Result<()> {
 async fn rolled_out(cluster: &Cluster, controllers: &[&str]) -> Result<()> {
     for controller in controllers {
         let deployment = format!("deploy/{controller}");
-        cluster.kubectl(&["-n", SUITE, "rollout", "status", &deployment, "--timeout=100s"], "").await?;
+        cluster.kubectl(&["-n", SYSTEM, "rollout", "status", &deployment, "--timeout=100s"], "").await?;
     }
     Ok(())
 }
@@ -161,7 +161,7 @@ async fn set_log(cluster: &Cluster, level: Option<&str>) -> Result<()> {
     let controllers: Vec<&str> = ahoi_e2e::controllers::controllers().iter().map(String::as_str).collect();
     for controller in &controllers {
         let deployment = format!("deploy/{controller}");
-        cluster.kubectl(&["-n", SUITE, "set", "env", &deployment, &variable], "").await?;
+        cluster.kubectl(&["-n", SYSTEM, "set", "env", &deployment, &variable], "").await?;
     }
     rolled_out(cluster, &controllers).await
 }
@@ -224,7 +224,7 @@ async fn flooded(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
     is_reconciled(cluster, "hostile-calm").await?;
     for controller in controllers {
         let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
-        for pod in cluster.of::<Pod>(SUITE).list(&selector).await? {
+        for pod in cluster.of::<Pod>(SYSTEM).list(&selector).await? {
             let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
             let restarts: i32 = statuses.map(|status| status.restart_count).sum();
             ensure!(restarts == 0, "{} was restarted {restarts} times", pod.name_any());

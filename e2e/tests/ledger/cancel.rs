@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use ahoi_api::PgBouncer;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::ledger::Ledger;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::{join_all, try_join_all};
 use serde_json::json;
@@ -76,7 +75,7 @@ async fn cancelled(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         }
     }
     ensure!(went_on.is_empty(), "of the queries 0, 2, 4, … these were not cancelled: {went_on:?}");
-    let fleet = cluster.of::<PgBouncer>(SUITE).get("global").await?;
+    let fleet = cluster.of::<PgBouncer>(SYSTEM).get("global").await?;
     println!("cancel: {} of {QUERIES} queries in {} processes, in {asked:.1?}", QUERIES / 2, fleet.spec.replicas);
     ledger.progress(Duration::from_secs(30)).await
 }

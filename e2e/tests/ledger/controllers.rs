@@ -5,10 +5,9 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Duration;
 
 use ahoi_api::ConnectionPool;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::controllers::controllers;
 use ahoi_e2e::ledger::Ledger;
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -86,7 +85,7 @@ async fn while_away(ledger: &Ledger) -> Result<()> {
 /// Waits for every controller. One that could do nothing but end, again and again, has to wait longer and longer.
 async fn back(cluster: &Cluster) -> Result<()> {
     let started = Instant::now();
-    let deployments = cluster.of::<Deployment>(SUITE);
+    let deployments = cluster.of::<Deployment>(SYSTEM);
     for controller in controllers() {
         let available = |deployment: Option<&Deployment>| {
             let status = deployment.and_then(|deployment| deployment.status.as_ref());

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use ahoi_api::DatabaseServer;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::SYSTEM;
 use ahoi_e2e::{Cluster, processes};
 use ahoi_reconcile::{is_ready, not_ready_message};
 use anyhow::{Context as _, Result};
@@ -36,7 +36,7 @@ async fn postgresql_crashes() -> Result<()> {
 }
 
 async fn crash_again_and_again(cluster: &Cluster) -> Result<Infallible> {
-    let pods = cluster.of::<Pod>(SUITE);
+    let pods = cluster.of::<Pod>(SYSTEM);
     let mut killed = String::new();
     loop {
         let another = |pod: Option<&Pod>| running(pod).is_some_and(|id| id != killed);

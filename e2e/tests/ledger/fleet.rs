@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ahoi_api::PgBouncer;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -38,13 +37,13 @@ async fn the_fleet_rolls_and_scales() -> Result<()> {
 /// Has the fleet run so, and waits until it does.
 pub async fn settle(cluster: &Cluster, replicas: i32, cold: bool) -> Result<()> {
     let started = Instant::now();
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     let value = cold.then_some(COLD.1);
     // Null takes the parameter away.
     cluster.patch_spec(&fleets, "global", json!({"replicas": replicas, "parameters": {(COLD.0): value}})).await?;
     let what = format!("{replicas} processes, {}", if cold { "with the parameter" } else { "without the parameter" });
     let settled = |set: Option<&StatefulSet>| set.is_some_and(|set| is_settled(set, replicas, cold));
-    cluster.until(&cluster.of::<StatefulSet>(SUITE), "global", &what, 420, settled).await?;
+    cluster.until(&cluster.of::<StatefulSet>(SYSTEM), "global", &what, 420, settled).await?;
     cluster.until(&fleets, "global", "Ready", 60, |f: Option<&PgBouncer>| f.is_some_and(is_ready)).await?;
     println!("fleet: {what}: after {:.1?}", started.elapsed());
     Ok(())

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use ahoi_api::{ConnectionPool, DatabaseServer, PgBouncer, namespace_of};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::latency::Percentiles;
 use ahoi_e2e::ledger::Ledger;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -48,7 +47,7 @@ async fn flooded(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     let features = json!({"database": {"enabled": true, "storage": "1gb"}});
     cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(NAME).await?;
-    let processes = i64::from(cluster.of::<PgBouncer>(SUITE).get("global").await?.spec.replicas);
+    let processes = i64::from(cluster.of::<PgBouncer>(SYSTEM).get("global").await?.spec.replicas);
     let pools = cluster.all::<ConnectionPool>().list(&ListParams::default()).await?.items.len();
     let budget = processes * (SHARE * i64::try_from(pools)? + OWN);
     bound(cluster, Some(budget)).await?;

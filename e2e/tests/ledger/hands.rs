@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ahoi_api::{ConnectionPool, Database, PgBouncer};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::ledger::Ledger;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
@@ -57,7 +56,7 @@ async fn alter(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     edit(cluster, b, "database").await?;
     edit(cluster, c, "pool").await?;
     let line = "echo \"$(grep -v ' host=' /run/pgbouncer/databases.ini)\" > /run/pgbouncer/databases.ini";
-    cluster.kubectl(&["exec", "-n", SUITE, "global-0", "--", "sh", "-c", line], "").await?;
+    cluster.kubectl(&["exec", "-n", SYSTEM, "global-0", "--", "sh", "-c", line], "").await?;
     said::<PgBouncer>(cluster, "global", "Repaired", "databases.ini", since).await?;
     said::<ConnectionPool>(cluster, c, "Repaired", "-pool", since).await?;
     said::<Database>(cluster, b, "Repaired", "-database", since).await?;
@@ -96,7 +95,7 @@ async fn said<K: Resource<DynamicType = ()>>(
     since: Since,
 ) -> Result<()> {
     let kind = K::kind(&());
-    let namespace = if name == "global" { SUITE.to_owned() } else { ahoi_api::namespace_of(name) };
+    let namespace = if name == "global" { SYSTEM.to_owned() } else { ahoi_api::namespace_of(name) };
     let events = cluster.of::<Event>(&namespace);
     while since.0.elapsed() < SWEEP {
         let found = events.list(&ListParams::default()).await?.into_iter().find(|event| {

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use ahoi_api::Customer;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::customers::has_condition;
 use ahoi_e2e::ledger::Ledger;
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -63,6 +62,6 @@ async fn reported(cluster: &Cluster) -> Result<()> {
 
 async fn replicas(cluster: &Cluster, replicas: i32) -> Result<()> {
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    let sets = cluster.of::<StatefulSet>(SUITE);
+    let sets = cluster.of::<StatefulSet>(SYSTEM);
     sets.patch("demo-postgres", &PatchParams::default(), &patch).await.map(drop).map_err(Into::into)
 }

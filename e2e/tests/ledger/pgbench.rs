@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -51,7 +50,7 @@ impl Pgbench {
 /// file /tmp/started.
 pub async fn pod(cluster: &Cluster, customer: &str, name: &str, script: &str) -> Result<()> {
     let namespace = ahoi_api::namespace_of(customer);
-    let server = cluster.of::<StatefulSet>(SUITE).get("demo-postgres").await?;
+    let server = cluster.of::<StatefulSet>(SYSTEM).get("demo-postgres").await?;
     let pod = server.spec.and_then(|set| set.template.spec).context("a StatefulSet without pods")?;
     let image = pod.containers.into_iter().find_map(|container| container.image).context("no image")?;
     let secret = format!("{customer}-pool");

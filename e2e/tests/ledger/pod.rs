@@ -1,8 +1,7 @@
 //! The pod of PostgreSQL is deleted, without a word to the suite, and comes back with its data.
 
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::ledger::Ledger;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -55,7 +54,7 @@ async fn the_pod_of_postgresql_is_deleted_where_passwords_are_in_files() -> Resu
 
 /// Deletes it as `kubectl delete pod` does, and waits until another one runs.
 pub async fn replace_pod(cluster: &Cluster) -> Result<()> {
-    let (pods, started) = (cluster.of::<Pod>(SUITE), Instant::now());
+    let (pods, started) = (cluster.of::<Pod>(SYSTEM), Instant::now());
     let before = pods.get(POD).await?.uid().context("a pod without a uid")?;
     pods.delete(POD, &DeleteParams::default()).await?;
     let another = |pod: Option<&Pod>| {

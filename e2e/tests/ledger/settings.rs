@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ahoi_api::PgBouncer;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -41,14 +40,14 @@ fn containers_image(set: &StatefulSet) -> Option<&str> {
 }
 
 async fn image(cluster: &Cluster) -> Result<String> {
-    let set = cluster.of::<StatefulSet>(SUITE).get("global").await?;
+    let set = cluster.of::<StatefulSet>(SYSTEM).get("global").await?;
     containers_image(&set).map(ToOwned::to_owned).context("a fleet without an image")
 }
 
 /// Has the fleet run that image (none: the suite's own), and waits until every process does.
 async fn roll(cluster: &Cluster, wanted: Option<&str>) -> Result<()> {
     let started = Instant::now();
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     cluster.patch_spec(&fleets, "global", json!({ "image": wanted })).await?;
     let rolled = |set: Option<&StatefulSet>| {
         set.is_some_and(|set| {
@@ -61,7 +60,7 @@ async fn roll(cluster: &Cluster, wanted: Option<&str>) -> Result<()> {
                 && status.current_revision == status.update_revision
         })
     };
-    let sets = cluster.of::<StatefulSet>(SUITE);
+    let sets = cluster.of::<StatefulSet>(SYSTEM);
     cluster.until(&sets, "global", "every process has the image", 300, rolled).await?;
     cluster.until(&fleets, "global", "Ready", 60, |f: Option<&PgBouncer>| f.is_some_and(is_ready)).await?;
     println!("settings: image {}: after {:.1?}", wanted.unwrap_or("of the suite"), started.elapsed());
@@ -70,10 +69,10 @@ async fn roll(cluster: &Cluster, wanted: Option<&str>) -> Result<()> {
 
 /// Has the fleet run with that lifetime of server connections, and waits until every process has read it.
 async fn reload(cluster: &Cluster, lifetime: Option<&str>) -> Result<()> {
-    let (sets, reloads) = (cluster.of::<StatefulSet>(SUITE), "ahoi_pooler_reloads_total");
+    let (sets, reloads) = (cluster.of::<StatefulSet>(SYSTEM), "ahoi_pooler_reloads_total");
     let generation = sets.get("global").await?.metadata.generation;
     let before = cluster.of_agents(reloads).await?;
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     let old = fleets.get("global").await?.spec.parameters.get("server_lifetime").cloned();
     if old.as_deref() == lifetime {
         return Ok(());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -28,7 +28,7 @@ impl Replicas {
     pub async fn divide(&self, partitions: u32, replicas: i32) -> Result<()> {
         let container = json!({"name": "controller", "env": [{"name": "PARTITIONS", "value": partitions.to_string()}]});
         let patch = json!({"spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}}});
-        let deployments = self.0.of::<Deployment>(SUITE);
+        let deployments = self.0.of::<Deployment>(SYSTEM);
         deployments.patch(CONTROLLER, &PatchParams::default(), &Patch::Strategic(patch)).await?;
         let done = |deployment: Option<&Deployment>| {
             deployment.and_then(|d| d.status.as_ref().map(|s| (d, s))).is_some_and(|(d, s)| {
@@ -45,7 +45,7 @@ impl Replicas {
         let held = |lease: Option<&Lease>| {
             lease.and_then(|lease| holder(lease)).is_some_and(|holder| holder.starts_with(CONTROLLER))
         };
-        self.0.until(&self.0.of::<Lease>(SUITE), CONTROLLER, "held by a pod", 60, held).await?;
+        self.0.until(&self.0.of::<Lease>(SYSTEM), CONTROLLER, "held by a pod", 60, held).await?;
         println!("undivided again after {:.1?}", started.elapsed());
         Ok(())
     }
@@ -83,12 +83,12 @@ impl Replicas {
     /// Kills the pod as a failing node does.
     pub async fn kill_pod(&self, pod: &str) -> Result<()> {
         signal(pod, "KILL").await?;
-        self.0.of::<Pod>(SUITE).delete(pod, &DeleteParams::default().grace_period(0)).await?;
+        self.0.of::<Pod>(SYSTEM).delete(pod, &DeleteParams::default().grace_period(0)).await?;
         Ok(())
     }
 
     async fn holders(&self) -> Result<Holders> {
-        let leases = self.0.of::<Lease>(SUITE).list(&ListParams::default()).await?;
+        let leases = self.0.of::<Lease>(SYSTEM).list(&ListParams::default()).await?;
         let partition = |lease: &Lease| {
             let name = lease.name_any();
             name.strip_prefix(&format!("{CONTROLLER}-"))?.strip_suffix(&format!("-of-{PARTITIONS}"))?.parse().ok()
@@ -97,7 +97,7 @@ impl Replicas {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Holders) -> bool) -> Result<()> {
-        let mut changes = watcher(self.0.of::<Lease>(SUITE), watcher::Config::default()).default_backoff().boxed();
+        let mut changes = watcher(self.0.of::<Lease>(SYSTEM), watcher::Config::default()).default_backoff().boxed();
         let waiting = async {
             loop {
                 if holds(&self.holders().await?) {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use ahoi_api::DatabaseServer;
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -121,6 +120,6 @@ async fn load(cluster: &Cluster, from: &str, to: &str, options: &str) -> Result<
         "set -o pipefail; export PGPASSWORD=$(cat /run/secrets/postgres/password) PGHOST=127.0.0.1 PGUSER=postgres\n\
          pg_dump -Fc {from} | pg_restore --no-owner --no-privileges {options} --dbname={to}\n"
     );
-    let exec = ["-n", SUITE, "exec", "-i", "demo-postgres-0", "--", "bash"];
+    let exec = ["-n", SYSTEM, "exec", "-i", "demo-postgres-0", "--", "bash"];
     cluster.kubectl(&exec, &script).await.map(drop).with_context(|| format!("pg_restore {options}"))
 }

@@ -1,7 +1,6 @@
 //! Every controller and every agent says how it is: /livez, /readyz and /metrics.
 
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -12,7 +11,7 @@ use tokio::net::TcpStream;
 #[tokio::test]
 async fn every_process_says_how_it_is() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    let pods = cluster.of::<Pod>(SUITE).list(&ListParams::default()).await?;
+    let pods = cluster.of::<Pod>(SYSTEM).list(&ListParams::default()).await?;
     let mut asked = 0;
     for pod in pods {
         let name = pod.name_any();

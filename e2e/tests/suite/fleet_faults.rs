@@ -2,7 +2,7 @@
 
 use ahoi_api::{PgBouncer, PgBouncerSpec, Plan};
 use ahoi_e2e::customers::READY;
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::{conditions, is_ready};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
@@ -22,7 +22,7 @@ async fn stalled(cluster: &Cluster, reason: &str, words: &[&str], seconds: u64) 
         let ready = conditions::find(&status.conditions, "Ready").map(|ready| ready.status.as_str());
         ready == Some("False") && found.is_some_and(|found| words.iter().all(|word| found.message.contains(word)))
     };
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     let found = cluster.until(&fleets, FLEET, &format!("Stalled {reason} {words:?}"), seconds, says).await?;
     let found = found.context("the fleet vanished")?;
     let status = found.status.as_ref().context("no status")?;
@@ -40,7 +40,7 @@ async fn worker_image(cluster: &Cluster) -> Result<String> {
 }
 
 async fn corrected(cluster: &Cluster, spec: Value) -> Result<()> {
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     cluster.patch_spec(&fleets, FLEET, spec).await?;
     let ready = |fleet: Option<&PgBouncer>| fleet.is_some_and(is_ready);
     cluster.until(&fleets, FLEET, "Ready", READY, ready).await.map(drop)
@@ -49,14 +49,14 @@ async fn corrected(cluster: &Cluster, spec: Value) -> Result<()> {
 #[tokio::test]
 async fn a_fleet_whose_pods_do_not_run_says_why() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     cluster.delete(&fleets, FLEET, 60).await?;
     let image = "localhost/no-such-image:1";
     let spec: PgBouncerSpec = serde_json::from_value(json!({"replicas": 1, "image": image}))?;
     let fleet = fleets.create(&PostParams::default(), &PgBouncer::new(FLEET, spec)).await?;
     let words = ["0 of 1 processes are ready", "faulty-0", image, "Correct spec.image of PgBouncer ahoi-system/faulty"];
     stalled(&cluster, "ImagePullBackOff", &words, SOON).await?;
-    let events = cluster.of::<Event>(SUITE);
+    let events = cluster.of::<Event>(SYSTEM);
     let is_published = async {
         loop {
             let all = events.list(&ListParams::default()).await?;

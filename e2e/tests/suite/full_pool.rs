@@ -1,8 +1,7 @@
 //! A rotation of a customer whose clients have every server connection of its pool.
 
 use ahoi_api::{CREDENTIALS_PROVED, ConnectionPool, Database, namespace_of};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -21,7 +20,7 @@ async fn a_rotation_says_that_the_pool_is_full_and_ends_when_it_is_not() -> Resu
     let former = pooled.get("username").to_owned();
     let fleet = ListParams::default().labels("internal.example.com/pgbouncer=global");
     let mut sessions = Vec::new();
-    for pod in cluster.of::<Pod>(SUITE).list(&fleet).await? {
+    for pod in cluster.of::<Pod>(SYSTEM).list(&fleet).await? {
         let address = pod.status.and_then(|status| status.pod_ip).context("a process without an address")?;
         let session = pooled.clone().at(&address).connect().await?;
         session.query_one("SELECT 1", &[]).await?;

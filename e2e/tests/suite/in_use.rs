@@ -1,8 +1,7 @@
 //! What customers use cannot be deleted by accident.
 
 use ahoi_api::{DatabaseServer, PgBouncer, Plan};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use kube::api::PostParams;
 use serde_json::json;
@@ -35,14 +34,14 @@ async fn what_is_in_use_cannot_be_deleted() -> Result<()> {
     let has_route = |fleet: Option<&PgBouncer>| {
         fleet.and_then(|fleet| fleet.status.as_ref()).is_some_and(|s| s.processes.iter().any(|p| p.routes > 0))
     };
-    cluster.until(&cluster.of(SUITE), "global", "the route is counted", COUNTED, has_route).await?;
+    cluster.until(&cluster.of(SYSTEM), "global", "the route is counted", COUNTED, has_route).await?;
 
     for (kind, object, says) in [
         ("plan", name, "in use by 1 customers"),
         ("databaseserver", "demo", "databases of customers"),
         ("pgbouncer", "global", "customers each"),
     ] {
-        let delete = ["-n", SUITE, "delete", "--dry-run=server", kind, object];
+        let delete = ["-n", SYSTEM, "delete", "--dry-run=server", kind, object];
         let refusal = cluster.kubectl(&delete, "").await.err().with_context(|| format!("{kind} {object} can go"))?;
         let refusal = refusal.to_string();
         println!("in use: {refusal}");

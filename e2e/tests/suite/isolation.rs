@@ -1,8 +1,7 @@
 //! What a second customer's login can do to the first customer's database: nothing.
 
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::refusal::{NO_PRIVILEGE, all, refused};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::LogParams;
@@ -129,7 +128,7 @@ async fn what_it_may_do(session: &tokio_postgres::Client) -> Result<()> {
 
 /// The server logs every statement; neither passwords nor verifiers may be among them.
 pub async fn no_password_is_logged(cluster: &Cluster, passwords: &[&str]) -> Result<()> {
-    let pods = cluster.of::<Pod>(SUITE);
+    let pods = cluster.of::<Pod>(SYSTEM);
     let log = pods.logs("demo-postgres-0", &LogParams::default()).await?;
     ensure!(
         log.contains("statement: DROP TABLE IF EXISTS t"),

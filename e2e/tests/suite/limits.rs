@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use ahoi_api::{DatabaseServer, PgBouncer};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::refusal::{BY_POOLER, refused};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
 use serde_json::json;
@@ -59,7 +58,7 @@ async fn clients_that_are_too_many_are_refused() -> Result<()> {
     let pool = json!({"maxClientConnections": 2});
     cluster.create_customer(name, json!({"database": {"enabled": true}, "connectionPool": pool})).await?;
     cluster.ready(name).await?;
-    let processes = cluster.of::<PgBouncer>(SUITE).get("global").await?.spec.replicas;
+    let processes = cluster.of::<PgBouncer>(SYSTEM).get("global").await?.spec.replicas;
     let most = usize::try_from(processes * 2)?;
     let pooled = cluster.pooled(name).await?;
     let mut sessions: Vec<Client> =

@@ -1,8 +1,8 @@
 //! A migration goes to PostgreSQL directly, and what starts after it meets nothing from before it.
 
 use ahoi_api::{Scheduler, namespace_of};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
+use ahoi_e2e::{Cluster, SYSTEM};
+use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -71,9 +71,36 @@ async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Res
     cluster.delete_customer(NAME).await
 }
 
+/// Both remedies that the message names: to read the log of the Job, and to delete the Job.
+#[tokio::test]
+async fn a_failed_migration_runs_again_when_its_job_is_deleted() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let (name, namespace) = ("migration-failed", namespace_of("migration-failed"));
+    let psql = "psql -X -v ON_ERROR_STOP=1 \"$(cat /bindings/database/uri)\" -c 'TABLE required'";
+    let scheduler = json!({"enabled": true, "image": image(&cluster).await?, "workers": 0,
+        "migration": {"command": ["sh", "-c", psql], "retries": 0}});
+    let features = json!({"database": {"enabled": true}, "connectionPool": {"enabled": false}, "scheduler": scheduler});
+    cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
+    let failed = cluster.condition(name, "SchedulerReady", "False", "MigrationFailed").await?;
+    let conditions = failed.status.map(|status| status.conditions).unwrap_or_default();
+    let message = &conditions::find(&conditions, "SchedulerReady").context("SchedulerReady")?.message;
+    println!("migration: {message}");
+    let command = message.split('`').find(|part| part.starts_with("kubectl")).context("no command in the message")?;
+    let logs: Vec<&str> = command.split_whitespace().skip(1).collect();
+    let log = cluster.kubectl(&logs, "").await.context("the command of the message")?;
+    ensure!(log.contains("relation \"required\" does not exist"), "{log:?}");
+    ensure!(message.contains("deleted"), "{message:?}");
+
+    cluster.direct(name).await?.connect().await?.batch_execute("CREATE TABLE required (n int)").await?;
+    let job = logs.iter().find_map(|word| word.strip_prefix("job/")).context("no Job in the command")?;
+    cluster.kubectl(&["delete", "job", "-n", &namespace, job], "").await?;
+    cluster.ready(name).await.context("after the Job was deleted")?;
+    cluster.delete_customer(name).await
+}
+
 /// PostgreSQL's image, which has psql.
 async fn image(cluster: &Cluster) -> Result<String> {
-    let postgres = cluster.of::<StatefulSet>(SUITE).get("demo-postgres").await?;
+    let postgres = cluster.of::<StatefulSet>(SYSTEM).get("demo-postgres").await?;
     let pods = postgres.spec.and_then(|spec| spec.template.spec).context("demo-postgres has no pods")?;
     pods.containers[0].image.clone().context("demo-postgres has no image")
 }

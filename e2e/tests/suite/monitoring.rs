@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ahoi_api::{Customer, CustomerSpec};
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -166,7 +166,7 @@ async fn exposed(cluster: &Cluster) -> Result<Exposed> {
         let selector = monitor["spec"]["selector"]["matchLabels"].as_object().context("no selector")?;
         let selector: Vec<String> =
             selector.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
-        let pods = cluster.of::<Pod>(SUITE).list(&ListParams::default().labels(&selector.join(","))).await?;
+        let pods = cluster.of::<Pod>(SYSTEM).list(&ListParams::default().labels(&selector.join(","))).await?;
         ensure!(!pods.items.is_empty(), "{selector:?} selects no pod");
         let added = monitor["spec"]["podTargetLabels"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let added: Vec<&str> = added.collect();

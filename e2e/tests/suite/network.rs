@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use ahoi_api::{PgBouncer, PgBouncerSpec, Plan, namespace_of};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::controllers::controllers;
 use ahoi_e2e::probes::{PROBE, PROBE_PORT, Target};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -54,7 +53,7 @@ async fn customers_reach_what_is_theirs_and_nothing_else() -> Result<()> {
     for name in [WITHOUT, WITH, FREE] {
         cluster.delete_customer(name).await?;
     }
-    cluster.delete(&cluster.of::<PgBouncer>(SUITE), FLEET, 120).await?;
+    cluster.delete(&cluster.of::<PgBouncer>(SYSTEM), FLEET, 120).await?;
     cluster.delete(&cluster.all::<Plan>(), FREE, 30).await
 }
 
@@ -64,7 +63,7 @@ async fn prepare(cluster: &Cluster) -> Result<()> {
     }
     let plans = cluster.all::<Plan>();
     cluster.delete(&plans, FREE, 30).await?;
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     cluster.delete(&fleets, FLEET, 120).await?;
     let spec: PgBouncerSpec = serde_json::from_value(json!({"replicas": 1}))?;
     fleets.create(&PostParams::default(), &PgBouncer::new(FLEET, spec)).await?;
@@ -109,7 +108,7 @@ async fn forbidden(cluster: &Cluster, node: &str, host: &str, other: &str) -> Re
         targets.push(Target::new(&format!("the metrics of {controller}"), address, 8080));
     }
     let fleet =
-        cluster.of::<Pod>(SUITE).list(&ListParams::default().labels("internal.example.com/pgbouncer=global")).await?;
+        cluster.of::<Pod>(SYSTEM).list(&ListParams::default().labels("internal.example.com/pgbouncer=global")).await?;
     for pod in fleet {
         let name = pod.metadata.name.unwrap_or_default();
         let address = pod.status.and_then(|status| status.pod_ip).with_context(|| name.clone())?;
@@ -121,7 +120,7 @@ async fn forbidden(cluster: &Cluster, node: &str, host: &str, other: &str) -> Re
 /// What a customer with a database and a pool reaches, and another does not.
 async fn postgres(cluster: &Cluster) -> Result<Vec<Target>> {
     let pod = cluster.address_of_pod("app.kubernetes.io/name=demo-postgres").await?;
-    let service = cluster.address(SUITE, "demo-postgres").await?;
+    let service = cluster.address(SYSTEM, "demo-postgres").await?;
     let postgres = [Target::new("PostgreSQL's pod", pod, 5432), Target::new("PostgreSQL's Service", service, 5432)];
     Ok(postgres.into_iter().chain(fleet(cluster, "global").await?).collect())
 }
@@ -129,7 +128,7 @@ async fn postgres(cluster: &Cluster) -> Result<Vec<Target>> {
 /// Where clients of a fleet connect.
 async fn fleet(cluster: &Cluster, name: &str) -> Result<[Target; 2]> {
     let pod = cluster.address_of_pod(&format!("internal.example.com/pgbouncer={name}")).await?;
-    let service = cluster.address(SUITE, name).await?;
+    let service = cluster.address(SYSTEM, name).await?;
     Ok([
         Target::new(&format!("a process of the fleet {name}"), pod, 6432),
         Target::new(&format!("the Service of the fleet {name}"), service, 6432),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ahoi_api::{DatabaseServer, Passwords};
 use ahoi_e2e::refusal::{BY_POOLER, NO_PRIVILEGE, all, refused};
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
@@ -81,7 +81,7 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
 
 /// What the agents are told about the logins of a database.
 async fn verifiers(cluster: &Cluster, database: &str) -> Result<BTreeMap<String, String>> {
-    let secret = cluster.of::<Secret>(SUITE).get_opt(&ahoi_api::verifier_secret(database)).await?;
+    let secret = cluster.of::<Secret>(SYSTEM).get_opt(&ahoi_api::verifier_secret(database)).await?;
     let data = secret.and_then(|secret| secret.data).unwrap_or_default();
     let ours = data.into_iter().filter(|(login, _)| login.starts_with(&format!("{database}_")));
     ours.map(|(login, verifier)| Ok((login, String::from_utf8(verifier.0)?))).collect()

@@ -1,10 +1,9 @@
 //! A customer's place in the fleet: routable at once, changed without a failed query, removed in the safe order.
 
 use ahoi_api::{ConnectionPool, ConnectionPoolStatus, Customer, FormerState, PgBouncer, PgBouncerSpec, namespace_of};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::customers::READY;
 use ahoi_e2e::refusal::{BY_POOLER, all, refused, refused_soon};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,7 +17,7 @@ async fn every_process_proves_what_it_has_loaded() -> Result<()> {
     let name = "pool-proof";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
-    let fleet = cluster.of::<PgBouncer>(SUITE).get("global").await?;
+    let fleet = cluster.of::<PgBouncer>(SYSTEM).get("global").await?;
     let replicas = usize::try_from(fleet.spec.replicas)?;
     let processes = fleet.status.context("a fleet without a status")?.processes;
     ensure!(processes.len() == replicas, "{} of {replicas} processes report", processes.len());
@@ -122,7 +121,7 @@ fn leaves(pool: Option<&ConnectionPool>) -> Option<Vec<FormerState>> {
 async fn a_move_to_another_fleet_ends_no_transaction() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (name, other) = ("pool-moves", "elsewhere");
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     cluster.delete_customer(name).await?;
     cluster.delete(&fleets, other, 60).await?;
     let spec: PgBouncerSpec = serde_json::from_value(json!({"replicas": 1}))?;
@@ -136,10 +135,10 @@ async fn a_move_to_another_fleet_ends_no_transaction() -> Result<()> {
     let asked = "SELECT pg_current_xact_id()::text FROM pg_sleep(3)";
     let transaction: String = client.query_one(asked, &[]).await?.get(0);
 
-    let there = json!({"pgBouncerRef": {"namespace": SUITE, "name": other}});
+    let there = json!({"pgBouncerRef": {"namespace": SYSTEM, "name": other}});
     cluster.change(name, json!({"features": {"connectionPool": there}})).await?;
     let after = cluster.pooled(name).await?;
-    ensure!(after.get("host") == format!("{other}.{SUITE}.svc"), "the Secret leads to {}", after.get("host"));
+    ensure!(after.get("host") == format!("{other}.{SYSTEM}.svc"), "the Secret leads to {}", after.get("host"));
     after.connect().await?.query_one("SELECT 1", &[]).await?;
     let late = before.connect().await.context("an application that has not read the Secret again")?;
     late.query_one("SELECT 1", &[]).await?;

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use ahoi_e2e::Cluster;
 use ahoi_e2e::accounts::Right;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::kinds::{Scope, resources};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -119,7 +118,7 @@ async fn namespaces_of_others(cluster: &Cluster) -> Result<()> {
     let api: Api<Namespace> = Api::all(cluster.as_account("ahoi-namespace").await?);
     let post = PostParams { dry_run: true, ..PostParams::default() };
     let delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
-    for name in ["kube-system", SUITE, FOREIGN, UNMARKED] {
+    for name in ["kube-system", SYSTEM, FOREIGN, UNMARKED] {
         // Kubernetes itself keeps this one.
         if name != "kube-system" {
             let outcome = api.delete(name, &delete).await;
@@ -146,11 +145,11 @@ async fn namespaces_of_others(cluster: &Cluster) -> Result<()> {
 async fn in_its_own_namespace(cluster: &Cluster, rights: &[Right]) -> Result<()> {
     for right in rights.iter().filter(|right| right.verb == "create") {
         let free = right.group == ahoi_api::GROUP || right.resource() == "events.events.k8s.io";
-        let outcome = attempt(&cluster.as_account(&right.account).await?, right, SUITE).await;
+        let outcome = attempt(&cluster.as_account(&right.account).await?, right, SYSTEM).await;
         if free {
-            outcome.with_context(|| format!("{right:?} in {SUITE}"))?;
+            outcome.with_context(|| format!("{right:?} in {SYSTEM}"))?;
         } else {
-            refused(outcome, &right.account).with_context(|| format!("{right:?} in {SUITE}"))?;
+            refused(outcome, &right.account).with_context(|| format!("{right:?} in {SYSTEM}"))?;
         }
     }
     Ok(())
@@ -176,7 +175,7 @@ async fn in_a_customers_namespace(cluster: &Cluster, rights: &[Right]) -> Result
 async fn an_account_with_every_right_is_bounded() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let bindings = cluster.all::<ClusterRoleBinding>();
-    let user = format!("system:serviceaccount:{SUITE}:rights-later");
+    let user = format!("system:serviceaccount:{SYSTEM}:rights-later");
     let binding = json!({"metadata": {"name": "ahoi-e2e-rights-later"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]});
@@ -194,7 +193,7 @@ async fn an_account_with_every_right_is_bounded() -> Result<()> {
         attempt(&client, &right, namespace).await
     };
     for resource in ["deployments.apps", "secrets", "rolebindings.rbac.authorization.k8s.io", "serviceaccounts"] {
-        for namespace in ["kube-system", "default", SUITE] {
+        for namespace in ["kube-system", "default", SYSTEM] {
             refused(create(resource, namespace).await, "rights-later")
                 .with_context(|| format!("{resource} in {namespace}"))?;
         }
@@ -206,10 +205,10 @@ async fn an_account_with_every_right_is_bounded() -> Result<()> {
     refused(all.create(&post, &serde_json::from_value(everything)?).await.map(drop), "rights-later")?;
     // A token of another account, and a command in a pod: not objects, and refused everywhere.
     let token = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SUITE);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SYSTEM);
     let asked = accounts.create_subresource::<Value, Value>("token", "ahoi-namespace", &post, &token).await;
     refused(asked.map(drop), "rights-later").context("a token")?;
-    let pods: Api<Pod> = Api::namespaced(client, SUITE);
+    let pods: Api<Pod> = Api::namespaced(client, SYSTEM);
     let command = "exec?stdout=true&command=true";
     let run =
         pods.create_subresource::<Value, Value>(command, "demo-postgres-0", &PostParams::default(), &json!({})).await;

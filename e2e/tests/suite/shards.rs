@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use ahoi_api::{ConnectionPool, Customer, PgBouncer, PgBouncerSpec, ShardRoom, namespace_of};
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::customers::READY;
 use ahoi_e2e::refusal::{BY_POOLER, refused};
+use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::{conditions, is_ready};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -20,7 +19,7 @@ const FIRST: [&str; 4] = ["shards-a", "shards-b", "shards-c", "shards-d"];
 const LATE: &str = "shards-late";
 
 async fn create_customer(cluster: &Cluster, name: &str) -> Result<Customer> {
-    let pool = json!({"pgBouncerRef": {"namespace": SUITE, "name": FLEET}});
+    let pool = json!({"pgBouncerRef": {"namespace": SYSTEM, "name": FLEET}});
     cluster.create_customer(name, json!({"database": {"enabled": true}, "connectionPool": pool})).await
 }
 
@@ -41,7 +40,7 @@ async fn reach(cluster: &Cluster, customers: &[&str]) -> Result<BTreeMap<String,
     for name in customers {
         let shard = shard_of(cluster, name).await?;
         let pooled = cluster.pooled(name).await?;
-        let host = format!("{}.{SUITE}.svc", shard_name(shard));
+        let host = format!("{}.{SYSTEM}.svc", shard_name(shard));
         ensure!(pooled.get("host") == host, "{name} in shard {shard} is told {}", pooled.get("host"));
         let client = pooled.connect().await.with_context(|| format!("{name} through shard {shard}"))?;
         client.query_one("SELECT 1", &[]).await?;
@@ -49,7 +48,7 @@ async fn reach(cluster: &Cluster, customers: &[&str]) -> Result<BTreeMap<String,
     }
     for (name, shard) in &shards {
         let Some(other) = shards.values().find(|other| *other != shard) else { continue };
-        let address = cluster.address(SUITE, &shard_name(*other)).await?;
+        let address = cluster.address(SYSTEM, &shard_name(*other)).await?;
         let elsewhere = cluster.pooled(name).await?.at(&address).connect().await;
         refused(
             elsewhere,
@@ -82,7 +81,7 @@ fn is_stalled(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Cond
 #[tokio::test]
 async fn a_fleet_grows_and_nobody_moves() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     for name in FIRST.into_iter().chain([LATE]) {
         cluster.delete_customer(name).await?;
     }
@@ -147,8 +146,8 @@ async fn a_fleet_grows_and_nobody_moves() -> Result<()> {
     fleet_until(&cluster, &fleets, "one shard alone", alone).await?;
     for shard in [1, 2] {
         let name = shard_name(shard);
-        cluster.until_gone(&cluster.of::<StatefulSet>(SUITE), &name, 60).await?;
-        cluster.until_gone(&cluster.of::<Service>(SUITE), &name, 60).await?;
+        cluster.until_gone(&cluster.of::<StatefulSet>(SYSTEM), &name, 60).await?;
+        cluster.until_gone(&cluster.of::<Service>(SYSTEM), &name, 60).await?;
     }
     let stay: Vec<&str> = expected.iter().filter(|(_, shard)| **shard == 0).map(|(name, _)| name.as_str()).collect();
     reach(&cluster, &stay).await?;

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use ahoi_e2e::Cluster;
-use ahoi_e2e::cluster::SUITE;
 use ahoi_e2e::strangers::{Flood, Stranger, final_message, first_message, is_refused, startup};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
@@ -56,7 +55,7 @@ async fn no_packet_ends_a_process() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let before = cluster.of_agents("ahoi_pooler_restarts_total").await?;
     for (pod, _) in &before {
-        let status = cluster.of::<Pod>(SUITE).get(pod).await?.status;
+        let status = cluster.of::<Pod>(SYSTEM).get(pod).await?.status;
         let ip = status.and_then(|status| status.pod_ip).context("a pod without an address")?;
         let address = (ip.as_str(), PORT);
         let login = |further: &[(&str, &str)]| startup("c_nobody_a", "c_nobody", further);

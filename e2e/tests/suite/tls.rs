@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ahoi_api::{DatabaseServer, PgBouncer};
 use ahoi_e2e::tls::{Issued, issue, shown};
-use ahoi_e2e::{Cluster, SUITE};
+use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use rustls::pki_types::CertificateDer;
@@ -27,7 +27,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     install(&cluster, &first).await?;
     let customer = json!({"deletionPolicy": "Delete", "features": {
         "database": {"enabled": true, "serverSelector": {"tls": "verified"}},
-        "connectionPool": {"pgBouncerRef": {"namespace": SUITE, "name": FLEET}}}});
+        "connectionPool": {"pgBouncerRef": {"namespace": SYSTEM, "name": FLEET}}}});
     cluster.create_customer_with(name, customer).await?;
     cluster.ready(name).await?;
 
@@ -58,7 +58,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     ensure!(format!("{refused:#}{refused:?}").contains("SSL required"), "{refused:?}");
 
     // A client that stays, while the certificate is replaced by another authority's.
-    let pods = cluster.of::<Pod>(SUITE);
+    let pods = cluster.of::<Pod>(SYSTEM);
     let restarts = || async { restarts(&pods.get(&format!("{FLEET}-0")).await?) };
     let (before, staying) = (restarts().await?, pooled.connect().await?);
     let second = issue(&[HOST]).await?;
@@ -72,7 +72,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     // A pair that does not fit is said and not served.
     let broken = Issued { key: first.key.clone(), ..second.clone() };
     put(&cluster, FLEET, &broken).await?;
-    let fleets = cluster.of::<PgBouncer>(SUITE);
+    let fleets = cluster.of::<PgBouncer>(SYSTEM);
     let says = |text: &'static str| move |fleet: Option<&PgBouncer>| fleet.is_some_and(|fleet| told(fleet, text));
     cluster.until(&fleets, FLEET, "refuses the pair", 60, says("does not belong to its tls.crt")).await?;
     serves(&cluster, name, &second).await?;
@@ -90,7 +90,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     put(&cluster, FLEET, &both).await?;
     cluster.until(&fleets, FLEET, "Ready with both shards", 120, says("2 of 2 processes are ready")).await?;
     serves(&cluster, name, &both).await?;
-    shows(&cluster.address(SUITE, "secured-s1").await?, UPPER_HOST, &both).await?;
+    shows(&cluster.address(SYSTEM, "secured-s1").await?, UPPER_HOST, &both).await?;
 
     cluster.delete_customer(name).await?;
     cluster.delete(&fleets, FLEET, 120).await?;
@@ -127,7 +127,7 @@ async fn install(cluster: &Cluster, issued: &Issued) -> Result<()> {
     put(cluster, FLEET, issued).await?;
     cluster.apply(&server(SERVER, "demo-postgres.ahoi-system.svc", "demo-postgres-tls", "Selected")).await?;
     let fleet = json!({"apiVersion": "internal.example.com/v1", "kind": "PgBouncer",
-        "metadata": {"name": FLEET, "namespace": SUITE},
+        "metadata": {"name": FLEET, "namespace": SYSTEM},
         "spec": {"replicas": 1, "tls": {
             "client": {"mode": "Require", "secretRef": {"name": FLEET}}, "server": {"mode": "VerifyFull"}}}});
     cluster.apply(&fleet.to_string()).await
@@ -137,14 +137,14 @@ fn server(name: &str, host: &str, secret: &str, placement: &str) -> String {
     json!({"apiVersion": "internal.example.com/v1", "kind": "DatabaseServer",
         "metadata": {"name": name, "labels": {"tls": "verified"}},
         "spec": {"host": host, "placement": placement,
-            "adminSecretRef": {"namespace": SUITE, "name": "demo-postgres"},
+            "adminSecretRef": {"namespace": SYSTEM, "name": "demo-postgres"},
             "tls": {"mode": "VerifyFull", "caSecretRef": {"name": secret}}}})
     .to_string()
 }
 
 async fn put(cluster: &Cluster, name: &str, issued: &Issued) -> Result<()> {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": SUITE},
+        "metadata": {"name": name, "namespace": SYSTEM},
         "stringData": {"ca.crt": issued.authority, "tls.crt": issued.certificate, "tls.key": issued.key}});
     cluster.apply(&secret.to_string()).await
 }

@@ -1,5 +1,6 @@
 //! The report: README.md with every number, results.json with every run, an SVG for every plot.
 
+mod figure;
 mod summary;
 mod svg;
 mod table;
@@ -24,7 +25,7 @@ pub fn write(folder: &Path, runs: &[Run]) -> Result<()> {
         fs::write(folder.join(&file), plot(&name, &curves).to_svg())?;
         plots.push((name, file));
     }
-    let text = table::markdown(runs, &plots);
+    let text = table::markdown(runs, &summary::markdown(runs), &plots);
     fs::write(folder.join("README.md"), &text)?;
     fs::write(folder.join("results.json"), serde_json::to_string_pretty(runs)? + "\n")?;
     println!("{text}");

@@ -1,8 +1,8 @@
 //! What was promised, and what was found: the beginning of the report.
 
-use super::table::figure;
+use super::figure::figure;
 use crate::results::Run;
-use crate::scenarios::{changes, converge, databases, floor, peers};
+use crate::scenarios::{changes, databases, floor, labels, peers};
 use crate::stats::median;
 
 /// A figure that was promised.
@@ -42,8 +42,8 @@ fn bars() -> Vec<Bar> {
         row("… ÷ those of kro with its limits raised", kro, "", peers::MULTIPLE, AtLeast(1.0)),
         beside("writes of a customer ÷ the parent's", parent, writes, writes),
         beside("… ÷ kro's", kro, writes, writes),
-        beside("memory of a customer ÷ the parent's", parent, converge::MEMORY, peers::MEMORY),
-        beside("… ÷ kro's", kro, converge::MEMORY, peers::MEMORY),
+        beside("memory of a customer ÷ the parent's", parent, labels::MEMORY, peers::MEMORY),
+        beside("… ÷ kro's", kro, labels::MEMORY, peers::MEMORY),
         row("toggle → child applied ÷ one apply, p99", "one toggle on each", "", changes::TOGGLE_MULTIPLE, AtMost(8.0)),
         row("writes at a restart of every controller", "every controller restarted", "", "writes", AtMost(0.0)),
         row("writes at rest", "", "idle seconds with 10000 customers", "writes", AtMost(0.0)),
@@ -51,11 +51,11 @@ fn bars() -> Vec<Bar> {
             "memory of all controllers for each of 10,000 customers",
             "9000 customers at once beside",
             "",
-            converge::MEMORY,
+            labels::MEMORY,
             AtMost(40.0),
         ),
         row("one of 10,000 ÷ one of 1,000: writes", "each of 10000", "", writes, AtMost(1.1)),
-        row("… memory", "each of 10000", "", converge::MEMORY, AtMost(1.1)),
+        row("… memory", "each of 10000", "", labels::MEMORY, AtMost(1.1)),
         row("… CPU of the suite", "each of 10000", "", "CPU of the suite per customer", AtMost(1.1)),
         row(
             "databases a second ÷ those of the same SQL by a bare client",

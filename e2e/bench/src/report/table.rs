@@ -1,10 +1,11 @@
 //! The numbers as Markdown.
 
-use crate::results::{Run, Value, number};
-use crate::stats::{median, spread};
+use super::figure::figure;
+use crate::results::{Run, Value};
+use crate::stats::spread;
 
 /// Everything that was measured, by scenario, with the machine and the plots.
-pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
+pub fn markdown(runs: &[Run], summary: &str, plots: &[(String, String)]) -> String {
     let mut text = String::from("# Benchmarks\n\n");
     let Some(first) = runs.first() else { return text };
     let command =
@@ -46,7 +47,7 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
         machine.kernel,
         others.join(", "),
     );
-    text += &super::summary::markdown(runs);
+    text += summary;
     for (name, file) in plots {
         text += &format!("\n![{name}]({file})\n");
     }
@@ -81,13 +82,6 @@ pub fn markdown(runs: &[Run], plots: &[(String, String)]) -> String {
 /// What was measured with, some of it named more than once.
 fn versions<'a>(runs: impl IntoIterator<Item = &'a Run>) -> impl Iterator<Item = &'a str> {
     runs.into_iter().flat_map(|run| &run.machine.versions).map(String::as_str)
-}
-
-/// The middle of `values`, and the smallest and the largest if they differ.
-pub fn figure(values: &[f64], unit: &str) -> String {
-    let (low, high) = spread(values);
-    let range = if low < high { format!(" ({} – {})", number(low), number(high)) } else { String::new() };
-    format!("{} {unit}{range}", number(median(values))).trim().replace("  ", " ")
 }
 
 fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
@@ -128,6 +122,6 @@ mod tests {
             run
         };
         let runs = [run(20.0, "0.10"), run(22.5, "0.20"), run(10.0, "0.00")];
-        insta::assert_snapshot!(markdown(&runs, &[("the plot".into(), "the-plot.svg".into())]));
+        insta::assert_snapshot!(markdown(&runs, "", &[("the plot".into(), "the-plot.svg".into())]));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use ahoi_api::{Plan, RunPolicy, Scheduler, namespace_of};
-use ahoi_e2e::SUITE;
+use ahoi_e2e::SYSTEM;
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::batch::v1::CronJob;
@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::steady::paced;
-use super::{QUIET, converge, latencies, rest};
+use super::{QUIET, converge, labels, latencies, rest};
 use crate::bench::{AT_ONCE, Bench, PATIENCE, PLAN, fan_out_spec};
 use crate::stats::{median, millis, quantile};
 use crate::watch::{Change, Seen};
@@ -35,7 +35,7 @@ fn customer_of<K: kube::Resource>(object: &K) -> Option<String> {
 pub async fn run(bench: &mut Bench) -> Result<()> {
     bench.with_suite().await?;
     let (set, n) = ("standing", bench.profile.standing);
-    let customers = converge::run(bench, converge::FAN_OUT, set, n, &fan_out_spec()).await?;
+    let customers = converge::run(bench, labels::FAN_OUT, set, n, &fan_out_spec()).await?;
     toggle(bench, &customers).await?;
     plan(bench, &customers).await?;
     repair(bench, &customers).await?;
@@ -83,7 +83,7 @@ async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
     .await?;
     let children = children.all(n, "children suspended", PATIENCE).await?;
     let ends = ends.all(n, "jobs suspended", PATIENCE).await?;
-    bench.quiet(SUITE, QUIET).await?;
+    bench.quiet(SYSTEM, QUIET).await?;
 
     let applied = std::mem::take(&mut *applied.lock().await);
     let apply = quantile(&millis(applied.iter().copied()), 0.99);
@@ -114,7 +114,7 @@ async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let change = json!({"guardrails": {"quota": {"pods": "51"}}});
     bench.cluster.patch_spec(&bench.cluster.all::<Plan>(), PLAN, change).await?;
     let reached = reached.all(n, "quotas changed", PATIENCE).await?;
-    bench.quiet(SUITE, QUIET).await?;
+    bench.quiet(SYSTEM, QUIET).await?;
 
     let times: Vec<Duration> = reached.values().map(|at| at.saturating_duration_since(start.at)).collect();
     let last = times.iter().max().context("nobody")?.as_secs_f64();
@@ -195,7 +195,7 @@ async fn repair(bench: &mut Bench, customers: &[String]) -> Result<()> {
         bench.run.value(&scenario, &format!("{what}, median"), "ms", median(&times));
         bench.run.value(&scenario, &format!("{what}, longest"), "ms", quantile(&times, 1.0));
     }
-    bench.quiet(SUITE, QUIET).await?;
+    bench.quiet(SYSTEM, QUIET).await?;
     bench.requests(&scenario, &start.requests()?, hurt.len());
     Ok(())
 }

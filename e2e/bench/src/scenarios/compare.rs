@@ -3,8 +3,9 @@
 
 use anyhow::{Context as _, Result};
 
-use super::converge::{self, FAN_OUT};
+use super::converge;
 use super::floor;
+use super::labels::FAN_OUT;
 use super::peers::Peers;
 use crate::bench::{Bench, fan_out_spec};
 use crate::recorded::Recorded;

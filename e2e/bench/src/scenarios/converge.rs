@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use super::labels::{FAN_OUT, FAN_OUT_PLOT, MEMORY};
 use super::{QUIET, convergence, latencies, of_the_suite};
 use crate::bench::{Bench, PATIENCE, names};
 
@@ -30,7 +31,7 @@ pub async fn beside(
     let ready = ready.all(n, "customers Ready", PATIENCE).await?;
     let last = ready.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
     // Whatever follows Ready by itself was caused by these customers, too.
-    bench.quiet(ahoi_e2e::SUITE, QUIET).await?;
+    bench.quiet(ahoi_e2e::SYSTEM, QUIET).await?;
     let now = bench.usage()?;
 
     bench.run.value(&scenario, "until the last is Ready", "s", last);
@@ -38,7 +39,7 @@ pub async fn beside(
     bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
     bench.run.curve(&format!("convergence, {kind}"), &format!("{n} customers"), convergence(start.at, &ready));
     if n == bench.profile.compare && kind == FAN_OUT {
-        bench.run.curve(super::floor::PLOT, "Ahoi", convergence(start.at, &ready));
+        bench.run.curve(FAN_OUT_PLOT, "Ahoi", convergence(start.at, &ready));
     }
     bench.requests(&scenario, &start.requests()?, n);
     bench.used(&scenario, &start, &now, n);
@@ -46,10 +47,3 @@ pub async fn beside(
     bench.run.value(&scenario, MEMORY, "kB", grown);
     Ok(names)
 }
-
-/// A row of the report.
-pub const MEMORY: &str = "memory of the suite beyond that without customers, per customer";
-/// The kind of customers without a database.
-pub const FAN_OUT: &str = "fan-out only";
-/// The kind of customers with everything.
-pub const WHOLE: &str = "with PostgreSQL, a way through the fleet and a worker";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ahoi_api::{Database, finalizers};
-use ahoi_e2e::SUITE;
+use ahoi_e2e::SYSTEM;
 use ahoi_reconcile::is_ready;
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -124,7 +124,7 @@ async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instan
 /// Restarts the database controller with or without this variable: as shipped it keeps its statements out of the log.
 async fn log_statements(bench: &mut Bench, variable: &str) -> Result<()> {
     bench.without_suite().await?;
-    bench.cluster.kubectl(&["-n", SUITE, "set", "env", "deployment/ahoi-database", variable], "").await?;
+    bench.cluster.kubectl(&["-n", SYSTEM, "set", "env", "deployment/ahoi-database", variable], "").await?;
     bench.with_suite().await
 }
 
@@ -143,7 +143,7 @@ async fn record(bench: &Bench) -> Result<Recorded> {
     admin.batch_execute("ALTER SYSTEM RESET log_line_prefix").await?;
     admin.batch_execute("SELECT pg_reload_conf()").await?;
     let since = format!("--since-time={since}");
-    let logs = ["logs", "--namespace", SUITE, "statefulset/demo-postgres", &since];
+    let logs = ["logs", "--namespace", SYSTEM, "statefulset/demo-postgres", &since];
     let log = bench.cluster.kubectl(&logs, "").await?;
     let database = object.status.as_ref().and_then(|status| status.database_name.clone()).context("no name")?;
     let statements = statements::read(&log, "ahoi-database");

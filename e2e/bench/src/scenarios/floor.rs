@@ -14,7 +14,7 @@ use kube::{Client, ResourceExt as _};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use super::converge::FAN_OUT;
+use super::labels::{FAN_OUT, FAN_OUT_PLOT};
 use super::{convergence, latencies, of_the_control_plane};
 use crate::accounts;
 use crate::bench::{Bench, PATIENCE, names};
@@ -22,8 +22,6 @@ use crate::recorded::{How, Recorded, Step};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
-/// The plot that compares everybody.
-pub const PLOT: &str = "the same fan-out";
 /// A row of the report.
 pub const SHARE: &str = "rate of the suite as a share of the floor";
 /// A row of the report.
@@ -46,7 +44,7 @@ pub async fn run(bench: &mut Bench, recorded: &Recorded, ours: f64) -> Result<()
     }
     let (rate, points) = best.context("the profile has no floor")?;
     bench.run.value(&scenario, "rate, the best", "customers/s", rate);
-    bench.run.curve(PLOT, "floor", points);
+    bench.run.curve(FAN_OUT_PLOT, "floor", points);
     bench.run.value(&scenario, SHARE, "", ours / rate);
     if let Some(&at_once) = bench.profile.floor.last() {
         let (rate, _) = measure(bench, &client, recorded, &scenario, at_once, false).await?;

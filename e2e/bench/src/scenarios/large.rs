@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 
-use super::converge::{self, FAN_OUT, MEMORY};
+use super::converge;
+use super::labels::{FAN_OUT, MEMORY};
 use super::{of_the_control_plane, rest};
 use crate::bench::{Bench, fan_out_spec};
 

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod converge;
 pub mod databases;
 pub mod floor;
+pub mod labels;
 pub mod large;
 pub mod offboard;
 pub mod peers;

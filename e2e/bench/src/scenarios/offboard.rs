@@ -19,7 +19,7 @@ pub async fn run(bench: &mut Bench, kind: &str, set: &str, customers: &[String])
     let last = gone.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
     let emptied = emptied.all(n, "namespaces gone", PATIENCE).await?;
     let all = emptied.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
-    bench.quiet(ahoi_e2e::SUITE, QUIET).await?;
+    bench.quiet(ahoi_e2e::SYSTEM, QUIET).await?;
     bench.run.value(&scenario, "until the last customer is gone", "s", last);
     bench.run.value(&scenario, "until the last namespace is gone", "s", all);
     bench.run.value(&scenario, "rate", "customers/s", n as f64 / last);

@@ -15,8 +15,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use super::converge::FAN_OUT;
-use super::floor::PLOT;
+use super::labels::{FAN_OUT, FAN_OUT_PLOT};
 use super::{QUIET, convergence, latencies, of_the_control_plane};
 use crate::accounts::{self, NAMESPACE};
 use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
@@ -162,7 +161,7 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Re
     bench.run.value(&scenario, "until the last is ready", "s", last);
     bench.run.value(&scenario, "rate", "customers/s", n as f64 / last);
     bench.latency(&scenario, "created → ready", latencies(&sent, &ready));
-    bench.run.curve(PLOT, peer.name, convergence(start.at, &ready));
+    bench.run.curve(FAN_OUT_PLOT, peer.name, convergence(start.at, &ready));
     let writes = requests.iter().filter(|request| request.is_write()).count();
     let reads = requests.iter().filter(|request| request.is_single_read()).count();
     bench.run.value(&scenario, "writes per customer", "requests", each(writes as f64));

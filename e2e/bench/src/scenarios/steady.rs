@@ -31,7 +31,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     })
     .await?;
     let ready = ready.all(names.len(), "customers Ready", PATIENCE).await?;
-    bench.quiet(ahoi_e2e::SUITE, QUIET).await?;
+    bench.quiet(ahoi_e2e::SYSTEM, QUIET).await?;
     bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
     bench.requests(&scenario, &start.requests()?, names.len());
     bench.leave("steady").await
