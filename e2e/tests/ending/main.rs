@@ -5,6 +5,7 @@ mod foreground;
 mod obstacles;
 mod read_only;
 mod refused;
+mod verifiers_full;
 mod world;
 
 use tokio::sync::Mutex;

@@ -1,0 +1,81 @@
+//! A PgBouncer fleet and a DatabaseServer whose TLS modes do not fit together: the message says which field to set to what.
+
+use ahoi_api::{DatabaseServer, PgBouncer};
+use ahoi_e2e::{Cluster, SYSTEM};
+use ahoi_reconcile::conditions;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+/// The fleet, the server and the customer.
+const NAME: &str = "tls-mismatch";
+
+/// The customer becomes Stalled and says all of these words; it is served all the same.
+async fn mismatch(cluster: &Cluster, words: &[&str]) -> Result<()> {
+    let customer = cluster.condition(NAME, "ConnectionPoolReady", "False", "TlsMismatch").await?;
+    let status = customer.status.context("no status")?;
+    let found = conditions::find(&status.conditions, "ConnectionPoolReady").context("ConnectionPoolReady")?;
+    println!("tls: {}", found.message);
+    for word in words {
+        ensure!(found.message.contains(word), "{word:?} is not in {:?}", found.message);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_field_that_the_message_names_is_the_one_to_set() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let (servers, fleets) = (cluster.all::<DatabaseServer>(), cluster.of::<PgBouncer>(SYSTEM));
+    cluster.delete_customer(NAME).await?;
+    cluster.delete(&fleets, NAME, 60).await?;
+    cluster.delete(&servers, NAME, 60).await?;
+    let server = json!({"apiVersion": "internal.example.com/v1", "kind": "DatabaseServer",
+        "metadata": {"name": NAME, "labels": {"for": NAME}},
+        "spec": {"host": "demo-postgres.ahoi-system.svc", "placement": "Selected",
+            "adminSecretRef": {"namespace": SYSTEM, "name": "demo-postgres"}, "tls": {"mode": "Require"}}});
+    cluster.apply(&server.to_string()).await?;
+    let fleet = json!({"apiVersion": "internal.example.com/v1", "kind": "PgBouncer",
+        "metadata": {"name": NAME, "namespace": SYSTEM}, "spec": {"replicas": 1}});
+    cluster.apply(&fleet.to_string()).await?;
+    let features = json!({
+        "database": {"enabled": true, "serverSelector": {"for": NAME}},
+        "connectionPool": {"pgBouncerRef": {"namespace": SYSTEM, "name": NAME}},
+    });
+    cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
+
+    let set_server = |tls: Value| cluster.patch_spec(&servers, NAME, json!({ "tls": tls }));
+    let set_fleet = |mode: &'static str| cluster.patch_spec(&fleets, NAME, json!({"tls": {"server": {"mode": mode}}}));
+    let fleet_field = "set spec.tls.server.mode of PgBouncer tls-mismatch to Require";
+    mismatch(&cluster, &["spec.tls.mode of DatabaseServer tls-mismatch is Require", "is Prefer", fleet_field]).await?;
+    set_fleet("Require").await?;
+    cluster.ready(NAME).await.context("after the mode of the fleet was set")?;
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let client = cluster.pooled(NAME).await?.connect().await?;
+    client.batch_execute("BEGIN; SET LOCAL ROLE NONE").await?;
+    ensure!(client.query_one(encrypted, &[]).await?.get::<_, bool>(0), "a connection to PostgreSQL without TLS");
+    drop(client);
+
+    set_server(json!({"mode": "Disable"})).await?;
+    let (of_server, of_fleet) = (
+        "spec.tls.mode of DatabaseServer tls-mismatch to Require",
+        "spec.tls.server.mode of PgBouncer tls-mismatch to Prefer",
+    );
+    mismatch(&cluster, &["is Disable", of_server, of_fleet]).await?;
+    cluster.pooled(NAME).await?.connect().await?.batch_execute("SELECT 1").await.context("served as before")?;
+    set_fleet("Prefer").await?;
+    cluster.ready(NAME).await.context("after the mode of the fleet was lowered")?;
+    set_fleet("Require").await?;
+    mismatch(&cluster, &[of_server, of_fleet]).await?;
+    set_server(json!({"mode": "Require"})).await?;
+    cluster.ready(NAME).await.context("after the mode of the server was set")?;
+
+    set_fleet("VerifyFull").await?;
+    let words = ["verifies", "set spec.tls.mode of DatabaseServer tls-mismatch to VerifyFull", "spec.tls.caSecretRef"];
+    mismatch(&cluster, &words).await?;
+    set_server(json!({"mode": "VerifyFull", "caSecretRef": {"name": "demo-postgres-tls"}})).await?;
+    cluster.ready(NAME).await.context("after the mode and the CA of the server were set")?;
+    cluster.pooled(NAME).await?.connect().await?.batch_execute("SELECT 1").await?;
+
+    cluster.delete_customer(NAME).await?;
+    cluster.delete(&fleets, NAME, 60).await?;
+    cluster.delete(&servers, NAME, 60).await
+}
