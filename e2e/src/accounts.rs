@@ -1,4 +1,4 @@
-//! The ServiceAccounts of the suite: what RBAC gives them, and requests in their name.
+//! The ServiceAccounts of the controllers: their RBAC rights, and clients that impersonate them.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -16,29 +16,29 @@ pub struct Right {
     pub account: String,
     /// API group; empty for the core group.
     pub group: String,
-    /// Plural, and a subresource after a slash.
+    /// Plural name, followed by a slash and the subresource, if any.
     pub resource: String,
-    /// Verb of RBAC.
+    /// RBAC verb.
     pub verb: String,
-    /// Names that the right is limited to; empty for all.
+    /// Names of the objects that the right is limited to. Empty: all objects.
     pub names: Vec<String>,
 }
 
 impl Right {
-    /// The resource with its group, as Kubernetes writes it: `jobs.batch`.
+    /// Plural name with its API group, for example `jobs.batch`.
     pub fn resource(&self) -> String {
         let plural = self.resource.split('/').next().unwrap_or_default();
         if self.group.is_empty() { plural.to_owned() } else { format!("{plural}.{}", self.group) }
     }
 
-    /// The subresource, if it is one's.
+    /// Subresource, if any.
     pub fn subresource(&self) -> Option<&str> {
         self.resource.split_once('/').map(|(_, subresource)| subresource)
     }
 }
 
 impl Cluster {
-    /// A client that acts as the user, a member of the groups.
+    /// Returns a client that impersonates the user and the groups.
     pub async fn acting_as(&self, user: &str, groups: &[&str]) -> Result<Client> {
         let mut config = Config::infer().await?;
         config.auth_info.impersonate = Some(user.to_owned());
@@ -46,19 +46,19 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// A client that acts as a ServiceAccount of the suite.
+    /// Returns a client that impersonates a ServiceAccount of the controllers.
     pub async fn as_account(&self, account: &str) -> Result<Client> {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:ahoi-system", "system:authenticated"];
         self.acting_as(&format!("system:serviceaccount:{SYSTEM}:{account}"), &groups).await
     }
 
-    /// The names of the suite's ServiceAccounts; the one that Kubernetes makes has no rights.
+    /// Returns the names of the ServiceAccounts of the controllers, without the `default` account, which has no rights.
     pub async fn accounts(&self) -> Result<Vec<String>> {
         let accounts = self.of::<ServiceAccount>(SYSTEM).list(&ListParams::default()).await?;
         Ok(accounts.iter().map(|account| account.name_any()).filter(|name| name != "default").collect())
     }
 
-    /// What the ClusterRoles give the account in every namespace, one entry for each resource and verb.
+    /// Returns the cluster-wide rights of the account, one entry for each resource and verb.
     pub async fn rights(&self, account: &str) -> Result<Vec<Right>> {
         let mut rights = Vec::new();
         for binding in self.all::<ClusterRoleBinding>().list(&ListParams::default()).await? {
@@ -67,7 +67,11 @@ impl Cluster {
             };
             if binding.subjects.iter().flatten().any(ours) {
                 let role = self.all::<ClusterRole>().get(&binding.role_ref.name).await?;
-                ensure!(role.aggregation_rule.is_none(), "{} is aggregated: it has what others add", role.name_any());
+                ensure!(
+                    role.aggregation_rule.is_none(),
+                    "ClusterRole {} is aggregated: its rules depend on other ClusterRoles",
+                    role.name_any()
+                );
                 for rule in role.rules.unwrap_or_default() {
                     rights.extend(one_by_one(account, rule).with_context(|| binding.role_ref.name.clone())?);
                 }
@@ -81,7 +85,10 @@ impl Cluster {
 fn one_by_one(account: &str, rule: PolicyRule) -> Result<Vec<Right>> {
     let (groups, resources) = (rule.api_groups.unwrap_or_default(), rule.resources.unwrap_or_default());
     let words = groups.iter().chain(&resources).chain(&rule.verbs);
-    ensure!(words.clone().all(|word| !word.contains('*')), "a wildcard for {account}: name what it needs");
+    ensure!(
+        words.clone().all(|word| !word.contains('*')),
+        "{account} has a wildcard: list each group, resource and verb"
+    );
     let mut rights = Vec::new();
     for group in &groups {
         for resource in &resources {

@@ -1,4 +1,4 @@
-//! What the agents of the fleet count.
+//! Metrics of the agents of the PgBouncer fleet.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use crate::Cluster;
 use crate::system::SYSTEM;
 
-/// Label on the pods of a fleet.
+/// Label of the pods of the fleet `global`.
 const FLEET: &str = "internal.example.com/pgbouncer=global";
 
 impl Cluster {
-    /// A metric of every agent of the fleet, by the name of its pod. What pgbouncer says is asked every 15 s.
+    /// Returns a metric of each agent of the fleet, with the name of its pod. Agents read the statistics of pgbouncer every 15 s.
     pub async fn of_agents(&self, metric: &str) -> Result<Vec<(String, f64)>> {
         let pods = self.of::<Pod>(SYSTEM).list(&ListParams::default().labels(FLEET)).await?;
         let mut found = Vec::new();
@@ -32,7 +32,7 @@ impl Cluster {
     }
 }
 
-/// What the process at this address serves to Prometheus.
+/// Returns the metrics page of the process at this address.
 pub async fn metrics(ip: &str, port: u16) -> Result<String> {
     let asked = async {
         let mut stream = TcpStream::connect((ip, port)).await?;

@@ -1,4 +1,4 @@
-//! What the controllers asked of the API server, counted from its audit log.
+//! Requests of the controllers, counted in the audit log of the API server.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,71 +10,71 @@ use serde::Deserialize;
 
 use crate::system::SYSTEM;
 
-/// A place in the audit log; what was asked after it can be counted.
+/// Position in the audit log. Requests after it can be counted.
 pub struct Audit {
     path: PathBuf,
     from: u64,
 }
 
-/// One request of a service account of the suite.
+/// Request of a ServiceAccount of the controllers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// get, list, watch, create, update, patch, delete.
+    /// Verb: get, list, watch, create, update, patch or delete.
     pub verb: String,
-    /// Who asked.
+    /// User that sent the request.
     pub user: User,
-    /// What for.
+    /// Object of the request.
     #[serde(default)]
     pub object_ref: ObjectRef,
-    /// The path, with its query.
+    /// Path with its query.
     #[serde(rename = "requestURI")]
     pub uri: String,
 }
 
-/// Who asked.
+/// User that sent the request.
 #[derive(Clone, Debug, Deserialize)]
 pub struct User {
     /// system:serviceaccount:NAMESPACE:NAME
     pub username: String,
 }
 
-/// What was asked for.
+/// Object of a request.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ObjectRef {
-    /// API group, empty for Kubernetes' core.
+    /// API group. Empty: the core group.
     #[serde(default, rename = "apiGroup")]
     pub group: String,
     /// Version of the API group.
     #[serde(default, rename = "apiVersion")]
     pub version: String,
-    /// Plural of the kind.
+    /// Plural name of the kind.
     #[serde(default)]
     pub resource: String,
-    /// Namespace, empty for cluster-scoped objects.
+    /// Namespace. Empty: a cluster-scoped object.
     #[serde(default)]
     pub namespace: String,
-    /// Name, empty for lists and creates.
+    /// Name. Empty: a list or a create.
     #[serde(default)]
     pub name: String,
-    /// status and the like.
+    /// Subresource, for example `status`.
     #[serde(default)]
     pub subresource: String,
 }
 
 impl Request {
-    /// Whether it changes something; renewals of Leases do not count.
+    /// Whether the request writes. Renewals of Leases do not count.
     pub fn is_write(&self) -> bool {
         matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
             && !matches!(self.object_ref.resource.as_str(), "leases" | "tokenreviews" | "subjectaccessreviews")
     }
 
-    /// Whether it reads one object, Leases aside; lists and watches serve all customers at once.
+    /// Whether the request reads a single object other than a Lease. Lists and watches serve all customers at once.
     pub fn is_single_read(&self) -> bool {
         self.verb == "get" && !self.object_ref.resource.is_empty() && self.object_ref.resource != "leases"
     }
 
-    /// For reports: who, what and where.
+    /// One line for reports: user, verb and object.
     pub fn line(&self) -> String {
         let who = self.user.username.rsplit(':').next().unwrap_or_default();
         let ObjectRef { resource, namespace, name, subresource, .. } = &self.object_ref;
@@ -83,36 +83,36 @@ impl Request {
 }
 
 impl Audit {
-    /// Here and now.
+    /// Returns the current end of the log.
     pub fn mark() -> Result<Self> {
         let path = PathBuf::from(std::env::var_os("AUDIT_LOG").context("AUDIT_LOG is not set: run e2e/run")?);
         let from = File::open(&path).with_context(|| format!("{}", path.display()))?.metadata()?.len();
         Ok(Self { path, from })
     }
 
-    /// The log.
+    /// Path of the log.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where in the log this place is, in bytes.
+    /// Offset in the log, in bytes.
     pub fn from(&self) -> u64 {
         self.from
     }
 
-    /// What the suite's service accounts have asked since.
+    /// Returns the requests of the controllers since this position.
     pub fn since(&self) -> Result<Vec<Request>> {
         self.since_of(SYSTEM)
     }
 
-    /// What the service accounts of `namespace` have asked since.
+    /// Returns the requests of the ServiceAccounts of `namespace` since this position.
     pub fn since_of(&self, namespace: &str) -> Result<Vec<Request>> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.from))?;
         let accounts = format!("system:serviceaccount:{namespace}:");
         let mut requests = Vec::new();
         for line in BufReader::new(file).lines() {
-            // The last line may be half written; it belongs to a later count.
+            // The last line may be incomplete. A later count includes it.
             let Ok(request) = serde_json::from_str::<Request>(&line?) else { continue };
             if request.user.username.starts_with(&accounts) {
                 requests.push(request);
@@ -122,7 +122,7 @@ impl Audit {
     }
 }
 
-/// How many requests of each line there are, for a report that a reader can add up.
+/// Formats the requests as a table of counts.
 pub fn table(requests: &[Request]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for request in requests {

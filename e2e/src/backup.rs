@@ -1,4 +1,4 @@
-//! What a backup tool has of a customer's objects, and how it brings them back.
+//! Backup and restore of the objects of a customer, as backup tools do it.
 
 use ahoi_api::namespace_of;
 use anyhow::{Context as _, Result, ensure};
@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use crate::Cluster;
 use crate::kinds::{Scope, for_kubectl};
 
-/// Kinds of Kubernetes that a restore finds in a customer's namespace, beside those of Ahoi.
+/// Kinds of Kubernetes in the namespace of a customer that a backup contains, in addition to those of Ahoi.
 const KINDS: &str =
     "secrets,resourcequotas,limitranges,networkpolicies,rolebindings,deployments,cronjobs,poddisruptionbudgets";
 
-/// Objects without what no backup tool restores: uids, owner references, and who wrote which field.
+/// Objects without uids, owner references and managed fields, which no backup tool restores.
 pub struct Backup(Vec<Value>);
 
 impl Cluster {
-    /// The objects of the customer; the Customer itself stands last if `customer_last`.
+    /// Returns the objects of the customer. `customer_last`: the Customer is restored after its children.
     pub async fn backup(&self, name: &str, customer_last: bool) -> Result<Backup> {
         let namespace = namespace_of(name);
         let get = async |args: &[&str]| -> Result<Value> {
@@ -42,7 +42,7 @@ impl Cluster {
         Ok(Backup(items))
     }
 
-    /// Creates what is not there yet, as most tools do: without status. The controllers may be at work meanwhile.
+    /// Creates the objects that do not exist, without status, as most tools do. The controllers may run meanwhile.
     pub async fn restore(&self, backup: &Backup) -> Result<()> {
         let mut items = backup.0.clone();
         items.iter_mut().filter_map(Value::as_object_mut).for_each(|item| drop(item.remove("status")));
@@ -53,7 +53,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The same, and then writes the status that our objects had.
+    /// Creates the objects that do not exist, and writes the status of our kinds.
     pub async fn restore_with_status(&self, backup: &Backup) -> Result<()> {
         self.restore(backup).await?;
         for item in &backup.0 {

@@ -15,27 +15,27 @@ use crate::kubectl::kubectl;
 /// A connection to the cluster under test, as its administrator.
 #[derive(Clone)]
 pub struct Cluster {
-    /// The client; the tests see what any client of the API sees.
+    /// Client of the API server.
     pub client: Client,
 }
 
 impl Cluster {
-    /// Connects as KUBECONFIG says.
+    /// Connects to the cluster of KUBECONFIG.
     pub async fn connect() -> Result<Self> {
-        // A second test of the same process finds the provider installed, which is as good.
+        // Another test of the process may have installed the provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         if std::env::var_os("KUBECONFIG").is_none() {
-            bail!("KUBECONFIG is not set: run the end-to-end tests by e2e/run, which starts a cluster for them");
+            bail!("KUBECONFIG is not set: use e2e/run, which starts a cluster for the tests");
         }
         Ok(Self { client: Client::try_default().await? })
     }
 
-    /// All objects of a cluster-scoped kind, or a namespaced one over all namespaces.
+    /// Returns the API of a cluster-scoped kind, or of a namespaced kind in all namespaces.
     pub fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
 
-    /// The objects of a kind in `namespace`.
+    /// Returns the API of a kind in `namespace`.
     pub fn of<K>(&self, namespace: &str) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -43,7 +43,8 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Waits until `holds` of the object `name` of `api` (None: it does not exist), at most `seconds`.
+    /// Waits at most `seconds` until `holds` returns true for the object `name` (None: the object does not exist). `what` is the
+    /// expected state, for the error.
     pub async fn until<K>(
         &self,
         api: &Api<K>,
@@ -60,21 +61,21 @@ impl Cluster {
             Ok(found) => Ok(found?),
             Err(_) => {
                 diagnose::print(&self.client, name).await;
-                bail!("{} {name}: not within {seconds} s: {what}", K::kind(&()))
+                bail!("{} {name} is not within {seconds} s: {what}", K::kind(&()))
             }
         }
     }
 
-    /// Waits until the object `name` is gone.
+    /// Waits until the object `name` does not exist.
     pub async fn until_gone<K>(&self, api: &Api<K>, name: &str, seconds: u64) -> Result<()>
     where
         K: Clone + Debug + Send + DeserializeOwned + Resource<DynamicType = ()> + 'static,
     {
-        self.until(api, name, "gone", seconds, |o: Option<&K>| o.is_none()).await.map(drop)
+        self.until(api, name, "deleted", seconds, |o: Option<&K>| o.is_none()).await.map(drop)
     }
 
-    /// Deletes the object `name`, where there is one, and waits until it is gone. One that was in use a moment ago is tried
-    /// again until its status says that it no longer is.
+    /// Deletes the object `name` if it exists, and waits until it is deleted. While admission denies the deletion because the
+    /// object is in use, the deletion is retried.
     pub async fn delete<K>(&self, api: &Api<K>, name: &str, seconds: u64) -> Result<()>
     where
         K: Clone + Debug + Send + DeserializeOwned + Resource<DynamicType = ()> + 'static,
@@ -100,12 +101,12 @@ impl Cluster {
         kubectl(args, stdin).await
     }
 
-    /// `kubectl apply` of `manifest`; the API server's refusal is the error.
+    /// Runs `kubectl apply` with `manifest`. A refusal of the API server is the error.
     pub async fn apply(&self, manifest: &str) -> Result<()> {
         self.kubectl(&["apply", "-f", "-"], manifest).await.map(drop)
     }
 
-    /// Merges `spec` into the spec of the object `name`, as `kubectl patch` does.
+    /// Merges `spec` into the spec of the object `name`, like `kubectl patch --type=merge`.
     pub async fn patch_spec<K>(&self, api: &Api<K>, name: &str, spec: serde_json::Value) -> Result<K>
     where
         K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,

@@ -1,4 +1,4 @@
-//! The suite's own processes: killed, stopped and restarted by the tests.
+//! The controllers: killed, stopped and restarted by tests.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::system::SYSTEM;
 
-/// Every controller, by the name of its Deployment: one for each folder of `operators/`.
+/// Returns the Deployments of all controllers: one for each folder of `operators/`.
 pub fn controllers() -> &'static [String] {
     static CONTROLLERS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let operators = concat!(env!("CARGO_MANIFEST_DIR"), "/../operators");
@@ -28,7 +28,7 @@ pub fn controllers() -> &'static [String] {
 }
 
 impl Cluster {
-    /// Kills both pods of a controller at once, without grace, as a failing node does.
+    /// Deletes all pods of a controller at once, without a grace period, like a node failure.
     pub async fn kill(&self, controller: &str) -> Result<()> {
         let pods: Api<Pod> = self.of(SYSTEM);
         let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
@@ -45,7 +45,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs `replicas` of a controller and waits until it is so.
+    /// Scales a controller to `replicas` and waits until they are available.
     pub async fn scale(&self, controller: &str, replicas: i32) -> Result<()> {
         let deployments: Api<Deployment> = self.of(SYSTEM);
         let patch = json!({ "spec": { "replicas": replicas } });
@@ -60,7 +60,7 @@ impl Cluster {
         self.until(&deployments, controller, &format!("{replicas} available replicas"), 120, settled).await.map(drop)
     }
 
-    /// Stops every controller and waits until none runs.
+    /// Scales all controllers to 0 and waits until no pod is left.
     pub async fn stop_all(&self) -> Result<()> {
         for controller in controllers() {
             self.scale(controller, 0).await?;
@@ -74,7 +74,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts every controller with two replicas each, and waits until one of them leads.
+    /// Scales all controllers to 2 and waits until each has a leader.
     pub async fn start_all(&self) -> Result<()> {
         for controller in controllers() {
             self.scale(controller, 2).await?;
@@ -85,7 +85,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until one of the new pods of the controller holds its Lease.
+    /// Waits until a current pod of the controller holds its Lease.
     async fn led_again(&self, controller: &str) -> Result<()> {
         let selector = ListParams::default().labels(&format!("app.kubernetes.io/name={controller}"));
         let pods = self.of::<Pod>(SYSTEM).list(&selector).await?;

@@ -1,4 +1,4 @@
-//! What explains a failed wait: the objects of the suite, their events and the controllers' last words.
+//! Explanation of a wait that timed out: objects, events and the logs of the controllers.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, LogParams};
@@ -8,7 +8,7 @@ use crate::kinds::{Scope, for_kubectl};
 use crate::kubectl::kubectl;
 use crate::system::SYSTEM;
 
-/// Prints what concerns the object `name`. Never fails: the failure that called it is the one to report.
+/// Prints the state around the object `name`. It returns no error, because the time-out is the error to report.
 pub async fn print(client: &Client, name: &str) {
     eprintln!("\n==== why {name} is not as expected ====");
     let customer_namespace = format!("customer-{name}");

@@ -1,8 +1,7 @@
-//! Whether replicas of a controller kept to their partitions, told from the audit log of the API server.
+//! Checks in the audit log of the API server that replicas of a controller wrote only objects of their partitions.
 //!
-//! The Leases of the partitions say who had which partition, from when to when. Every write of the controller must have been asked for
-//! and answered while its pod had the partition of its object: not before it took the partition, and not after it gave it back
-//! or another took it over.
+//! The Leases of the partitions show which pod held which partition and when. Each write must begin and end while its pod holds
+//! the partition of the object.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,64 +14,64 @@ use serde_json::Value;
 use crate::audit::Audit;
 use crate::system::SYSTEM;
 
-/// A request of one replica.
+/// Request of a replica.
 #[derive(Clone, Debug)]
 pub struct Act {
-    /// Its pod.
+    /// Pod that sent the request.
     pub pod: String,
-    /// When it was asked for.
+    /// When the API server received the request.
     pub asked: Timestamp,
-    /// When it was answered.
+    /// When the API server answered.
     pub answered: Timestamp,
-    /// What it did.
+    /// Effect of the request.
     pub what: What,
 }
 
-/// What a request did.
+/// Effect of a request.
 #[derive(Clone, Debug)]
 pub enum What {
-    /// It wrote an object of this customer.
+    /// Wrote an object of a customer.
     Wrote {
-        /// The customer.
+        /// Name of the customer.
         customer: String,
-        /// For people.
+        /// Description for reports.
         line: String,
     },
-    /// It made the Lease of this partition name this pod; empty: nobody.
+    /// Set the holder of the Lease of a partition.
     Named {
-        /// The partition.
+        /// Number of the partition.
         partition: u32,
-        /// The pod.
+        /// Pod that holds it. Empty: no pod.
         holder: String,
     },
 }
 
-/// A partition in the hands of a pod.
+/// Time in which a pod held a partition.
 #[derive(Clone, Debug)]
 struct Tenure {
     pod: String,
     from: Timestamp,
-    /// When the next was named, or the request for that was sent; None: it still has it.
+    /// When the request for the next holder was sent. None: the pod still holds it.
     to: Option<Timestamp>,
 }
 
-/// What the check comes to.
+/// Result of the check.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Writes that were looked at.
+    /// Number of writes.
     pub writes: usize,
-    /// How often a partition changed hands.
-    pub hands: usize,
-    /// Writes of each pod.
+    /// Number of times that a partition got a holder.
+    pub handovers: usize,
+    /// Number of writes by pod.
     pub by_pod: BTreeMap<String, usize>,
-    /// Writes outside of the time in which their pod had the partition.
+    /// Writes of pods that did not hold the partition.
     pub violations: Vec<String>,
 }
 
-/// Looks at everything that happened. `partition_of` says which partition a customer is on.
+/// Checks all requests. `partition_of` returns the partition of a customer.
 pub fn check(acts: &[Act], partition_of: impl Fn(&str) -> u32) -> Verdict {
     let tenures = tenures(acts);
-    let mut verdict = Verdict { hands: tenures.values().map(Vec::len).sum(), ..Verdict::default() };
+    let mut verdict = Verdict { handovers: tenures.values().map(Vec::len).sum(), ..Verdict::default() };
     for act in acts {
         let What::Wrote { customer, line } = &act.what else { continue };
         let partition = partition_of(customer);
@@ -103,7 +102,7 @@ fn tenures(acts: &[Act]) -> BTreeMap<u32, Vec<Tenure>> {
     let mut tenures = BTreeMap::<u32, Vec<Tenure>>::new();
     for (act, partition, holder) in named {
         let of_partition = tenures.entry(partition).or_default();
-        // A container that was started again in its pod takes what names its pod already.
+        // A restarted container finds the Lease with the name of its own pod.
         if of_partition.last().is_some_and(|last| last.to.is_none() && last.pod == holder) {
             continue;
         }
@@ -117,14 +116,14 @@ fn tenures(acts: &[Act]) -> BTreeMap<u32, Vec<Tenure>> {
     tenures
 }
 
-/// What a controller has done since `mark`, and how many of its writes name no customer (as the creation of objects without a
-/// namespace does).
+/// Returns the requests of a controller since `mark`, and the number of its writes that name no customer, such as the creation
+/// of cluster-scoped objects.
 pub fn acts(mark: &Audit, controller: &str) -> Result<(Vec<Act>, usize)> {
     let mut file = File::open(mark.path())?;
     file.seek(SeekFrom::Start(mark.from()))?;
     let (mut acts, mut unnamed) = (Vec::new(), 0);
     for line in BufReader::new(file).lines() {
-        // The last line may be half written.
+        // The last line may be incomplete.
         let Ok(event) = serde_json::from_str::<Value>(&line?) else { continue };
         if event["user"]["username"] != format!("system:serviceaccount:{SYSTEM}:{controller}") || !succeeded(&event) {
             continue;
@@ -165,8 +164,8 @@ fn what(event: &Value, controller: &str) -> Option<What> {
         let partition = name.strip_prefix(&format!("{controller}-"))?.split_once("-of-")?.0.parse().ok()?;
         return Some(What::Named { partition, holder: text(&lease["spec"]["holderIdentity"]) });
     }
-    let place = if namespace.is_empty() { &name } else { &namespace };
-    let customer = place.strip_prefix("customer-").unwrap_or(place).to_owned();
+    let owner = if namespace.is_empty() { &name } else { &namespace };
+    let customer = owner.strip_prefix("customer-").unwrap_or(owner).to_owned();
     Some(What::Wrote { customer, line: format!("{verb} {resource} {namespace}/{name}") })
 }
 
@@ -192,23 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn one_after_the_other_is_right() {
+    fn consecutive_holders_are_no_violation() {
         let given = [named("a", 0, "a"), wrote("a", 2, 3), named("a", 10, ""), named("b", 12, "b"), wrote("b", 14, 15)];
         assert_eq!(violations(&given), 0);
         let taken = [named("a", 0, "a"), wrote("a", 2, 3), named("b", 20, "b"), wrote("b", 22, 23)];
         assert_eq!(violations(&taken), 0);
         let restarted = [named("a", 0, "a"), wrote("a", 2, 3), named("a", 5, "a"), wrote("a", 7, 8)];
-        assert_eq!((violations(&restarted), check(&restarted, |_| 0).hands), (0, 1));
+        assert_eq!((violations(&restarted), check(&restarted, |_| 0).handovers), (0, 1));
     }
 
     #[test]
-    fn what_must_not_be_is_seen() {
+    fn writes_without_the_partition_are_violations() {
         let late = [named("a", 0, "a"), named("b", 20, "b"), wrote("a", 22, 23)];
-        assert_eq!(violations(&late), 1, "the one before writes again");
+        assert_eq!(violations(&late), 1, "the former holder writes again");
         let across = [named("a", 0, "a"), wrote("a", 9, 11), named("a", 10, "")];
-        assert_eq!(violations(&across), 1, "it was still writing when it gave the partition back");
+        assert_eq!(violations(&across), 1, "a write ends after the partition was released");
         let never = [named("a", 0, "a"), wrote("b", 2, 3)];
-        assert_eq!(violations(&never), 1, "somebody who never had it");
+        assert_eq!(violations(&never), 1, "a pod that never held the partition");
         let early = [wrote("a", 0, 1), named("a", 2, "a")];
         assert_eq!(violations(&early), 1);
     }

@@ -1,10 +1,10 @@
-//! How long bookings take, while they are made.
+//! Latencies of bookings.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What every client of a ledger adds to.
+/// Latencies that the clients of a ledger record.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies(Arc<Mutex<Vec<Duration>>>);
 
@@ -13,13 +13,13 @@ impl Latencies {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(took);
     }
 
-    /// How many have been added since they were last taken.
+    /// Number of latencies recorded since the last `take`.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// All that have been added since this was last asked.
+    /// Returns the percentiles of the latencies recorded since the last `take`.
     #[must_use]
     pub fn take(&self) -> Percentiles {
         let taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -27,16 +27,16 @@ impl Latencies {
     }
 }
 
-/// What is said of many durations.
+/// Percentiles of durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Percentiles {
-    /// How many there are.
+    /// Number of durations.
     pub count: usize,
-    /// Half of them take at most this.
+    /// 50th percentile.
     pub p50: Duration,
-    /// 99 of 100 take at most this.
+    /// 99th percentile.
     pub p99: Duration,
-    /// The longest.
+    /// Maximum.
     pub max: Duration,
 }
 
@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hundredth_is_the_longest() {
+    fn latency_percentiles() {
         let all = Latencies::default();
         (1..=100).rev().for_each(|ms| all.add(Duration::from_millis(ms)));
         assert_eq!(all.count(), 100);
-        let said = all.take();
+        let percentiles = all.take();
         let ms = Duration::from_millis;
-        assert_eq!(said, Percentiles { count: 100, p50: ms(50), p99: ms(99), max: ms(100) });
+        assert_eq!(percentiles, Percentiles { count: 100, p50: ms(50), p99: ms(99), max: ms(100) });
         assert_eq!(all.take(), Percentiles::default());
     }
 }

@@ -1,9 +1,8 @@
-//! A ledger: clients that book without pause, as applications do, and know of every booking whether it was confirmed.
-//! Afterwards PostgreSQL itself is asked whether it knows the same.
+//! A ledger: clients that book continuously and record which bookings were confirmed. Afterwards their records are compared with
+//! PostgreSQL.
 //!
-//! A client behaves as one connection of an application's pool: it lives for some seconds, is looked at before it is used,
-//! and is replaced between two transactions; it reads the Secret anew when it connects, as from a mounted file. Whatever
-//! fails beyond that is counted.
+//! A client behaves like a connection of an application's pool: it lives for some seconds, is tested before use, and is replaced
+//! between two transactions. It reads the Secret when it connects, as from a mounted file. All other failures are counted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -23,45 +22,45 @@ use crate::latency::Latencies;
 use crate::postgres::Login;
 use crate::tls;
 
-/// What a connection of a pool lives at least, and how much longer the longest-lived does: they do not all end at once.
+/// Minimum lifetime of a connection, and the jitter added to it.
 const LIFETIME: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(2));
-/// Between two bookings of one connection. A small machine that is busy with clients alone would test itself.
-const PACE: Duration = Duration::from_millis(20);
-/// Between two attempts to connect after one that failed.
+/// Pause between two bookings of a connection, so that clients do not saturate a small machine.
+const BOOKING_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause after a failed attempt to connect.
 const RETRY: Duration = Duration::from_millis(100);
-/// An answer that takes longer is a failure: no application waits for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// So many failures are told of; all are counted.
-const TOLD: usize = 12;
+/// Longest wait for an answer. A longer one is a failure.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of failures that are listed. All are counted.
+const LISTED: usize = 12;
 
-/// There is nothing unique about an id: a booking that is there twice must be able to be.
+/// Ids are not unique in the table, so that a booking that was made twice can be found.
 const TABLES: &str = "CREATE TABLE ledger (id bigint NOT NULL, account bigint NOT NULL); CREATE INDEX ON ledger (id); \
      CREATE TABLE balance (account bigint PRIMARY KEY, total bigint NOT NULL)";
 const INSERT: &str = "INSERT INTO ledger VALUES ($1, $2)";
 const UPDATE: &str = "UPDATE balance SET total = total + 1 WHERE account = $1";
-/// Waits for a transaction of this account that may still be about to commit.
+/// Waits for a transaction of this account that may still commit.
 const LOCK: &str = "SELECT total FROM balance WHERE account = $1 FOR UPDATE";
 const FIND: &str = "SELECT count(*) FROM ledger WHERE id = $1";
 
-/// Clients of several customers that are booking.
+/// Clients of several customers that book.
 pub struct Ledger {
     customers: Vec<String>,
     confirmed: Vec<watch::Receiver<u64>>,
     stop: watch::Sender<bool>,
     clients: JoinSet<Client>,
     latencies: Latencies,
-    /// What keeps the Secrets that clients have mounted up to date.
+    /// Tasks that keep the mounted Secrets up to date.
     _mounts: JoinSet<()>,
     opened: Instant,
 }
 
 impl Ledger {
-    /// Makes the `customers`, and lets `connections` clients book for each.
+    /// Creates the `customers` and starts `connections` clients for each.
     pub async fn open(cluster: &Cluster, customers: &[&str], connections: usize) -> Result<Ledger> {
         Ledger::open_with(cluster, customers, connections, json!({"database": {"enabled": true}})).await
     }
 
-    /// The same for customers with these `features`.
+    /// Creates the `customers` with these `features` and starts `connections` clients for each.
     pub async fn open_with(
         cluster: &Cluster,
         customers: &[&str],
@@ -84,13 +83,13 @@ impl Ledger {
             mounts.spawn(cluster.clone().mount(format!("{customer}-pool"), ahoi_api::namespace_of(customer), mount));
             for account in 0..i64::try_from(connections)? {
                 direct.execute("INSERT INTO balance VALUES ($1, 0)", &[&account]).await?;
-                let (told, heard) = watch::channel(0);
-                confirmed.push(heard);
+                let (count, counted) = watch::channel(0);
+                confirmed.push(counted);
                 let driver = if account % 2 == 0 { Driver::TokioPostgres } else { Driver::Sqlx };
                 let share = f64::from(u32::try_from(account)?) / f64::from(u32::try_from(connections)?);
                 let client = Client {
                     customer: (*customer).to_owned(),
-                    way: mounted.clone(),
+                    login: mounted.clone(),
                     driver,
                     lifetime: LIFETIME.0 + LIFETIME.1.mul_f64(share),
                     connected: false,
@@ -105,40 +104,39 @@ impl Ledger {
                     wanted: Instant::now(),
                     stall: Duration::ZERO,
                     latencies: latencies.clone(),
-                    told,
+                    count,
                 };
                 clients.spawn(client.run(stopped.clone()));
             }
         }
         let customers = customers.iter().map(|name| (*name).to_owned()).collect();
         let ledger = Ledger { customers, confirmed, stop, clients, latencies, _mounts: mounts, opened };
-        ledger.progress(PATIENCE).await?;
+        ledger.progress(ANSWER_TIMEOUT).await?;
         Ok(ledger)
     }
 
-    /// The customers that are booked for.
+    /// Names of the customers.
     #[must_use]
     pub fn customers(&self) -> &[String] {
         &self.customers
     }
 
-    /// How long each booking of theirs takes, connecting included.
+    /// Latencies of the bookings, including connecting.
     #[must_use]
     pub fn latencies(&self) -> Latencies {
         self.latencies.clone()
     }
 
-    /// Waits until every client has had another booking confirmed.
-    pub async fn progress(&self, patience: Duration) -> Result<()> {
+    /// Waits until each client has another confirmed booking.
+    pub async fn progress(&self, within: Duration) -> Result<()> {
         let mut clients = self.confirmed.clone();
         clients.iter_mut().for_each(watch::Receiver::mark_unchanged);
         let all = futures::future::try_join_all(clients.iter_mut().map(watch::Receiver::changed));
-        let all =
-            timeout(patience, all).await.with_context(|| format!("a client has booked nothing for {patience:?}"))?;
+        let all = timeout(within, all).await.with_context(|| format!("a client has booked nothing for {within:?}"))?;
         all.context("a client has ended").map(drop)
     }
 
-    /// Ends the clients, compares what they were told with what PostgreSQL has, and removes the customers.
+    /// Ends the clients, compares their records with PostgreSQL, and deletes the customers.
     pub async fn close(mut self, cluster: &Cluster) -> Result<Report> {
         self.stop.send(true)?;
         let mut report = Report { took: self.opened.elapsed(), ..Report::default() };
@@ -164,34 +162,34 @@ enum Driver {
     Sqlx,
 }
 
-/// A connection, by either driver.
+/// Connection of either driver.
 enum Session {
     TokioPostgres { client: tokio_postgres::Client, insert: Statement, update: Statement },
     Sqlx(PgConnection),
 }
 
 impl Session {
-    async fn open(driver: Driver, way: &Login) -> Result<Session> {
+    async fn open(driver: Driver, login: &Login) -> Result<Session> {
         match driver {
             Driver::TokioPostgres => {
-                let client = way.connect().await?;
+                let client = login.connect().await?;
                 let (insert, update) = (client.prepare(INSERT).await?, client.prepare(UPDATE).await?);
                 Ok(Session::TokioPostgres { client, insert, update })
             }
             Driver::Sqlx => {
                 let options = PgConnectOptions::new_without_pgpass()
-                    .host(way.address())
-                    .port(way.get("port").parse()?)
-                    .username(way.get("username"))
-                    .password(way.get("password"))
-                    .database(way.get("database"));
-                let options = tls::sqlx_options(options, way.get("sslmode"))?;
+                    .host(login.address())
+                    .port(login.get("port").parse()?)
+                    .username(login.get("username"))
+                    .password(login.get("password"))
+                    .database(login.get("database"));
+                let options = tls::sqlx_options(options, login.get("sslmode"))?;
                 Ok(Session::Sqlx(options.connect().await?))
             }
         }
     }
 
-    /// What a pool asks before it hands a connection out.
+    /// Test that a pool makes before it hands out a connection.
     async fn is_alive(&mut self) -> bool {
         match self {
             Session::TokioPostgres { client, .. } => !client.is_closed(),
@@ -209,7 +207,7 @@ impl Session {
         Ok(())
     }
 
-    /// A booking, all but its BEGIN and its COMMIT.
+    /// Makes a booking, without BEGIN and COMMIT.
     async fn book(&mut self, id: i64, account: i64) -> Result<()> {
         let rows = match self {
             Session::TokioPostgres { client, insert, update } => {
@@ -221,11 +219,11 @@ impl Session {
                 sqlx::query(UPDATE).bind(account).execute(&mut *connection).await?.rows_affected()
             }
         };
-        ensure!(rows == 1, "account {account} is there {rows} times");
+        ensure!(rows == 1, "account {account} has {rows} rows");
         Ok(())
     }
 
-    /// Whether a booking whose COMMIT was not answered has been made all the same. Ends the transaction.
+    /// Returns whether a booking was committed although its COMMIT was not answered. Ends the transaction.
     async fn find(&mut self, id: i64, account: i64) -> Result<bool> {
         let found: i64 = match self {
             Session::TokioPostgres { client, .. } => {
@@ -243,37 +241,37 @@ impl Session {
 
     async fn close(self) {
         if let Session::Sqlx(connection) = self {
-            // Says goodbye; there is nobody to tell when that fails.
+            // Sends Terminate. An error has no effect on the result.
             let _ = connection.close().await;
         }
     }
 }
 
-/// One connection's place in an application's pool, and what it remembers.
+/// Connection slot of an application's pool, and its records.
 struct Client {
     customer: String,
-    way: watch::Receiver<Login>,
+    login: watch::Receiver<Login>,
     driver: Driver,
     lifetime: Duration,
     connected: bool,
-    /// Its BEGIN has been answered.
+    /// BEGIN was answered.
     in_flight: bool,
     account: i64,
-    /// Of the booking that is being made.
+    /// Id of the current booking.
     id: i64,
-    /// Its COMMIT has been sent, and not been answered.
+    /// COMMIT was sent and not answered.
     in_doubt: bool,
     confirmed: Vec<i64>,
-    /// Bookings that were found although the answer to their COMMIT was lost.
+    /// Bookings that were committed although their COMMIT was not answered.
     found: u64,
-    /// Connections that were ended while they were idle, and replaced before anything was asked of them.
+    /// Idle connections that were closed and replaced before use.
     replaced: u64,
     failures: Failures,
-    /// Since when the booking has been wanted.
+    /// When the current booking was due.
     wanted: Instant,
     stall: Duration,
     latencies: Latencies,
-    told: watch::Sender<u64>,
+    count: watch::Sender<u64>,
 }
 
 impl Client {
@@ -291,30 +289,30 @@ impl Client {
         self
     }
 
-    /// The life of one connection.
+    /// Connects and books until the lifetime is over.
     async fn live(&mut self, stop: &watch::Receiver<bool>) -> Result<()> {
         (self.connected, self.in_flight) = (false, false);
-        let way = self.way.borrow().clone();
-        let mut session = patiently("connecting", Session::open(self.driver, &way)).await?;
+        let login = self.login.borrow().clone();
+        let mut session = answered("connecting", Session::open(self.driver, &login)).await?;
         self.connected = true;
         let born = Instant::now();
         while born.elapsed() < self.lifetime && !*stop.borrow() {
-            if !patiently("looking at the connection", async { Ok(session.is_alive().await) }).await? {
+            if !answered("testing the connection", async { Ok(session.is_alive().await) }).await? {
                 self.replaced += 1;
                 return Ok(());
             }
-            // Never again blindly: it may have been made.
+            // The booking may have been committed.
             if self.in_doubt && self.find(&mut session).await? {
                 self.found += 1;
             } else {
                 self.in_doubt = false;
                 self.begin(&mut session).await?;
-                patiently("booking", session.book(self.id, self.account)).await?;
+                answered("booking", session.book(self.id, self.account)).await?;
                 self.in_doubt = true;
-                patiently("COMMIT", session.command("COMMIT")).await?;
+                answered("COMMIT", session.command("COMMIT")).await?;
             }
             self.confirm();
-            sleep(PACE).await;
+            sleep(BOOKING_INTERVAL).await;
             self.wanted = Instant::now();
         }
         session.close().await;
@@ -322,14 +320,14 @@ impl Client {
     }
 
     async fn begin(&mut self, session: &mut Session) -> Result<()> {
-        patiently("BEGIN", session.command("BEGIN")).await?;
+        answered("BEGIN", session.command("BEGIN")).await?;
         self.in_flight = true;
         Ok(())
     }
 
     async fn find(&mut self, session: &mut Session) -> Result<bool> {
         self.begin(session).await?;
-        let found = patiently("looking it up", session.find(self.id, self.account)).await?;
+        let found = answered("looking up the booking", session.find(self.id, self.account)).await?;
         self.in_flight = false;
         Ok(found)
     }
@@ -340,29 +338,30 @@ impl Client {
         self.id += 1;
         self.stall = self.stall.max(self.wanted.elapsed());
         self.latencies.add(self.wanted.elapsed());
-        self.told.send_modify(|confirmed| *confirmed += 1);
+        self.count.send_modify(|confirmed| *confirmed += 1);
     }
 }
 
-async fn patiently<T>(what: &str, doing: impl Future<Output = Result<T>>) -> Result<T> {
-    let done = timeout(PATIENCE, doing).await.with_context(|| format!("{what}: no answer within {PATIENCE:?}"))?;
+async fn answered<T>(what: &str, doing: impl Future<Output = Result<T>>) -> Result<T> {
+    let done =
+        timeout(ANSWER_TIMEOUT, doing).await.with_context(|| format!("{what}: no answer within {ANSWER_TIMEOUT:?}"))?;
     done.with_context(|| what.to_owned())
 }
 
-/// What went wrong, and when.
+/// Failures, with their times.
 struct Failures {
     since: Instant,
     count: u64,
-    /// Of them, those to connect.
+    /// Failures to connect.
     connecting: u64,
-    /// Of them, those of somebody who had nothing at the server that could have been lost.
+    /// Failures of clients that had no transaction in flight.
     needless: u64,
-    told: Vec<(Duration, String)>,
+    listed: Vec<(Duration, String)>,
 }
 
-/// How pgbouncer, and PostgreSQL through it, say that the connection ended which had just been given the query. The last two
-/// are said where pgbouncer was using it on behalf of the client: to set the client's parameters (whatever PostgreSQL says
-/// then is told as `invalid server parameter`: handle_server_work in pgbouncer's server.c), and to look its password up.
+/// Messages of pgbouncer and PostgreSQL for a query whose server connection ended. pgbouncer sends the last two when the connection
+/// ended while it set the parameters of the client (`invalid server parameter`: handle_server_work in pgbouncer's server.c) or
+/// looked up its password.
 const CUT_OFF: [&str; 5] = [
     "server conn crashed?",
     "server closed the connection unexpectedly",
@@ -373,52 +372,52 @@ const CUT_OFF: [&str; 5] = [
 
 impl Failures {
     fn since(since: Instant) -> Failures {
-        Failures { since, count: 0, connecting: 0, needless: 0, told: Vec::new() }
+        Failures { since, count: 0, connecting: 0, needless: 0, listed: Vec::new() }
     }
 
     fn add(&mut self, driver: Driver, connected: bool, in_flight: bool, error: &anyhow::Error) {
         let text = format!("{error:#}");
-        // A login that gets the error of another has nothing at the server, whatever that error was.
+        // A login that gets a cached error had nothing in flight.
         let is_cached = text.contains("cached error");
         let in_flight = !is_cached && (in_flight || CUT_OFF.iter().any(|words| text.contains(words)));
         self.count += 1;
         self.connecting += u64::from(!connected);
         self.needless += u64::from(!in_flight);
-        if self.told.len() < TOLD {
+        if self.listed.len() < LISTED {
             let what = if in_flight { "in flight" } else { "NEEDLESS" };
-            self.told.push((self.since.elapsed(), format!("{what}: {driver:?}: {text}")));
+            self.listed.push((self.since.elapsed(), format!("{what}: {driver:?}: {text}")));
         }
     }
 }
 
-/// What came of it.
+/// Result of a ledger.
 #[derive(Debug, Default)]
 pub struct Report {
     /// How long clients booked.
     pub took: Duration,
-    /// Bookings that were confirmed.
+    /// Confirmed bookings.
     pub commits: usize,
-    /// Of them, those whose COMMIT was not answered and that were looked up.
+    /// Confirmed bookings whose COMMIT was not answered and that were looked up.
     pub found: u64,
-    /// Connections that could not be made, and transactions that could not be finished.
+    /// Failed connections and transactions.
     pub failed: u64,
-    /// Of them, the connections.
+    /// Failed connections.
     pub failed_to_connect: u64,
-    /// Of them, the first queries of transactions, and logins: nothing of theirs was at the server when it went.
+    /// Failed logins and first queries of transactions: they had nothing in flight.
     pub needless: u64,
-    /// The first of them.
+    /// First failures.
     pub failures: Vec<(Duration, String)>,
-    /// Idle connections that were ended, and replaced without a failure.
+    /// Idle connections that were closed and replaced without a failure.
     pub replaced: u64,
-    /// The longest time from wanting a booking to its confirmation, connecting included.
+    /// Longest time of a booking, including connecting.
     pub stall: Duration,
-    /// Bookings that were confirmed and are not there.
+    /// Confirmed bookings that do not exist.
     pub lost: usize,
-    /// Bookings that are there more than once.
+    /// Bookings that exist more than once.
     pub doubled: usize,
-    /// Bookings that are there although they failed before their COMMIT was sent.
+    /// Bookings that exist although they failed before COMMIT.
     pub ghosts: usize,
-    /// Accounts whose balance is not the number of their bookings.
+    /// Accounts whose balance differs from the number of their bookings.
     pub unbalanced: i64,
 }
 
@@ -431,37 +430,37 @@ impl Report {
         self.failed_to_connect += client.failures.connecting;
         self.needless += client.failures.needless;
         self.stall = self.stall.max(client.stall);
-        self.failures.extend(client.failures.told.iter().cloned());
+        self.failures.extend(client.failures.listed.iter().cloned());
         self.failures.sort();
-        self.failures.truncate(TOLD);
+        self.failures.truncate(LISTED);
     }
 
     async fn verify(&mut self, cluster: &Cluster, customer: &str, clients: &[&Client]) -> Result<()> {
         let direct = cluster.direct(customer).await?.connect().await?;
         let rows = direct.query("SELECT id, count(*) FROM ledger GROUP BY id", &[]).await?;
-        let there: HashMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let stored: HashMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         let confirmed: BTreeSet<i64> = clients.iter().flat_map(|client| client.confirmed.iter().copied()).collect();
-        // The last booking of a client may have been cut off at its COMMIT: it may be there or not.
+        // The last COMMIT of a client may be unanswered: its booking may exist or not.
         let in_doubt: BTreeSet<i64> = clients.iter().filter(|c| c.in_doubt).map(|client| client.id).collect();
-        self.lost += confirmed.iter().filter(|id| !there.contains_key(id)).count();
-        self.doubled += there.values().filter(|count| **count > 1).count();
-        self.ghosts += there.keys().filter(|id| !confirmed.contains(id) && !in_doubt.contains(id)).count();
+        self.lost += confirmed.iter().filter(|id| !stored.contains_key(id)).count();
+        self.doubled += stored.values().filter(|count| **count > 1).count();
+        self.ghosts += stored.keys().filter(|id| !confirmed.contains(id) && !in_doubt.contains(id)).count();
         let unbalanced = "SELECT count(*) FROM balance b \
              WHERE total <> (SELECT count(*) FROM ledger l WHERE l.account = b.account)";
         self.unbalanced += direct.query_one(unbalanced, &[]).await?.get::<_, i64>(0);
         Ok(())
     }
 
-    /// Every booking that was confirmed is there, once, and nothing else is.
+    /// Fails unless exactly the confirmed bookings exist, each once.
     pub fn nothing_lost(&self) -> Result<()> {
         if self.lost > 0 || self.doubled > 0 || self.ghosts > 0 || self.unbalanced > 0 {
             bail!("the ledger is wrong:\n{self}");
         }
-        ensure!(self.commits > 100, "only {} bookings: nothing is proved", self.commits);
+        ensure!(self.commits > 100, "only {} bookings, too few for a result", self.commits);
         Ok(())
     }
 
-    /// And no client saw an error.
+    /// Fails if a booking was lost or a query failed.
     pub fn nothing_failed(&self) -> Result<()> {
         self.nothing_lost()?;
         ensure!(self.failed == 0, "queries failed:\n{self}");

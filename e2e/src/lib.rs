@@ -1,8 +1,8 @@
-//! What the end-to-end tests of the suite stand on: a running cluster with the suite installed, reached as a user
-//! reaches it (API server, kubectl, PostgreSQL and pgbouncer over the network).
+//! The rig of the end-to-end tests: access to a running cluster with Ahoi installed, through the interfaces that users have
+//! (API server, kubectl, PostgreSQL and pgbouncer over the network).
 //!
-//! `e2e/run` starts the cluster and calls the tests with KUBECONFIG, KUBECTL and AUDIT_LOG set. Nothing here sleeps for
-//! a result: every wait is a watch with a deadline, and a wait that fails prints what explains it.
+//! `e2e/run` starts the cluster and runs the tests with KUBECONFIG, KUBECTL and AUDIT_LOG set. Waits are watches with deadlines,
+//! not sleeps. A wait that times out prints the objects, events and logs that explain it.
 
 pub mod accounts;
 pub mod agents;

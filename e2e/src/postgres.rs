@@ -1,4 +1,4 @@
-//! PostgreSQL and pgbouncer, reached over the network as applications reach them.
+//! Connections to PostgreSQL and pgbouncer over the network, as applications connect.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::system::SYSTEM;
 use crate::tls;
 
-/// How to connect: the entries of a binding Secret.
+/// Connection parameters: the entries of a binding Secret.
 #[derive(Clone)]
 pub struct Login {
     /// Entries of the Secret.
@@ -27,12 +27,12 @@ pub struct Login {
 }
 
 impl Cluster {
-    /// The binding Secret `name` of a customer, once it is there.
+    /// Waits for the binding Secret `name` of a customer and returns it.
     pub async fn binding(&self, customer: &str, name: &str) -> Result<Login> {
         let secrets: Api<Secret> = self.of(&ahoi_api::namespace_of(customer));
-        let secret = self.until(&secrets, name, "the Secret exists", 60, |s: Option<&Secret>| s.is_some()).await?;
-        let entries = entries(secret.context("the Secret vanished")?)?;
-        // The host is the name of a Service, which only pods can resolve: the tests ask the API for its address.
+        let secret = self.until(&secrets, name, "created", 60, |s: Option<&Secret>| s.is_some()).await?;
+        let entries = entries(secret.context("the Secret was deleted")?)?;
+        // Only pods resolve names of Services. The API server has the address.
         let host = entries.get("host").context("no host in the Secret")?;
         let mut parts = host.split('.');
         let (service, namespace) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -40,51 +40,51 @@ impl Cluster {
         Ok(Login { entries, address })
     }
 
-    /// The way to PostgreSQL directly.
+    /// Returns the binding for a direct connection to PostgreSQL.
     pub async fn direct(&self, customer: &str) -> Result<Login> {
         self.binding(customer, &format!("{customer}-database")).await
     }
 
-    /// The way through the fleet.
+    /// Returns the binding for a connection through the PgBouncer fleet.
     pub async fn pooled(&self, customer: &str) -> Result<Login> {
         self.binding(customer, &format!("{customer}-pool")).await
     }
 
-    /// A session through the fleet after the password has changed under clients that still have the old one: they are
-    /// rolled, pgbouncer forgets their refused logins after a moment, and then whoever has the new Secret gets in.
+    /// Connects through the fleet after a password change. Until clients with the former password are replaced, pgbouncer may
+    /// refuse the login, so this retries for `seconds`.
     pub async fn pooled_again(&self, customer: &str, seconds: u64) -> Result<Client> {
         let again = async {
             loop {
                 match self.pooled(customer).await?.connect().await {
                     Ok(client) => return anyhow::Ok(client),
-                    // pgbouncer has no watch; the time-out around this bounds it.
+                    // pgbouncer has no watch. The time-out around this loop bounds it.
                     Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
                 }
             }
         };
         let waited = tokio::time::timeout(Duration::from_secs(seconds), again).await;
-        waited.with_context(|| format!("no way through the fleet for {customer} within {seconds} s"))?
+        waited.with_context(|| format!("no login of {customer} through the fleet within {seconds} s"))?
     }
 
-    /// Keeps a Login as its Secret is, for as long as somebody reads it: what the kubelet does with a mounted Secret.
+    /// Keeps `login` up to date with its Secret, as the kubelet does with a mounted Secret.
     pub(crate) async fn mount(self, name: String, namespace: String, login: watch::Sender<Login>) {
         let secrets: Api<Secret> = self.of(&namespace);
         let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut changes = pin!(watcher(secrets, named).default_backoff().applied_objects());
         while let Some(change) = changes.next().await {
-            // While the API server is away, what was read last stays.
+            // While the API server is unreachable, the last content stays.
             if let Some(entries) = change.ok().and_then(|secret| entries(secret).ok()) {
                 login.send_modify(|login| login.entries = entries);
             }
         }
     }
 
-    /// The administrator of the demo's PostgreSQL, in `database`.
+    /// Connects to `database` as the administrator of the demo's PostgreSQL.
     pub async fn admin(&self, database: &str) -> Result<Client> {
         self.administrator().await?.to_database(database).connect().await
     }
 
-    /// The login of that administrator, for who connects often.
+    /// Returns the login of the administrator of the demo's PostgreSQL.
     pub async fn administrator(&self) -> Result<Login> {
         let secrets: Api<Secret> = self.of(SYSTEM);
         let mut entries = entries(secrets.get("demo-postgres").await?)?;
@@ -93,7 +93,7 @@ impl Cluster {
         Ok(Login { entries, address: self.address(SYSTEM, "demo-postgres").await? })
     }
 
-    /// The address of a Service, whose name only pods can resolve.
+    /// Returns the cluster IP of a Service.
     pub async fn address(&self, namespace: &str, service: &str) -> Result<String> {
         let services: Api<Service> = self.of(namespace);
         let found = services.get(service).await.with_context(|| format!("Service {namespace}/{service}"))?;
@@ -102,37 +102,37 @@ impl Cluster {
 }
 
 impl Login {
-    /// An entry of the Secret; empty where it has none.
+    /// Returns an entry of the Secret, or an empty text.
     pub fn get(&self, entry: &str) -> &str {
         self.entries.get(entry).map(String::as_str).unwrap_or_default()
     }
 
-    /// The address of the Service that the Secret names; only pods can resolve the name.
+    /// Cluster IP of the Service in the Secret.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The same login at another address.
+    /// Returns this login for another address.
     #[must_use]
     pub fn at(mut self, address: &str) -> Self {
         self.address = address.into();
         self
     }
 
-    /// The same login, asking for another database.
+    /// Returns this login for another database.
     #[must_use]
     pub fn to_database(mut self, database: &str) -> Self {
         self.entries.insert("database".into(), database.into());
         self
     }
 
-    /// A session.
+    /// Connects.
     pub async fn connect(&self) -> Result<Client> {
-        // The task ends with the client; what went wrong on it is the error of the query that noticed.
+        // The task ends with the client. Queries return its error.
         self.connect_watched().await.map(|(client, _)| client)
     }
 
-    /// A session, and what ended its connection: an error that the server sends unasked is not a query's.
+    /// Connects. The task returns the error that ended the connection, which no query may have seen.
     pub async fn connect_watched(&self) -> Result<(Client, JoinHandle<Result<(), tokio_postgres::Error>>)> {
         let mut config = tokio_postgres::Config::new();
         config
@@ -142,7 +142,7 @@ impl Login {
             .dbname(self.get("database"))
             .connect_timeout(Duration::from_secs(10));
         if self.get("sslmode") == "verify-full" {
-            // The name is what is verified; only pods can resolve it.
+            // The certificate is verified for the host name, which only pods resolve.
             let address = self.address.parse().context("the Service's address")?;
             config.host(self.get("host")).hostaddr(address).ssl_mode(SslMode::Require);
             let (client, connection) = config.connect(tls::connector(self.get("ca.crt"))?).await?;

@@ -1,4 +1,4 @@
-//! Pods that try to reach an address, and are there to be reached.
+//! Pods that test network connections.
 
 use std::fmt::Write as _;
 
@@ -12,15 +12,15 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::system::SYSTEM;
 
-/// Name of the pod in each namespace, and the port on which it answers.
+/// Name of the pod in each namespace.
 pub const PROBE: &str = "probe";
-/// Port on which a probe answers.
+/// Port on which a probe listens.
 pub const PROBE_PORT: u16 = 8080;
 
-/// Something to reach.
+/// Destination of a connection.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// What it is, for the test's words.
+    /// Description, for assertions.
     pub what: String,
     /// Address or host name.
     pub host: String,
@@ -29,14 +29,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// A target.
+    /// Creates a target.
     pub fn new(what: &str, host: impl Into<String>, port: u16) -> Self {
         Self { what: what.to_owned(), host: host.into(), port }
     }
 }
 
 impl Cluster {
-    /// Runs a pod in the namespace that answers on [`PROBE_PORT`] and can try others; its address.
+    /// Starts a pod in the namespace that listens on [`PROBE_PORT`]. Returns its address.
     pub async fn start_probe(&self, namespace: &str) -> Result<String> {
         let postgres = self.of::<StatefulSet>(SYSTEM).get("demo-postgres").await?;
         let pods = postgres.spec.and_then(|spec| spec.template.spec).context("demo-postgres has no pods")?;
@@ -64,11 +64,11 @@ impl Cluster {
             let conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.as_ref());
             conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
         };
-        let pod = self.until(&pods, PROBE, "Ready", 120, ready).await?.context("the probe vanished")?;
+        let pod = self.until(&pods, PROBE, "Ready", 120, ready).await?.context("the probe was deleted")?;
         pod.status.and_then(|status| status.pod_ip).with_context(|| format!("no address in {namespace}"))
     }
 
-    /// Which of the targets the probe in the namespace reaches within three seconds.
+    /// Returns the targets that the probe of the namespace reaches within three seconds.
     pub async fn reached(&self, namespace: &str, targets: &[Target]) -> Result<Vec<String>> {
         let mut script = String::new();
         for (number, Target { host, port, .. }) in targets.iter().enumerate() {
@@ -81,7 +81,7 @@ impl Cluster {
         Ok(numbers.into_iter().map(|number| targets[number].what.clone()).collect())
     }
 
-    /// The address of the first pod that the labels select.
+    /// Returns the address of a pod with these labels.
     pub async fn address_of_pod(&self, labels: &str) -> Result<String> {
         let pods = self.of::<Pod>(SYSTEM).list(&kube::api::ListParams::default().labels(labels)).await?;
         let pod = pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none());

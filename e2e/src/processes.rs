@@ -1,4 +1,4 @@
-//! Processes in pods, as the node sees them: a test kills what nothing in the pod may kill.
+//! Processes of pods, seen from the node. Tests kill processes that the pod itself may not kill.
 
 use std::fs;
 
@@ -8,20 +8,20 @@ use tokio::process::Command;
 /// A process on the node.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Its process id on the node.
+    /// Process id on the node.
     pub pid: String,
-    /// Its command line, with spaces between the arguments.
+    /// Command line, with spaces between the arguments.
     pub command: String,
     /// Whether it is process 1 of its container.
     pub is_first: bool,
 }
 
-/// All processes whose cgroup has this text in its path: the id of a container, or the uid of a pod.
+/// Returns the processes whose cgroup path contains `cgroup`: a container id or the uid of a pod.
 #[must_use]
 pub fn of(cgroup: &str) -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let found = entries.filter_map(|entry| {
-        // One that has ended meanwhile is in no cgroup.
+        // A process that ended meanwhile has no cgroup.
         let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
         if !read("cgroup").contains(cgroup) {
             return None;
@@ -36,13 +36,13 @@ pub fn of(cgroup: &str) -> Vec<Process> {
     found.collect()
 }
 
-/// Process 1 of the container with this id.
+/// Returns process 1 of a container.
 #[must_use]
 pub fn first_of(container: &str) -> Option<Process> {
     of(container).into_iter().find(|process| process.is_first)
 }
 
-/// Kills them at once, by SIGKILL.
+/// Kills the processes with SIGKILL.
 pub async fn kill(processes: &[Process]) -> Result<()> {
     ensure!(!processes.is_empty(), "there is no process to kill");
     let pids = processes.iter().map(|process| process.pid.as_str());

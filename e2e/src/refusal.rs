@@ -1,4 +1,4 @@
-//! Refusals of PostgreSQL and pgbouncer, known by their SQLSTATE: some other error is no refusal.
+//! Refusals of PostgreSQL and pgbouncer, recognized by SQLSTATE. Any other error is not a refusal.
 
 use std::time::{Duration, Instant};
 
@@ -6,30 +6,31 @@ use anyhow::{Error, Result, bail, ensure};
 
 use crate::postgres::Login;
 
-/// insufficient_privilege: PostgreSQL knows who asks, and does not let it.
+/// insufficient_privilege
 pub const NO_PRIVILEGE: &str = "42501";
-/// invalid_password: the login is not known, or not with this password.
+/// invalid_password: unknown login or wrong password.
 pub const WRONG_PASSWORD: &str = "28P01";
-/// invalid_authorization_specification: the login may not log in.
+/// invalid_authorization_specification: the role may not log in.
 pub const NO_LOGIN: &str = "28000";
-/// protocol_violation: what pgbouncer answers with where it has no code of its own.
+/// protocol_violation: SQLSTATE of most errors of pgbouncer.
 pub const BY_POOLER: &str = "08P01";
 
-/// Fails unless the outcome is an error with this SQLSTATE and with these words.
+/// Fails unless the outcome is an error with this SQLSTATE whose message contains `words`.
 pub fn refused<T, E: Into<Error>>(outcome: Result<T, E>, code: &str, words: &str, what: &str) -> Result<()> {
     let error = match outcome {
         Ok(_) => bail!("allowed: {what}"),
         Err(error) => error.into(),
     };
     let Some(database) = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::error::DbError>()) else {
-        bail!("{what} failed, which is no refusal: {error:#}")
+        bail!("{what} failed without a SQLSTATE: {error:#}")
     };
     let (found, message) = (database.code().code(), database.message());
     ensure!(found == code && message.contains(words), "{what}: refused with {found} {message:?}, not {code} {words:?}");
     Ok(())
 }
 
-/// The same for a login that a process may be about to close: it is never let in, and refused so within ten seconds.
+/// Fails unless the login is refused with this SQLSTATE within ten seconds. Until then it may fail with another error, but must
+/// not succeed.
 pub async fn refused_soon(login: &Login, code: &str, words: &str, what: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -42,7 +43,7 @@ pub async fn refused_soon(login: &Login, code: &str, words: &str, what: &str) ->
     }
 }
 
-/// All of these, so that one run shows every one that is not as expected.
+/// Returns all errors as one.
 pub fn all(outcomes: impl IntoIterator<Item = Result<()>>) -> Result<()> {
     let wrong: Vec<String> = outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -1,5 +1,5 @@
-//! DatabaseServers of tests, each with an admin role of its own on the demo's PostgreSQL: what happens to that role is noticed
-//! by no other test.
+//! DatabaseServers of tests. Each has its own admin role on the demo's PostgreSQL, so that tests can change the role without
+//! side effects.
 
 use ahoi_api::{DatabaseServer, DatabaseServerSpec, NamespacedRef, Placement};
 use anyhow::Result;
@@ -11,8 +11,8 @@ use crate::cluster::Cluster;
 use crate::system::SYSTEM;
 
 impl Cluster {
-    /// Creates the DatabaseServer `name` with the label `for: <name>`, an admin role `admin` with these attributes, such as
-    /// SUPERUSER, and a Secret for it. It takes databases only of customers that select it.
+    /// Creates the DatabaseServer `name` with the label `for: <name>`, its Secret, and its admin role with these attributes, for
+    /// example SUPERUSER. Only customers that select the server get databases there.
     pub async fn create_server(
         &self,
         name: &str,
@@ -24,7 +24,7 @@ impl Cluster {
         let password = format!("e2e-{:016x}", std::process::id());
         let session = self.admin("postgres").await?;
         session.batch_execute(&format!("CREATE ROLE {admin} {attributes} LOGIN PASSWORD '{password}'")).await?;
-        // As docs/security.md has it: the demo's server logs statements.
+        // See docs/security.md: the demo's server logs statements.
         let logging = "log_statement, log_min_error_statement";
         session.batch_execute(&format!("GRANT SET ON PARAMETER {logging} TO {admin}")).await?;
         if database != demo.spec.admin_database {
@@ -43,7 +43,7 @@ impl Cluster {
         Ok(self.all().create(&PostParams::default(), &server).await?)
     }
 
-    /// Deletes the DatabaseServer `name`, its Secret, its admin role, and its admin database unless that is the demo's.
+    /// Deletes the DatabaseServer `name`, its Secret, its admin role and its admin database, except `postgres`.
     pub async fn delete_server(&self, name: &str, admin: &str, database: &str) -> Result<()> {
         self.delete(&self.all::<DatabaseServer>(), name, 150).await?;
         self.delete(&self.of::<Secret>(SYSTEM), name, 60).await?;

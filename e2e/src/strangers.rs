@@ -1,4 +1,4 @@
-//! Clients without a password: many that keep connections open, and single ones that send what no driver sends.
+//! Unauthenticated clients: floods of open connections, and malformed packets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,35 +10,35 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-/// What a client sends before it says nothing more.
+/// Messages that a client sends before it stays silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stranger {
-    /// A byte of a startup packet.
+    /// First byte of a startup packet.
     Byte,
-    /// A request for TLS.
+    /// SSLRequest.
     Tls,
-    /// A startup packet.
+    /// Startup packet.
     Startup,
-    /// A startup packet with a user that does not exist.
+    /// Startup packet with an unknown user.
     UnknownUser,
-    /// A startup packet for pgbouncer's console.
+    /// Startup packet for pgbouncer's console.
     Console,
-    /// A startup packet and the first message of SCRAM.
+    /// Startup packet and the first SCRAM message.
     Scram,
 }
 
-/// Connections that are kept open until this is dropped; one that pgbouncer closes is opened again. They have a thread of their
-/// own: on that of the test they would delay the clients whose times it takes.
+/// Connections that stay open until this is dropped. Connections that pgbouncer closes are reopened. They run on their own thread,
+/// so that they do not delay the clients that the test measures.
 #[derive(Debug)]
 pub struct Flood {
-    /// There until this is dropped.
+    /// Some until this is dropped.
     clients: Option<Runtime>,
     open: Arc<AtomicUsize>,
     opened: Arc<AtomicUsize>,
 }
 
 impl Flood {
-    /// Opens `count` connections to `address`, all of which ask for `database` as `user`.
+    /// Opens `count` connections to `address` for `user` and `database`.
     pub async fn start(
         count: usize,
         stranger: Stranger,
@@ -67,13 +67,13 @@ impl Flood {
         Ok(flood)
     }
 
-    /// Connections that are open now.
+    /// Number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Connections that have been opened so far.
+    /// Number of connections opened so far.
     #[must_use]
     pub fn opened(&self) -> usize {
         self.opened.load(Ordering::Relaxed)
@@ -82,7 +82,7 @@ impl Flood {
 
 impl Drop for Flood {
     fn drop(&mut self) {
-        // Whoever drops it may be a task, which must not wait for threads.
+        // A task may drop it, and tasks must not block.
         self.clients.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
@@ -100,7 +100,7 @@ impl Client {
             if let Ok(mut stream) = TcpStream::connect((self.address.0.as_str(), self.address.1)).await {
                 self.open.fetch_add(1, Ordering::Relaxed);
                 self.opened.fetch_add(1, Ordering::Relaxed);
-                // How it ends is pgbouncer's business.
+                // pgbouncer may end the connection in any way.
                 let _ = until_closed(&mut stream, &self.messages).await;
                 self.open.fetch_sub(1, Ordering::Relaxed);
             }
@@ -134,7 +134,7 @@ impl Stranger {
     }
 }
 
-/// A startup packet of version 3.0.
+/// Returns a startup packet of protocol version 3.0.
 #[must_use]
 pub fn startup(user: &str, database: &str, further: &[(&str, &str)]) -> Vec<u8> {
     let mut body = vec![0, 3, 0, 0];
@@ -145,7 +145,7 @@ pub fn startup(user: &str, database: &str, further: &[(&str, &str)]) -> Vec<u8> 
     [&length(&body), &body[..]].concat()
 }
 
-/// The client's first message of SCRAM-SHA-256.
+/// Returns the client-first-message of SCRAM-SHA-256.
 #[must_use]
 pub fn first_message() -> Vec<u8> {
     let message = b"n,,n=,r=rOprNGfwEbeRWgbNEkqO";
@@ -153,7 +153,7 @@ pub fn first_message() -> Vec<u8> {
     password(&[b"SCRAM-SHA-256\0", &length[..], message].concat())
 }
 
-/// The client's final message of SCRAM-SHA-256, with a proof that fits nothing and these attributes before it.
+/// Returns a client-final-message of SCRAM-SHA-256 with these attributes and a wrong proof.
 #[must_use]
 pub fn final_message(attributes: &str) -> Vec<u8> {
     password(format!("{attributes},p={}=", "A".repeat(43)).as_bytes())
@@ -167,7 +167,7 @@ fn length(body: &[u8]) -> [u8; 4] {
     u32::try_from(body.len() + 4).unwrap_or(0).to_be_bytes()
 }
 
-/// Sends the messages, each after an answer to the one before, and waits until the process closes the connection.
+/// Sends the messages, each after the answer to the previous one, and fails unless pgbouncer refuses the last one.
 pub async fn is_refused(address: (&str, u16), messages: &[Vec<u8>]) -> Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     let mut answer = [0; 512];
@@ -175,7 +175,7 @@ pub async fn is_refused(address: (&str, u16), messages: &[Vec<u8>]) -> Result<()
     for message in first {
         stream.write_all(message).await?;
         let length = timeout(Duration::from_secs(10), stream.read(&mut answer)).await.context("no answer")??;
-        ensure!(answer[..length].first() == Some(&b'R'), "an answer other than the next step: {:?}", &answer[..length]);
+        ensure!(answer[..length].first() == Some(&b'R'), "not an authentication request: {:?}", &answer[..length]);
     }
     stream.write_all(last).await?;
     let length =
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_are_as_long_as_they_say() {
+    fn packet_lengths() {
         let packet = startup("u", "d", &[("options", "-c=")]);
         assert_eq!(packet, b"\0\0\0\x27\0\x03\0\0user\0u\0database\0d\0options\0-c=\0\0");
         let first = first_message();

@@ -1,4 +1,4 @@
-//! TLS as a client of a binding has it: what the Secret's sslmode and `ca.crt` say.
+//! TLS of clients, configured by `sslmode` and `ca.crt` of a binding Secret.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use tokio::process::Command;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::TlsConnector;
 
-/// PostgreSQL's SSLRequest.
+/// SSLRequest message of PostgreSQL's protocol.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// For tokio-postgres: trusts the authorities (PEM) and nobody else.
+/// Returns a connector for tokio-postgres that trusts only these CAs (PEM).
 pub fn connector(authorities: &str) -> Result<MakeRustlsConnect> {
     Ok(MakeRustlsConnect::new(config(authorities)?))
 }
 
-/// For sqlx. It connects to an address, for only pods can resolve the name, and so it cannot compare the name; the other
-/// driver does.
+/// Returns options for sqlx. It connects to an address, because only pods resolve the host name, so it cannot verify the name.
+/// tokio-postgres does.
 pub fn sqlx_options(options: PgConnectOptions, sslmode: &str) -> Result<PgConnectOptions> {
     Ok(options.ssl_mode(match sslmode {
         "" | "prefer" | "disable" => PgSslMode::Disable,
@@ -32,14 +32,15 @@ pub fn sqlx_options(options: PgConnectOptions, sslmode: &str) -> Result<PgConnec
     }))
 }
 
-/// The certificate that is shown at `address`, verified for `host` by the authorities.
+/// Returns the certificate of the server at `address`, verified for `host` by the CAs.
 pub async fn shown(address: &str, port: u16, host: &str, authorities: &str) -> Result<CertificateDer<'static>> {
     let mut stream = TcpStream::connect((address, port)).await?;
     stream.write_all(&SSL_REQUEST).await?;
     ensure!(stream.read_u8().await? == b'S', "no TLS at {host}");
     let connector = TlsConnector::from(Arc::new(config(authorities)?));
     let session = connector.connect(ServerName::try_from(host.to_owned())?, stream).await?;
-    let shown = session.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no certificate was shown")?;
+    let shown =
+        session.get_ref().1.peer_certificates().and_then(<[_]>::first).context("the server sent no certificate")?;
     Ok(shown.clone().into_owned())
 }
 
@@ -52,18 +53,18 @@ fn config(authorities: &str) -> Result<ClientConfig> {
     Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// An authority, and a certificate of its own, as cert-manager would write it.
+/// CA and a certificate that it issued, as cert-manager writes them.
 #[derive(Clone)]
 pub struct Issued {
-    /// The authority (PEM).
+    /// CA certificate (PEM).
     pub authority: String,
-    /// The certificate (PEM).
+    /// Certificate (PEM).
     pub certificate: String,
-    /// Its private key (PEM).
+    /// Private key (PEM).
     pub key: String,
 }
 
-/// Makes them for these host names, with the script that the installation uses as well.
+/// Issues a certificate for these host names with the script that the installation uses.
 pub async fn issue(hosts: &[&str]) -> Result<Issued> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/issue-certificate");
     let folder = std::env::temp_dir().join(format!("ahoi-tls-{}-{:?}", std::process::id(), std::time::Instant::now()));

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_postgres() {
+    fn postgres_processes_are_recognized() {
         assert!(["postgres", "postgres: checkpointer "].into_iter().all(is_postgres));
         assert!(!["ahoi-database", "pg_isready", "postgres_exporter"].into_iter().any(is_postgres));
     }

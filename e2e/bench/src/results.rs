@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_zero_is_a_violation_otherwise() {
+    fn a_value_that_must_be_zero_is_a_violation_otherwise() {
         let mut run = Run::default();
         run.zero("at rest", "writes", "requests", 0);
         assert!(run.violations.is_empty());

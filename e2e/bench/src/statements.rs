@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_read() {
+    fn a_statement_log_is_parsed() {
         let log = "@@postgres@ahoi-database@ LOG:  statement: CREATE ROLE \"a\";\n\tCREATE ROLE \"b\"\n\
             @@postgres@psql@ LOG:  statement: SELECT 0\n\tFROM nowhere\n\
             @@c_1@ahoi-database@ LOG:  execute sqlx_s_1: SELECT $1, $2\n\

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_kernel_tells() {
+    fn reads_cpu_and_memory_from_proc() {
         let stat = "42 (a (strange) name) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 5 0 1 1 1";
         assert_eq!(parse(stat, "1000 10 5 1 0 20 0"), Some(Process { cpu: 3.0, memory: 40960.0 }));
         assert_eq!(parse("gone", ""), None);

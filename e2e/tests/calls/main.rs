@@ -1,5 +1,5 @@
-//! What the suite asks of the API server, counted from its audit log. One test, because its parts need the cluster to
-//! themselves and build on each other.
+//! Requests of the controllers, counted in the audit log of the API server. One test, because its parts need the cluster
+//! exclusively and depend on each other.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
-/// Most write requests from apply to Ready for the talk's customer, one of them the event about it and one the number of
-/// customers of its Plan.
+/// Maximum number of writes from apply to Ready for the customer of the README, including one event and one update of the status
+/// of its Plan.
 const BUDGET: usize = 29;
 const CUSTOMERS: usize = 50;
 const MANIFEST: &str = include_str!("../../../manifests/demo/customer/customer.yaml");
@@ -24,13 +24,13 @@ fn writes(requests: Vec<Request>) -> Vec<Request> {
 }
 
 #[tokio::test]
-async fn few_calls() -> Result<()> {
+async fn requests_per_customer_at_restart_and_at_rest() -> Result<()> {
     let cluster = Cluster::connect().await?;
     one_customer(&cluster).await?;
 
     let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("calls-{n:02}")).collect();
     for name in &names {
-        // Everything but running pods, which fifty customers of a test machine cannot have.
+        // Without running pods, which a test machine cannot have for fifty customers.
         let features =
             json!({"database": {"enabled": true, "storage": "1gb"}, "scheduler": {"enabled": true, "workers": 0}});
         cluster.create_customer(name, features).await?;
@@ -41,8 +41,8 @@ async fn few_calls() -> Result<()> {
     counted(&cluster).await?;
     settled(&cluster).await?;
     restart(&cluster).await?;
-    at_rest().await?;
-    server_away(&cluster).await?;
+    no_requests_at_rest().await?;
+    server_unreachable(&cluster).await?;
     implausible_shrink(&cluster, &names).await?;
 
     for name in &names {
@@ -54,37 +54,33 @@ async fn few_calls() -> Result<()> {
     Ok(())
 }
 
-/// A server that goes is told by its DatabaseServer and by the agents that hold its pools. Its customers write nothing about it.
-async fn server_away(cluster: &Cluster) -> Result<()> {
+/// The DatabaseServer and the agents report an unreachable server. Its customers cause no write.
+async fn server_unreachable(cluster: &Cluster) -> Result<()> {
     let servers = cluster.all::<DatabaseServer>();
     let mark = Audit::mark()?;
     postgresql(cluster, 0).await?;
     let away = |server: Option<&DatabaseServer>| server.is_some_and(|server| !is_ready(server));
-    cluster.until(&servers, "demo", "told to be away", 150, away).await?;
+    cluster.until(&servers, "demo", "reported as unreachable", 150, away).await?;
     settled(cluster).await?;
     postgresql(cluster, 1).await?;
     let back = |server: Option<&DatabaseServer>| server.is_some_and(is_ready);
-    cluster.until(&servers, "demo", "told to be back", 150, back).await?;
+    cluster.until(&servers, "demo", "reported as Ready", 150, back).await?;
     settled(cluster).await?;
     let writes = writes(mark.since()?);
-    println!(
-        "{} writes when a server with {CUSTOMERS} customers goes and comes back\n{}",
-        writes.len(),
-        table(&writes)
-    );
+    println!("{} writes for an outage of a server with {CUSTOMERS} customers\n{}", writes.len(), table(&writes));
     let of = |resources: &[&str]| writes.iter().filter(|w| resources.contains(&w.object_ref.resource.as_str())).count();
     let kinds = [resources(Scope::Cluster), resources(Scope::Namespaced)].concat();
     // The server and its PgBouncer fleet report the outage.
     let about_customers =
         kinds.iter().map(String::as_str).filter(|kind| !["databaseservers", "pgbouncers", "plans"].contains(kind));
     let customers = of(&about_customers.chain(["secrets"]).collect::<Vec<_>>());
-    ensure!(customers == 0, "{customers} writes about single customers");
-    // It goes and it comes, and so does its fleet.
+    ensure!(customers == 0, "{customers} writes of objects of customers");
+    // The server and its fleet: unreachable and back.
     ensure!(of(&["events"]) <= 4, "{} events", of(&["events"]));
     Ok(())
 }
 
-/// Lets so many pods of PostgreSQL run.
+/// Scales PostgreSQL.
 async fn postgresql(cluster: &Cluster, replicas: i32) -> Result<()> {
     let sets = cluster.of::<StatefulSet>(ahoi_e2e::SYSTEM);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
@@ -96,9 +92,9 @@ async fn postgresql(cluster: &Cluster, replicas: i32) -> Result<()> {
     cluster.until(&sets, "demo-postgres", &format!("{replicas} pods"), 120, so).await.map(drop)
 }
 
-/// Routes that vanish all at once, with no customer deleted, are a mistake of somebody's, and never reach pgbouncer.
+/// Routes that disappear all at once, without a deleted customer, are an error and never reach pgbouncer.
 async fn implausible_shrink(cluster: &Cluster, names: &[String]) -> Result<()> {
-    // Nobody is there to put the routes back before the agents have seen them gone.
+    // No controller restores the routes before the agents observe the change.
     cluster.scale("ahoi-pgbouncer", 0).await?;
     let outcome = without_routes(cluster, names).await;
     cluster.scale("ahoi-pgbouncer", 2).await?;
@@ -108,7 +104,7 @@ async fn implausible_shrink(cluster: &Cluster, names: &[String]) -> Result<()> {
         let back = |p: Option<&ConnectionPool>| {
             p.is_some_and(is_ready) && p.is_some_and(|p| p.status.as_ref().is_some_and(|s| s.route.is_some()))
         };
-        cluster.until(&pools, name, "routed and Ready again", 120, back).await?;
+        cluster.until(&pools, name, "Ready with its route", 120, back).await?;
     }
     let healthy = |f: Option<&PgBouncer>| reports(f, |p| p.error.is_none());
     cluster.until(&cluster.of(ahoi_e2e::SYSTEM), "global", "no process has an error", 60, healthy).await.map(drop)
@@ -120,7 +116,7 @@ async fn without_routes(cluster: &Cluster, names: &[String]) -> Result<()> {
         cluster.of::<ConnectionPool>(&namespace_of(name)).patch_status(name, &PatchParams::default(), &gone).await?;
     }
     let refused = |f: Option<&PgBouncer>| reports(f, |p| p.error.is_some());
-    cluster.until(&cluster.of(ahoi_e2e::SYSTEM), "global", "every process refuses to shrink", 30, refused).await?;
+    cluster.until(&cluster.of(ahoi_e2e::SYSTEM), "global", "every process keeps its routes", 30, refused).await?;
     for name in [&names[0], &names[CUSTOMERS - 1]] {
         cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
     }
@@ -133,7 +129,7 @@ fn reports(fleet: Option<&PgBouncer>, holds: impl Fn(&ProcessStatus) -> bool) ->
 }
 
 async fn one_customer(cluster: &Cluster) -> Result<()> {
-    // Data that an earlier customer of that name has left would be adopted, which is reported by two events.
+    // Adopting data of an earlier customer would add two events.
     let features = json!({"database": {"enabled": true}});
     cluster.create_customer_with("big-client-0815", json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready("big-client-0815").await?;
@@ -142,30 +138,29 @@ async fn one_customer(cluster: &Cluster) -> Result<()> {
     let mark = Audit::mark()?;
     cluster.apply(MANIFEST).await?;
     cluster.ready("big-client-0815").await?;
-    // Whatever follows Ready by itself was caused by this customer, too.
+    // Writes after Ready count as well.
     settled(cluster).await?;
     let writes = writes(mark.since()?);
     println!(
-        "{} write requests for the talk's customer, from apply to Ready and quiet:\n{}",
+        "{} writes for the customer of the README, from apply until no writes follow:\n{}",
         writes.len(),
         table(&writes)
     );
-    ensure!(writes.len() <= BUDGET, "{} write requests, {BUDGET} is the budget", writes.len());
+    ensure!(writes.len() <= BUDGET, "{} writes, more than {BUDGET}", writes.len());
     cluster.delete_customer("big-client-0815").await
 }
 
-/// Waits until the next sweep of the server has told what has been promised to all of them: whoever is restarted before would
-/// tell it.
+/// Waits until a sweep of the server has counted all databases. A controller that restarts before would write the count.
 async fn counted(cluster: &Cluster) -> Result<()> {
     let databases = cluster.all::<Database>().list(&ListParams::default()).await?;
     let here = databases
         .iter()
         .filter(|database| database.status.as_ref().is_some_and(|status| status.server.as_deref() == Some("demo")));
     let promised = here.map(|database| database.spec.storage.bytes()).sum::<Result<i64, _>>()?;
-    let told = |server: Option<&DatabaseServer>| {
+    let counted_all = |server: Option<&DatabaseServer>| {
         server.and_then(|server| server.status.as_ref()?.allocated_bytes) == Some(promised)
     };
-    cluster.until(&cluster.all(), "demo", "told of all databases", 150, told).await.map(drop)
+    cluster.until(&cluster.all(), "demo", "counts all databases", 150, counted_all).await.map(drop)
 }
 
 /// Waits until no controller has written for ten seconds.
@@ -173,7 +168,7 @@ async fn settled(_: &Cluster) -> Result<()> {
     let quiet = async {
         loop {
             let mark = Audit::mark()?;
-            // Silence is the condition, so time is what must pass.
+            // The absence of writes needs time to pass.
             tokio::time::sleep(Duration::from_secs(10)).await;
             if writes(mark.since()?).is_empty() {
                 return anyhow::Ok(());
@@ -183,32 +178,32 @@ async fn settled(_: &Cluster) -> Result<()> {
     tokio::time::timeout(Duration::from_secs(300), quiet).await?
 }
 
-/// Every controller starts anew with all customers present, and finds nothing to write.
+/// All controllers restart with all customers present, and write nothing.
 async fn restart(cluster: &Cluster) -> Result<()> {
     let mark = Audit::mark()?;
     cluster.stop_all().await?;
     cluster.start_all().await?;
-    // The passes that follow the take-over: two sweeps of the database controller fit in.
+    // Includes two sweeps of the database controller after the change of leader.
     tokio::time::sleep(Duration::from_secs(60)).await;
     let requests = mark.since()?;
     let is_content = |r: &&Request| r.is_single_read() && r.object_ref.resource == "secrets";
     let contents: Vec<Request> = requests.iter().filter(is_content).cloned().collect();
     let writes = writes(requests);
     println!(
-        "{} writes and {} reads of single Secrets when every controller is restarted with {CUSTOMERS} customers\n{}{}",
+        "{} writes and {} reads of single Secrets at a restart of all controllers with {CUSTOMERS} customers\n{}{}",
         writes.len(),
         contents.len(),
         table(&writes),
         table(&contents)
     );
     ensure!(writes.is_empty(), "{} writes at a restart", writes.len());
-    // The direct Secret is read by two controllers, the pooled one by one. Some customers may be another test's.
+    // Two controllers read the direct Secret, and one the pooled Secret. Some customers may be of another test.
     ensure!(contents.len() <= 3 * CUSTOMERS + 10, "{} reads of Secrets at a restart", contents.len());
     Ok(())
 }
 
-/// Two minutes in which nothing happens cost nothing.
-async fn at_rest() -> Result<()> {
+/// No requests in two idle minutes.
+async fn no_requests_at_rest() -> Result<()> {
     let mark = Audit::mark()?;
     tokio::time::sleep(Duration::from_secs(120)).await;
     let requests = mark.since()?;

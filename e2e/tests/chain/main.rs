@@ -1,6 +1,5 @@
-//! Any link of the chain may be missing at any time: nothing is lost, everything converges, the API stays open. These
-//! tests disturb every customer of the cluster, or are disturbed by them, so they run one after the other, apart from the
-//! rest.
+//! Controllers and children are missing: nothing is lost, everything converges, and the API accepts customers. These tests affect all
+//! customers of the cluster, so they run one after the other in their own binary.
 
 mod restored;
 
@@ -26,9 +25,9 @@ fn working() -> serde_json::Value {
     json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1}})
 }
 
-/// Each controller is killed, both replicas at once, while customers are made, changed and removed.
+/// All replicas of each controller are killed while customers are created, changed and deleted.
 #[tokio::test]
-async fn killing_controllers_loses_nothing() -> Result<()> {
+async fn killed_controllers_lose_no_change() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let kept = "chain-kept";
@@ -45,7 +44,7 @@ async fn killing_controllers_loses_nothing() -> Result<()> {
         cluster.patch_spec(&cluster.customers(), kept, json!({"features": {"scheduler": {"workers": 2}}})).await?;
         cluster.ready(&name).await.with_context(|| format!("after {controller} was killed"))?;
         cluster.kill(controller).await?;
-        cluster.delete_customer(&name).await.with_context(|| format!("deleting while {controller} is killed"))?;
+        cluster.delete_customer(&name).await.with_context(|| format!("deletion while {controller} is killed"))?;
         let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
         ensure!(rows == 500, "{rows} of 500 rows after {controller} was killed");
     }
@@ -54,9 +53,9 @@ async fn killing_controllers_loses_nothing() -> Result<()> {
     cluster.delete_customer(kept).await
 }
 
-/// With no controller at all the API takes and validates customers; what was missed is done when they are back.
+/// Without controllers, the API server accepts and validates customers. The controllers catch up when they are back.
 #[tokio::test]
-async fn without_controllers_the_api_stays_open() -> Result<()> {
+async fn the_api_accepts_customers_without_controllers() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let (old, new, gone) = ("chain-old", "chain-new", "chain-gone");
@@ -76,7 +75,7 @@ async fn without_controllers_the_api_stays_open() -> Result<()> {
     let customer = cluster.ready(old).await?;
     ensure!(summary(&customer) == "3/3");
     cluster.until_gone(&cluster.customers(), gone, 120).await?;
-    // Deletions that nobody watched are noticed.
+    // Deletions without a watch are noticed.
     let namespace = ahoi_api::namespace_of(old);
     let there =
         |d: Option<&Deployment>| d.is_some_and(|d| d.status.as_ref().is_some_and(|s| s.available_replicas == Some(3)));
@@ -92,10 +91,10 @@ async fn without_controllers_the_api_stays_open() -> Result<()> {
 }
 
 async fn while_stopped(cluster: &Cluster, old: &str, new: &str, gone: &str) -> Result<()> {
-    cluster.create_customer(new, working()).await.context("the API takes no customer without controllers")?;
+    cluster.create_customer(new, working()).await.context("creating a customer without controllers")?;
     let negative = json!({"features": {"scheduler": {"workers": -1}}});
     let refused = cluster.patch_spec(&cluster.customers(), new, negative).await.err();
-    let refused = refused.context("the API validates nothing without controllers")?;
+    let refused = refused.context("an invalid customer is accepted without controllers")?;
     ensure!(format!("{refused:#}").contains("spec.features.scheduler.workers"), "{refused:#}");
     cluster.patch_spec(&cluster.customers(), old, json!({"features": {"scheduler": {"workers": 3}}})).await?;
     cluster.customers().delete(gone, &DeleteParams::default()).await?;
@@ -104,14 +103,14 @@ async fn while_stopped(cluster: &Cluster, old: &str, new: &str, gone: &str) -> R
     for policy in cluster.of::<NetworkPolicy>(&namespace).list(&ListParams::default()).await? {
         cluster.of::<NetworkPolicy>(&namespace).delete(&policy.name_any(), &DeleteParams::default()).await?;
     }
-    // What runs goes on: the pool needs no controller to serve.
+    // The pool serves without controllers.
     cluster.pooled(old).await?.connect().await?.query_one("SELECT 1", &[]).await?;
     Ok(())
 }
 
-/// Children deleted by hand come back by themselves, data and all.
+/// Manually deleted children are recreated, and the data is kept.
 #[tokio::test]
-async fn deleted_children_come_back() -> Result<()> {
+async fn deleted_children_are_recreated() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let name = "chain-children";
@@ -131,23 +130,23 @@ async fn deleted_children_come_back() -> Result<()> {
         let uid = api.get(name).await?.uid();
         api.delete(name, &DeleteParams::default()).await?;
         let again = |o: Option<&K>| o.is_some_and(|o| o.uid() != uid && is_ready(o));
-        cluster.until(&api, name, "made again and Ready", 120, again).await.map(drop)
+        cluster.until(&api, name, "recreated and Ready", 120, again).await.map(drop)
     }
     back(&cluster, cluster.of::<Scheduler>(&namespace), name).await?;
     back(&cluster, cluster.of::<ConnectionPool>(&namespace), name).await?;
     back(&cluster, cluster.of::<Database>(&namespace), name).await?;
     cluster.ready(name).await?;
-    // Its login was closed for a moment and has a new password: that was the deletion's doing.
+    // The deletion of the Database closed its login, which has a new password now.
     let client = cluster.pooled_again(name, 60).await?;
     let rows: i64 = client.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 500, "{rows} of 500 rows after every child was deleted once");
     cluster.delete_customer(name).await
 }
 
-/// An entry that pgbouncer cannot load never reaches it, is said on the fleet, and hurts nobody else. The controller that
-/// would put it right at once is stopped meanwhile.
+/// A route that pgbouncer cannot load never reaches it, is reported on the fleet, and does not affect other customers. The
+/// controller that would correct it is stopped meanwhile.
 #[tokio::test]
-async fn a_bad_route_never_reaches_pgbouncer() -> Result<()> {
+async fn an_invalid_route_never_reaches_pgbouncer() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let (bad, good) = ("chain-bad", "chain-good");
@@ -187,8 +186,8 @@ async fn with_a_bad_route(cluster: &Cluster, bad: &str, good: &str) -> Result<()
     Ok(())
 }
 
-/// From the moment its database exists to the first query through every process: 2 seconds, says the requirement.
-/// Timings are no assertion elsewhere; this one is what the feature is.
+/// A customer is routable in all processes within 2 seconds after its database is Ready. Only this test asserts a time, because it
+/// is a requirement.
 #[tokio::test]
 async fn a_new_customer_is_routable_at_once() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -196,7 +195,7 @@ async fn a_new_customer_is_routable_at_once() -> Result<()> {
     let name = "pool-new";
     cluster.delete_customer(name).await?;
     let namespace = ahoi_api::namespace_of(name);
-    // The watch begins before the customer does, so that nothing is missed.
+    // The watch starts before the customer is created.
     let databases = cluster.all::<Database>();
     let watched = watcher(databases, watcher::Config::default().fields(&format!("metadata.namespace={namespace}")));
     let ready = tokio::spawn(async move {
@@ -213,7 +212,7 @@ async fn a_new_customer_is_routable_at_once() -> Result<()> {
     let pools = cluster.of::<ConnectionPool>(&namespace);
     cluster.until(&pools, name, "Ready", 60, |p: Option<&ConnectionPool>| p.is_some_and(is_ready)).await?;
     let took = exists.elapsed();
-    println!("pool proved by every process {took:?} after its database was ready");
+    println!("routable in every process {took:?} after its database was Ready");
     ensure!(took < Duration::from_secs(2), "routable after {took:?}");
     cluster.pooled(name).await?.connect().await?.query_one("SELECT 1", &[]).await?;
     cluster.delete_customer(name).await

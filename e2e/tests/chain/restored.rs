@@ -1,4 +1,4 @@
-//! Kubernetes is rebuilt around PostgreSQL, out of a backup whose objects have the status that they had.
+//! Kubernetes is rebuilt from a backup whose objects have their status, while PostgreSQL survived.
 
 use ahoi_api::{Database, DatabaseServer, namespace_of};
 use ahoi_e2e::Cluster;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::ONE_AT_A_TIME;
 
-/// The cluster that was lost.
+/// Id of the lost cluster.
 const FORMER: &str = "eeeeeeeeeeeeeeee";
 
 async fn database_of(cluster: &Cluster, name: &str) -> Result<String> {
@@ -22,7 +22,7 @@ async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// As it is for a cluster that was rebuilt: the ownership marker is of another cluster, where the database was in use.
+/// Sets the ownership marker as after a rebuild: the database belongs to another cluster and was in use there.
 async fn is_of_the_former_cluster(cluster: &Cluster, database: &str) -> Result<()> {
     let admin = cluster.admin("postgres").await?;
     let sql = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1";
@@ -37,7 +37,7 @@ async fn is_of_the_former_cluster(cluster: &Cluster, database: &str) -> Result<(
 }
 
 #[tokio::test]
-async fn objects_restored_with_their_status_end_ready_on_their_own_rows() -> Result<()> {
+async fn objects_restored_with_status_become_ready_on_their_own_data() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let (here, there) = ("restored-here", "restored-there");
@@ -70,7 +70,7 @@ async fn objects_restored_with_their_status_end_ready_on_their_own_rows() -> Res
     restored?;
 
     cluster.ready(here).await?;
-    ensure!(database_of(&cluster, here).await? == databases[0], "{here} has another database");
+    ensure!(database_of(&cluster, here).await? == databases[0], "{here} has a different database");
     has_rows(&cluster, here).await?;
 
     cluster.condition(there, "DatabaseReady", "False", "DataOfAnotherCluster").await?;
@@ -78,7 +78,7 @@ async fn objects_restored_with_their_status_end_ready_on_their_own_rows() -> Res
     cluster.patch_spec(&servers, "demo", json!({"adoptFromCluster": FORMER})).await?;
     let adopted = async {
         cluster.ready(there).await?;
-        ensure!(database_of(&cluster, there).await? == databases[1], "{there} has another database");
+        ensure!(database_of(&cluster, there).await? == databases[1], "{there} has a different database");
         has_rows(&cluster, there).await
     };
     let adopted = adopted.await;

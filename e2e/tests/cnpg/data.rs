@@ -1,4 +1,4 @@
-//! What a customer has outlives a switchover: its quota, its retained data, its new credentials.
+//! Quota, retained data and rotated credentials survive a switchover.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::ONE_AT_A_TIME;
 use crate::engine::{Engine, REGION};
 use crate::row::{CUSTOMERS, booking, features};
 
-/// Little more than an empty database, and what fills it: about 30 MB.
+/// Little more than the size of an empty database. FILL adds about 30 MB.
 const STORAGE: &str = "12Mi";
 const FILL: &str = "INSERT INTO fill SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 30000) n";
-/// Until former credentials are closed: two minutes for those who read their Secret late, and one for idle connections.
+/// Time until the former login is closed: two minutes for clients to read the Secret, and one for idle connections.
 const CLOSED: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 async fn a_full_database_stays_full_on_another_primary() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let (engine, name) = (Engine::up().await?, "cnpg-full");
+    let (engine, name) = (Engine::install().await?, "cnpg-full");
     let cluster = &engine.cluster;
     let mut features = features(REGION);
     features["database"]["storage"] = json!(STORAGE);
@@ -38,7 +38,7 @@ async fn a_full_database_stays_full_on_another_primary() -> Result<()> {
 
     engine.promote().await?;
     engine.healthy().await?;
-    refused(session.batch_execute(insert).await, "53100", "storage quota", "the same on another primary")?;
+    refused(session.batch_execute(insert).await, "53100", "storage quota", "a write on another primary")?;
     session.batch_execute("DELETE FROM fill WHERE n > 10").await.context("a delete")?;
     cluster.change(name, json!({"features": {"database": {"storage": "90Mi"}}})).await?;
     level(cluster, name, "WithinStorageQuota").await?;
@@ -49,7 +49,7 @@ async fn a_full_database_stays_full_on_another_primary() -> Result<()> {
 #[tokio::test]
 async fn retained_data_is_found_on_another_primary() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let (engine, name) = (Engine::up().await?, "cnpg-retained");
+    let (engine, name) = (Engine::install().await?, "cnpg-retained");
     let cluster = &engine.cluster;
     create(cluster, name, "Retain", features(REGION)).await?;
     let session = cluster.pooled(name).await?.connect().await?;
@@ -61,15 +61,15 @@ async fn retained_data_is_found_on_another_primary() -> Result<()> {
     let session = cluster.pooled(name).await?.connect().await?;
     let rows: i64 = session.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 100, "{rows} of 100 rows");
-    session.batch_execute("ALTER TABLE kept ADD COLUMN more int").await.context("its tables are its own again")?;
+    session.batch_execute("ALTER TABLE kept ADD COLUMN more int").await.context("as the owner of its tables")?;
     cluster.delete_customer(name).await
 }
 
-/// The switchover comes while both logins are open, and clients still use the former.
+/// The switchover happens while both logins are open and clients use the former one.
 #[tokio::test]
-async fn credentials_are_replaced_during_a_switchover() -> Result<()> {
+async fn credentials_are_rotated_during_a_switchover() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     let cluster = &engine.cluster;
     let outcome = booking(&engine, "rotation during a promote", "not measured", REGION, async |_| {
         let (name, former) = (CUSTOMERS[0], cluster.direct(CUSTOMERS[0]).await?);
@@ -83,7 +83,7 @@ async fn credentials_are_replaced_during_a_switchover() -> Result<()> {
         let closed = async {
             let can_login = format!("SELECT rolcanlogin FROM pg_roles WHERE rolname = '{login}';");
             while engine.psql(&can_login).await?.trim() != "f" {
-                // A catalog cannot be watched; the time-out around this bounds it.
+                // PostgreSQL has no watch. The time-out around this loop bounds it.
                 sleep(Duration::from_secs(1)).await;
             }
             anyhow::Ok(())

@@ -1,4 +1,4 @@
-//! The CloudNativePG cluster under test, installed from the files that the guide shows.
+//! The CloudNativePG cluster under test, installed from the files of the guide.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,21 +23,21 @@ pub const NAME: &str = "pg-eu-1";
 pub const LOOKUP: &str = "eu-lookup";
 /// Label `region` of the guide's DatabaseServer.
 pub const REGION: &str = "eu";
-/// Phase of a Cluster that has nothing to do.
+/// Phase of a healthy Cluster.
 const HEALTHY: &str = "Cluster in healthy state";
-/// Seconds until a Cluster is healthy again after a disturbance, with every instance replaced, on a slow machine.
+/// Seconds until a Cluster is healthy after all its instances were replaced, on a slow machine.
 const SETTLED: u64 = 300;
 
 /// The CloudNativePG cluster.
 pub struct Engine {
-    /// The cluster of Kubernetes.
+    /// Kubernetes cluster.
     pub cluster: Cluster,
     clusters: Api<DynamicObject>,
 }
 
 impl Engine {
-    /// Follows the guide, and waits until customers can be placed there. What is there already stays.
-    pub async fn up() -> Result<Engine> {
+    /// Follows the guide, and waits until customers can be placed there. Existing objects stay.
+    pub async fn install() -> Result<Engine> {
         let cluster = Cluster::connect().await?;
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("postgresql.cnpg.io", "v1", "Cluster"));
         let clusters = Api::namespaced_with(cluster.client.clone(), NAMESPACE, &kind);
@@ -57,7 +57,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A DatabaseServer for the same Cluster whose admin role may read the verifiers of passwords.
+    /// Creates a DatabaseServer for the same Cluster whose admin role may read password verifiers.
     pub async fn lookup_server(&self) -> Result<()> {
         let password = format!("e2e-{:016x}", std::process::id());
         let role = format!(
@@ -79,7 +79,7 @@ impl Engine {
         self.cluster.until(&self.cluster.all::<DatabaseServer>(), LOOKUP, "Ready", 60, ready).await.map(drop)
     }
 
-    /// Runs SQL as the superuser on the primary, as `kubectl cnpg psql` does.
+    /// Runs SQL as the superuser on the primary, like `kubectl cnpg psql`.
     pub async fn psql(&self, sql: &str) -> Result<String> {
         let primary = self.primary().await?;
         let exec = ["exec", "-i", "-n", NAMESPACE, &primary, "-c", "postgres", "--"];
@@ -87,7 +87,7 @@ impl Engine {
         self.cluster.kubectl(&[exec.as_slice(), &psql].concat(), sql).await
     }
 
-    /// Sets what an update and a shutdown of the primary wait for. CloudNativePG's defaults: unsupervised, 180.
+    /// Sets primaryUpdateStrategy and smartShutdownTimeout. Defaults of CloudNativePG: unsupervised, 180.
     pub async fn configure(&self, strategy: &str, smart_shutdown_seconds: i32) -> Result<()> {
         let spec = json!({"primaryUpdateStrategy": strategy, "smartShutdownTimeout": smart_shutdown_seconds});
         let patch = Patch::Merge(json!({"spec": spec}));
@@ -95,14 +95,14 @@ impl Engine {
         self.healthy().await
     }
 
-    /// Name of the pod that is the primary.
+    /// Returns the name of the pod of the primary.
     pub async fn primary(&self) -> Result<String> {
         let found = self.clusters.get_status(NAME).await?;
         let primary = found.data["status"]["currentPrimary"].as_str().map(ToOwned::to_owned);
         primary.context("the Cluster has no primary")
     }
 
-    /// Switches over to another instance, as `kubectl cnpg promote` does, and waits until that is the primary.
+    /// Switches over to another instance, like `kubectl cnpg promote`, and waits until it is the primary.
     pub async fn promote(&self) -> Result<()> {
         let primary = self.primary().await?;
         let instances = self.clusters.get_status(NAME).await?;
@@ -117,7 +117,7 @@ impl Engine {
         self.until("another primary", |status| status["currentPrimary"] == json!(target)).await
     }
 
-    /// Asks for a restart of all instances, as `kubectl cnpg restart` does. Returns what their pods are then annotated with.
+    /// Requests a restart of all instances, like `kubectl cnpg restart`. Returns the annotation that their pods get.
     pub async fn restart(&self) -> Result<String> {
         let at = now();
         let annotation = json!({"metadata": {"annotations": {RESTARTED: at}}});
@@ -137,12 +137,12 @@ impl Engine {
         self.healthy().await
     }
 
-    /// Waits until an update has reached the primary and stopped.
+    /// Waits until an update stops before the primary.
     pub async fn waits_for_user(&self) -> Result<()> {
         self.until("waiting for a switchover", |status| status["phase"] == json!("Waiting for user action")).await
     }
 
-    /// Waits until all three instances are ready and there is nothing left to do.
+    /// Waits until all three instances are ready and the Cluster is healthy.
     pub async fn healthy(&self) -> Result<()> {
         let healthy = |status: &Value| {
             status["phase"] == json!(HEALTHY)
@@ -157,7 +157,7 @@ impl Engine {
         let waited = timeout(Duration::from_secs(SETTLED), await_condition(self.clusters.clone(), NAME, holds)).await;
         let Ok(found) = waited else {
             let status = self.clusters.get_status(NAME).await?;
-            anyhow::bail!("Cluster {NAME}: not within {SETTLED} s: {what}: {:#}", status.data["status"]);
+            anyhow::bail!("Cluster {NAME} is not within {SETTLED} s: {what}: {:#}", status.data["status"]);
         };
         found.map(drop).map_err(Into::into)
     }
@@ -165,7 +165,7 @@ impl Engine {
 
 const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
 
-/// The time as CloudNativePG writes it.
+/// Returns the time in the format of CloudNativePG.
 fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
@@ -174,13 +174,13 @@ fn ready(server: Option<&DatabaseServer>) -> bool {
     server.is_some_and(is_ready)
 }
 
-/// What the guide shows under this name.
+/// Returns the file of the guide with this name.
 fn file(name: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/cloudnative-pg").join(name);
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// Runs a script of the guide. It calls kubectl by its name.
+/// Runs a script of the guide, which runs `kubectl`.
 pub async fn script(name: &str) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/cloudnative-pg").join(name);
     let kubectl = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());

@@ -1,4 +1,4 @@
-//! What the guide promises of a cluster that was installed by it.
+//! Properties of a cluster that was installed as the guide describes.
 
 use ahoi_api::{DatabaseServer, Passwords};
 use ahoi_e2e::agents::metrics;
@@ -16,23 +16,23 @@ use crate::engine::{Engine, NAME, NAMESPACE, REGION, script};
 use crate::row::features;
 
 #[tokio::test]
-async fn the_guide_leads_to_a_server_that_is_ready() -> Result<()> {
+async fn the_guide_produces_a_ready_server() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
-    server_says_so(&engine.cluster).await?;
+    let engine = Engine::install().await?;
+    server_is_ready(&engine.cluster).await?;
     only_the_certificate_is_copied(&engine.cluster).await?;
     metrics_are_exported(&engine).await?;
     let name = "cnpg-guide";
     let spec = json!({"deletionPolicy": "Delete", "features": features(REGION)});
     engine.cluster.create_customer_with(name, spec).await?;
     engine.cluster.ready(name).await?;
-    customers_are_closed_in(&engine.cluster, name).await?;
+    customers_are_isolated(&engine.cluster, name).await?;
     memberships_stay(&engine).await?;
     the_password_is_replaced(&engine, name).await?;
     engine.cluster.delete_customer(name).await
 }
 
-async fn server_says_so(cluster: &Cluster) -> Result<()> {
+async fn server_is_ready(cluster: &Cluster) -> Result<()> {
     let server = cluster.all::<DatabaseServer>().get(NAME).await?;
     let status = server.status.context("no status")?;
     ensure!(status.passwords == Some(Passwords::File), "{:?}", status.passwords);
@@ -43,7 +43,7 @@ async fn server_says_so(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The private key of the authority stays where it is, and a copy that is up to date is not written.
+/// The private key of the CA is not copied, and an up-to-date copy is not written.
 async fn only_the_certificate_is_copied(cluster: &Cluster) -> Result<()> {
     let secrets = cluster.of::<Secret>(SYSTEM);
     let copied = secrets.get("pg-eu-1-ca").await?;
@@ -55,7 +55,7 @@ async fn only_the_certificate_is_copied(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The REVOKE leaves CloudNativePG's metrics as they are.
+/// The REVOKE statements do not affect the metrics of CloudNativePG.
 async fn metrics_are_exported(engine: &Engine) -> Result<()> {
     let pod = engine.cluster.of::<Pod>(NAMESPACE).get(&engine.primary().await?).await?;
     let address = pod.status.and_then(|status| status.pod_ip).context("the primary has no address")?;
@@ -66,9 +66,9 @@ async fn metrics_are_exported(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-async fn customers_are_closed_in(cluster: &Cluster, name: &str) -> Result<()> {
+async fn customers_are_isolated(cluster: &Cluster, name: &str) -> Result<()> {
     let login = cluster.direct(name).await?;
-    ensure!(login.get("sslmode") == "verify-full", "the binding verifies nothing: {}", login.get("sslmode"));
+    ensure!(login.get("sslmode") == "verify-full", "the sslmode of the binding is {}", login.get("sslmode"));
     let mut outcomes = Vec::new();
     for target in ["postgres", "template1", "ahoi"] {
         let session = login.clone().to_database(target).connect().await;
@@ -77,7 +77,7 @@ async fn customers_are_closed_in(cluster: &Cluster, name: &str) -> Result<()> {
     all(outcomes)
 }
 
-/// CloudNativePG revokes memberships of roles that it manages, and the admin role acts for customers by memberships.
+/// CloudNativePG revokes memberships of roles that it manages, and the admin role needs its memberships.
 async fn memberships_stay(engine: &Engine) -> Result<()> {
     let missing = "SELECT count(*) FROM pg_roles owner WHERE rolname ~ '^c_[0-9a-f]+_owner$' AND NOT EXISTS \
         (SELECT FROM pg_auth_members WHERE roleid = owner.oid AND member = 'ahoi'::regrole);";
@@ -89,7 +89,7 @@ async fn memberships_stay(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// Of the admin role: in the Secret that CloudNativePG reads, and copied from there.
+/// The password of the admin role is changed in the Secret that CloudNativePG reads, and copied from there.
 async fn the_password_is_replaced(engine: &Engine, customer: &str) -> Result<()> {
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'ahoi';";
     let former = engine.psql(verifier).await?;
@@ -99,7 +99,7 @@ async fn the_password_is_replaced(engine: &Engine, customer: &str) -> Result<()>
     script("prepare").await?;
     let replaced = async {
         while engine.psql(verifier).await? == former {
-            // A catalog cannot be watched; the time-out around this bounds it.
+            // PostgreSQL has no watch. The time-out around this loop bounds it.
             sleep(Duration::from_millis(500)).await;
         }
         anyhow::Ok(())

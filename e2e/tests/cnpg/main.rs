@@ -1,5 +1,5 @@
-//! CloudNativePG 1.30 with three instances as a DatabaseServer, installed as docs/cloudnative-pg.md says. Each disturbance is a
-//! row here: clients book through the pooler meanwhile, and no query may fail that could have waited. The tests run one after the
+//! CloudNativePG 1.30 with three instances as a DatabaseServer, installed as in docs/cloudnative-pg.md. Each test is a row of a table:
+//! clients book through the pooler during a disturbance, and no query may fail that could have waited. The tests run one after the
 //! other: `make test-cnpg`.
 
 mod data;

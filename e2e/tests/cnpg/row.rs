@@ -1,4 +1,4 @@
-//! A row of the table: clients book while something happens to the server.
+//! A row of the table: clients book during a disturbance of the server.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::engine::Engine;
 use crate::unavailable::Probe;
 
 pub const CUSTOMERS: [&str; 2] = ["cnpg-a", "cnpg-b"];
-/// Of each customer: two by tokio-postgres and two by sqlx.
+/// Clients of each customer: two with tokio-postgres and two with sqlx.
 const CONNECTIONS: usize = 4;
-/// Within this of the server's return a client has been served: two attempts of pgbouncer, and a busy machine.
+/// Longest wait of a client after the server is back: two attempts of pgbouncer, on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// What the clients and the probe saw.
+/// Results of the clients and the probe.
 pub struct Outcome {
     pub ledger: Report,
-    /// How long the primary served no login, the pooler aside.
+    /// How long the primary served no login, measured without the pooler.
     pub unavailable: Duration,
 }
 
-/// The features of a customer on the DatabaseServer with this region, through the guide's fleet.
+/// Returns the features of a customer on the DatabaseServer with this region and the fleet of the guide.
 pub fn features(region: &str) -> Value {
     json!({
         "database": {"enabled": true, "serverSelector": {"region": region}},
@@ -30,7 +30,7 @@ pub fn features(region: &str) -> Value {
     })
 }
 
-/// Disturbs while clients book, and prints the row. `former` is what was measured before there was this test.
+/// Runs `disturb` while clients book, and prints the row. `former` are the figures before this test existed.
 pub async fn booking(
     engine: &Engine,
     row: &str,
@@ -47,7 +47,7 @@ pub async fn booking(
     }
     .await;
     let unavailable = probe.finish().await?;
-    // Asked in any case: what the clients saw may be why the disturbance failed.
+    // Evaluated in any case: the clients may explain why the disturbance failed.
     let ledger = ledger.close(cluster).await?;
     println!("{row}: {ledger}");
     println!(
@@ -61,23 +61,24 @@ pub async fn booking(
 }
 
 impl Outcome {
-    /// No client failed.
+    /// Fails if a client failed.
     pub fn nothing_failed(&self) -> Result<()> {
         self.ledger.nothing_failed()?;
         self.no_wait_of_ours()
     }
 
-    /// No client failed without something in flight. Replication is asynchronous: the last commits before a crash may be lost.
+    /// Fails if a client failed without a transaction in flight. Replication is asynchronous, so the last commits before a crash may be
+    /// lost.
     pub fn only_in_flight(&self) -> Result<()> {
         ensure!(self.ledger.needless == 0, "clients failed that could have waited:\n{}", self.ledger);
         ensure!(self.ledger.doubled == 0 && self.ledger.unbalanced == 0, "the ledger is wrong:\n{}", self.ledger);
         self.no_wait_of_ours()
     }
 
-    /// The longest wait is at most this. For what a session of Ahoi could prolong: the server waits for it.
+    /// Fails if the longest wait is longer, as a session of Ahoi that the shutdown waits for would cause.
     pub fn within(&self, seconds: u64) -> Result<()> {
         let stall = self.ledger.stall;
-        ensure!(stall < Duration::from_secs(seconds), "a client waited {stall:.1?}, and {seconds} s are enough");
+        ensure!(stall < Duration::from_secs(seconds), "a client waited {stall:.1?}, more than {seconds} s");
         Ok(())
     }
 
@@ -85,7 +86,7 @@ impl Outcome {
         let (stall, unavailable) = (self.ledger.stall, self.unavailable);
         ensure!(
             stall < unavailable + SLACK,
-            "a client waited {stall:.1?}, and the server was away for {unavailable:.1?}"
+            "a client waited {stall:.1?}, and the server was unavailable for {unavailable:.1?}"
         );
         Ok(())
     }

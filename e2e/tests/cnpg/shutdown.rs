@@ -1,4 +1,4 @@
-//! The primary ends: asked to, killed, or replaced by an unsupervised update.
+//! The primary is shut down, killed, or replaced by an unsupervised update.
 
 use ahoi_e2e::processes;
 use anyhow::{Context as _, Result};
@@ -10,11 +10,11 @@ use crate::ONE_AT_A_TIME;
 use crate::engine::{Engine, NAMESPACE, REGION};
 use crate::row::booking;
 
-/// CloudNativePG waits up to 180 s for the clients of a primary that shuts down: none of ours may stay.
+/// CloudNativePG waits up to 180 s for the clients of a primary that shuts down, so no session of ours may stay.
 #[tokio::test]
 async fn the_primary_is_deleted() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     engine.configure("unsupervised", 180).await?;
     let outcome = booking(&engine, "primary's pod deleted", "0, 36 and 87 s", REGION, async |_| {
         delete_primary(&engine, None).await?;
@@ -28,7 +28,7 @@ async fn the_primary_is_deleted() -> Result<()> {
 #[tokio::test]
 async fn the_primary_is_deleted_by_force() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     let outcome = booking(&engine, "primary's pod deleted by force", "0, 20 s", REGION, async |_| {
         delete_primary(&engine, Some(0)).await?;
         engine.healthy().await
@@ -40,7 +40,7 @@ async fn the_primary_is_deleted_by_force() -> Result<()> {
 #[tokio::test]
 async fn the_postmaster_is_killed() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     let outcome = booking(&engine, "postmaster killed", "4 + 5, 12 s", REGION, async |_| {
         let pod = primary(&engine).await?;
         let of_pod = processes::of(&pod.uid().context("a pod without a uid")?);
@@ -53,11 +53,11 @@ async fn the_postmaster_is_killed() -> Result<()> {
     outcome.only_in_flight()
 }
 
-/// The first process of each of its containers: all others end with it.
+/// Kills the first process of each container.
 #[tokio::test]
 async fn the_pod_of_the_primary_is_killed() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     let outcome = booking(&engine, "primary's pod killed", "11 + 0, 10 s", REGION, async |_| {
         let pod = primary(&engine).await?;
         let of_pod = processes::of(&pod.uid().context("a pod without a uid")?);
@@ -81,7 +81,7 @@ async fn all_instances_are_restarted_with_a_short_smart_shutdown() -> Result<()>
 }
 
 async fn rolling_restart(row: &str, former: &str, smart_shutdown_seconds: i32) -> Result<()> {
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     engine.configure("unsupervised", smart_shutdown_seconds).await?;
     let outcome = booking(&engine, row, former, REGION, async |_| {
         let at = engine.restart().await?;
@@ -104,7 +104,7 @@ async fn delete_primary(engine: &Engine, grace_seconds: Option<u32>) -> Result<(
     replaced(engine, &pod).await
 }
 
-/// Waits until the pod is another one, or its container has been restarted, and the Cluster is healthy again.
+/// Waits until the pod is replaced or its container restarted, and the Cluster is healthy.
 async fn replaced(engine: &Engine, before: &Pod) -> Result<()> {
     let restarts = |pod: &Pod| -> i32 {
         let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());

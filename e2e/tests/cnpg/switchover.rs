@@ -1,4 +1,4 @@
-//! Another instance becomes the primary because an operator wants it.
+//! Planned and unplanned switchovers.
 
 use std::time::SystemTime;
 
@@ -12,11 +12,11 @@ use crate::ONE_AT_A_TIME;
 use crate::engine::{Engine, LOOKUP, NAME, REGION};
 use crate::row::booking;
 
-/// As the guide says: request, wait, promote.
+/// As in the guide: request, wait, promote.
 #[tokio::test]
-async fn a_planned_switchover_fails_nothing() -> Result<()> {
+async fn a_planned_switchover_fails_no_query() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     let outcome = booking(&engine, "maintenance, then promote", "0 + 0, 10.9 s", REGION, async |_| {
         planned(&engine).await?;
         engine.healthy().await
@@ -26,11 +26,11 @@ async fn a_planned_switchover_fails_nothing() -> Result<()> {
     outcome?.nothing_failed()
 }
 
-/// A rolling update stops before the primary, and goes on with a planned switchover.
+/// A rolling update stops before the primary, and continues with a planned switchover.
 #[tokio::test]
-async fn a_supervised_update_fails_nothing() -> Result<()> {
+async fn a_supervised_update_fails_no_query() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     engine.configure("supervised", 5).await?;
     let outcome = booking(&engine, "supervised update, maintenance, promote", "0 + 0, 8.8 s", REGION, async |_| {
         let update = engine.restart().await?;
@@ -44,16 +44,16 @@ async fn a_supervised_update_fails_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_switchover_without_warning_fails_only_what_is_in_flight() -> Result<()> {
+async fn an_unplanned_switchover_fails_only_queries_in_flight() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     promoted(&engine, "promote without warning, File", "4 + 4 a run, 10.0 s", REGION).await
 }
 
 #[tokio::test]
-async fn a_switchover_without_warning_fails_only_what_is_in_flight_by_lookup() -> Result<()> {
+async fn an_unplanned_switchover_fails_only_queries_in_flight_with_lookup() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let engine = Engine::up().await?;
+    let engine = Engine::install().await?;
     engine.lookup_server().await?;
     promoted(&engine, "promote without warning, Lookup", "7 + 0.3 a run, 10.0 s", LOOKUP).await
 }
@@ -77,7 +77,7 @@ async fn planned(engine: &Engine) -> Result<()> {
     println!("maintenance: ready to restart after {:.1?}", started.elapsed());
     let started = Instant::now();
     engine.promote().await?;
-    println!("maintenance: another primary after {:.1?}", started.elapsed());
+    println!("maintenance: new primary after {:.1?}", started.elapsed());
     let done = |server: Option<&DatabaseServer>| {
         let maintenance = server.and_then(|server| server.status.as_ref()?.maintenance.as_ref());
         maintenance.is_some_and(|found| found.request == request && found.state == MaintenanceState::Done)

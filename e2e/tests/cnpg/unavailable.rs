@@ -1,4 +1,4 @@
-//! How long the server itself served no client, measured beside the pooler: what of a client's wait is not the pooler's.
+//! How long the server itself served no client, measured without the pooler.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Between two attempts.
+/// Interval between two attempts.
 const PACE: Duration = Duration::from_millis(200);
-/// A primary that is there answers faster, on a busy machine too.
+/// An available primary answers faster, also on a busy machine.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Logs in on the primary again and again, with a session of its own each time.
+/// Logs in on the primary repeatedly, each time with a new session.
 pub struct Probe {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Duration>,
@@ -36,9 +36,9 @@ impl Probe {
         Probe { stop, task }
     }
 
-    /// The longest time between two logins that were served.
+    /// Returns the longest time between two successful logins.
     pub async fn finish(self) -> Result<Duration> {
-        // The task has not ended by itself.
+        // The task runs until it is aborted.
         let _ = self.stop.send(());
         Ok(self.task.await?)
     }

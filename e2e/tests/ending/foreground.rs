@@ -1,4 +1,4 @@
-//! A deletion in the foreground that no admission policy refuses: Kubernetes deletes the children first.
+//! Foreground deletion that no admission policy denies: Kubernetes deletes the children first.
 
 use ahoi_api::Customer;
 use ahoi_e2e::Cluster;
@@ -12,7 +12,7 @@ use crate::ALONE;
 use crate::world::{database_of, is_as_before, kept_by, purge, world};
 
 #[tokio::test]
-async fn a_deletion_in_the_foreground_ends_like_any_other() -> Result<()> {
+async fn a_foreground_deletion_completes_like_any_other() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     for policy in ["Delete", "Archive", "Retain"] {
@@ -23,7 +23,7 @@ async fn a_deletion_in_the_foreground_ends_like_any_other() -> Result<()> {
         cluster.create_customer_with(&name, spec).await?;
         let customer = cluster.ready(&name).await?;
         let database = database_of(&cluster, &name).await?;
-        // The finalizer is what --cascade=foreground comes to; the policy looks at the option.
+        // --cascade=foreground sets this finalizer. The policy checks the option.
         let mut finalizers = customer.finalizers().to_vec();
         finalizers.push("foregroundDeletion".to_owned());
         let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));

@@ -1,5 +1,5 @@
-//! The end of customers and servers: it always comes, and nothing stays open or behind. These tests compare all that there is
-//! before and after, so each has the cluster for itself.
+//! Deletion of customers and servers: it always completes, closes all logins, and leaves nothing that the policy does not keep. These
+//! tests compare the state of the whole cluster before and after, so each has the cluster exclusively.
 
 mod foreground;
 mod obstacles;
@@ -10,5 +10,5 @@ mod world;
 
 use tokio::sync::Mutex;
 
-/// Held by the test that has the cluster.
+/// Held by the test that uses the cluster.
 static ALONE: Mutex<()> = Mutex::const_new(());

@@ -1,4 +1,4 @@
-//! Other obstacles than in `refused`: prepared transactions, a slot in use, a checkpoint that does not end.
+//! More obstacles to a drop: prepared transactions, a replication slot in use, a stuck checkpoint.
 
 use std::time::Instant;
 
@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::ALONE;
-use crate::refused::{REPEATED, pending};
+use crate::refused::{RETRIED, pending};
 use crate::world::{database_of, is_as_before, kept_by, purge, world};
 
-/// A customer whose data goes as `policy` says; the answer is its database.
+/// Creates a customer with this deletion policy. Returns the name of its database.
 async fn customer(cluster: &Cluster, name: &str, policy: &str) -> Result<String> {
     let spec = json!({"deletionPolicy": policy, "features": {"database": {"enabled": true}}});
     cluster.create_customer_with(name, spec).await?;
@@ -19,21 +19,21 @@ async fn customer(cluster: &Cluster, name: &str, policy: &str) -> Result<String>
     database_of(cluster, name).await
 }
 
-/// The server's words about a removal that it has refused.
-async fn words(cluster: &Cluster, database: &str) -> Result<String> {
+/// Returns the message of the pending removal.
+async fn message_of(cluster: &Cluster, database: &str) -> Result<String> {
     let server = cluster.all::<DatabaseServer>().get("demo").await?;
     let message = pending(Some(&server), database).context("no pending removal")?.message.clone();
     println!("ending: {}", message.as_deref().unwrap_or_default());
-    message.context("a pending removal without a message")
+    message.context("the pending removal has no message")
 }
 
 async fn until_removed(cluster: &Cluster, database: &str) -> Result<()> {
     let done = |object: Option<&DatabaseServer>| object.is_some() && pending(object, database).is_none();
-    cluster.until(&cluster.all::<DatabaseServer>(), "demo", "nothing pending", REPEATED, done).await.map(drop)
+    cluster.until(&cluster.all::<DatabaseServer>(), "demo", "nothing pending", RETRIED, done).await.map(drop)
 }
 
 #[tokio::test]
-async fn a_prepared_transaction_holds_neither_policy() -> Result<()> {
+async fn a_prepared_transaction_blocks_no_deletion() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let customers = [("end-prepared", "Delete"), ("end-prepared-aside", "Archive")];
@@ -44,17 +44,17 @@ async fn a_prepared_transaction_holds_neither_policy() -> Result<()> {
     let mut databases = Vec::new();
     for (name, policy) in customers {
         databases.push(customer(&cluster, name, policy).await?);
-        // As a transaction manager of the customer leaves it, on the connection that has made it.
+        // Like a transaction manager of the customer that stopped.
         let prepare = format!("BEGIN; CREATE TABLE t (n int); PREPARE TRANSACTION '{name}'");
         cluster.direct(name).await?.connect().await?.batch_execute(&prepare).await?;
     }
     for (name, _) in customers {
         let started = Instant::now();
         cluster.delete_customer(name).await?;
-        println!("ending: customer gone after {:.0?}", started.elapsed());
+        println!("ending: customer deleted after {:.0?}", started.elapsed());
     }
     for ((name, _), database) in customers.iter().zip(&databases) {
-        let message = words(&cluster, database).await?;
+        let message = message_of(&cluster, database).await?;
         ensure!(message.contains("SQLSTATE 55006") && message.contains("prepared transaction"), "{name}: {message}");
         let admin = cluster.admin("postgres").await?;
         let may_log_in = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
@@ -62,7 +62,7 @@ async fn a_prepared_transaction_holds_neither_policy() -> Result<()> {
         ensure!(!is_open, "{name}: the login is open");
     }
     for ((name, _), database) in customers.iter().zip(&databases) {
-        // Its database takes no more connections but from superusers, who may end it from there alone.
+        // A prepared transaction can be ended only from its own database, which accepts only superusers.
         let admin = cluster.admin("postgres").await?;
         admin.batch_execute(&format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true")).await?;
         cluster.admin(database).await?.batch_execute(&format!("ROLLBACK PREPARED '{name}'")).await?;
@@ -75,9 +75,9 @@ async fn a_prepared_transaction_holds_neither_policy() -> Result<()> {
     purge(&cluster, &kept).await
 }
 
-/// PostgreSQL drops the slots of a database with it, but not while a client reads one.
+/// PostgreSQL drops the slots of a database with it, unless a client uses one.
 #[tokio::test]
-async fn a_slot_in_use_holds_the_database_and_goes_with_it() -> Result<()> {
+async fn a_replication_slot_in_use_delays_the_drop_and_is_dropped_with_the_database() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let name = "end-slot";
@@ -99,11 +99,11 @@ async fn a_slot_in_use_holds_the_database_and_goes_with_it() -> Result<()> {
     let is_active = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = 'end_slot'";
     let started = Instant::now();
     while !admin.query_one(is_active, &[]).await?.get::<_, bool>(0) {
-        ensure!(started.elapsed().as_secs() < 20, "nothing reads the slot");
+        ensure!(started.elapsed().as_secs() < 20, "the slot is not active");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     cluster.delete_customer(name).await?;
-    let message = words(&cluster, &database).await;
+    let message = message_of(&cluster, &database).await;
     in_pod(&format!("kill {receiver}")).await?;
     let message = message?;
     ensure!(message.contains("SQLSTATE 55006") && message.contains("active logical replication slot"), "{message}");
@@ -113,9 +113,9 @@ async fn a_slot_in_use_holds_the_database_and_goes_with_it() -> Result<()> {
     is_as_before(&cluster, &before, &[]).await
 }
 
-/// DROP DATABASE waits for a checkpoint; one that takes longer than a statement may is no reason to keep the customer.
+/// DROP DATABASE waits for a checkpoint. One that exceeds the statement time-out does not block the deletion of the customer.
 #[tokio::test]
-async fn a_checkpoint_that_does_not_end_holds_no_customer() -> Result<()> {
+async fn a_stuck_checkpoint_blocks_no_deletion() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let name = "end-checkpoint";
@@ -133,13 +133,13 @@ async fn a_checkpoint_that_does_not_end_holds_no_customer() -> Result<()> {
     let gone = async {
         let started = Instant::now();
         cluster.delete_customer(name).await?;
-        println!("ending: customer gone after {:.0?}", started.elapsed());
-        words(&cluster, &database).await
+        println!("ending: customer deleted after {:.0?}", started.elapsed());
+        message_of(&cluster, &database).await
     };
     let message = gone.await;
     signal("CONT").await?;
     let message = message?;
-    ensure!(message.contains("SQLSTATE 57014"), "the server's words: {message}");
+    ensure!(message.contains("SQLSTATE 57014"), "{message}");
     until_removed(&cluster, &database).await?;
     is_as_before(&cluster, &before, &[]).await
 }

@@ -1,4 +1,4 @@
-//! A server that is read-only, and a DatabaseServer that is deleted: no login of either stays.
+//! A read-only server, and a deleted DatabaseServer: no login stays open.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_postgres::error::SqlState;
 
 use crate::ALONE;
-use crate::refused::{REPEATED, pending, refusal};
+use crate::refused::{RETRIED, pending, refusal};
 use crate::world::{database_of, is_as_before, kept_by, purge, world};
 
 const SERVER: &str = "end-readonly";
@@ -27,7 +27,7 @@ async fn set_read_only(cluster: &Cluster, on: bool) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_read_only_server_holds_no_customer_and_a_deleted_one_leaves_no_login() -> Result<()> {
+async fn a_read_only_server_blocks_no_deletion_and_a_deleted_server_leaves_no_login() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let names = POLICIES.map(|policy| format!("end-readonly-{}", policy.to_lowercase()));
@@ -62,14 +62,14 @@ async fn a_read_only_server_holds_no_customer_and_a_deleted_one_leaves_no_login(
     for database in &databases {
         let removal = pending(Some(&found), database).context("no pending removal")?;
         let message = removal.message.clone().unwrap_or_default();
-        ensure!(message.contains("is read-only"), "the server's words: {message}");
+        ensure!(message.contains("is read-only"), "{message}");
     }
 
     set_read_only(&cluster, false).await?;
     let done = |object: Option<&DatabaseServer>| {
         object.is_some() && databases.iter().all(|database| pending(object, database).is_none())
     };
-    cluster.until(&servers, SERVER, "nothing pending", REPEATED, done).await?;
+    cluster.until(&servers, SERVER, "nothing pending", RETRIED, done).await?;
     for login in &logins {
         ensure!(refusal(login).await?.is_some(), "a login is open");
     }
@@ -82,15 +82,15 @@ async fn a_read_only_server_holds_no_customer_and_a_deleted_one_leaves_no_login(
     println!("ending: {kept:?}");
     purge(&cluster, &kept).await?;
 
-    // A DatabaseServer without databases takes the poolers' logins with it.
+    // A DatabaseServer without databases is deleted with its lookup logins.
     let digits: String = server.uid().context("no uid")?.chars().filter(char::is_ascii_hexdigit).take(8).collect();
     let has_login = async || -> Result<bool> {
         let query = "SELECT 1 FROM pg_roles WHERE starts_with(rolname, $1)";
         let prefix = format!("ahoi_pooler_{digits}_");
         Ok(cluster.admin("postgres").await?.query_opt(query, &[&prefix]).await?.is_some())
     };
-    ensure!(has_login().await?, "the poolers have no login on the server");
+    ensure!(has_login().await?, "the server has no lookup login");
     cluster.delete_server(SERVER, ADMIN, "postgres").await?;
-    ensure!(!has_login().await?, "the poolers' login of a deleted DatabaseServer stays");
+    ensure!(!has_login().await?, "the lookup login of a deleted DatabaseServer stays");
     is_as_before(&cluster, &before, &[]).await
 }

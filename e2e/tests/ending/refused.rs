@@ -1,4 +1,4 @@
-//! A server that refuses to drop a database holds no customer, and drops it when the obstacle is gone.
+//! A refused drop does not block the deletion of a customer, and is retried until the obstacle is removed.
 
 use std::time::{Duration, Instant};
 
@@ -12,20 +12,20 @@ use tokio_postgres::error::SqlState;
 use crate::ALONE;
 use crate::world::{database_of, is_as_before, world};
 
-/// Sweeps come every 48 to 72 seconds, and what was refused twice is tried again after a minute.
-pub const REPEATED: u64 = 210;
+/// Seconds until a refused drop is retried: sweeps are 48 to 72 seconds apart, and a drop that was refused twice waits a minute.
+pub const RETRIED: u64 = 210;
 
-/// The pending removal of `database` in the status of a DatabaseServer.
+/// Returns the pending removal of `database` in the status of a DatabaseServer.
 pub fn pending<'a>(server: Option<&'a DatabaseServer>, database: &str) -> Option<&'a PendingRemoval> {
     server?.status.as_ref()?.pending_removals.iter().find(|removal| removal.database == database)
 }
 
-/// Why a login fails.
+/// Returns the SQLSTATE of a refused login.
 pub async fn refusal(login: &ahoi_e2e::postgres::Login) -> Result<Option<SqlState>> {
     match login.connect().await {
         Ok(_) => Ok(None),
         Err(error) => {
-            let error = error.downcast_ref::<tokio_postgres::Error>().context("no error of PostgreSQL")?;
+            let error = error.downcast_ref::<tokio_postgres::Error>().context("not an error of PostgreSQL")?;
             Ok(Some(error.code().context("no SQLSTATE")?.clone()))
         }
     }
@@ -43,7 +43,7 @@ async fn with_subscription(cluster: &Cluster, name: &str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_refused_drop_holds_no_customer_and_is_repeated() -> Result<()> {
+async fn a_refused_drop_blocks_no_deletion_and_is_retried() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let name = "end-refused";
@@ -67,7 +67,7 @@ async fn a_refused_drop_holds_no_customer_and_is_repeated() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     cluster.until_gone(&cluster.customers(), name, 90).await?;
-    println!("ending: login closed after {closed:.1?}, customer gone after {:.0?}", started.elapsed());
+    println!("ending: login closed after {closed:.1?}, customer deleted after {:.0?}", started.elapsed());
     ensure!(session.simple_query("SELECT 1").await.is_err(), "a session outlived its customer");
 
     let servers = cluster.all::<DatabaseServer>();
@@ -75,16 +75,16 @@ async fn a_refused_drop_holds_no_customer_and_is_repeated() -> Result<()> {
     let removal = pending(Some(&server), &database).context("no pending removal")?;
     let message = removal.message.clone().unwrap_or_default();
     println!("ending: {message}");
-    ensure!(message.contains("SQLSTATE 55006") && message.contains("subscription"), "the server's words: {message}");
-    ensure!(is_state(&cluster, &database, "deleting").await?, "the order is not on the server");
+    ensure!(message.contains("SQLSTATE 55006") && message.contains("subscription"), "{message}");
+    ensure!(is_state(&cluster, &database, "deleting").await?, "ahoi.databases does not have the state `deleting`");
 
-    // A new customer of that name gets a database of its own, which is not dropped with the one that was ordered deleted.
+    // A new customer of that name gets a new database, which is not dropped with the former one.
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
     let heirs = database_of(&cluster, name).await?;
-    ensure!(heirs != database, "data that was ordered deleted was adopted");
+    ensure!(heirs != database, "data with a pending drop was adopted");
     cluster.direct(name).await?.connect().await?.batch_execute("CREATE TABLE kept AS SELECT 1 AS n").await?;
-    // In between the controller is started again, and another leader takes over.
+    // The controller restarts, and another leader takes over.
     cluster.kubectl(&["rollout", "restart", "-n", "ahoi-system", "deployment/ahoi-database"], "").await?;
     cluster
         .kubectl(&["rollout", "status", "-n", "ahoi-system", "deployment/ahoi-database", "--timeout=110s"], "")
@@ -92,7 +92,7 @@ async fn a_refused_drop_holds_no_customer_and_is_repeated() -> Result<()> {
 
     cluster.admin(&database).await?.batch_execute("DROP SUBSCRIPTION held").await?;
     let done = |object: Option<&DatabaseServer>| object.is_some() && pending(object, &database).is_none();
-    cluster.until(&servers, "demo", "nothing pending", REPEATED, done).await?;
+    cluster.until(&servers, "demo", "nothing pending", RETRIED, done).await?;
     let rows = cluster.direct(name).await?.connect().await?.query("SELECT n FROM kept", &[]).await?;
     ensure!(rows.len() == 1, "the new customer's data was dropped");
     cluster.change(name, json!({"deletionPolicy": "Delete"})).await?;
@@ -106,9 +106,9 @@ async fn is_state(cluster: &Cluster, database: &str, state: &str) -> Result<bool
     Ok(row.is_some_and(|row| row.get::<_, String>(0) == state))
 }
 
-/// What another tenant has granted to a role of this one is no reason to keep the role; what the role owns elsewhere is.
+/// Grants of other tenants do not block DROP ROLE; objects that the role owns in another database do.
 #[tokio::test]
-async fn roles_that_others_have_granted_to_are_dropped() -> Result<()> {
+async fn roles_with_grants_in_other_databases_are_dropped() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     let (name, other) = ("end-roles", "end-granter");
@@ -139,15 +139,15 @@ async fn roles_that_others_have_granted_to_are_dropped() -> Result<()> {
     let message =
         pending(Some(&server), &database).and_then(|removal| removal.message.clone()).context("not pending")?;
     println!("ending: {message}");
-    ensure!(message.contains("SQLSTATE 2BP01") && message.contains("owned_elsewhere"), "the server's words: {message}");
+    ensure!(message.contains("SQLSTATE 2BP01") && message.contains("owned_elsewhere"), "{message}");
     let left = admin.query("SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)", &[&database]).await?;
     ensure!(left.len() == 1, "{} roles are left, and one owns something", left.len());
     granter.batch_execute("SELECT * FROM bait").await.context("the granter's own table")?;
-    // As the message says; the suite's test reassigns instead.
+    // One remedy of the message. A test in `suite` follows the other one, REASSIGN OWNED.
     ensure!(message.contains("Drop these objects") && message.contains("database postgres"), "{message}");
     admin.batch_execute("DROP TABLE ahoi.owned_elsewhere").await?;
     let done = |object: Option<&DatabaseServer>| object.is_some() && pending(object, &database).is_none();
-    cluster.until(&servers, "demo", "nothing pending", REPEATED, done).await?;
+    cluster.until(&servers, "demo", "nothing pending", RETRIED, done).await?;
     cluster.delete_customer(other).await?;
     is_as_before(&cluster, &before, &[]).await
 }

@@ -1,4 +1,4 @@
-//! A Secret of password verifiers that is full. Other customers share it, so this test has the cluster for itself.
+//! A full Secret of password verifiers. Other customers share it, so this test needs the cluster exclusively.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,17 @@ use serde_json::{Value, json};
 use crate::ALONE;
 use crate::world::database_of;
 
-/// The server, its label and the customer; the admin role and the admin database.
+/// Name of the server, its label and the customer.
 const NAME: &str = "end-verifiers";
+/// Name of the admin role and the admin database.
 const ADMIN: &str = "end_verifiers";
-/// A verifier as PostgreSQL writes it.
+/// Verifier in the format of PostgreSQL.
 const VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$\
                         c3RvcmVkc3RvcmVkc3RvcmVkc3RvcmVkc3RvcmVkc3Q=:c2VydmVyc2VydmVyc2VydmVyc2VydmVyc2VydmVyc2U=";
-/// Seconds within which a reason is in the status, and within which its remedy helps.
+/// Seconds until a reason is in the status, and until its remedy takes effect.
 const SOON: u64 = 30;
 
-/// The Secret's entries of customers that do not exist: fewer bytes than one verifier are left.
+/// Returns logins that fill the Secret, so that less capacity is left than one verifier needs.
 async fn fillers(cluster: &Cluster, secret: &str) -> Result<Vec<String>> {
     let present = cluster.of::<Secret>(SYSTEM).get(secret).await?.data.unwrap_or_default();
     let size: usize = present.values().map(|value| value.0.len()).sum();
@@ -47,7 +48,7 @@ async fn a_full_secret_of_verifiers_stalls_new_logins_until_they_can_be_looked_u
     cluster.delete_customer(NAME).await?;
     cluster.delete_server(NAME, ADMIN, ADMIN).await?;
     cluster.create_server(NAME, ADMIN, "CREATEDB CREATEROLE", ADMIN).await?;
-    // On a server of its own it would have created this role.
+    // On its own server, the admin role would have created this role.
     let grant = format!("GRANT ahoi_tenants TO {ADMIN} WITH ADMIN OPTION");
     cluster.admin("postgres").await?.batch_execute(&grant).await?;
     let features = json!({"database": {"enabled": true, "serverSelector": {"for": NAME}}});
@@ -85,7 +86,7 @@ async fn walk(cluster: &Cluster, database: &str, secret: &str) -> Result<()> {
     former.connect().await?.batch_execute("SELECT 1").await.context("the login in use")?;
 
     cluster.admin(ADMIN).await?.batch_execute(&format!("{statement} {ADMIN}")).await?;
-    // The sweep finds it within a minute; a change of the spec at once.
+    // A sweep detects it within a minute, a change of the spec at once.
     let servers = cluster.all::<DatabaseServer>();
     cluster.patch_spec(&servers, NAME, json!({"maxDatabases": 100})).await?;
     let looks_up = |server: Option<&DatabaseServer>| {
@@ -93,7 +94,7 @@ async fn walk(cluster: &Cluster, database: &str, secret: &str) -> Result<()> {
             is_ready(s) && s.status.as_ref().is_some_and(|status| status.passwords == Some(Passwords::Lookup))
         })
     };
-    cluster.until(&servers, NAME, "passwords by Lookup", SOON, looks_up).await?;
+    cluster.until(&servers, NAME, "status.passwords is Lookup", SOON, looks_up).await?;
     let patch = json!({"metadata": {"annotations": {"retry": "1"}}});
     databases.patch(NAME, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     let secrets = cluster.of::<Secret>(&namespace_of(NAME));

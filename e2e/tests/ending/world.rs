@@ -1,4 +1,4 @@
-//! Everything that a customer can leave behind, as one list of names.
+//! Everything that a customer can leave behind, as a list of names.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use serde_json::json;
 
 use crate::ALONE;
 
-/// Kinds of Kubernetes that the controllers or a tenant's pods create.
+/// Kinds of Kubernetes that controllers or pods of tenants create.
 const KINDS: &str = "namespaces,secrets,configmaps,serviceaccounts,rolebindings,persistentvolumes,persistentvolumeclaims,\
                      deployments,statefulsets,services,cronjobs,jobs,poddisruptionbudgets,networkpolicies,resourcequotas,limitranges";
 
-/// Names of everything there is: objects, databases, roles with whether they log in, rows of the platform team's list, keys of
-/// the poolers' Secrets, and routes in each pooler.
+/// Returns the names of all objects, databases, roles (with whether they can log in), rows of ahoi.databases, keys of the Secrets of
+/// the poolers, and routes of each process.
 pub async fn world(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     let format = "-o=jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}";
@@ -44,10 +44,10 @@ pub async fn world(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Waits until the world is as it was `before`, save for what `kept` names by a part of its name.
+/// Waits until the names are the same as `before`, except for `kept`.
 pub async fn is_as_before(cluster: &Cluster, before: &BTreeSet<String>, kept: &[String]) -> Result<()> {
     let mut difference = Vec::new();
-    // The garbage collector and the agents are a moment behind the last event.
+    // The garbage collector and the agents are slightly delayed.
     for _ in 0..20 {
         let now = world(cluster).await?;
         difference = before
@@ -62,17 +62,17 @@ pub async fn is_as_before(cluster: &Cluster, before: &BTreeSet<String>, kept: &[
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    anyhow::bail!("the world is not as before: {difference:#?}")
+    anyhow::bail!("differences: {difference:#?}")
 }
 
-/// Name of the customer's database on its server.
+/// Returns the name of the database of the customer.
 pub async fn database_of(cluster: &Cluster, customer: &str) -> Result<String> {
     use anyhow::Context as _;
     let object = cluster.of::<ahoi_api::Database>(&ahoi_api::namespace_of(customer)).get(customer).await?;
     object.status.and_then(|status| status.database_name).context("a Database without a name")
 }
 
-/// What stays of a database by the documented policy, in the words of [`world`].
+/// Returns the names in [`world`] that the policy keeps of a database.
 pub async fn kept_by(cluster: &Cluster, policy: &str, database: &str) -> Result<Vec<String>> {
     let roles = [format!("role {database}_owner"), format!("role {database}_a")];
     Ok(match policy {
@@ -83,15 +83,15 @@ pub async fn kept_by(cluster: &Cluster, policy: &str, database: &str) -> Result<
         "Archive" => {
             let admin = cluster.admin("postgres").await?;
             let query = "SELECT datname FROM pg_database WHERE starts_with(datname, $1)";
-            let aside: String = admin.query_one(query, &[&format!("zz_{database}_")]).await?.get(0);
-            let kept = [format!("database {aside}"), format!("row of ahoi.databases {aside} archived")];
+            let archived: String = admin.query_one(query, &[&format!("zz_{database}_")]).await?.get(0);
+            let kept = [format!("database {archived}"), format!("row of ahoi.databases {archived} archived")];
             kept.into_iter().chain(roles).collect()
         }
         _ => Vec::new(),
     })
 }
 
-/// Drops what a policy keeps.
+/// Drops what the policy kept.
 pub async fn purge(cluster: &Cluster, kept: &[String]) -> Result<()> {
     let admin = cluster.admin("postgres").await?;
     let databases: Vec<_> = kept.iter().filter_map(|name| name.strip_prefix("database ")).collect();
@@ -105,9 +105,9 @@ pub async fn purge(cluster: &Cluster, kept: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A customer with everything, deleted by each policy.
+/// A customer with all features is deleted with each policy.
 #[tokio::test]
-async fn nothing_stays_behind_but_what_the_policy_keeps() -> Result<()> {
+async fn deletion_leaves_only_what_the_policy_keeps() -> Result<()> {
     let _alone = ALONE.lock().await;
     let cluster = Cluster::connect().await?;
     for policy in ["Delete", "Retain", "Archive"] {

@@ -1,4 +1,4 @@
-//! What the logs and the argument lists of our pods must not contain.
+//! Logs and arguments of our pods contain no secrets.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,12 @@ use anyhow::{Result, ensure};
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-/// Keys of our Secrets whose values are no secrets.
+/// Keys of our Secrets whose values are public.
 const PUBLIC: [&str; 9] = ["type", "provider", "host", "port", "database", "username", "sslmode", "ca.crt", "tls.crt"];
-/// Shorter texts are found by chance.
+/// Shorter texts would match by chance.
 const MIN_LENGTH: usize = 12;
 
-/// Reads all logs of the pods in our namespace, with those of containers that ended, and their arguments.
+/// Checks the arguments and all logs of the pods in ahoi-system, including terminated containers.
 pub async fn hold_no_secrets(cluster: &Cluster) -> Result<()> {
     let secrets = secrets(cluster).await?;
     ensure!(secrets.len() > 10, "only {} secrets were found", secrets.len());
@@ -24,7 +24,7 @@ pub async fn hold_no_secrets(cluster: &Cluster) -> Result<()> {
         check(&format!("the spec of {name}"), &pod["spec"].to_string(), &secrets)?;
         for previous in ["--previous=false", "--previous=true"] {
             let args = ["-n", SYSTEM, "logs", name, "--all-containers", "--tail=-1", previous];
-            // Containers that never ended have no former log.
+            // Containers without a restart have no previous log.
             let log = cluster.kubectl(&args, "").await.unwrap_or_default();
             bytes += log.len();
             check(&format!("the log of {name}"), &log, &secrets)?;
@@ -37,13 +37,13 @@ pub async fn hold_no_secrets(cluster: &Cluster) -> Result<()> {
 
 fn check(what: &str, text: &str, secrets: &BTreeSet<String>) -> Result<()> {
     match secrets.iter().position(|secret| text.contains(secret)) {
-        // Neither do the logs of tests.
+        // The error does not contain it either.
         Some(which) => anyhow::bail!("{what} contains secret {which} of {}", secrets.len()),
         None => Ok(()),
     }
 }
 
-/// Every password, token, verifier and URI in the Secrets of customers and of our own namespace, also in base64.
+/// Returns all passwords, tokens, verifiers and URIs in the Secrets of customers and of ahoi-system, also in base64.
 async fn secrets(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let labelled =
         cluster.kubectl(&["get", "secrets", "-A", "-l", "internal.example.com/binding", "-o", "json"], "").await?;
@@ -59,7 +59,7 @@ async fn secrets(cluster: &Cluster) -> Result<BTreeSet<String>> {
                     continue;
                 }
                 found.extend(encoded.as_str().map(ToOwned::to_owned));
-                // The entry of a pooler's login is its name and its password.
+                // The entry of a lookup login has its name and its password.
                 let parts = text.split([':', '\n', ' ']);
                 found.extend(parts.filter(|part| !is_public(part)).map(ToOwned::to_owned));
                 found.insert(text);
@@ -70,7 +70,7 @@ async fn secrets(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// What is in logs for good reasons: names of logins, and what every verifier begins with.
+/// Whether logs may contain it: names of logins, and the prefix of each verifier.
 fn is_public(part: &str) -> bool {
     part.starts_with("ahoi_") || part.starts_with("//") || part.starts_with("SCRAM-SHA-256$4096")
 }

@@ -1,6 +1,6 @@
-//! Objects that a tenant or a newer release wrote, while controllers run and when they start: the other customers are
-//! reconciled, no controller runs out of memory, and no log contains a secret. These tests restart controllers and change a
-//! CRD, so they run one after the other, apart from the rest.
+//! Objects that a tenant or a newer release wrote, while controllers run and when they start: other customers are reconciled, no
+//! controller runs out of memory, and no log contains a secret. These tests restart controllers and change a CRD, so they run one
+//! after the other in their own binary.
 
 mod logs;
 
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The commands of a tenant.
+/// Runs kubectl as a tenant.
 struct Tenant<'a> {
     cluster: &'a Cluster,
     namespace: String,
@@ -30,7 +30,7 @@ impl Tenant<'_> {
     }
 }
 
-/// A customer with a database whose tenants may edit, and such a tenant.
+/// Creates a customer with a database. Returns a tenant with role Edit.
 async fn customer<'a>(cluster: &'a Cluster, name: &str, plan: Option<&str>) -> Result<Tenant<'a>> {
     let groups = json!([{"group": "acme-developers", "role": "Edit"}]);
     let mut spec = json!({"groups": groups, "features":
@@ -43,7 +43,7 @@ async fn customer<'a>(cluster: &'a Cluster, name: &str, plan: Option<&str>) -> R
     Ok(Tenant { cluster, namespace: namespace_of(name) })
 }
 
-/// A managed field with a time that our types do not hold.
+/// Returns a managed field with a time that our types cannot represent.
 fn managed(fields: Value) -> String {
     json!({"metadata": {"managedFields": [{"manager": "x", "operation": "Update", "apiVersion": "v1",
         "time": "9999-12-31T23:59:59Z", "fieldsType": "FieldsV1", "fieldsV1": fields}]}})
@@ -59,7 +59,7 @@ async fn restart(cluster: &Cluster, controllers: &[&str]) -> Result<()> {
     rolled_out(cluster, controllers).await
 }
 
-/// Waits until all pods of these controllers are new, and Ready.
+/// Waits until all pods of these controllers are updated and Ready.
 async fn rolled_out(cluster: &Cluster, controllers: &[&str]) -> Result<()> {
     for controller in controllers {
         let deployment = format!("deploy/{controller}");
@@ -68,7 +68,7 @@ async fn rolled_out(cluster: &Cluster, controllers: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A change of the customer reaches its Database and its ConnectionPool: every controller of the chain reconciles it.
+/// Changes the customer and waits until its Database and its ConnectionPool are reconciled.
 async fn is_reconciled(cluster: &Cluster, name: &str) -> Result<()> {
     let number = cluster.customers().get(name).await?.metadata.generation.unwrap_or_default() + 1;
     let storage = json!({"storage": format!("{number}gb")});
@@ -83,7 +83,7 @@ async fn unreadable_objects_stop_no_other_and_no_secret_is_logged() -> Result<()
     let tenant = customer(&cluster, "hostile", None).await?;
     customer(&cluster, "hostile-other", None).await?;
     let outcome = disturbed(&cluster, &tenant).await;
-    // Whatever came of it: the client of other tests cannot read such objects.
+    // In any case, because the clients of other tests cannot read such objects.
     let _ = tenant.kubectl(&["delete", "secret", "p"], "").await;
     let back = json!({"metadata": {"finalizers": null}, "spec": {"deletionPolicy": "Retain"}}).to_string();
     let _ = cluster.kubectl(&["patch", "customer", "hostile-newer", "--type=merge", "-p", &back], "").await;
@@ -99,7 +99,7 @@ async fn unreadable_objects_stop_no_other_and_no_secret_is_logged() -> Result<()
 async fn disturbed(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
     tenant.kubectl(&["create", "secret", "generic", "p", "--from-literal=k=v"], "").await?;
     tenant.kubectl(&["label", "secret", "p", "internal.example.com/binding=direct"], "").await?;
-    // What the controllers read, too.
+    // Also objects that the controllers read.
     let namespace = &tenant.namespace;
     for (what, fields) in [
         ("secret/p", json!({"f:data": {"f:k": {}}})),
@@ -110,22 +110,22 @@ async fn disturbed(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
         tenant.kubectl(&["patch", what, "--type=merge", "-p", &managed(fields)], "").await?;
         let times = "jsonpath={.metadata.managedFields[*].time}";
         let found = cluster.kubectl(&["-n", namespace, "get", what, "-o", times], "").await?;
-        ensure!(found.contains("9999-"), "{what} is not as the test needs it: {found}");
+        ensure!(found.contains("9999-"), "{what} is readable, the test proves nothing: {found}");
     }
     newer_customer(cluster).await?;
 
-    is_reconciled(cluster, "hostile-other").await.context("by the controllers that ran")?;
+    is_reconciled(cluster, "hostile-other").await.context("by running controllers")?;
     set_log(cluster, Some("trace")).await?;
     is_reconciled(cluster, "hostile-other").await.context("by controllers that started with unreadable objects")?;
-    is_reconciled(cluster, "hostile").await.context("whose tenant wrote them")?;
+    is_reconciled(cluster, "hostile").await.context("of the tenant that wrote them")?;
     cluster.pooled_again("hostile-other", 60).await?.query_one("SELECT 1", &[]).await?;
     is_reported(cluster).await?;
-    // Its finalizer and its first status are the API server's.
+    // Admission sets its finalizer and its first status.
     let managers = "jsonpath={.metadata.managedFields[*].manager}";
     let newer = cluster.kubectl(&["get", "customer", "hostile-newer", "-o", managers], "").await?;
-    ensure!(!newer.is_empty() && !newer.contains("ahoi-"), "the unreadable Customer was written to by {newer}");
+    ensure!(!newer.is_empty() && !newer.contains("ahoi-"), "{newer} wrote to the unreadable Customer");
 
-    // An administrator changes a password, and the sweep finds it.
+    // A sweep detects a password that an administrator changed.
     let login = cluster.direct("hostile-other").await?;
     let admin = cluster.admin("postgres").await?;
     let role = login.get("username");
@@ -135,7 +135,7 @@ async fn disturbed(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
     logs::hold_no_secrets(cluster).await
 }
 
-/// A Customer of a release that knows more than this one, which then is rolled back.
+/// Creates a Customer with a newer schema, and then restores the CRD.
 async fn newer_customer(cluster: &Cluster) -> Result<()> {
     let add = json!([{"op": "add", "value": "Snapshot", "path":
         "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/deletionPolicy/enum/-"}]);
@@ -146,16 +146,16 @@ async fn newer_customer(cluster: &Cluster) -> Result<()> {
     let newer = newer.to_string();
     let created = async {
         while cluster.apply(&newer).await.is_err() {
-            // Until every part of the API server knows the new schema, which nothing tells.
+            // The API server loads the new schema asynchronously.
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), created).await.context("the newer Customer is refused")?;
+    tokio::time::timeout(Duration::from_secs(30), created).await.context("the newer Customer is denied")?;
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/customers.yaml");
     cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", shipped], "").await.map(drop)
 }
 
-/// Sets the log level of every controller, which restarts it.
+/// Sets the log level of all controllers, which restarts them.
 async fn set_log(cluster: &Cluster, level: Option<&str>) -> Result<()> {
     let variable = level.map_or("RUST_LOG-".to_owned(), |level| format!("RUST_LOG={level}"));
     let controllers: Vec<&str> = ahoi_e2e::controllers::controllers().iter().map(String::as_str).collect();
@@ -176,16 +176,16 @@ async fn is_reported(cluster: &Cluster) -> Result<()> {
             if events.contains("spec.deletionPolicy") {
                 return anyhow::Ok(());
             }
-            // kubectl has no watch with a deadline; the time-out around this bounds it.
+            // The time-out around this loop bounds it.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), found).await.context("no event about the unreadable Customer")?
 }
 
-/// Secrets of 700 kB with our label and type, and as many of other kinds as are quickly made, cost the controllers no memory.
+/// Many Secrets of 700 kB with our label and type do not increase the memory of the controllers.
 #[tokio::test]
-async fn many_large_secrets_are_no_reason_to_run_out_of_memory() -> Result<()> {
+async fn many_large_secrets_cost_the_controllers_no_memory() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     // Without a quota.
@@ -207,7 +207,7 @@ async fn flooded(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
     let value = "eHh4".repeat(700 * 1024 / 3);
     let secret = |number: usize| -> Value {
         let kind = ["direct", "pooled"][number % 2];
-        // Half of them are called as a Database's or a pool's would be.
+        // Half of them have names like those of Databases and pools.
         let suffix = ["-database", "-pool", "", ""][number % 4];
         json!({"apiVersion": "v1", "kind": "Secret", "type": "servicebinding.io/postgresql", "data": {"password": value},
             "metadata": {"name": format!("flood-{number}{suffix}"),

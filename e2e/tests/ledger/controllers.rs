@@ -1,4 +1,4 @@
-//! What steers is away: controllers die, and the API server itself.
+//! Outages of the control plane: controllers are killed, and the API server is unreachable.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -18,14 +18,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::{ONE_AT_A_TIME, booking};
 
 const DAEMON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/daemon");
-/// The cluster that e2e/run starts.
+/// Cluster that e2e/run starts.
 const CLUSTER: &str = "test";
 const NEW: &str = "ledger-new";
 const KILLS: usize = 8;
-/// How long the API server is away: longer than every lease and every grace period.
+/// Duration of the outage: longer than all leases and grace periods.
 const AWAY: Duration = Duration::from_secs(180);
 
-/// Both processes of a controller at once, the leader among them, again and again.
+/// All processes of a random controller are killed, repeatedly.
 #[tokio::test]
 async fn controllers_are_killed_at_random() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -36,7 +36,7 @@ async fn controllers_are_killed_at_random() -> Result<()> {
             println!("controllers: killing {controller}");
             cluster.kill(controller).await?;
             ledger.progress(Duration::from_secs(30)).await?;
-            // One that is not there cannot be killed: the next may be the same.
+            // The next victim may be the same controller, which must run again.
             back(&cluster).await?;
         }
         routes_stayed(&cluster, ledger).await
@@ -46,18 +46,18 @@ async fn controllers_are_killed_at_random() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_api_server_is_away() -> Result<()> {
+async fn the_api_server_is_unreachable() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let outcome = booking(&cluster, "API server", async |ledger| {
         daemon("stop", "kube-apiserver").await?;
         let outcome = while_away(ledger).await;
-        // Whatever came of it, the other tests need it.
+        // In any case, because other tests need it.
         daemon("start", "kube-apiserver").await?;
         answers(&cluster).await?;
         outcome?;
-        // What it makes of nodes and pods that it has not heard of for so long, it makes now. What it says of them is
-        // still from before: that everybody is back, a new customer proves.
+        // The control plane now reacts to nodes and pods without heartbeats, and their status is outdated. A new customer
+        // proves that all controllers work again.
         let started = Instant::now();
         cluster.create_customer(NEW, json!({"database": {"enabled": true}})).await?;
         cluster.ready(NEW).await?;
@@ -70,7 +70,7 @@ async fn the_api_server_is_away() -> Result<()> {
     outcome.nothing_failed()
 }
 
-/// The passing of time is what is tested here.
+/// This test needs time to pass.
 async fn while_away(ledger: &Ledger) -> Result<()> {
     let begun = Instant::now();
     let mut ticks = interval(Duration::from_secs(5));
@@ -82,7 +82,7 @@ async fn while_away(ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Waits for every controller. One that could do nothing but end, again and again, has to wait longer and longer.
+/// Waits for all controllers. The kubelet delays restarts of those that exited repeatedly.
 async fn back(cluster: &Cluster) -> Result<()> {
     let started = Instant::now();
     let deployments = cluster.of::<Deployment>(SYSTEM);
@@ -91,9 +91,9 @@ async fn back(cluster: &Cluster) -> Result<()> {
             let status = deployment.and_then(|deployment| deployment.status.as_ref());
             status.is_some_and(|status| status.available_replicas == Some(2))
         };
-        cluster.until(&deployments, controller, "two processes are available", 330, available).await?;
+        cluster.until(&deployments, controller, "two replicas available", 330, available).await?;
     }
-    println!("every controller is back after {:.1?}", started.elapsed());
+    println!("all controllers available after {:.1?}", started.elapsed());
     Ok(())
 }
 
@@ -116,14 +116,14 @@ async fn daemon(action: &str, daemon: &str) -> Result<()> {
 async fn answers(cluster: &Cluster) -> Result<()> {
     let answering = async {
         while cluster.kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"], "").await.is_err() {
-            // Nobody tells when it is back; the time-out around this bounds it.
+            // The time-out around this loop bounds it.
             sleep(Duration::from_millis(200)).await;
         }
     };
-    timeout(Duration::from_secs(90), answering).await.context("the API server has not come back")
+    timeout(Duration::from_secs(90), answering).await.context("the API server does not answer")
 }
 
-/// A hasher's seed is random; that is random enough for a choice.
+/// Uses the random seed of a hasher.
 fn random() -> usize {
     usize::try_from(RandomState::new().build_hasher().finish() % 1000).unwrap_or_default()
 }

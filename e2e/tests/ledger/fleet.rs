@@ -1,4 +1,4 @@
-//! The fleet is rolled and scaled.
+//! A rolling restart and scaling of the fleet.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use serde_json::json;
 
 use crate::{ONE_AT_A_TIME, booking};
 
-/// As the demo has it.
+/// Replicas of the demo.
 const REPLICAS: i32 = 2;
-/// pgbouncer takes it up at its start only, so another value rolls the fleet. This is not its default.
+/// A parameter that needs a restart of pgbouncer, with a value that is not the default.
 const COLD: (&str, &str) = ("pkt_buf", "8192");
 
-/// Every process is replaced, at its old number and at another, and others come and go.
+/// All processes are replaced, and the fleet is scaled up and down.
 #[tokio::test]
 async fn the_fleet_rolls_and_scales() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -29,17 +29,17 @@ async fn the_fleet_rolls_and_scales() -> Result<()> {
         Ok(())
     })
     .await;
-    // Also when it failed in the middle.
+    // Also after a failure.
     settle(&cluster, REPLICAS, false).await?;
     outcome?.nothing_failed()
 }
 
-/// Has the fleet run so, and waits until it does.
+/// Sets replicas and the parameter, and waits for the rollout.
 pub async fn settle(cluster: &Cluster, replicas: i32, cold: bool) -> Result<()> {
     let started = Instant::now();
     let fleets = cluster.of::<PgBouncer>(SYSTEM);
     let value = cold.then_some(COLD.1);
-    // Null takes the parameter away.
+    // Null removes the parameter.
     cluster.patch_spec(&fleets, "global", json!({"replicas": replicas, "parameters": {(COLD.0): value}})).await?;
     let what = format!("{replicas} processes, {}", if cold { "with the parameter" } else { "without the parameter" });
     let settled = |set: Option<&StatefulSet>| set.is_some_and(|set| is_settled(set, replicas, cold));

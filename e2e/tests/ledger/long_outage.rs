@@ -1,4 +1,4 @@
-//! PostgreSQL is away for longer than a minute: at first its DatabaseServer says so, then its customers do, and back again.
+//! PostgreSQL is unreachable for more than a minute: first its DatabaseServer reports it, then its customers, and then recovery.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ use crate::{CUSTOMERS, ONE_AT_A_TIME, booking};
 const GRACE_PERIOD: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn postgresql_is_away_for_long() -> Result<()> {
+async fn postgresql_is_unreachable_for_minutes() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
-    let outcome = booking(&cluster, "long outage", async |ledger| away_and_back(&cluster, ledger).await).await?;
+    let outcome = booking(&cluster, "long outage", async |ledger| outage_and_recovery(&cluster, ledger).await).await?;
     outcome.ledger.nothing_lost()
 }
 
-async fn away_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
+async fn outage_and_recovery(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     replicas(cluster, 0).await?;
     let begun = Instant::now();
     sleep(GRACE_PERIOD.mul_f64(0.8)).await;
@@ -35,7 +35,7 @@ async fn away_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         ensure!(is_ready(&cluster.customers().get(name).await?), "{name} is not Ready after {:.0?}", begun.elapsed());
     }
     let reported = reported(cluster).await;
-    println!("long outage: every customer reports it after {:.0?}", begun.elapsed());
+    println!("long outage: all customers report it after {:.0?}", begun.elapsed());
     replicas(cluster, 1).await?;
     reported?;
     back_again(cluster, "long outage", ledger).await?;
@@ -44,7 +44,7 @@ async fn away_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         let ready = |customer: Option<&Customer>| customer.is_some_and(is_ready);
         cluster.until(&cluster.customers(), name, "Ready again", 30, ready).await?;
     }
-    println!("long outage: every customer is Ready {:.1?} after the server", back.elapsed());
+    println!("long outage: all customers are Ready {:.1?} after the server", back.elapsed());
     Ok(())
 }
 

@@ -1,6 +1,5 @@
-//! A customer's database runs at all times: whatever an operations team does on a normal day, and most of what happens on a
-//! bad one, goes by without a failed query and without a lost commit. A row of the table is a test here; they disturb the
-//! whole cluster, so they run one after the other, apart from the rest: `make test-ledger`.
+//! Normal operations, and most outages, cause no failed query and no lost commit. Each test is a row of a table. The tests disturb the
+//! whole cluster, so they run one after the other: `make test-ledger`.
 
 mod cancel;
 mod controllers;
@@ -8,9 +7,9 @@ mod crash;
 mod customers;
 mod fleet;
 mod flood;
-mod hands;
 mod long_outage;
 mod maintenance;
+mod manual_changes;
 mod outage;
 mod pgbench;
 mod pod;
@@ -28,10 +27,10 @@ use crate::pgbench::Pgbench;
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const CUSTOMERS: [&str; 3] = ["ledger-a", "ledger-b", "ledger-c"];
-/// Of each customer: two by tokio-postgres and two by sqlx.
+/// Clients of each customer: two with tokio-postgres and two with sqlx.
 const CONNECTIONS: usize = 4;
 
-/// What the ledger and pgbench, which nobody here wrote, have to say about the same disturbance.
+/// Results of the ledger and of pgbench for the same disturbance.
 struct Outcome {
     ledger: Report,
     pgbench: pgbench::Report,
@@ -45,7 +44,7 @@ impl Outcome {
     }
 }
 
-/// Disturbs while clients book. They are asked afterwards in any case: what they saw may be why the disturbance failed.
+/// Runs `disturb` while clients book. Their results are evaluated in any case, because they may explain a failed disturbance.
 async fn booking(cluster: &Cluster, row: &str, disturb: impl AsyncFnOnce(&Ledger) -> Result<()>) -> Result<Outcome> {
     let ledger = Ledger::open(cluster, &CUSTOMERS, CONNECTIONS).await?;
     let pgbench = Pgbench::start(cluster, CUSTOMERS[0]).await?;

@@ -1,4 +1,4 @@
-//! PostgreSQL is restarted as planned: its clients wait, and none of them fails.
+//! Planned restart of PostgreSQL: clients wait, and none fails.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,12 +23,12 @@ async fn postgresql_is_restarted_as_planned() -> Result<()> {
         forgotten(&cluster, ledger).await
     })
     .await;
-    // Also when it failed in the middle.
+    // Also after a failure.
     cluster.patch_spec(&cluster.all::<DatabaseServer>(), SERVER, json!({"maintenance": null})).await?;
     outcome?.nothing_failed()
 }
 
-/// As the documentation says it: request, wait, restart.
+/// As documented: request, wait, restart.
 async fn restarted(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     request(cluster, 55).await?;
     ready_to_restart(cluster).await?;
@@ -40,7 +40,7 @@ async fn restarted(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Somebody thinks better of it.
+/// The request is withdrawn.
 async fn withdrawn(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     request(cluster, 55).await?;
     ready_to_restart(cluster).await?;
@@ -48,7 +48,7 @@ async fn withdrawn(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     ledger.progress(Duration::from_secs(5)).await
 }
 
-/// Nobody restarts it.
+/// No restart follows, and the request times out.
 async fn forgotten(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     request(cluster, 5).await?;
     becomes(cluster, MaintenanceState::TimedOut).await?;
@@ -67,7 +67,7 @@ async fn ready_to_restart(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["wait", "--for=condition=ReadyToRestart", &name, "--timeout=30s"], "").await?;
     println!("maintenance: ready to restart after {:.1?}", started.elapsed());
     let row = cluster.kubectl(&["get", &name], "").await?;
-    ensure!(row.contains("Ready to restart"), "kubectl get does not say so:\n{row}");
+    ensure!(row.contains("Ready to restart"), "kubectl get does not show it:\n{row}");
     Ok(())
 }
 

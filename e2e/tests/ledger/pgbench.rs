@@ -1,5 +1,5 @@
-//! pgbench as an application of a customer: a pod in the customer's namespace that finds its database in the pooled
-//! Secret. A run lasts as long as a connection of a pool, and the next follows.
+//! pgbench as an application of a customer: a pod in its namespace that connects with the pooled Secret. Runs as long as a
+//! connection of a pool lives follow each other.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use kube::api::LogParams;
 use serde_json::json;
 
 const NAME: &str = "pgbench";
-/// Its own bookkeeping is asked, too: every transaction leaves a row in pgbench_history.
+/// Also checks pgbench_history, which has a row for each transaction.
 const SCRIPT: &str = "
 pgbench -i -q -s 1 2>&1 || exit
 touch /tmp/started
@@ -27,13 +27,13 @@ pub struct Pgbench {
 }
 
 impl Pgbench {
-    /// Starts it, and waits until its tables are made.
+    /// Starts pgbench and waits until its tables exist.
     pub async fn start(cluster: &Cluster, customer: &str) -> Result<Pgbench> {
         pod(cluster, customer, NAME, SCRIPT).await?;
         Ok(Pgbench { namespace: ahoi_api::namespace_of(customer) })
     }
 
-    /// Lets the run that is going on end, and reads what all of them said.
+    /// Waits for the end of the current run, and reads the results of all runs.
     pub async fn finish(self, cluster: &Cluster) -> Result<Report> {
         cluster.kubectl(&["-n", &self.namespace, "exec", NAME, "--", "touch", "/tmp/stop"], "").await?;
         let pods = cluster.of::<Pod>(&self.namespace);
@@ -41,13 +41,12 @@ impl Pgbench {
             let phase = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| status.phase.as_deref());
             matches!(phase, Some("Succeeded" | "Failed"))
         };
-        cluster.until(&pods, NAME, "pgbench has ended", 120, ended).await?;
+        cluster.until(&pods, NAME, "pgbench ended", 120, ended).await?;
         Ok(Report::read(&pods.logs(NAME, &LogParams::default()).await?))
     }
 }
 
-/// Runs `script` as a pod of the customer that finds its database in the pooled Secret. It has started when it has made the
-/// file /tmp/started.
+/// Runs `script` in a pod of the customer with the pooled Secret. The pod is Ready when the file /tmp/started exists.
 pub async fn pod(cluster: &Cluster, customer: &str, name: &str, script: &str) -> Result<()> {
     let namespace = ahoi_api::namespace_of(customer);
     let server = cluster.of::<StatefulSet>(SYSTEM).get("demo-postgres").await?;
@@ -93,10 +92,10 @@ pub async fn pod(cluster: &Cluster, customer: &str, name: &str, script: &str) ->
         let conditions = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| status.conditions.as_ref());
         conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
     };
-    cluster.until(&cluster.of::<Pod>(&namespace), name, "the pod has started", 60, ready).await.map(drop)
+    cluster.until(&cluster.of::<Pod>(&namespace), name, "started", 60, ready).await.map(drop)
 }
 
-/// The sum of what pgbench reported.
+/// Sum of the results of all runs.
 #[derive(Debug, Default)]
 pub struct Report {
     runs: usize,
@@ -117,7 +116,7 @@ impl Report {
             match what {
                 "number of transactions actually processed" => {
                     report.runs += 1;
-                    // With a limit of time it is one number, with a limit of transactions "done/wanted".
+                    // One number with -T, "done/total" with -t.
                     report.transactions += number().unwrap_or(0);
                 }
                 "number of failed transactions" => report.failed += number().unwrap_or(0),
@@ -132,12 +131,12 @@ impl Report {
         report
     }
 
-    /// Whether every transaction of every run succeeded and is there, once.
+    /// Whether all transactions succeeded and exist exactly once.
     pub fn is_flawless(&self) -> bool {
         self.aborted == 0 && self.failed == 0 && self.transactions > 0 && self.nothing_lost()
     }
 
-    /// A run that was aborted may have had one transaction of each of its two clients at COMMIT.
+    /// Whether no transaction was lost. Each of the two clients of an aborted run may have had one at COMMIT.
     pub fn nothing_lost(&self) -> bool {
         let in_doubt = i64::try_from(2 * self.aborted).unwrap_or(i64::MAX);
         self.difference == Some(0) && (0..=in_doubt).contains(&(self.rows - self.transactions))

@@ -1,4 +1,4 @@
-//! The pod of PostgreSQL is deleted, without a word to the suite, and comes back with its data.
+//! The pod of PostgreSQL is deleted without a maintenance request, and recreated with its data.
 
 use ahoi_e2e::ledger::Ledger;
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -24,7 +24,7 @@ async fn the_pod_of_postgresql_is_deleted() -> Result<()> {
     only_in_flight(&outcome)
 }
 
-/// Its admin role may not read passwords, so the agents have no session on it whose end they would notice.
+/// The admin role may not read passwords, so the agents have no session whose end they would notice.
 #[tokio::test]
 async fn the_pod_of_postgresql_is_deleted_where_passwords_are_in_files() -> Result<()> {
     const SERVER: &str = "ledger-file";
@@ -52,16 +52,16 @@ async fn the_pod_of_postgresql_is_deleted_where_passwords_are_in_files() -> Resu
     cluster.delete_server(SERVER, ADMIN, ADMIN).await
 }
 
-/// Deletes it as `kubectl delete pod` does, and waits until another one runs.
+/// Deletes the pod and waits until its replacement runs.
 pub async fn replace_pod(cluster: &Cluster) -> Result<()> {
     let (pods, started) = (cluster.of::<Pod>(SYSTEM), Instant::now());
-    let before = pods.get(POD).await?.uid().context("a pod without a uid")?;
+    let before = pods.get(POD).await?.uid().context("the pod has no uid")?;
     pods.delete(POD, &DeleteParams::default()).await?;
     let another = |pod: Option<&Pod>| {
         let Some(pod) = pod.filter(|pod| pod.uid().is_some_and(|uid| uid != before)) else { return false };
         pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
     };
-    cluster.until(&pods, POD, "another one runs", 120, another).await?;
-    println!("another pod of PostgreSQL runs after {:.1?}", started.elapsed());
+    cluster.until(&pods, POD, "the replacement runs", 120, another).await?;
+    println!("new pod of PostgreSQL after {:.1?}", started.elapsed());
     Ok(())
 }

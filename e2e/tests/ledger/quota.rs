@@ -1,4 +1,4 @@
-//! A customer passes its storage quota.
+//! A customer exceeds its storage quota.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,14 @@ use tokio_postgres::error::SqlState;
 use crate::{ONE_AT_A_TIME, booking};
 
 const NAME: &str = "ledger-full";
-/// Little more than an empty database.
+/// Little more than the size of an empty database.
 const STORAGE: &str = "10Mi";
 /// About 6 MB.
 const FILL: &str = "INSERT INTO filling SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 6000) n";
-/// Seconds until the size of a database has its consequences.
+/// Seconds until the quota reacts.
 const BOUND: u64 = 60;
 
-/// Its writes are refused until it has made room; its reads and deletes work, and nobody else notices.
+/// Its writes are refused until it frees storage. Its reads and deletes work, and no other customer notices.
 #[tokio::test]
 async fn a_customer_fills_its_storage() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -36,13 +36,13 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     let features = json!({"database": {"enabled": true, "storage": STORAGE}});
     cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(NAME).await?;
-    // Open before and after: a session through the fleet outlives that the sessions on the server are ended.
+    // A session through the fleet survives the termination of server sessions.
     let session = cluster.pooled(NAME).await?.connect().await?;
     session.batch_execute("CREATE TABLE filling (n int, text text)").await?;
     session.batch_execute(FILL).await?;
     let filled = Instant::now();
     level(cluster, &["StorageQuotaExceeded"]).await?;
-    println!("quota: exceeded {:.1?} after it was", filled.elapsed());
+    println!("quota: reported after {:.1?}", filled.elapsed());
     let customer = cluster.condition(NAME, "Ready", "False", "StorageQuotaExceeded").await?;
     ensure!(
         has_condition(&customer, "StorageQuotaOk", "False", "StorageQuotaExceeded"),
@@ -57,38 +57,38 @@ async fn full_and_back(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     ensure!(rows == 6000, "{rows} of 6000 rows");
     let deleted = session.execute("DELETE FROM filling WHERE n <= 5500", &[]).await.context("a delete")?;
     ensure!(deleted == 5500, "{deleted} of 5500 rows deleted");
-    // Deleted rows take their space until then.
+    // Deleted rows occupy storage until then.
     session.batch_execute("VACUUM FULL filling").await.context("VACUUM FULL")?;
     let emptied = Instant::now();
     level(cluster, &["WithinStorageQuota", "StorageQuotaWarning"]).await?;
-    println!("quota: lifted {:.1?} after there was room", emptied.elapsed());
+    println!("quota: lifted {:.1?} after storage was freed", emptied.elapsed());
     cluster.ready(NAME).await?;
-    session.batch_execute("INSERT INTO filling VALUES (1, 'again')").await.context("a write after it was lifted")?;
+    session.batch_execute("INSERT INTO filling VALUES (1, 'again')").await.context("a write afterwards")?;
     let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal) + \
          (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'ahoi%') + (SELECT count(*) FROM pg_event_trigger)";
     let left: i64 = cluster.direct(NAME).await?.connect().await?.query_one(left, &[]).await?.get(0);
-    ensure!(left == 0, "{left} things of the quota are left in the customer's database");
+    ensure!(left == 0, "{left} objects of the quota are left in the database");
     ledger.progress(Duration::from_secs(30)).await
 }
 
 async fn level(cluster: &Cluster, reasons: &[&str]) -> Result<()> {
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(NAME));
-    let said = |database: Option<&Database>| {
+    let reports = |database: Option<&Database>| {
         let conditions = database.and_then(|database| database.status.as_ref()).map(|status| &status.conditions);
         conditions
             .and_then(|all| find(all, "StorageQuotaOk"))
             .is_some_and(|quota| reasons.contains(&quota.reason.as_str()))
     };
-    cluster.until(&databases, NAME, reasons[0], BOUND, said).await.map(drop)
+    cluster.until(&databases, NAME, reasons[0], BOUND, reports).await.map(drop)
 }
 
-/// Says why a write was refused.
+/// Returns the refusal of a write.
 async fn refused(session: &Client) -> Result<String> {
     let Err(error) = session.batch_execute("INSERT INTO filling VALUES (0, 'too much')").await else {
         bail!("a write is accepted although the storage is exceeded");
     };
-    let refusal = error.as_db_error().context("the session was ended instead of the write being refused")?;
-    ensure!(*refusal.code() == SqlState::DISK_FULL, "not refused for its storage, but failed: {refusal}");
-    ensure!(refusal.message().contains("storage quota"), "it says nothing of storage: {refusal}");
+    let refusal = error.as_db_error().context("the session was terminated instead of refusing the write")?;
+    ensure!(*refusal.code() == SqlState::DISK_FULL, "failed for another reason: {refusal}");
+    ensure!(refusal.message().contains("storage quota"), "the message does not name the quota: {refusal}");
     Ok(format!("{}: {}", refusal.code().code(), refusal.message()))
 }

@@ -1,4 +1,4 @@
-//! Credentials are replaced, again and again, and nobody notices.
+//! Repeated rotations of credentials without a failed query.
 
 use std::time::{Duration, Instant};
 
@@ -20,16 +20,16 @@ use tokio_postgres::Client;
 use crate::outage::SERVER;
 use crate::{CONNECTIONS, CUSTOMERS, ONE_AT_A_TIME, booking};
 
-/// One with workers beside those of the ledger.
+/// Customer with workers, in addition to those of the ledger.
 const WORKERS: &str = "ledger-workers";
-/// From one login to the other by trigger, and back by interval.
+/// Number of rotations: one by request, one by interval.
 const ROUNDS: usize = 2;
-/// Two minutes are given to those who read their Secret late, and one to pgbouncer's idle server connections.
+/// Time until the former login is closed: two minutes for clients to read the Secret, and one for idle server connections.
 const CLOSED: Duration = Duration::from_secs(300);
 
-/// pgbench, which keeps the password it was started with, is no client of this row.
+/// Without pgbench, which keeps its first password.
 #[tokio::test]
-async fn credentials_are_replaced() -> Result<()> {
+async fn credentials_are_rotated() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 2}});
@@ -61,19 +61,19 @@ async fn rounds(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
             cluster.patch_spec(&cluster.customers(), customer, features).await?;
         }
         if round > 1 {
-            // Wherever they are in it.
+            // In any state of the rotation.
             for controller in ["ahoi-database", "ahoi-pgbouncer"] {
                 cluster.kill(controller).await?;
             }
         }
         let closing = former.iter().map(|(direct, _)| closed_when_unused(&admin, direct.get("username")));
         futures::future::try_join_all(closing).await?;
-        println!("rotation: round {round}: every former login is closed after {:.0?}", started.elapsed());
+        println!("rotation: round {round}: all former logins closed after {:.0?}", started.elapsed());
         for (customer, (direct, pooled)) in customers.iter().zip(&former) {
             settled(cluster, customer, direct).await?;
-            for way in [direct, pooled] {
-                let refused = way.connect().await.is_err();
-                ensure!(refused, "{customer}: the former password is accepted at port {}", way.get("port"));
+            for login in [direct, pooled] {
+                let refused = login.connect().await.is_err();
+                ensure!(refused, "{customer}: port {} accepts the former password", login.get("port"));
             }
             let now = cluster.pooled(customer).await?;
             ensure!(
@@ -89,7 +89,7 @@ async fn rounds(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
-/// The shortest interval there may be, which these credentials have passed as far as their status tells.
+/// Sets the minimum interval, and a status whose credentials are older.
 async fn by_age(cluster: &Cluster, customer: &str) -> Result<serde_json::Value> {
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(customer));
     let rotated_at = Timestamp::from_second(Timestamp::now().as_second() - 7200)?;
@@ -98,45 +98,45 @@ async fn by_age(cluster: &Cluster, customer: &str) -> Result<serde_json::Value> 
     Ok(json!({"rotationInterval": "1h"}))
 }
 
-/// The poolers' own login is replaced, too, by which passwords are looked up for every client that logs in.
+/// Rotation of the lookup login of the poolers, which all logins of clients depend on.
 #[tokio::test]
-async fn the_poolers_login_is_replaced() -> Result<()> {
+async fn the_lookup_login_is_rotated() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
-    let outcome = booking(&cluster, "the poolers' rotation", async |_| {
+    let outcome = booking(&cluster, "rotation of the lookup login", async |_| {
         let (servers, admin) = (cluster.all::<DatabaseServer>(), cluster.admin("postgres").await?);
-        let newcomers = Newcomers::come(&cluster).await?;
+        let newcomers = Newcomers::start(&cluster).await?;
         for round in 1..=ROUNDS {
             let login = |server: &DatabaseServer| server.status.as_ref().and_then(|status| status.pooler_login.clone());
-            let former = login(&servers.get(SERVER).await?).context("the server has no login for the poolers")?;
+            let former = login(&servers.get(SERVER).await?).context("the server has no lookup login")?;
             let started = Instant::now();
             let trigger = format!("{:?}", std::time::SystemTime::now());
-            let wish = json!({"poolerCredentials": {"rotationRequest": trigger}});
-            cluster.patch_spec(&servers, SERVER, wish).await?;
+            let request = json!({"poolerCredentials": {"rotationRequest": trigger}});
+            cluster.patch_spec(&servers, SERVER, request).await?;
             if round > 1 {
                 cluster.kill("ahoi-database").await?;
             }
             let is_another =
                 |server: Option<&DatabaseServer>| server.and_then(login).is_some_and(|login| login != former);
-            cluster.until(&servers, SERVER, "another login for the poolers", 60, is_another).await?;
+            cluster.until(&servers, SERVER, "a new lookup login", 60, is_another).await?;
             closed_when_unused(&admin, &former).await?;
-            println!("the poolers' rotation: round {round}: {former} is closed after {:.0?}", started.elapsed());
+            println!("rotation of the lookup login: round {round}: {former} closed after {:.0?}", started.elapsed());
         }
         cluster.patch_spec(&servers, SERVER, json!({"poolerCredentials": null})).await?;
-        newcomers.leave().await
+        newcomers.stop().await
     })
     .await?;
     outcome.nothing_failed()
 }
 
-/// Clients that log in anew, again and again.
+/// Clients that log in repeatedly.
 struct Newcomers {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<usize>>,
 }
 
 impl Newcomers {
-    async fn come(cluster: &Cluster) -> Result<Newcomers> {
+    async fn start(cluster: &Cluster) -> Result<Newcomers> {
         let mut logins = Vec::new();
         for customer in CUSTOMERS {
             logins.push(cluster.pooled(customer).await?);
@@ -150,7 +150,7 @@ impl Newcomers {
                     client.query_one("SELECT 1", &[]).await.with_context(|| format!("newcomer {count}"))?;
                     count += 1;
                 }
-                // Some twenty a second: this is about whether they get in.
+                // About twenty a second.
                 sleep(Duration::from_millis(150)).await;
             }
             Ok(count)
@@ -158,17 +158,17 @@ impl Newcomers {
         Ok(Newcomers { stop, task })
     }
 
-    async fn leave(self) -> Result<()> {
-        // If nobody listens, the task says why.
+    async fn stop(self) -> Result<()> {
+        // A closed channel means that the task failed.
         let _ = self.stop.send(());
         let count = self.task.await??;
-        println!("the poolers' rotation: {count} clients logged in anew, none was refused");
+        println!("rotation of the lookup login: {count} new logins, none refused");
         ensure!(count > 100, "only {count} clients logged in");
         Ok(())
     }
 }
 
-/// Waits until the login is closed, and looks that it has no session when it is.
+/// Waits until the login is closed, and fails if it still has sessions then.
 async fn closed_when_unused(admin: &Client, login: &str) -> Result<()> {
     let sql = "SELECT rolcanlogin, (SELECT count(*) FROM pg_stat_activity WHERE usename = rolname) \
          FROM pg_roles WHERE rolname = $1";
@@ -180,7 +180,7 @@ async fn closed_when_unused(admin: &Client, login: &str) -> Result<()> {
                 ensure!(sessions == 0, "{login} was closed while it had {sessions} sessions");
                 return Ok(());
             }
-            // A catalog cannot be watched; the time-out around this bounds it.
+            // PostgreSQL has no watch. The time-out around this loop bounds it.
             sleep(Duration::from_millis(200)).await;
         }
     };
@@ -188,17 +188,17 @@ async fn closed_when_unused(admin: &Client, login: &str) -> Result<()> {
     outcome
 }
 
-/// The status says so, too.
+/// Waits until the status has no former login.
 async fn settled(cluster: &Cluster, customer: &str, former: &Login) -> Result<()> {
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(customer));
-    let said = |database: Option<&Database>| {
+    let is_settled = |database: Option<&Database>| {
         let Some(database) = database.filter(|database| is_ready(*database)) else { return false };
         database.status.as_ref().is_some_and(|status| {
             let done = status.credentials.as_ref().is_some_and(|credentials| credentials.previous_login.is_none());
             done && status.login.as_deref() != Some(former.get("username"))
         })
     };
-    cluster.until(&databases, customer, "its former login is forgotten", 60, said).await.map(drop)
+    cluster.until(&databases, customer, "no former login", 60, is_settled).await.map(drop)
 }
 
 async fn generation(cluster: &Cluster) -> Result<i64> {

@@ -1,4 +1,4 @@
-//! The fleet gets another image, and settings that a running pgbouncer takes up.
+//! Changes of the image of the fleet, and of settings that pgbouncer reloads.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::{ONE_AT_A_TIME, booking};
 
-/// The cluster has the image under this tag, too.
+/// Second tag of the image in the cluster.
 const AGAIN: &str = "again";
 
-/// Another image replaces every process; a setting that needs no restart replaces none.
+/// A new image replaces all processes. A setting that needs no restart replaces none.
 #[tokio::test]
 async fn image_and_settings_change() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -29,7 +29,7 @@ async fn image_and_settings_change() -> Result<()> {
         ledger.progress(Duration::from_secs(30)).await
     })
     .await;
-    // Also when it failed in the middle.
+    // Also after a failure.
     reload(&cluster, None).await?;
     roll(&cluster, None).await?;
     outcome?.nothing_failed()
@@ -41,10 +41,10 @@ fn containers_image(set: &StatefulSet) -> Option<&str> {
 
 async fn image(cluster: &Cluster) -> Result<String> {
     let set = cluster.of::<StatefulSet>(SYSTEM).get("global").await?;
-    containers_image(&set).map(ToOwned::to_owned).context("a fleet without an image")
+    containers_image(&set).map(ToOwned::to_owned).context("the fleet has no image")
 }
 
-/// Has the fleet run that image (none: the suite's own), and waits until every process does.
+/// Sets the image (None: the default), and waits for the rollout.
 async fn roll(cluster: &Cluster, wanted: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let fleets = cluster.of::<PgBouncer>(SYSTEM);
@@ -61,13 +61,13 @@ async fn roll(cluster: &Cluster, wanted: Option<&str>) -> Result<()> {
         })
     };
     let sets = cluster.of::<StatefulSet>(SYSTEM);
-    cluster.until(&sets, "global", "every process has the image", 300, rolled).await?;
+    cluster.until(&sets, "global", "all processes have the image", 300, rolled).await?;
     cluster.until(&fleets, "global", "Ready", 60, |f: Option<&PgBouncer>| f.is_some_and(is_ready)).await?;
-    println!("settings: image {}: after {:.1?}", wanted.unwrap_or("of the suite"), started.elapsed());
+    println!("settings: image {}: after {:.1?}", wanted.unwrap_or("default"), started.elapsed());
     Ok(())
 }
 
-/// Has the fleet run with that lifetime of server connections, and waits until every process has read it.
+/// Sets the lifetime of server connections, and waits until all processes have reloaded it.
 async fn reload(cluster: &Cluster, lifetime: Option<&str>) -> Result<()> {
     let (sets, reloads) = (cluster.of::<StatefulSet>(SYSTEM), "ahoi_pooler_reloads_total");
     let generation = sets.get("global").await?.metadata.generation;
@@ -79,7 +79,7 @@ async fn reload(cluster: &Cluster, lifetime: Option<&str>) -> Result<()> {
     }
     cluster.patch_spec(&fleets, "global", json!({"parameters": {"server_lifetime": lifetime}})).await?;
     let all = async {
-        // Metrics have no watch; the time-out around this bounds it.
+        // Metrics have no watch. The time-out around this loop bounds it.
         loop {
             let now = cluster.of_agents(reloads).await?;
             if now.iter().zip(&before).all(|(now, before)| now.0 == before.0 && now.1 > before.1) {
@@ -88,8 +88,8 @@ async fn reload(cluster: &Cluster, lifetime: Option<&str>) -> Result<()> {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    timeout(Duration::from_secs(30), all).await.context("not every process has read the setting within 30 s")??;
-    ensure!(sets.get("global").await?.metadata.generation == generation, "a live setting has rolled the fleet");
-    println!("settings: server_lifetime {lifetime:?} is taken up by every process, and none was replaced");
+    timeout(Duration::from_secs(30), all).await.context("not all processes reloaded the setting within 30 s")??;
+    ensure!(sets.get("global").await?.metadata.generation == generation, "a reloadable setting restarted the fleet");
+    println!("settings: all processes reloaded server_lifetime {lifetime:?}, none was replaced");
     Ok(())
 }

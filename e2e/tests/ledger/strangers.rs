@@ -1,4 +1,4 @@
-//! Somebody without a password tries to take a customer's pool away.
+//! Unauthenticated clients flood the pool of a customer.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::{ONE_AT_A_TIME, booking};
 
 const NAME: &str = "ledger-strangers";
-/// More than the clients that the customer may have in all processes.
+/// More connections than the customer may have in all processes.
 const CONNECTIONS: usize = 2400;
 const LASTING: Duration = Duration::from_secs(120);
 const LOGINS: u32 = 100;
 
-/// The customer's own logins succeed throughout, other customers are as fast as half of before at least, and it is reported.
+/// Logins of the customer succeed, other customers are at most half as fast, and the flood is reported.
 #[tokio::test]
-async fn strangers_do_not_log_in() -> Result<()> {
+async fn unauthenticated_clients_flood() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": true}});
@@ -30,7 +30,7 @@ async fn strangers_do_not_log_in() -> Result<()> {
         booking(&cluster, "strangers", async |ledger| flooded(&cluster, ledger).await).await
     };
     let outcome = outcome.await;
-    // Also when it failed in the middle.
+    // Also after a failure.
     cluster.delete_customer(NAME).await?;
     outcome?.nothing_failed()
 }
@@ -53,7 +53,7 @@ async fn flooded(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     println!("strangers: {} of {LOGINS} logins failed: {failed:?}", failed.len());
     let reported = cluster.of_agents("ahoi_pooler_login_flood").await?;
     ensure!(reported.iter().all(|(_, value)| *value == 1.0), "not reported: {reported:?}");
-    ensure!(flood.open() > CONNECTIONS / 2, "only {} connections are open: that was no flood", flood.open());
+    ensure!(flood.open() > CONNECTIONS / 2, "only {} connections are open, too few for a flood", flood.open());
     drop(flood);
     ensure!(failed.is_empty(), "{} of {LOGINS} logins failed: {}", failed.len(), failed[0]);
     let ratio = during.p99.as_secs_f64() / before.p99.as_secs_f64();
@@ -65,10 +65,10 @@ async fn flooded(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
         }
         anyhow::Ok(())
     };
-    timeout(Duration::from_secs(60), over).await.context("the flood is reported for 60 s after its end")?
+    timeout(Duration::from_secs(60), over).await.context("the flood is still reported 60 s after its end")?
 }
 
-/// Logs in again and again; the answer is why some failed.
+/// Logs in repeatedly. Returns the errors.
 async fn logins(victim: &Login) -> Vec<String> {
     let begun = Instant::now();
     let mut failed = Vec::new();

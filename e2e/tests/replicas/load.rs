@@ -1,4 +1,4 @@
-//! Customers' namespaces whose specs are changed all the time. They have no Customer: one controller alone is tested.
+//! CustomerNamespaces whose specs change continuously. They have no Customer, because only one controller is tested.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub const CUSTOMERS: usize = 24;
-/// Between two changes, of one customer after the other.
+/// Interval between two changes.
 const PAUSE: Duration = Duration::from_millis(80);
 
-/// Changes customers until it is stopped.
+/// Changes objects until it is stopped.
 pub struct Load {
     cluster: Cluster,
     changes: Arc<AtomicUsize>,
@@ -68,9 +68,9 @@ impl Load {
         Ok(Load { cluster: cluster.clone(), changes, stop, task })
     }
 
-    /// Waits until every customer's controller has seen a spec that is newer than now.
-    pub async fn everybody_is_served(&self) -> Result<()> {
-        ensure!(!self.task.is_finished(), "the changes have ended");
+    /// Waits until each object is reconciled with a later spec.
+    pub async fn all_are_reconciled(&self) -> Result<()> {
+        ensure!(!self.task.is_finished(), "the changes ended");
         let (all, started) = (self.cluster.all::<CustomerNamespace>(), Instant::now());
         for object in all.list(&ListParams::default()).await? {
             let generation = object.metadata.generation;
@@ -78,14 +78,14 @@ impl Load {
                 object.and_then(|object| object.status.as_ref()).is_some_and(|s| s.observed_generation > generation)
             };
             if object.name_any().starts_with("replicas-") {
-                self.cluster.until(&all, &object.name_any(), "a newer spec is seen to", 90, newer).await?;
+                self.cluster.until(&all, &object.name_any(), "a newer spec is reconciled", 90, newer).await?;
             }
         }
-        println!("every customer is served, after {:.1?}", started.elapsed());
+        println!("all customers reconciled after {:.1?}", started.elapsed());
         Ok(())
     }
 
-    /// Ends the changes and waits until everybody has the last one; the answer is how many there were.
+    /// Ends the changes and waits until the last ones are reconciled. Returns the number of changes.
     pub async fn stop(self) -> Result<usize> {
         self.stop.send_replace(true);
         self.task.await?.context("changing customers")?;
@@ -96,13 +96,13 @@ impl Load {
             let quotas =
                 self.cluster.of::<ResourceQuota>(&namespace_of(&name(number))).list(&ListParams::default()).await?;
             let has = |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()) == Some(&wanted);
-            ensure!(quotas.iter().any(has), "{}: the last change is lost: {wanted:?}", name(number));
+            ensure!(quotas.iter().any(has), "{}: the last change was lost: {wanted:?}", name(number));
         }
         Ok(self.changes.load(Ordering::Relaxed))
     }
 }
 
-/// With their namespaces.
+/// Deletes the objects and their namespaces.
 pub async fn remove(cluster: &Cluster) -> Result<()> {
     let all: Api<CustomerNamespace> = cluster.all();
     for number in 0..CUSTOMERS {

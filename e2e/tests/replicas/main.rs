@@ -1,5 +1,5 @@
-//! A controller in three partitions, its replicas scaled, killed, stopped for a while and replaced, while every customer is changed
-//! all the time: nothing is lost, and no replica writes to a customer that is another's at that moment.
+//! A controller in three partitions whose replicas are scaled, killed, stopped and replaced, while all customers change
+//! continuously: no change is lost, and no replica writes to a customer of another replica's partition.
 
 mod load;
 mod partitions;
@@ -14,75 +14,75 @@ use crate::load::Load;
 use crate::partitions::{CONTROLLER, PARTITIONS, Replicas};
 
 #[tokio::test]
-async fn no_customer_is_in_two_places_at_once() -> Result<()> {
+async fn no_customer_is_reconciled_by_two_replicas() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let replicas = Replicas(cluster.clone());
-    let outcome = told(&cluster, &replicas).await;
-    // As it was, whatever came of it.
+    let outcome = disturbed(&cluster, &replicas).await;
+    // Restored in any case.
     replicas.divide(1, 2).await?;
     let mended = replicas.undivided().await;
     outcome.and(mended)
 }
 
-async fn told(cluster: &Cluster, replicas: &Replicas) -> Result<()> {
+async fn disturbed(cluster: &Cluster, replicas: &Replicas) -> Result<()> {
     let mark = Audit::mark()?;
     replicas.divide(PARTITIONS, 1).await?;
-    replicas.share("one has all of them", &[3]).await?;
+    replicas.share("one replica has all partitions", &[3]).await?;
     let load = Load::start(cluster).await?;
-    load.everybody_is_served().await?;
+    load.all_are_reconciled().await?;
 
     cluster.scale(CONTROLLER, 3).await?;
-    replicas.share("scaled to three, each has one", &[1, 1, 1]).await?;
-    load.everybody_is_served().await?;
+    replicas.share("scaled to three replicas with one partition each", &[1, 1, 1]).await?;
+    load.all_are_reconciled().await?;
 
     for round in 0..2 {
         let pod = replicas.holder_of(round).await?;
         partitions::signal(&pod, "KILL").await?;
-        println!("killed the process of {pod}; its container is started again");
-        load.everybody_is_served().await?;
+        println!("killed the process of {pod}; its container restarts");
+        load.all_are_reconciled().await?;
     }
-    replicas.share("each has one again", &[1, 1, 1]).await?;
+    replicas.share("one partition each again", &[1, 1, 1]).await?;
 
     let pod = replicas.holder_of(2).await?;
     replicas.kill_pod(&pod).await?;
-    println!("killed the pod {pod}; another takes its place");
-    replicas.share_without(&pod, "each has one again", &[1, 1, 1]).await?;
-    load.everybody_is_served().await?;
+    println!("deleted pod {pod}; it is replaced");
+    replicas.share_without(&pod, "one partition each again", &[1, 1, 1]).await?;
+    load.all_are_reconciled().await?;
 
-    // It comes back in the middle of whatever it was doing, and others have its partition.
+    // It continues in the middle of a reconcile, while another replica holds its partition.
     let pod = replicas.holder_of(0).await?;
     partitions::signal(&pod, "STOP").await?;
     let stopped = Instant::now();
     let taken = replicas.taken_from(&pod, 0).await;
-    println!("stopped {pod}; its partition was taken after {:.1?}", stopped.elapsed());
-    // The new holder is at work by then.
+    println!("stopped {pod}; its partition was taken over after {:.1?}", stopped.elapsed());
+    // The new holder reconciles by then.
     tokio::time::sleep(Duration::from_secs(4)).await;
     partitions::signal(&pod, "CONT").await?;
     taken?;
-    load.everybody_is_served().await?;
-    replicas.share("each has one again", &[1, 1, 1]).await?;
+    load.all_are_reconciled().await?;
+    replicas.share("one partition each again", &[1, 1, 1]).await?;
 
     cluster.scale(CONTROLLER, 2).await?;
     replicas.share("scaled to two", &[1, 2]).await?;
-    load.everybody_is_served().await?;
+    load.all_are_reconciled().await?;
 
     let changes = load.stop().await?;
     let (acts, unnamed) = fencing::acts(&mark, CONTROLLER)?;
     let verdict = fencing::check(&acts, |customer| ahoi_reconcile::partition_of(customer, PARTITIONS));
     println!(
-        "{changes} changes of {} customers; {} writes by {} pods, {unnamed} more that name no customer; partitions changed hands {} times",
+        "{changes} changes of {} customers; {} writes by {} pods, {unnamed} more that name no customer; partitions changed their holder {} times",
         load::CUSTOMERS,
         verdict.writes,
         verdict.by_pod.len(),
-        verdict.hands,
+        verdict.handovers,
     );
     verdict.violations.iter().take(10).for_each(|violation| println!("{violation}"));
     ensure!(verdict.violations.is_empty(), "{} writes to customers of another replica", verdict.violations.len());
-    ensure!(verdict.writes > 500 && verdict.by_pod.len() >= 4 && verdict.hands >= 8, "too little happened to tell");
-    // Were the customers on other partitions than they are, the same log would be full of violations: it can tell.
+    ensure!(verdict.writes > 500 && verdict.by_pod.len() >= 4 && verdict.handovers >= 8, "too few writes for a result");
+    // With the customers in wrong partitions, the same log has many violations: the check works.
     let shifted =
         fencing::check(&acts, |customer| (ahoi_reconcile::partition_of(customer, PARTITIONS) + 1) % PARTITIONS);
-    println!("with every customer on another partition than its own: {} violations", shifted.violations.len());
-    ensure!(shifted.violations.len() > verdict.writes / 10, "the check cannot tell one replica from another");
-    load::remove(cluster).await.context("removing the customers")
+    println!("with every customer in a wrong partition: {} violations", shifted.violations.len());
+    ensure!(shifted.violations.len() > verdict.writes / 10, "the check does not distinguish replicas");
+    load::remove(cluster).await.context("deleting the customers")
 }

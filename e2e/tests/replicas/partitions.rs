@@ -1,4 +1,4 @@
-//! The replicas of one controller and their Leases.
+//! Replicas of a controller and the Leases of its partitions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ pub const PARTITIONS: u32 = 3;
 
 pub struct Replicas(pub Cluster);
 
-/// Who has which partition.
+/// Holder of each partition.
 type Holders = BTreeMap<u32, String>;
 
 impl Replicas {
-    /// Has the controller work in so many partitions, by so many replicas, and waits until the Deployment is so.
+    /// Sets the number of partitions and replicas, and waits for the rollout.
     pub async fn divide(&self, partitions: u32, replicas: i32) -> Result<()> {
         let container = json!({"name": "controller", "env": [{"name": "PARTITIONS", "value": partitions.to_string()}]});
         let patch = json!({"spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}}});
@@ -39,7 +39,7 @@ impl Replicas {
         self.0.until(&deployments, CONTROLLER, "rolled out", 120, done).await.map(drop)
     }
 
-    /// Waits until one of the pods has the Lease of the undivided controller.
+    /// Waits until a pod holds the Lease of the controller without partitions.
     pub async fn undivided(&self) -> Result<()> {
         let started = Instant::now();
         let held = |lease: Option<&Lease>| {
@@ -50,12 +50,12 @@ impl Replicas {
         Ok(())
     }
 
-    /// Waits until the pods have so many partitions each, from the fewest to the most.
+    /// Waits until the pods hold these numbers of partitions, in ascending order.
     pub async fn share(&self, what: &str, shares: &[usize]) -> Result<()> {
         self.share_without("", what, shares).await
     }
 
-    /// The same, and a pod that is gone has none.
+    /// Waits until the pods hold these numbers of partitions, and the deleted pod none.
     pub async fn share_without(&self, gone: &str, what: &str, shares: &[usize]) -> Result<()> {
         let started = Instant::now();
         self.until(what, |holders| {
@@ -70,17 +70,17 @@ impl Replicas {
         Ok(())
     }
 
-    /// Waits until this partition is somebody else's.
+    /// Waits until another pod holds this partition.
     pub async fn taken_from(&self, pod: &str, partition: u32) -> Result<()> {
         self.until("taken over", |holders| holders.get(&partition).is_some_and(|holder| holder != pod)).await
     }
 
-    /// The pod that has this partition.
+    /// Returns the pod that holds this partition.
     pub async fn holder_of(&self, partition: u32) -> Result<String> {
-        self.holders().await?.remove(&partition).with_context(|| format!("nobody has partition {partition}"))
+        self.holders().await?.remove(&partition).with_context(|| format!("no pod holds partition {partition}"))
     }
 
-    /// Kills the pod as a failing node does.
+    /// Deletes the pod without a grace period, like a node failure.
     pub async fn kill_pod(&self, pod: &str) -> Result<()> {
         signal(pod, "KILL").await?;
         self.0.of::<Pod>(SYSTEM).delete(pod, &DeleteParams::default().grace_period(0)).await?;
@@ -103,12 +103,12 @@ impl Replicas {
                 if holds(&self.holders().await?) {
                     return anyhow::Ok(());
                 }
-                changes.try_next().await?.context("the watch of Leases has ended")?;
+                changes.try_next().await?.context("the watch of Leases ended")?;
             }
         };
         match tokio::time::timeout(Duration::from_secs(120), waiting).await {
             Ok(outcome) => outcome,
-            Err(_) => bail!("not within 120 s: {what}; the partitions are {:?}", self.holders().await?),
+            Err(_) => bail!("not within 120 s: {what}; the holders are {:?}", self.holders().await?),
         }
     }
 }
@@ -117,18 +117,18 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
-/// Sends a signal to the controller's process in a pod. It is told from all others by the pod's name in its environment.
+/// Sends a signal to the process of the controller in a pod, which is identified by the pod's name in its environment.
 pub async fn signal(pod: &str, signal: &str) -> Result<()> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // A process may be gone by now, and not every one may be looked into.
+        // A process may have ended, and some are not readable.
         let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
         if environment.split(|byte| *byte == 0).any(|variable| variable == format!("POD_NAME={pod}").as_bytes()) {
             found.push(pid.to_string());
         }
     }
-    ensure!(found.len() == 1, "the process of {pod} is not to be found: {found:?}");
+    ensure!(found.len() == 1, "the process of {pod} was not found: {found:?}");
     let sent = Command::new("kill").args([format!("-{signal}"), found.remove(0)]).status().await?;
     ensure!(sent.success(), "{pod}: kill -{signal}: {sent}");
     Ok(())

@@ -1,12 +1,11 @@
-//! Malformed and hostile objects: refused at admission by the name of the field, or Stalled with a reason. None of it
-//! needs a controller to be refused.
+//! Invalid and hostile objects: denied at admission with the name of the field, without a controller, or Stalled with a reason.
 
 use ahoi_api::finalizers;
 use ahoi_e2e::Cluster;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-/// Texts that have broken something somewhere: SQL, INI files, YAML, shells, paths, terminals, parsers.
+/// Texts that break careless code: SQL, INI files, YAML, shells, paths, terminals, parsers.
 const HOSTILE: [&str; 12] = [
     "'; DROP DATABASE postgres; --",
     "\" ; DROP ROLE postgres; --",
@@ -30,7 +29,7 @@ fn features(features: Value) -> Value {
     customer("hostile", json!({ "features": features }))
 }
 
-/// What is refused, and the field that the message must name.
+/// Objects that are denied, and the field that the message must name.
 fn refused() -> Vec<(Value, String)> {
     let mut table = vec![
         (customer(&"a".repeat(41), json!({})), "metadata.name".to_owned()),
@@ -94,7 +93,7 @@ fn refused() -> Vec<(Value, String)> {
             "spec.features.scheduler.migration.command".to_owned(),
         ),
     ];
-    // Larger than etcd stores, but for a few bytes: such a Customer could not be deleted either.
+    // Almost larger than etcd stores: such a Customer could not be deleted.
     let env: Vec<Value> = (0..100).map(|n| json!({"name": format!("E{n}"), "value": "x".repeat(15_600)})).collect();
     table.push((features(json!({"scheduler": {"env": env}})), "spec.features.scheduler.env".to_owned()));
     let jobs: Vec<Value> = (0..50)
@@ -137,7 +136,7 @@ fn refused() -> Vec<(Value, String)> {
 }
 
 #[tokio::test]
-async fn hostile_customers_are_refused_by_the_name_of_the_field() -> Result<()> {
+async fn invalid_customers_are_denied_with_the_name_of_the_field() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let table = refused();
     ensure!(table.len() >= 40, "{} objects in the table", table.len());
@@ -151,30 +150,30 @@ async fn hostile_customers_are_refused_by_the_name_of_the_field() -> Result<()> 
             Err(_) => {}
         }
     }
-    println!("{} hostile objects refused", table.len() - wrong.len());
+    println!("{} invalid objects denied", table.len() - wrong.len());
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
-/// What nobody has looked at is not taken for complete, and cannot vanish unseen; no controller is needed for either.
+/// A Customer that no controller has reconciled is not Ready and has its finalizer. Admission sets both.
 #[tokio::test]
-async fn customers_are_born_pending_and_with_their_finalizer() -> Result<()> {
+async fn customers_are_created_with_conditions_and_finalizer() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "hostile-born";
     let mut object = customer(name, json!({"features": {"database": {"enabled": false}}}));
-    let born = async |object: &Value| -> Result<Value> {
+    let created = async |object: &Value| -> Result<Value> {
         let create = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
         Ok(serde_json::from_str(&cluster.kubectl(&create, &object.to_string()).await?)?)
     };
-    let alone = born(&object).await?;
+    let alone = created(&object).await?;
     ensure!(alone["metadata"]["finalizers"] == json!([finalizers::CUSTOMER]), "{alone:#}");
     let ready = &alone["status"]["conditions"][0];
     ensure!(ready["type"] == "Ready" && ready["status"] == "Unknown", "{alone:#}");
     object["metadata"]["finalizers"] = json!(["example.com/theirs"]);
-    let both = born(&object).await?;
+    let both = created(&object).await?;
     ensure!(both["metadata"]["finalizers"] == json!(["example.com/theirs", finalizers::CUSTOMER]), "{both:#}");
 
-    // Who applies a manifest without finalizers does not own this one, and so does not take it away.
+    // Applying a manifest without finalizers does not remove a finalizer that another manager set.
     object["metadata"] = json!({"name": name});
     for text in ["created", "applied again"] {
         object["spec"]["displayName"] = json!(text);
@@ -192,7 +191,7 @@ async fn storage_in_force_grows_and_never_shrinks() -> Result<()> {
     let name = "hostile-storage";
     cluster.create_customer(name, json!({"database": {"enabled": false, "storage": "256gb"}})).await?;
     let storage = |size: &str| json!({"features": {"database": {"storage": size}}});
-    // There is no database that could not shrink.
+    // Without a database, the storage may shrink.
     cluster.patch_spec(&cluster.customers(), name, storage("1gb")).await?;
     let enabled = json!({"features": {"database": {"enabled": true, "storage": "256gb"}}});
     cluster.change(name, enabled).await?;
@@ -210,9 +209,9 @@ async fn storage_in_force_grows_and_never_shrinks() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// What admission cannot see is Stalled with a reason that says what to do, and leaves what runs alone.
+/// What admission cannot check is Stalled with a remedy, and running workloads stay unchanged.
 #[tokio::test]
-async fn what_admission_cannot_see_is_stalled() -> Result<()> {
+async fn what_admission_cannot_check_is_stalled() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "hostile-stalled";
     let stalled = async |spec: Value, reason: &str, word: &str| -> Result<()> {
@@ -220,7 +219,7 @@ async fn what_admission_cannot_see_is_stalled() -> Result<()> {
         let customer = cluster.condition(name, "Stalled", "True", reason).await?;
         let conditions = customer.status.context("no status")?.conditions;
         let ready = conditions.iter().find(|c| c.type_ == "Ready").context("no Ready")?;
-        ensure!(ready.status == "False" && ready.message.contains(word), "{reason}: {ready:?} does not say {word}");
+        ensure!(ready.status == "False" && ready.message.contains(word), "{reason}: {word:?} is not in {ready:?}");
         Ok(())
     };
     cluster.create_customer(name, json!({"database": {"enabled": true, "storage": "2gb"}})).await?;
@@ -232,14 +231,14 @@ async fn what_admission_cannot_see_is_stalled() -> Result<()> {
     cluster.ready(name).await?;
     stalled(json!({"features": {"database": {"storage": "20tb"}}}), "ExceedsPlan", "database.storage").await?;
     let running = cluster.direct(name).await?;
-    running.connect().await?.query_one("SELECT 1", &[]).await.context("a refused change touched the database")?;
+    running.connect().await?.query_one("SELECT 1", &[]).await.context("a refused change changed the database")?;
     ensure!(running.get("database") == uid);
     cluster.delete_customer(name).await
 }
 
-/// Hostile texts in every place that takes free text reach PostgreSQL and pgbouncer as text.
+/// Hostile values of free-text fields reach PostgreSQL and pgbouncer as text.
 #[tokio::test]
-async fn hostile_texts_are_only_texts() -> Result<()> {
+async fn injected_sql_is_not_executed() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "hostile-texts";
     cluster.delete_customer(name).await?;
@@ -251,12 +250,12 @@ async fn hostile_texts_are_only_texts() -> Result<()> {
         } else {
             cluster.patch_spec(&cluster.customers(), name, spec).await?;
         }
-        // Either it is taken as a text, or refused with a reason: PostgreSQL decides on the value of a parameter.
+        // PostgreSQL accepts or refuses the value of a parameter.
         let settled = |c: Option<&ahoi_api::Customer>| {
             c.is_some_and(|c| {
-                let said = c.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+                let conditions = c.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
                 ahoi_reconcile::is_ready(c)
-                    || ahoi_reconcile::conditions::find_observed(said, "Stalled", c.metadata.generation).is_some()
+                    || ahoi_reconcile::conditions::find_observed(conditions, "Stalled", c.metadata.generation).is_some()
             })
         };
         cluster.until(&cluster.customers(), name, "Ready or Stalled", 60, settled).await?;
@@ -264,7 +263,7 @@ async fn hostile_texts_are_only_texts() -> Result<()> {
     let admin = cluster.admin("postgres").await?;
     let there: i64 = admin.query_one("SELECT count(*) FROM pg_roles WHERE rolname = 'postgres'", &[]).await?.get(0);
     ensure!(there == 1);
-    // A name of a parameter is an identifier in SQL.
+    // The name of a parameter is an identifier in SQL.
     let evil = json!({"features": {"database": {"parameters": {"work_mem; DROP TABLE x": "1MB", "application_name": "fine", "search_path": null}}}});
     cluster.patch_spec(&cluster.customers(), name, evil).await?;
     let stalled = |c: Option<&ahoi_api::Customer>| {

@@ -1,8 +1,8 @@
-//! Objects and data that have lost their owner: restored from a backup, orphaned, left by an earlier customer or another cluster.
+//! Objects and data without an owner: restored from a backup, orphaned, or left by an earlier customer or another cluster.
 
 use ahoi_api::{ConnectionPool, Customer, Database, DatabaseServer, Scheduler, namespace_of};
 use ahoi_e2e::Cluster;
-use ahoi_e2e::customers::{GONE, READY, has_condition};
+use ahoi_e2e::customers::{DELETED, READY, has_condition};
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::NamespaceResourceScope;
@@ -13,7 +13,7 @@ use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-/// The DatabaseServer of the demo.
+/// DatabaseServer of the demo.
 pub const SERVER: &str = "demo";
 
 pub async fn with_rows(cluster: &Cluster, name: &str, policy: &str, features: Value) -> Result<Customer> {
@@ -33,7 +33,7 @@ pub async fn has_rows(cluster: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the customer and its data.
+/// Deletes the customer and its data.
 pub async fn purge(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.patch_spec(&cluster.customers(), name, json!({"deletionPolicy": "Delete"})).await?;
     cluster.delete_customer(name).await
@@ -67,7 +67,7 @@ where
     Ok(())
 }
 
-async fn comes_back_from_a_backup(cluster: &Cluster, name: &str, customer_last: bool) -> Result<()> {
+async fn is_restored(cluster: &Cluster, name: &str, customer_last: bool) -> Result<()> {
     let jobs = json!([{"name": "nightly", "schedule": "0 3 * * *", "command": ["true"]}]);
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1, "jobs": jobs}});
     with_rows(cluster, name, "Retain", features).await?;
@@ -88,11 +88,11 @@ async fn comes_back_from_a_backup(cluster: &Cluster, name: &str, customer_last: 
 }
 
 #[tokio::test]
-async fn a_customer_restored_from_a_backup_is_ready_on_its_own_rows() -> Result<()> {
+async fn a_customer_restored_from_a_backup_becomes_ready_on_its_own_data() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (first, last) = tokio::join!(
-        comes_back_from_a_backup(&cluster, "adopt-restored", false),
-        comes_back_from_a_backup(&cluster, "adopt-restored-last", true),
+        is_restored(&cluster, "adopt-restored", false),
+        is_restored(&cluster, "adopt-restored-last", true),
     );
     first.and(last)
 }
@@ -106,10 +106,10 @@ async fn an_orphaning_deletion_removes_what_the_customer_has() -> Result<()> {
     let database = database_name(&cluster, name).await?;
     let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
     cluster.customers().delete(name, &orphan).await?;
-    cluster.until_gone(&cluster.customers(), name, GONE).await?;
-    cluster.until_gone(&cluster.all::<Namespace>(), &namespace_of(name), GONE).await?;
+    cluster.until_gone(&cluster.customers(), name, DELETED).await?;
+    cluster.until_gone(&cluster.all::<Namespace>(), &namespace_of(name), DELETED).await?;
     ensure!(!exists(&cluster, &database).await?, "deletionPolicy Delete left the database");
-    // Nothing is left that a new customer of the name could meet.
+    // A new customer of this name finds no leftovers.
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
     purge(&cluster, name).await
@@ -127,23 +127,23 @@ async fn retained_data_is_adopted_with_an_event_or_refused() -> Result<()> {
     cluster.create_customer_with(name, spec).await?;
     let refused = cluster.condition(name, "DatabaseReady", "False", "RetainedDataExists").await?;
     ensure!(has_condition(&refused, "Stalled", "True", "RetainedDataExists"));
-    let said = refused.status.context("no status")?.conditions;
-    let said = conditions::find(&said, "DatabaseReady").map(|found| found.message.clone()).unwrap_or_default();
-    ensure!(said.contains("spec.adoptionPolicy") && said.contains("docs/restore.md"), "{said:?}");
+    let conditions = refused.status.context("no status")?.conditions;
+    let message = conditions::find(&conditions, "DatabaseReady").map(|found| found.message.clone()).unwrap_or_default();
+    ensure!(message.contains("spec.adoptionPolicy") && message.contains("docs/restore.md"), "{message:?}");
 
     let customer = cluster.change(name, json!({"adoptionPolicy": "Automatic"})).await?;
     has_rows(&cluster, name).await?;
-    let said = customer.status.as_ref().context("no status")?.conditions.clone();
-    let said = conditions::find(&said, "DatabaseReady").map(|found| found.message.clone()).unwrap_or_default();
-    ensure!(said.contains("kept since"), "the message does not say how old the data is: {said:?}");
+    let conditions = customer.status.as_ref().context("no status")?.conditions.clone();
+    let message = conditions::find(&conditions, "DatabaseReady").map(|found| found.message.clone()).unwrap_or_default();
+    ensure!(message.contains("kept since"), "the message does not contain the age of the data: {message:?}");
     let events = cluster.all::<Event>().list(&ListParams::default()).await?;
-    let told = |event: &Event| {
+    let is_adoption = |event: &Event| {
         let about = event.regarding.as_ref().and_then(|regarding| regarding.uid.clone());
         event.reason.as_deref() == Some("DataAdopted") && about == customer.uid()
     };
-    ensure!(events.iter().any(told), "no event DataAdopted about the Customer");
+    ensure!(events.iter().any(is_adoption), "no event DataAdopted about the Customer");
 
-    // What the customer has stored itself is its own.
+    // Refuse does not apply to data that the customer itself stored.
     cluster.change(name, json!({"adoptionPolicy": "Refuse"})).await?;
     cluster.change(name, json!({"features": {"database": {"enabled": false}}})).await?;
     cluster.change(name, json!({"features": {"database": {"enabled": true}}})).await?;
@@ -171,9 +171,9 @@ async fn data_of_another_cluster_is_reported_and_adopted_on_request_only() -> Re
 
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     let stalled = cluster.condition(name, "DatabaseReady", "False", "DataOfAnotherCluster").await?;
-    let said = stalled.status.context("no status")?.conditions;
-    let said = conditions::find(&said, "DatabaseReady").map(|found| found.message.clone()).unwrap_or_default();
-    ensure!(said.contains(FORMER) && said.contains("spec.adoptFromCluster"), "{said:?}");
+    let conditions = stalled.status.context("no status")?.conditions;
+    let message = conditions::find(&conditions, "DatabaseReady").map(|found| found.message.clone()).unwrap_or_default();
+    ensure!(message.contains(FORMER) && message.contains("spec.adoptFromCluster"), "{message:?}");
     let is_counted = |server: Option<&DatabaseServer>| {
         server.and_then(|server| server.status.as_ref()).is_some_and(|status| {
             let condition = conditions::find(&status.conditions, "DataOfOtherClusters");
@@ -181,12 +181,12 @@ async fn data_of_another_cluster_is_reported_and_adopted_on_request_only() -> Re
                 && condition.is_some_and(|condition| condition.status == "True" && condition.message.contains(FORMER))
         })
     };
-    cluster.until(&servers, SERVER, "it reports the data of another cluster", READY, is_counted).await?;
+    cluster.until(&servers, SERVER, "reports the data of another cluster", READY, is_counted).await?;
 
     cluster.patch_spec(&servers, SERVER, json!({"adoptFromCluster": FORMER})).await?;
     let adopted = async {
         cluster.ready(name).await?;
-        ensure!(database_name(&cluster, name).await? == database, "it has another database");
+        ensure!(database_name(&cluster, name).await? == database, "the customer has another database");
         has_rows(&cluster, name).await
     };
     let adopted = adopted.await;
@@ -196,6 +196,6 @@ async fn data_of_another_cluster_is_reported_and_adopted_on_request_only() -> Re
         let status = server.and_then(|server| server.status.as_ref());
         status.is_some_and(|status| status.other_clusters.iter().all(|other| other.id != FORMER))
     };
-    cluster.until(&servers, SERVER, "nothing is left of the other cluster", READY, is_quiet).await?;
+    cluster.until(&servers, SERVER, "reports no other cluster", READY, is_quiet).await?;
     purge(&cluster, name).await
 }

@@ -1,4 +1,4 @@
-//! What is in a customer's database: declared extensions that were dropped, and dumps that an administrator has loaded.
+//! Contents of a customer's database: extensions that were dropped, and dumps that an administrator loaded.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-/// A sweep asks at least 20 databases that declare extensions, more than the tests have.
+/// A sweep checks the extensions of at least 20 databases, more than the tests have.
 #[tokio::test]
-async fn a_dropped_extension_is_created_again_or_reported() -> Result<()> {
+async fn a_dropped_extension_is_recreated_or_reported() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "extensions";
     let features = json!({"database": {"enabled": true, "extensions": ["pgcrypto", "citext"]}});
@@ -33,10 +33,10 @@ async fn a_dropped_extension_is_created_again_or_reported() -> Result<()> {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), created).await.context("not created again")??;
+    tokio::time::timeout(Duration::from_secs(60), created).await.context("the extensions are not recreated")??;
     tenant.batch_execute("SELECT digest('a', 'sha256'), 'A'::citext = 'a'").await.context("as the tenant")?;
 
-    // A type of the tenant's is in its way.
+    // A type of the tenant conflicts with the extension.
     tenant.batch_execute("DROP EXTENSION citext; CREATE DOMAIN citext AS text").await?;
     sweep(&cluster).await?;
     let refused = cluster.condition(name, "DatabaseReady", "False", "ExtensionRefused").await?;
@@ -44,14 +44,14 @@ async fn a_dropped_extension_is_created_again_or_reported() -> Result<()> {
     let message = conditions.into_iter().find(|c| c.type_ == "DatabaseReady").map(|c| c.message).unwrap_or_default();
     ensure!(message.contains("extension citext") && message.contains("already exists"), "{message}");
     tenant.batch_execute("DROP DOMAIN citext").await?;
-    // It is tried again every five minutes, or when the spec changes.
+    // It is retried every five minutes, and when the spec changes.
     cluster.change(name, json!({"features": {"database": {"connectionLimit": 50}}})).await?;
     let found: i64 = tenant.query_one(count, &[]).await?.get(0);
     ensure!(found == 2, "Ready with {found} of 2 extensions");
     cluster.delete_customer(name).await
 }
 
-/// A change of the DatabaseServer has it swept.
+/// Starts a sweep by a change of the DatabaseServer.
 async fn sweep(cluster: &Cluster) -> Result<()> {
     let now = format!("{:?}", std::time::SystemTime::now());
     let annotated = Patch::Merge(json!({"metadata": {"annotations": {"example.com/sweep": now}}}));
@@ -70,7 +70,7 @@ const OBJECTS: &str = "CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('fine');
     SELECT lo_create(42); \
     COMMENT ON EXTENSION citext IS 'ours'";
 
-/// What the customer's application does with all of them afterwards.
+/// Statements of the customer's application for each object.
 const USE: &str = "SELECT * FROM v; INSERT INTO app.t (m) VALUES ('y'); ALTER TABLE app.t ADD n int; ALTER TABLE app.part ADD CHECK (n > 0); ALTER TABLE app.parts ADD more int; \
     ALTER TYPE app.mood ADD VALUE 'better'; ALTER DOMAIN app.name SET DEFAULT 'n'; ALTER TYPE app.pair ADD ATTRIBUTE c int; \
     ALTER SEQUENCE app.own CACHE 2; REFRESH MATERIALIZED VIEW app.\"Matched\"; ALTER FUNCTION app.one(int, text) STABLE; \
@@ -78,7 +78,7 @@ const USE: &str = "SELECT * FROM v; INSERT INTO app.t (m) VALUES ('y'); ALTER TA
 
 /// The commands of `docs/restore.md`.
 #[tokio::test]
-async fn what_an_administrator_loads_belongs_to_the_owner_role() -> Result<()> {
+async fn objects_loaded_by_an_administrator_belong_to_the_owner_role() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let names = ["dump-from", "dump-role", "dump-superuser"];
     let features = json!({"database": {"enabled": true, "extensions": ["citext"]}});
@@ -94,12 +94,12 @@ async fn what_an_administrator_loads_belongs_to_the_owner_role() -> Result<()> {
     from.connect().await?.batch_execute(OBJECTS).await?;
     load(&cluster, from.get("database"), role.get("database"), &format!("--role={}_owner", role.get("database")))
         .await?;
-    role.connect().await?.batch_execute(USE).await.context("what was loaded by the owner role")?;
+    role.connect().await?.batch_execute(USE).await.context("objects loaded as the owner role")?;
 
     load(&cluster, from.get("database"), superuser.get("database"), "").await?;
     let refused = superuser.connect().await?.batch_execute("SELECT * FROM v").await;
     let is_refused = refused.is_err_and(|error| error.code().is_some_and(|code| code.code() == "42501"));
-    ensure!(is_refused, "what a superuser has loaded is the customer's already: this test shows nothing");
+    ensure!(is_refused, "the superuser did not own what it loaded: the test proves nothing");
     let restore = include_str!("../../../docs/restore.md");
     let (_, give) = restore.split_once("```sql\nDO $$").context("docs/restore.md has no DO $$")?;
     let (give, _) = give.split_once("```").context("docs/restore.md")?;
@@ -107,7 +107,7 @@ async fn what_an_administrator_loads_belongs_to_the_owner_role() -> Result<()> {
     for _ in 0..2 {
         admin.batch_execute(&format!("DO $${give}")).await.context("docs/restore.md")?;
     }
-    superuser.connect().await?.batch_execute(USE).await.context("what was given to the owner role")?;
+    superuser.connect().await?.batch_execute(USE).await.context("objects reassigned to the owner role")?;
     for name in names {
         cluster.delete_customer(name).await?;
     }

@@ -1,4 +1,4 @@
-//! A customer's database: retained, archived, deleted, repaired, and let go when its server is gone.
+//! Life cycle of a customer's database: retained, archived, deleted, repaired, and its deletion while the server is unreachable.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use serde_json::json;
 
 async fn status(cluster: &Cluster, customer: &str) -> Result<DatabaseStatus> {
     let database = cluster.of::<Database>(&ahoi_api::namespace_of(customer)).get(customer).await?;
-    database.status.context("a database without a status")
+    database.status.context("the Database has no status")
 }
 
 async fn exists(cluster: &Cluster, database: &str) -> Result<bool> {
@@ -41,7 +41,7 @@ async fn with_rows(cluster: &Cluster, customer: &str, policy: &str) -> Result<Da
 }
 
 #[tokio::test]
-async fn retained_data_is_found_by_a_new_customer_of_that_name() -> Result<()> {
+async fn retained_data_is_readopted() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "db-retain";
     let before = with_rows(&cluster, name, "Retain").await?;
@@ -64,7 +64,7 @@ async fn retained_data_is_found_by_a_new_customer_of_that_name() -> Result<()> {
 }
 
 #[tokio::test]
-async fn archived_data_is_put_aside() -> Result<()> {
+async fn archived_data_is_renamed_and_closed() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "db-archive";
     let database = with_rows(&cluster, name, "Archive").await?.database_name.context("no database name")?;
@@ -76,9 +76,9 @@ async fn archived_data_is_put_aside() -> Result<()> {
         .query_one("SELECT datname, datconnlimit FROM pg_database WHERE starts_with(datname, $1)", &[&pattern])
         .await
         .context("no archived database")?;
-    let (aside, limit): (String, i32) = (archived.get(0), archived.get(1));
-    ensure!(limit == 0, "an archived database lets {limit} connections in");
-    let rows: i64 = cluster.admin(&aside).await?.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
+    let (renamed, limit): (String, i32) = (archived.get(0), archived.get(1));
+    ensure!(limit == 0, "an archived database accepts {limit} connections");
+    let rows: i64 = cluster.admin(&renamed).await?.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 1000, "{rows} of 1000 rows are archived");
 
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
@@ -86,17 +86,17 @@ async fn archived_data_is_put_aside() -> Result<()> {
     let fresh = cluster.direct(name).await?.connect().await?;
     ensure!(
         fresh.query_one("SELECT to_regclass('kept') IS NULL", &[]).await?.get::<_, bool>(0),
-        "the archive was found by itself"
+        "archived data was adopted"
     );
     cluster.delete_customer(name).await
 }
 
 #[tokio::test]
-async fn deleted_data_is_gone_with_its_roles() -> Result<()> {
+async fn deletion_policy_delete_drops_the_database_and_its_roles() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "db-delete";
     let database = with_rows(&cluster, name, "Delete").await?.database_name.context("no database name")?;
-    // An open session is no reason to stay.
+    // An open session does not block the drop.
     let _session = cluster.direct(name).await?.connect().await?;
     cluster.delete_customer(name).await?;
     ensure!(!exists(&cluster, &database).await?, "Delete left the database");
@@ -105,45 +105,45 @@ async fn deleted_data_is_gone_with_its_roles() -> Result<()> {
     Ok(())
 }
 
-/// The policy is about the data, not about the feature: what was turned off before goes, too.
+/// The policy applies to the data, also when the feature is disabled.
 #[tokio::test]
-async fn data_of_a_feature_that_is_off_is_deleted_with_its_customer() -> Result<()> {
+async fn data_of_a_disabled_feature_is_deleted_with_its_customer() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "db-off-delete";
     let database = with_rows(&cluster, name, "Delete").await?.database_name.context("no database name")?;
     cluster.change(name, json!({"features": {"database": {"enabled": false}}})).await?;
-    ensure!(exists(&cluster, &database).await?, "turning the feature off lost the database");
+    ensure!(exists(&cluster, &database).await?, "disabling the feature dropped the database");
     cluster.delete_customer(name).await?;
-    ensure!(!exists(&cluster, &database).await?, "Delete left the database of a feature that was off");
+    ensure!(!exists(&cluster, &database).await?, "Delete left the database of a disabled feature");
     let roles = roles_like(&cluster, &database).await?;
     ensure!(roles == 0, "Delete left {roles} roles");
     Ok(())
 }
 
 #[tokio::test]
-async fn names_come_from_the_uid_and_the_database_is_stamped() -> Result<()> {
+async fn database_names_derive_from_the_uid_and_carry_an_ownership_marker() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    let name = "db-stamp";
+    let name = "db-marker";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
     let object = cluster.of::<Database>(&ahoi_api::namespace_of(name)).get(name).await?;
     let uid = object.uid().context("no uid")?;
     let database = object.status.and_then(|s| s.database_name).context("no database name")?;
     let hex: String = uid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-    ensure!(database == format!("c_{hex}"), "{database} does not come from the uid {uid}");
+    ensure!(database == format!("c_{hex}"), "{database} is not derived from the uid {uid}");
     let admin = cluster.admin("postgres").await?;
     let query =
         "SELECT shobj_description(oid, 'pg_database'), pg_get_userbyid(datdba) FROM pg_database WHERE datname = $1";
     let row = admin.query_one(query, &[&database]).await?;
-    let (stamp, owner): (String, String) = (row.get(0), row.get(1));
-    ensure!(stamp.contains(&uid), "the stamp {stamp} does not carry the uid");
-    ensure!(!owner.starts_with("c_"), "the database belongs to {owner}, who could open it to others");
+    let (marker, owner): (String, String) = (row.get(0), row.get(1));
+    ensure!(marker.contains(&uid), "the ownership marker {marker} does not contain the uid");
+    ensure!(!owner.starts_with("c_"), "the database is owned by {owner}, which could grant access to others");
     cluster.delete_customer(name).await
 }
 
-/// What somebody alters by hand on the server is put right by the next sweep.
+/// The next sweep reverts manual changes in PostgreSQL.
 #[tokio::test]
-async fn drift_is_repaired() -> Result<()> {
+async fn drift_in_postgresql_is_reverted() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "db-drift";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
@@ -151,25 +151,25 @@ async fn drift_is_repaired() -> Result<()> {
     let login = cluster.direct(name).await?;
     crate::drift::is_repaired(&cluster, &login, None, 150).await?;
 
-    // A lost Secret is made again, and what it says works.
+    // A deleted Secret is recreated with working credentials.
     let secrets = cluster.of::<Secret>(&ahoi_api::namespace_of(name));
     let old = secrets.get(&format!("{name}-database")).await?.uid();
     secrets.delete(&format!("{name}-database"), &DeleteParams::default()).await?;
     let made = |s: Option<&Secret>| s.is_some_and(|s| s.uid() != old);
-    cluster.until(&secrets, &format!("{name}-database"), "made again", 60, made).await?;
+    cluster.until(&secrets, &format!("{name}-database"), "recreated", 60, made).await?;
     cluster.ready(name).await?;
     cluster.direct(name).await?.connect().await.context("the new Secret's login")?;
     cluster.pooled_again(name, 60).await.context("the pooled Secret after the new password")?;
     cluster.delete_customer(name).await
 }
 
-/// A database of that name that is not ours is never taken over.
+/// A database with the ownership marker of another object is never adopted.
 #[tokio::test]
-async fn a_foreign_database_is_left_alone() -> Result<()> {
+async fn a_database_with_another_marker_is_left_unchanged() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = "customer-db-foreign";
     cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await?;
-    // Controllers write only where these labels are.
+    // Controllers write only in namespaces with these labels.
     let labels = [ahoi_api::CUSTOMER_LABEL, ahoi_api::NAMESPACE_OWNER_LABEL];
     let labels = labels.map(|label| (label.to_owned(), "db-foreign".to_owned()));
     let meta = ObjectMeta { name: Some(namespace.into()), labels: Some(labels.into()), ..ObjectMeta::default() };
@@ -186,7 +186,7 @@ async fn a_foreign_database_is_left_alone() -> Result<()> {
     let database = object.status.and_then(|s| s.database_name).context("no name")?;
     let ready = |d: Option<&Database>| d.is_some_and(is_ready);
     cluster.until(&databases, "foreign", "Ready", READY, ready).await?;
-    // Somebody else's stamp: from now on this is not our database.
+    // A comment that is not the ownership marker of this Database.
     let admin = cluster.admin("postgres").await?;
     admin.batch_execute(&format!("COMMENT ON DATABASE {database} IS 'of the accounting department'")).await?;
     cluster.patch_spec(&databases, "foreign", json!({"connectionLimit": 7, "deletionPolicy": "Delete"})).await?;
@@ -201,9 +201,9 @@ async fn a_foreign_database_is_left_alone() -> Result<()> {
     cluster.delete(&cluster.all::<Namespace>(), namespace, 60).await
 }
 
-/// Nobody waits for a server that is gone, and nothing is dropped on a guess.
+/// A deletion does not wait for an unreachable server, and the drop stays pending.
 #[tokio::test]
-async fn deletion_completes_when_the_server_is_gone() -> Result<()> {
+async fn deletion_completes_while_the_server_is_unreachable() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (name, server) = ("db-gone", "db-gone");
     cluster.delete_customer(name).await?;
@@ -212,31 +212,29 @@ async fn deletion_completes_when_the_server_is_gone() -> Result<()> {
     cluster.delete(&servers, server, 60).await?;
     let mut own =
         DatabaseServer::new(server, DatabaseServerSpec { placement: Placement::Selected, ..demo.spec.clone() });
-    // Other tests' customers must not come here.
+    // Customers of other tests must not be placed here.
     own.metadata.labels = Some([("for".to_owned(), server.to_owned())].into());
     servers.create(&PostParams::default(), &own).await?;
     let features = json!({"database": {"enabled": true, "serverSelector": {"for": server}}});
     cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(name).await?;
     let database = status(&cluster, name).await?.database_name.context("no name")?;
-    // From here on nothing answers at the server's address.
+    // From now on, nothing listens at the address of the server.
     cluster.patch_spec(&servers, server, json!({"host": "gone.ahoi-system.svc", "port": 1})).await?;
     let started = tokio::time::Instant::now();
     cluster.delete_customer(name).await?;
     let took = started.elapsed();
     ensure!(took < Duration::from_secs(60), "deletion took {took:?}");
-    ensure!(exists(&cluster, &database).await?, "the database was dropped on a guess");
+    ensure!(exists(&cluster, &database).await?, "the database was dropped");
 
-    // The order is not forgotten: it is carried out when the server is back.
+    // The pending removal is carried out when the server is reachable again.
     let pending = |object: Option<&DatabaseServer>| {
         let status = object.and_then(|object| object.status.as_ref());
         status.is_some_and(|status| status.pending_removals.iter().any(|removal| removal.database == database))
     };
-    ensure!(pending(Some(&servers.get(server).await?)), "nobody knows that the database is to go");
+    ensure!(pending(Some(&servers.get(server).await?)), "no pending removal");
     cluster.patch_spec(&servers, server, json!({"host": demo.spec.host, "port": demo.spec.port})).await?;
-    cluster
-        .until(&servers, server, "nothing left to remove", 60, |object| object.is_some() && !pending(object))
-        .await?;
-    ensure!(!exists(&cluster, &database).await?, "the database is still there");
+    cluster.until(&servers, server, "no pending removal", 60, |object| object.is_some() && !pending(object)).await?;
+    ensure!(!exists(&cluster, &database).await?, "the database was not dropped");
     cluster.delete(&servers, server, 150).await
 }

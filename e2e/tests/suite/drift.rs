@@ -1,4 +1,4 @@
-//! What somebody alters by hand on a server, and that it is put right.
+//! Manual changes in PostgreSQL, and their reversal.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use ahoi_e2e::postgres::Login;
 use ahoi_e2e::refusal::{WRONG_PASSWORD, refused};
 use anyhow::{Context as _, Result};
 
-/// Alters a customer's database in every way, and waits until the next sweeps have put it right. The login is a member of
-/// its owner by `grantor`, where that is not the administrator.
+/// Changes a customer's database and roles, and waits until sweeps have reverted the changes. `grantor` granted the membership of
+/// the login in the owner role, if not the administrator.
 pub async fn is_repaired(cluster: &Cluster, login: &Login, grantor: Option<&str>, seconds: u64) -> Result<()> {
     let (database, role) = (login.get("database").to_owned(), login.get("username").to_owned());
     let granted_by = grantor.map(|grantor| format!(" GRANTED BY {grantor}")).unwrap_or_default();
     let admin = cluster.admin("postgres").await?;
     for statement in [
-        format!("ALTER ROLE {role} PASSWORD 'by hand'"),
+        format!("ALTER ROLE {role} PASSWORD 'manual'"),
         format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
         format!("ALTER DATABASE {database} CONNECTION LIMIT -1"),
         format!("REVOKE {database}_owner FROM {role}{granted_by}"),
@@ -22,7 +22,12 @@ pub async fn is_repaired(cluster: &Cluster, login: &Login, grantor: Option<&str>
     ] {
         admin.batch_execute(&statement).await.with_context(|| statement.clone())?;
     }
-    refused(login.connect().await, WRONG_PASSWORD, "password authentication failed", "a password that was altered")?;
+    refused(
+        login.connect().await,
+        WRONG_PASSWORD,
+        "password authentication failed",
+        "a login with a changed password",
+    )?;
     let repaired = "SELECT d.datconnlimit > 0 AND NOT has_database_privilege('pg_monitor', d.oid, 'CONNECT') \
          AND NOT r.rolcreatedb AND pg_has_role(r.oid, $2::text, 'MEMBER') \
          FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = $3";
@@ -33,9 +38,9 @@ pub async fn is_repaired(cluster: &Cluster, login: &Login, grantor: Option<&str>
             if row.get::<_, bool>(0) && login.connect().await.is_ok() {
                 return anyhow::Ok(());
             }
-            // PostgreSQL has no watch; the time-out around this bounds it.
+            // PostgreSQL has no watch. The time-out around this loop bounds it.
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(seconds), until).await.context("not repaired within two sweeps")?
+    tokio::time::timeout(Duration::from_secs(seconds), until).await.context("not reverted within two sweeps")?
 }

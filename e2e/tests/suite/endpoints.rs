@@ -1,4 +1,4 @@
-//! Every controller and every agent says how it is: /livez, /readyz and /metrics.
+//! Endpoints of each controller and agent: /livez, /readyz and /metrics.
 
 use ahoi_e2e::{Cluster, SYSTEM};
 use anyhow::{Context as _, Result, ensure};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn every_process_says_how_it_is() -> Result<()> {
+async fn every_process_serves_health_and_metrics() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let pods = cluster.of::<Pod>(SYSTEM).list(&ListParams::default()).await?;
     let mut asked = 0;
@@ -25,20 +25,20 @@ async fn every_process_says_how_it_is() -> Result<()> {
             ensure!(answer.starts_with("HTTP/1.1 200"), "{name} {path}: {answer}");
         }
         let metrics = get(&ip, "/metrics").await?;
-        // A standby has reconciled nothing, but it has asked the API server and knows that it does not lead.
+        // A standby has not reconciled, but it has sent requests and knows that it is not the leader.
         for metric in ["ahoi_leader", "ahoi_api_requests_total"].iter().filter(|_| name.starts_with("ahoi-")) {
             ensure!(metrics.contains(metric), "{name} has no {metric}");
         }
-        ensure!(metrics.lines().filter(|l| !l.starts_with('#')).count() < 500, "{name}: metrics grow with something");
-        // Of the few customers that matter most, some are told by their namespace; nothing else is told by a name.
+        ensure!(metrics.lines().filter(|l| !l.starts_with('#')).count() < 500, "{name}: too many series");
+        // Only the busiest customers have series, labelled with their namespace. No other series has the name of an object.
         let named = metrics.lines().filter(|line| line.contains("customer-"));
         let top = |line: &str| line.contains("{pool_namespace=") || line.contains("{database_namespace=");
         let (top, others): (Vec<_>, Vec<_>) = named.partition(|line| top(line));
         ensure!(others.is_empty(), "{name}: metrics hold names of objects: {others:?}");
-        ensure!(top.len() <= 4 * 20, "{name}: {} series about single customers", top.len());
+        ensure!(top.len() <= 4 * 20, "{name}: {} series of single customers", top.len());
         asked += 1;
     }
-    ensure!(asked >= 12, "only {asked} processes were asked");
+    ensure!(asked >= 12, "only {asked} processes were checked");
     Ok(())
 }
 

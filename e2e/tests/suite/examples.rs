@@ -1,4 +1,4 @@
-//! The three operators in the reconcile crate's examples, each run as its documentation says.
+//! The three example operators of the reconcile crate, run as documented.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::process::{Child, Command};
 
-/// A running example; ends with the test.
+/// A running example. It ends with the test.
 struct Example {
     program: PathBuf,
     process: Option<Child>,
@@ -34,7 +34,7 @@ impl Example {
             .map(drop)
     }
 
-    /// Port 0: any that is free.
+    /// Starts the example with the metrics on any free port.
     fn start(&mut self, args: &[&str]) -> Result<()> {
         let process = Command::new(&self.program)
             .args(["--leader-elect=false", "--metrics-address=127.0.0.1:0"])
@@ -80,13 +80,13 @@ async fn todo_adds_modifies_and_deletes() -> Result<()> {
     cluster.apply(&list("[{name: milk, done: true}, {name: tax, done: true}]")).await?;
     cluster.until_gone(&lists, "home", 30).await?;
     let refused = cluster.apply(&list("[{name: Not A Name}]")).await.err().map(|e| e.to_string()).unwrap_or_default();
-    ensure!(refused.contains("spec.items[0].name"), "the schema refuses nothing: {refused:?}");
+    ensure!(refused.contains("spec.items[0].name"), "the schema does not deny it: {refused:?}");
     cluster.kubectl(&["delete", "crd", "todos.examples.internal.example.com"], "").await?;
     cluster.delete(&cluster.all::<Namespace>(), "example-todo", 60).await
 }
 
 #[tokio::test]
-async fn crontab_adds_the_new_updates_the_changed_deletes_the_old() -> Result<()> {
+async fn jobs_are_created_updated_and_deleted() -> Result<()> {
     let cluster = Cluster::connect().await?;
     namespace(&cluster, "example-crontab").await?;
     let mut crontab = Example::new("crontab")?;
@@ -110,7 +110,7 @@ async fn crontab_adds_the_new_updates_the_changed_deletes_the_old() -> Result<()
         .apply(&table("[{name: b, schedule: '0 3 * * *', command: b}, {name: c, schedule: '0 4 * * *', command: c}]"))
         .await?;
     let updated = cluster.until(&jobs, "nightly-b", "updated", 30, schedule("0 3 * * *")).await?.context("vanished")?;
-    ensure!(updated.uid() == kept.uid(), "an entry that changed was made anew");
+    ensure!(updated.uid() == kept.uid(), "a changed entry was recreated");
     cluster.until(&jobs, "nightly-c", "added", 30, schedule("0 4 * * *")).await?;
     cluster.until_gone(&jobs, "nightly-a", 30).await?;
     cluster.kubectl(&["delete", "crd", "crontabs.examples.internal.example.com"], "").await?;
@@ -118,7 +118,7 @@ async fn crontab_adds_the_new_updates_the_changed_deletes_the_old() -> Result<()
 }
 
 #[tokio::test]
-async fn the_auditor_tells_and_deletes_only_when_told_to() -> Result<()> {
+async fn the_auditor_example_deletes_only_when_enabled() -> Result<()> {
     let cluster = Cluster::connect().await?;
     namespace(&cluster, "example-auditor").await?;
     let secrets = cluster.of::<Secret>("example-auditor");
@@ -132,8 +132,8 @@ async fn the_auditor_tells_and_deletes_only_when_told_to() -> Result<()> {
         auditor.start(&[])?;
         weak_password_event(&cluster).await?;
     }
-    ensure!(secrets.get_opt("weak").await?.is_some(), "deleted without being told to");
-    // No other test has Secrets with a weak password; those that are made now are in namespaces of their own.
+    ensure!(secrets.get_opt("weak").await?.is_some(), "deleted without --delete");
+    // --namespace keeps the example away from Secrets of other tests.
     let mut auditor = Example::new("password_auditor")?;
     auditor.start(&["--namespace=example-auditor", "--delete"])?;
     cluster.until_gone(&secrets, "weak", 30).await?;
@@ -143,7 +143,7 @@ async fn the_auditor_tells_and_deletes_only_when_told_to() -> Result<()> {
     cluster.delete(&cluster.all::<Namespace>(), "example-auditor", 60).await
 }
 
-/// Waits for the event about the weak Secret; it must not contain the password.
+/// Waits for the event about the weak Secret. It must not contain the password.
 async fn weak_password_event(cluster: &Cluster) -> Result<()> {
     use futures::{StreamExt as _, TryStreamExt as _};
     let events = watcher(cluster.of::<Event>("example-auditor"), watcher::Config::default());

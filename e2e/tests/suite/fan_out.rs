@@ -1,4 +1,4 @@
-//! The talk's manifest, applied verbatim, becomes a customer who can work.
+//! The manifest of the README becomes a customer with working features.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -30,12 +30,12 @@ spec:
 "#;
 
 #[tokio::test]
-async fn the_talks_manifest_becomes_ready() -> Result<()> {
+async fn the_readme_manifest_becomes_ready() -> Result<()> {
     let cluster = Cluster::connect().await?;
     cluster.delete_customer(NAME).await?;
     cluster.apply(MANIFEST).await?;
 
-    // As people and pipelines wait.
+    // Users and pipelines wait with kubectl.
     cluster.kubectl(&["wait", "--for=condition=Ready", "customer/big-client-0815", "--timeout=180s"], "").await?;
     let customer = cluster.ready(NAME).await?;
     status_is_truthful(&customer)?;
@@ -56,12 +56,12 @@ fn status_is_truthful(customer: &Customer) -> Result<()> {
         ensure!(has_condition(customer, type_, "True", "Ready"), "{type_} is not True in {:?}", status.conditions);
     }
     let types: BTreeSet<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
-    // The five above, and those of the Database and the Scheduler.
+    // Five conditions of the Customer, and one each of its Database and its Scheduler.
     ensure!(
         types.contains("StorageQuotaOk") && types.contains("JobsHealthy"),
         "conditions of children are missing: {types:?}"
     );
-    ensure!(types.len() == 7, "conditions of disabled features or of progress are left: {types:?}");
+    ensure!(types.len() == 7, "conditions of disabled features or of a rollout remain: {types:?}");
     let state = |name| status.features.iter().find(|f| f.name == name).map(|f| f.state);
     ensure!(state("database") == Some(FeatureState::Ready));
     ensure!(state("webhooks") == Some(FeatureState::Disabled));
@@ -92,7 +92,7 @@ async fn children_are_there(cluster: &Cluster) -> Result<()> {
         let name = format!("{} {}", K::kind(&()), child.name_any());
         ensure!(is_ready(child), "{name} is not ready");
         let controller = child.owner_references().iter().find(|o| o.controller == Some(true));
-        ensure!(controller.is_some_and(|o| o.uid == owner), "{name} is not the Customer's");
+        ensure!(controller.is_some_and(|o| o.uid == owner), "{name} is not controlled by the Customer");
         Ok(())
     }
     owned_and_ready(&cluster.all::<CustomerNamespace>().get(NAME).await?, &owner)?;
@@ -125,7 +125,7 @@ async fn children_are_there(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Each field has one writer, and each process writes under a name of its own.
+/// Each process writes with its own field manager.
 async fn every_process_is_a_field_manager(cluster: &Cluster) -> Result<()> {
     let manager = |meta: &kube::core::ObjectMeta| -> BTreeSet<String> {
         meta.managed_fields.iter().flatten().filter_map(|f| f.manager.clone()).collect()
@@ -149,7 +149,7 @@ async fn workers_are_restricted(cluster: &Cluster) -> Result<()> {
     ensure!(pods.items.len() == 4, "{} pods", pods.items.len());
     for pod in pods {
         let spec = pod.spec.context("a pod without a spec")?;
-        ensure!(spec.automount_service_account_token == Some(false), "the worker has a token of the API");
+        ensure!(spec.automount_service_account_token == Some(false), "the worker has a token of the API server");
         ensure!(spec.security_context.and_then(|s| s.run_as_non_root) == Some(true));
         for container in spec.containers {
             let security = container.security_context.context("no security context")?;
@@ -160,7 +160,7 @@ async fn workers_are_restricted(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The test inserts tasks through the pool; the workers finish them through the same pool.
+/// The test inserts tasks through the pool, and the workers finish them through the same pool.
 async fn tasks_are_finished(cluster: &Cluster) -> Result<()> {
     let client = cluster.pooled(NAME).await?.connect().await?;
     client.batch_execute("INSERT INTO tasks (payload) SELECT 'e2e ' || n FROM generate_series(1, 200) n").await?;
@@ -173,7 +173,7 @@ async fn tasks_are_finished(cluster: &Cluster) -> Result<()> {
             return Ok(());
         }
         ensure!(tokio::time::Instant::now() < deadline, "{finished} of 200 tasks are finished after a minute");
-        // PostgreSQL has no watch; the deadline above bounds this.
+        // PostgreSQL has no watch. The deadline above bounds this loop.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A PgBouncer fleet whose pods do not run says why and what to do, and doing that helps.
+//! A PgBouncer fleet reports why its pods do not run, with a remedy that works.
 
 use ahoi_api::{PgBouncer, PgBouncerSpec, Plan};
 use ahoi_e2e::customers::READY;
@@ -11,7 +11,7 @@ use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 
 const FLEET: &str = "faulty";
-/// Within so many seconds of its cause a fault is in the status.
+/// Seconds until a fault is in the status.
 const SOON: u64 = 30;
 
 /// Waits until the fleet is Stalled for this reason, with these words.
@@ -24,7 +24,7 @@ async fn stalled(cluster: &Cluster, reason: &str, words: &[&str], seconds: u64) 
     };
     let fleets = cluster.of::<PgBouncer>(SYSTEM);
     let found = cluster.until(&fleets, FLEET, &format!("Stalled {reason} {words:?}"), seconds, says).await?;
-    let found = found.context("the fleet vanished")?;
+    let found = found.context("the PgBouncer was deleted")?;
     let status = found.status.as_ref().context("no status")?;
     println!(
         "fleet: {}",
@@ -33,7 +33,7 @@ async fn stalled(cluster: &Cluster, reason: &str, words: &[&str], seconds: u64) 
     Ok(found)
 }
 
-/// An image that the nodes have, and that is not pgbouncer's.
+/// Returns an image that the node has and that is not the image of pgbouncer.
 async fn worker_image(cluster: &Cluster) -> Result<String> {
     let plan = cluster.all::<Plan>().get("default").await?;
     plan.spec.features.scheduler.and_then(|scheduler| scheduler.image).context("the default Plan has no image")
@@ -47,7 +47,7 @@ async fn corrected(cluster: &Cluster, spec: Value) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_fleet_whose_pods_do_not_run_says_why() -> Result<()> {
+async fn a_fleet_reports_why_its_pods_do_not_run() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let fleets = cluster.of::<PgBouncer>(SYSTEM);
     cluster.delete(&fleets, FLEET, 60).await?;
@@ -66,17 +66,17 @@ async fn a_fleet_whose_pods_do_not_run_says_why() -> Result<()> {
                 ensure!(found.type_.as_deref() == Some("Warning"), "{:?}", found.type_);
                 return Ok(());
             }
-            // Events are published in the background; the time-out around this bounds it.
+            // Events are published in the background. The time-out around this loop bounds it.
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(SOON), is_published).await.context("no event")??;
     corrected(&cluster, json!({"image": null})).await?;
 
-    // An image without the agent: its container cannot be started.
+    // An image without the agent: the container cannot start.
     cluster.patch_spec(&fleets, FLEET, json!({"image": worker_image(&cluster).await?})).await?;
     let words = ["faulty-0", "ahoi-pgbouncer-agent", "logs faulty-0 --previous", "spec.image"];
-    // The pod that served is stopped first, which takes up to 80 s.
+    // The serving pod stops first, which takes up to 80 s.
     stalled(&cluster, "CrashLoopBackOff", &words, 80 + SOON).await?;
     corrected(&cluster, json!({"image": null})).await?;
 

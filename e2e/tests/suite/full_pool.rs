@@ -1,4 +1,4 @@
-//! A rotation of a customer whose clients have every server connection of its pool.
+//! Rotation of a customer whose clients use all server connections of the pool.
 
 use ahoi_api::{CREDENTIALS_PROVED, ConnectionPool, Database, namespace_of};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -11,7 +11,7 @@ use serde_json::json;
 const NAME: &str = "full-pool";
 
 #[tokio::test]
-async fn a_rotation_says_that_the_pool_is_full_and_ends_when_it_is_not() -> Result<()> {
+async fn a_rotation_reports_a_full_pool_and_completes_when_it_is_not() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": true}, "connectionPool": {"poolMode": "Session", "poolSize": 1}});
     cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
@@ -21,7 +21,7 @@ async fn a_rotation_says_that_the_pool_is_full_and_ends_when_it_is_not() -> Resu
     let fleet = ListParams::default().labels("internal.example.com/pgbouncer=global");
     let mut sessions = Vec::new();
     for pod in cluster.of::<Pod>(SYSTEM).list(&fleet).await? {
-        let address = pod.status.and_then(|status| status.pod_ip).context("a process without an address")?;
+        let address = pod.status.and_then(|status| status.pod_ip).context("a pod without an address")?;
         let session = pooled.clone().at(&address).connect().await?;
         session.query_one("SELECT 1", &[]).await?;
         sessions.push(session);
@@ -36,15 +36,19 @@ async fn a_rotation_says_that_the_pool_is_full_and_ends_when_it_is_not() -> Resu
         unproved
             .is_some_and(|c| c.status == "False" && c.message.contains("all server connections of the pool are in use"))
     };
-    cluster.until(&pools, NAME, "the condition says that the pool is full", 60, unproved).await?;
-    ensure!(cluster.pooled(NAME).await?.get("username") == former, "a login is published that was not proved");
+    cluster.until(&pools, NAME, "reports that the pool is full", 60, unproved).await?;
+    ensure!(cluster.pooled(NAME).await?.get("username") == former, "an untested login was published");
     for session in &sessions {
-        session.query_one("SELECT 1", &[]).await.context("a client of the former login")?;
+        session.query_one("SELECT 1", &[]).await.context("a client with the former login")?;
     }
     let database = cluster.of::<Database>(&namespace_of(NAME)).get(NAME).await?;
     let conditions = database.status.map(|status| status.conditions).unwrap_or_default();
     let ready = conditions::find(&conditions, "Ready").context("Ready")?;
-    ensure!(!ready.message.contains("restart"), "the Secret of its clients has not changed: {}", ready.message);
+    ensure!(
+        !ready.message.contains("restart"),
+        "a restart is advised although the Secret has not changed: {}",
+        ready.message
+    );
 
     drop(sessions);
     let secrets = cluster.of::<Secret>(&namespace_of(NAME));

@@ -1,4 +1,4 @@
-//! A part of the spec that cannot be applied holds back nothing but itself.
+//! An invalid part of the spec does not block the rest of the spec.
 
 use ahoi_api::{Customer, Database, Plan, PlanSpec, Scheduler, namespace_of};
 use ahoi_e2e::Cluster;
@@ -8,7 +8,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-/// Seconds within which a change that needs nothing else is applied.
+/// Seconds until a change that depends on nothing else is applied.
 const SOON: u64 = 60;
 
 async fn plan(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
@@ -19,7 +19,7 @@ async fn plan(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
     Ok(())
 }
 
-/// A Plan that gives everything that the demo's gives, and allows 10gb and three workers.
+/// Creates a Plan with the image of the demo's Plan, and limits of 10gb and three workers.
 async fn limited(cluster: &Cluster, name: &str) -> Result<()> {
     let default = cluster.all::<Plan>().get("default").await?;
     let image = default.spec.features.scheduler.and_then(|s| s.image).context("the default Plan has no image")?;
@@ -41,7 +41,7 @@ fn assert_says(customer: &Customer, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until nobody is bound, no worker runs and the route is closed.
+/// Waits until the RoleBinding is deleted and no worker runs.
 async fn revoked_and_stopped(cluster: &Cluster, name: &str) -> Result<()> {
     let namespace = namespace_of(name);
     cluster.until_gone(&cluster.of::<RoleBinding>(&namespace), "customer-admin", SOON).await?;
@@ -57,7 +57,7 @@ fn groups() -> Value {
     json!([{"group": "held-admins", "role": "Admin"}])
 }
 
-/// People are revoked and a tenant is stopped, whatever else in its spec exceeds the Plan.
+/// Access is revoked and the workers stop although another field exceeds the Plan.
 #[tokio::test]
 async fn a_customer_over_its_plan_is_revoked_and_suspended() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -80,14 +80,14 @@ async fn a_customer_over_its_plan_is_revoked_and_suspended() -> Result<()> {
     let databases = cluster.of::<Database>(&namespace_of(name));
     ensure!(databases.get(name).await?.spec.storage == ahoi_api::Size::from("2gb"));
 
-    // A feature that is off exceeds nothing, and is removed beside one that does.
+    // A disabled feature exceeds nothing, and is removed although another feature exceeds the Plan.
     cluster.patch_spec(&cluster.customers(), name, json!({"features": {"scheduler": {"enabled": false}}})).await?;
     cluster.until_gone(&cluster.of::<Scheduler>(&namespace_of(name)), name, SOON).await?;
     cluster.delete_customer(name).await?;
     cluster.delete(&cluster.all::<Plan>(), name, 60).await
 }
 
-/// The same where the Plan does not exist, by a slip of the pen or because it was deleted.
+/// Access is revoked and the workers stop although the Plan does not exist.
 #[tokio::test]
 async fn a_customer_without_its_plan_is_revoked_and_suspended() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -101,17 +101,17 @@ async fn a_customer_without_its_plan_is_revoked_and_suspended() -> Result<()> {
     let stalled = cluster.condition(name, "Stalled", "True", "PlanNotFound").await?;
     assert_says(&stalled, &["spec.plan names the Plan no-such-plan", "create it", "spec.groups", "stays as it is"])?;
     let schedulers = cluster.of::<Scheduler>(&namespace_of(name));
-    ensure!(schedulers.get(name).await?.spec.workers == 1, "a Plan that is missing changed what runs");
+    ensure!(schedulers.get(name).await?.spec.workers == 1, "a missing Plan changed the workers");
 
     let spec = json!({"groups": [], "runPolicy": "Suspended", "features": {"scheduler": {"workers": 2}}});
     cluster.patch_spec(&cluster.customers(), name, spec).await?;
     revoked_and_stopped(&cluster, name).await?;
-    ensure!(schedulers.get(name).await?.spec.workers == 1, "workers were changed without a Plan that allows it");
+    ensure!(schedulers.get(name).await?.spec.workers == 1, "the workers changed without a Plan");
     let databases = cluster.of::<Database>(&namespace_of(name));
     cluster.patch_spec(&cluster.customers(), name, json!({"features": {"database": {"enabled": false}}})).await?;
     cluster.until_gone(&databases, name, SOON).await?;
 
-    // With the Plan everything that waited is applied.
+    // When the Plan exists again, the other changes are applied.
     let spec = json!({"plan": name, "runPolicy": "Running", "features": {"database": {"enabled": true}}});
     let changed = cluster.change(name, spec).await?;
     ensure!(schedulers.get(name).await?.spec.workers == 2);
@@ -120,9 +120,9 @@ async fn a_customer_without_its_plan_is_revoked_and_suspended() -> Result<()> {
     cluster.delete(&cluster.all::<Plan>(), name, 60).await
 }
 
-/// Storage that the Plan refuses can be corrected to any value that the database can have.
+/// Storage beyond the Plan can be corrected to any valid value.
 #[tokio::test]
-async fn storage_that_was_refused_can_be_corrected() -> Result<()> {
+async fn denied_storage_can_be_corrected() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "held-storage";
     cluster.delete_customer(name).await?;
@@ -136,21 +136,21 @@ async fn storage_that_was_refused_can_be_corrected() -> Result<()> {
     cluster.patch_spec(&cluster.customers(), name, storage(json!("20tb"))).await?;
     let stalled = cluster.condition(name, "Stalled", "True", "ExceedsPlan").await?;
     assert_says(&stalled, &["set it to at most 10gb", "stays 1Gi"])?;
-    ensure!(in_force(stalled) == Some(1 << 30), "status.storageBytes is not what is in force");
+    ensure!(in_force(stalled) == Some(1 << 30), "status.storageBytes is not the storage in force");
 
     let error = cluster.patch_spec(&cluster.customers(), name, storage(json!("1gb"))).await.err();
     let refusal = error.map(|error| error.to_string()).unwrap_or_default();
     ensure!(refusal.contains("spec.features.database.storage is 1gb, less than the database has"), "{refusal:?}");
     let null = cluster.change(name, storage(Value::Null)).await?;
-    ensure!(in_force(null) == Some(1 << 30), "a storage that is left out changed the one in force");
+    ensure!(in_force(null) == Some(1 << 30), "removing the field changed the storage in force");
     ensure!(in_force(cluster.change(name, storage(json!("5gb"))).await?) == Some(5_000_000_000));
 
-    // Left out, it follows a default that is raised, and one that is lowered shrinks nothing.
+    // When unset, the storage grows with the default of the Plan, and does not shrink with it.
     cluster.change(name, storage(Value::Null)).await?;
     let grown =
         |bytes: i64| move |c: Option<&Customer>| c.and_then(|c| c.status.as_ref()?.storage_bytes) == Some(bytes);
     cluster.patch_spec(&cluster.all::<Plan>(), name, storage(json!("8gb"))).await?;
-    cluster.until(&cluster.customers(), name, "grown with the Plan", SOON, grown(8_000_000_000)).await?;
+    cluster.until(&cluster.customers(), name, "storage of the Plan", SOON, grown(8_000_000_000)).await?;
     cluster.patch_spec(&cluster.all::<Plan>(), name, storage(json!("3gb"))).await?;
     let changed = cluster.change(name, json!({"displayName": "after the Plan was lowered"})).await?;
     ensure!(in_force(changed) == Some(8_000_000_000));

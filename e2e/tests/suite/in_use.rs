@@ -1,4 +1,4 @@
-//! What customers use cannot be deleted by accident.
+//! Objects that customers use cannot be deleted by accident.
 
 use ahoi_api::{DatabaseServer, PgBouncer, Plan};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 use kube::api::PostParams;
 use serde_json::json;
 
-/// Seconds within which the status of a server and of a fleet has the customer; a sweep of a server is a minute.
+/// Seconds until the status of a server and of a fleet counts the customer. A server is swept every minute.
 const COUNTED: u64 = 150;
 
 #[tokio::test]
-async fn what_is_in_use_cannot_be_deleted() -> Result<()> {
+async fn objects_in_use_cannot_be_deleted() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "in-use";
     cluster.delete_customer(name).await?;
@@ -20,11 +20,11 @@ async fn what_is_in_use_cannot_be_deleted() -> Result<()> {
     plans.create(&PostParams::default(), &Plan::new(name, spec)).await?;
     let counted =
         |count: i64| move |plan: Option<&Plan>| plan.and_then(|plan| plan.status.as_ref()?.customers) == Some(count);
-    cluster.until(&plans, name, "counted before it has customers", 30, counted(0)).await?;
-    cluster.kubectl(&["delete", "--dry-run=server", "plan", name], "").await.context("a Plan that nobody uses")?;
+    cluster.until(&plans, name, "counted without customers", 30, counted(0)).await?;
+    cluster.kubectl(&["delete", "--dry-run=server", "plan", name], "").await.context("a Plan without customers")?;
 
     cluster.create_customer_with(name, json!({"plan": name})).await?;
-    cluster.until(&plans, name, "its customer is counted", 30, counted(1)).await?;
+    cluster.until(&plans, name, "one customer is counted", 30, counted(1)).await?;
     cluster.ready(name).await?;
     let has_database = |server: Option<&DatabaseServer>| {
         let status = server.and_then(|server| server.status.as_ref());
@@ -42,7 +42,8 @@ async fn what_is_in_use_cannot_be_deleted() -> Result<()> {
         ("pgbouncer", "global", "customers each"),
     ] {
         let delete = ["-n", SYSTEM, "delete", "--dry-run=server", kind, object];
-        let refusal = cluster.kubectl(&delete, "").await.err().with_context(|| format!("{kind} {object} can go"))?;
+        let refusal =
+            cluster.kubectl(&delete, "").await.err().with_context(|| format!("{kind} {object} can be deleted"))?;
         let refusal = refusal.to_string();
         println!("in use: {refusal}");
         for word in [object, "in use", says, "allow-deletion=true"] {
@@ -51,7 +52,10 @@ async fn what_is_in_use_cannot_be_deleted() -> Result<()> {
     }
     let annotate = ["annotate", "plan", name, "internal.example.com/allow-deletion=true"];
     cluster.kubectl(&annotate, "").await?;
-    cluster.kubectl(&["delete", "--dry-run=server", "plan", name], "").await.context("a deletion that is allowed")?;
+    cluster
+        .kubectl(&["delete", "--dry-run=server", "plan", name], "")
+        .await
+        .context("a deletion with the annotation")?;
     let forbid = ["annotate", "plan", name, "internal.example.com/allow-deletion-"];
     cluster.kubectl(&forbid, "").await?;
 

@@ -1,4 +1,4 @@
-//! What a second customer's login can do to the first customer's database: nothing.
+//! The login of one customer has no access to the database of another.
 
 use ahoi_e2e::refusal::{NO_PRIVILEGE, all, refused};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::LogParams;
 use serde_json::json;
 
-/// invalid_schema_name and undefined_table: what is not in its own database, a customer does not find.
+/// invalid_schema_name and undefined_table: objects of other databases are not visible.
 const NO_SCHEMA: &str = "3F000";
 const NO_TABLE: &str = "42P01";
-/// division_by_zero: the query counts what it may not see, and finds none.
+/// division_by_zero: the query counts rows that the login may not see, and finds none.
 const DIVISION_BY_ZERO: &str = "22012";
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
         (format!("DROP ROLE {login}"), NO_PRIVILEGE),
         (format!("GRANT {database}_owner TO {own_login}"), NO_PRIVILEGE),
         (format!("GRANT {own}_owner TO {login}"), NO_PRIVILEGE),
-        // Its own limits are not its own to lift.
+        // A customer cannot lift its own limits.
         (format!("ALTER DATABASE {own} CONNECTION LIMIT -1"), NO_PRIVILEGE),
         (format!("ALTER DATABASE {own} SET statement_timeout = 0"), NO_PRIVILEGE),
         (format!("ALTER DATABASE {own} RENAME TO bigger"), NO_PRIVILEGE),
@@ -89,7 +89,7 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
             DIVISION_BY_ZERO,
         ),
     ] {
-        // As the owner of its objects, which it is by default, and as the bare login.
+        // As the owner role, which is the default, and as the login itself.
         for role in [format!("SET ROLE {own}_owner"), "SET ROLE NONE".to_owned()] {
             session.batch_execute(&role).await?;
             let outcome = session.batch_execute(&statement).await;
@@ -97,11 +97,11 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
         }
     }
     session.batch_execute(&format!("SET ROLE {own}_owner")).await?;
-    // Granting what one may not grant is only a warning to PostgreSQL: what came of it is what counts.
+    // A GRANT without grant option is only a warning in PostgreSQL, so the effect is tested.
     session.batch_execute(&format!("GRANT CONNECT ON DATABASE {own} TO PUBLIC")).await?;
     session.batch_execute(&format!("GRANT CONNECT ON DATABASE {own} TO {login}")).await?;
     let session_of_victim = victim.clone().to_database(&own).connect().await;
-    let what = "a database opened to others by its customer";
+    let what = "a database that its customer tried to open";
     outcomes.push(refused(session_of_victim, NO_PRIVILEGE, "permission denied for database", what));
     all(outcomes)?;
     what_it_may_do(&session).await?;
@@ -110,7 +110,7 @@ async fn customers_cannot_reach_each_other() -> Result<()> {
     cluster.delete_customer("isolation-b").await
 }
 
-/// In its own database a customer is at home.
+/// Statements that a customer may run in its own database.
 async fn what_it_may_do(session: &tokio_postgres::Client) -> Result<()> {
     session
         .batch_execute(
@@ -122,17 +122,17 @@ async fn what_it_may_do(session: &tokio_postgres::Client) -> Result<()> {
         .context("what a customer may do in its own database")?;
     let owner: String =
         session.query_one("SELECT tableowner FROM pg_tables WHERE schemaname = 'app'", &[]).await?.get(0);
-    ensure!(owner.ends_with("_owner"), "objects belong to the login {owner}, which a rotation would have to move");
+    ensure!(owner.ends_with("_owner"), "objects are owned by the login {owner} instead of the owner role");
     Ok(())
 }
 
-/// The server logs every statement; neither passwords nor verifiers may be among them.
+/// The server logs all statements. Its log must not contain passwords or verifiers.
 pub async fn no_password_is_logged(cluster: &Cluster, passwords: &[&str]) -> Result<()> {
     let pods = cluster.of::<Pod>(SYSTEM);
     let log = pods.logs("demo-postgres-0", &LogParams::default()).await?;
     ensure!(
         log.contains("statement: DROP TABLE IF EXISTS t"),
-        "the server does not log statements: this check would see nothing"
+        "the server does not log statements: the test proves nothing"
     );
     let admin = cluster.admin("postgres").await?;
     let verifiers = admin.query("SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL", &[]).await?;

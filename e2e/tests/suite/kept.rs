@@ -1,4 +1,4 @@
-//! What is kept of customers that were deleted is found, and is restored and purged by the commands of `docs/restore.md`.
+//! Data of deleted customers is listed, and the commands of `docs/restore.md` restore and purge it.
 
 use ahoi_api::{DatabaseServer, KeptDatabase, KeptState, namespace_of};
 use ahoi_e2e::Cluster;
@@ -10,20 +10,19 @@ use super::adoption::{SERVER, database_name, exists, has_rows, purge, with_rows}
 
 const GUIDE: &str = include_str!("../../../docs/restore.md");
 
-/// The SQL of the guide below a heading: its first block, or the one after.
+/// Returns an SQL block of the guide below a heading.
 fn sql(heading: &str, block: usize) -> Result<&'static str> {
     let below = GUIDE.split_once(heading).with_context(|| format!("no {heading:?}"))?.1;
     let block = below.split("```sql\n").nth(block + 1).with_context(|| format!("no SQL below {heading:?}"))?;
     Ok(block.split("```").next().unwrap_or_default())
 }
 
-/// The same for these databases.
+/// Replaces the names of the guide by these databases.
 fn for_database(sql: &str, database: &str, archived: &str) -> String {
     sql.replace("zz_c_3f2504e04f89_1795795124", archived).replace("c_3f2504e04f89", database)
 }
 
-/// Waits until the server lists the customer's database in this state, whatever its name there, but for one of an earlier archive:
-/// the list is up to a minute old.
+/// Waits until the server lists data of the customer in this state, except the databases `names`. The list is up to a minute old.
 async fn listed(cluster: &Cluster, name: &str, names: [&str; 2], state: KeptState) -> Result<KeptDatabase> {
     let [database, earlier] = names;
     let entry = |server: &DatabaseServer| {
@@ -37,10 +36,10 @@ async fn listed(cluster: &Cluster, name: &str, names: [&str; 2], state: KeptStat
     let is_listed = |server: Option<&DatabaseServer>| server.and_then(entry).is_some();
     let what = format!("status.kept has the data of {name} as {state:?}");
     let server = cluster.until(&cluster.all::<DatabaseServer>(), SERVER, &what, READY, is_listed).await?;
-    server.as_ref().and_then(entry).context("the entry vanished")
+    server.as_ref().and_then(entry).context("the entry was removed")
 }
 
-/// Runs the statements one by one: PostgreSQL drops no database within a transaction.
+/// Runs the statements one by one, because DROP DATABASE cannot run in a transaction.
 async fn run_each(cluster: &Cluster, sql: &str) -> Result<()> {
     let admin = cluster.admin("postgres").await?;
     for statement in sql.split_inclusive(";\n") {
@@ -76,7 +75,10 @@ async fn archived_data_is_listed_restored_and_purged_as_documented() -> Result<(
     );
     let admin = cluster.admin("postgres").await?;
     let rows = admin.query(sql("### List", 0)?.trim_end_matches(";\n"), &[]).await?;
-    ensure!(rows.iter().any(|row| row.get::<_, String>("database") == kept.database), "the guide's list lacks it");
+    ensure!(
+        rows.iter().any(|row| row.get::<_, String>("database") == kept.database),
+        "the list of the guide does not contain it"
+    );
 
     admin.batch_execute(&for_database(sql("### Restore", 0)?, &database, &kept.database)).await?;
     let spec = json!({"deletionPolicy": "Archive", "features": features});
@@ -93,7 +95,7 @@ async fn archived_data_is_listed_restored_and_purged_as_documented() -> Result<(
         let mut kept = server.iter().filter_map(|server| server.status.as_ref()).flat_map(|status| &status.kept);
         server.is_some() && kept.all(|kept| kept.database != again.database)
     };
-    cluster.until(&cluster.all::<DatabaseServer>(), SERVER, "it is not listed", READY, is_gone).await.map(drop)
+    cluster.until(&cluster.all::<DatabaseServer>(), SERVER, "not listed", READY, is_gone).await.map(drop)
 }
 
 #[tokio::test]
@@ -109,7 +111,7 @@ async fn retained_data_is_listed_and_purged_as_documented() -> Result<()> {
     ensure!(kept.since.is_some() && kept.size_bytes.is_some(), "{kept:?}");
     run_each(&cluster, &for_database(sql("### Purge", 0)?, &database, "")).await?;
     ensure!(!exists(&cluster, &database).await? && roles(&cluster, &database).await? == 0);
-    // A customer of the name gets an empty one.
+    // A new customer of this name gets an empty database.
     cluster.create_customer(name, features).await?;
     cluster.ready(name).await?;
     ensure!(database_name(&cluster, name).await? != database);

@@ -1,4 +1,4 @@
-//! The login of a rotation is like the one that it replaces, and a search_path can be declared.
+//! A rotation copies settings and memberships of the login, and a search_path can be declared.
 
 use ahoi_api::namespace_of;
 use ahoi_e2e::Cluster;
@@ -11,7 +11,7 @@ use tokio_postgres::{Client, NoTls};
 const NAME: &str = "logins";
 
 #[tokio::test]
-async fn the_next_login_is_like_the_one_in_use() -> Result<()> {
+async fn the_next_login_has_the_settings_and_memberships_of_the_current() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 1}});
     cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
@@ -22,7 +22,7 @@ async fn the_next_login_is_like_the_one_in_use() -> Result<()> {
     ensure!(login == format!("{database}_a"), "{login}");
     former.connect().await?.batch_execute("CREATE SCHEMA \"App\"; CREATE TABLE \"App\".t (n int)").await?;
     let admin = cluster.admin("postgres").await?;
-    // The next login as an earlier rotation has left it, with what was taken from the one in use since.
+    // The next login exists since an earlier rotation, with settings that the current login no longer has.
     for statement in [
         format!("ALTER ROLE {login} SET search_path = \"App\", public"),
         format!("ALTER ROLE {login} SET app.tenant = 'it''s acme'"),
@@ -57,7 +57,7 @@ async fn the_next_login_is_like_the_one_in_use() -> Result<()> {
     cluster.delete_customer(NAME).await
 }
 
-/// What a session finds: parameters, whether it is a member of pg_monitor, which includes pg_read_all_settings, and the rows of t.
+/// Returns parameters of the session, its membership in pg_monitor, which includes pg_read_all_settings, and the rows of t.
 async fn state(client: &Client) -> Result<Vec<String>> {
     let row = client
         .query_one(
@@ -70,7 +70,7 @@ async fn state(client: &Client) -> Result<Vec<String>> {
     Ok(row.get(0))
 }
 
-/// A declared search_path wins, for both logins, and for each client of the pool that asks for no other.
+/// A declared search_path applies to both logins, and to each client of the pool that requests no other.
 async fn declared(cluster: &Cluster) -> Result<()> {
     let parameters = json!({"search_path": "app, \"$user\", PUBLIC"});
     cluster.change(NAME, json!({"features": {"database": {"parameters": parameters}}})).await?;
@@ -84,7 +84,7 @@ async fn declared(cluster: &Cluster) -> Result<()> {
     let count: i64 = admin.query_one(settings, &[&direct.get("database"), &expected]).await?.get(0);
     ensure!(count == 2, "{count} of 2 logins have it");
 
-    // Server connections from before keep what they began with.
+    // Existing server connections keep their settings.
     let features = json!({"features": {"connectionPool": {"reconnectRequest": "1"}}});
     cluster.change(NAME, features).await?;
     let pooled = cluster.pooled(NAME).await?;

@@ -1,5 +1,4 @@
-//! What the suite does for its users, on a real cluster. The tests share the cluster and run side by side; each has
-//! customers of its own.
+//! Behaviour of Ahoi on a real cluster. The tests run in parallel; each has its own customers.
 
 mod admission;
 mod adoption;

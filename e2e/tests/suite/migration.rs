@@ -1,4 +1,4 @@
-//! A migration goes to PostgreSQL directly, and what starts after it meets nothing from before it.
+//! Migrations: they connect to PostgreSQL directly, new clients get new server connections afterwards, and failed ones can be retried.
 
 use ahoi_api::{Scheduler, namespace_of};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 const NAME: &str = "migration";
 const SELECT: &str = "SELECT * FROM changing";
 
-/// A tool takes a lock of its session and is gone before it has released it; clients have prepared a statement for the table.
+/// The migration takes a session lock and ends without releasing it, while clients have prepared a statement for the table.
 #[tokio::test]
-async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Result<()> {
+async fn a_migration_connects_directly_and_new_clients_get_new_server_connections() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let image = image(&cluster).await?;
     let scheduler = scheduler(&image, "CREATE TABLE changing (a int)");
@@ -22,9 +22,9 @@ async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Res
     cluster.create_customer_with(NAME, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(NAME).await?;
     ensure!(secrets(&cluster).await? == ["migration-database"], "{:?}", secrets(&cluster).await?);
-    nothing_is_locked(&cluster).await?;
+    lock_is_free(&cluster).await?;
 
-    // In each process.
+    // Enough sessions for each process.
     let pooled = cluster.pooled(NAME).await?;
     let processes = cluster.of_agents("ahoi_pooler_routes").await?.len() * 8;
     let mut sessions = Vec::new();
@@ -52,17 +52,17 @@ async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Res
         ensure!(columns == 2, "{columns} columns");
         pooled.connect().await?.query(SELECT, &[]).await.context("a client that starts after the migration")?;
     }
-    // What was connected before sees it once at most.
+    // Existing sessions fail at most once.
     for session in &sessions {
         if session.query(SELECT, &[]).await.is_err() {
-            session.query(SELECT, &[]).await.context("the second time")?;
+            session.query(SELECT, &[]).await.context("a second failure")?;
         }
     }
     cluster.ready(NAME).await?;
     let after = workers(&cluster).await?;
-    ensure!(before != after, "the workers are of the version that was migrated to: {before:?}");
-    nothing_is_locked(&cluster).await?;
-    // The same lock again: the next migration does not wait for what the last one has left.
+    ensure!(before != after, "the workers were not updated: {before:?}");
+    lock_is_free(&cluster).await?;
+    // The next migration takes the same lock.
     cluster
         .change(NAME, json!({"features": {"scheduler": scheduler_command("ALTER TABLE changing ADD c int")}}))
         .await?;
@@ -71,7 +71,7 @@ async fn a_migration_is_direct_and_new_clients_meet_nothing_from_before() -> Res
     cluster.delete_customer(NAME).await
 }
 
-/// Both remedies that the message names: to read the log of the Job, and to delete the Job.
+/// Follows both remedies of the message: the command that prints the log, and deleting the Job.
 #[tokio::test]
 async fn a_failed_migration_runs_again_when_its_job_is_deleted() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -98,7 +98,7 @@ async fn a_failed_migration_runs_again_when_its_job_is_deleted() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// PostgreSQL's image, which has psql.
+/// Returns the image of PostgreSQL, which contains psql.
 async fn image(cluster: &Cluster) -> Result<String> {
     let postgres = cluster.of::<StatefulSet>(SYSTEM).get("demo-postgres").await?;
     let pods = postgres.spec.and_then(|spec| spec.template.spec).context("demo-postgres has no pods")?;
@@ -109,12 +109,12 @@ fn scheduler(image: &str, change: &str) -> Value {
     let mut scheduler = scheduler_command(change);
     scheduler["enabled"] = json!(true);
     scheduler["image"] = json!(image);
-    // Their version is what matters, not what they do.
+    // Only the version of the workers matters.
     scheduler["workers"] = json!(0);
     scheduler
 }
 
-/// The workers differ by version, as the migration does.
+/// The command of the workers differs by version, like the migration.
 fn scheduler_command(change: &str) -> Value {
     let migration = format!(
         "psql -X -v ON_ERROR_STOP=1 \"$(cat /bindings/database/uri)\" -c 'SELECT pg_advisory_lock(72)' -c '{change}'"
@@ -131,7 +131,7 @@ async fn workers(cluster: &Cluster) -> Result<Option<Vec<String>>> {
     Ok(pods.containers[0].command.clone())
 }
 
-/// The Secrets that migrations mount.
+/// Returns the Secrets that migrations mount.
 async fn secrets(cluster: &Cluster) -> Result<Vec<String>> {
     let labelled = ListParams::default().labels("app.kubernetes.io/name=migration");
     let jobs = cluster.of::<Job>(&namespace_of(NAME)).list(&labelled).await?;
@@ -139,9 +139,9 @@ async fn secrets(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(volumes.filter_map(|volume| volume.secret?.secret_name).collect())
 }
 
-async fn nothing_is_locked(cluster: &Cluster) -> Result<()> {
+async fn lock_is_free(cluster: &Cluster) -> Result<()> {
     let direct = cluster.direct(NAME).await?.connect().await?;
     let row = direct.query_one("SELECT pg_try_advisory_lock(72)", &[]).await?;
-    ensure!(row.get::<_, bool>(0), "the lock of a migration that has ended is still held");
+    ensure!(row.get::<_, bool>(0), "the lock of a finished migration is still held");
     Ok(())
 }

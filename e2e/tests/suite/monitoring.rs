@@ -1,5 +1,5 @@
-//! The alerts of `manifests/monitoring`: every expression is PromQL, and every metric and label in it is one that the pods
-//! expose or that the PodMonitors add.
+//! The alerts of `manifests/monitoring`: each expression is valid PromQL, and its metrics and labels are exposed by the pods or
+//! added by the PodMonitors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,12 +16,12 @@ use serde_json::Value;
 
 use super::endpoints::get;
 
-/// What the Prometheus Operator adds to every series of a PodMonitor.
+/// Labels that the Prometheus Operator adds to each series of a PodMonitor.
 const ADDED: [&str; 3] = ["namespace", "pod", "container"];
-/// What the pods expose: metric, label, values.
+/// Exposed metrics: values by metric and label.
 type Exposed = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// This needs no cluster.
+/// Needs no cluster.
 #[test]
 fn every_expression_is_promql() -> Result<()> {
     let rules = rules()?;
@@ -32,9 +32,9 @@ fn every_expression_is_promql() -> Result<()> {
 }
 
 #[tokio::test]
-async fn alerts_are_about_metrics_that_there_are() -> Result<()> {
+async fn alerts_use_existing_metrics() -> Result<()> {
     let cluster = Cluster::connect().await?;
-    // Somebody who is connected, so that single customers are told of; and somebody who is in error.
+    // One customer with a client, so that its metrics are exposed, and one that is not Ready.
     let (name, wrong) = ("monitoring", "monitoring-wrong");
     cluster.delete_customer(wrong).await?;
     let spec: CustomerSpec = serde_json::from_value(serde_json::json!({"plan": "no-such-plan"}))?;
@@ -45,7 +45,7 @@ async fn alerts_are_about_metrics_that_there_are() -> Result<()> {
     let sessions = [cluster.pooled(name).await?.connect().await?, cluster.pooled(name).await?.connect().await?];
 
     let rules = rules()?;
-    // As of the last look, for the message.
+    // Missing metrics at the last attempt, for the message.
     let mut last = Vec::new();
     let all = async {
         loop {
@@ -58,16 +58,16 @@ async fn alerts_are_about_metrics_that_there_are() -> Result<()> {
                 return anyhow::Ok(exposed);
             }
             last = missing;
-            // Metrics have no watch; the time-out around this bounds it.
+            // Metrics have no watch. The time-out around this loop bounds it.
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
     };
     let found = tokio::time::timeout(Duration::from_secs(150), all).await;
-    let exposed = found.map_err(|_| anyhow!("nobody exposes: {}", last.join(", ")))??;
+    let exposed = found.map_err(|_| anyhow!("not exposed: {}", last.join(", ")))??;
 
-    // The bound, and what is told of a customer.
+    // The number of customers with metrics is limited.
     let customers = exposed["ahoi_pooler_customer_servers_active"]["pool_namespace"].clone();
-    ensure!(customers.len() <= 40, "{} customers have metrics of their own in two poolers", customers.len());
+    ensure!(customers.len() <= 40, "{} customers have metrics in two processes", customers.len());
     ensure!(exposed["ahoi_database_server_up"]["server"].contains("demo"));
     ensure!(exposed["ahoi_pooler_server_connections"]["server"].contains("demo"));
     ensure!(exposed.contains_key("ahoi_database_quota_used"), "no database has a size");
@@ -75,7 +75,7 @@ async fn alerts_are_about_metrics_that_there_are() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// What one selector of an expression refers to.
+/// Metric and labels of a selector.
 #[derive(Debug)]
 struct Used {
     alert: String,
@@ -83,7 +83,7 @@ struct Used {
     labels: BTreeMap<String, Option<String>>,
 }
 
-/// Every alert with the selectors of its expression.
+/// Returns each alert with the selectors of its expression.
 fn rules() -> Result<Vec<(String, Vec<Used>)>> {
     let text = include_str!("../../../manifests/monitoring/rules.yaml");
     let document: Value = serde_saphyr::from_str(text)?;
@@ -92,7 +92,7 @@ fn rules() -> Result<Vec<(String, Vec<Used>)>> {
     rules
         .map(|rule| {
             let text = |value: &Value| value.as_str().map(str::to_owned);
-            let alert = text(&rule["alert"]).context("a rule that is no alert")?;
+            let alert = text(&rule["alert"]).context("a rule without an alert")?;
             for annotation in ["summary", "description", "runbook"] {
                 ensure!(rule["annotations"][annotation].is_string(), "{alert} has no {annotation}");
             }
@@ -100,13 +100,13 @@ fn rules() -> Result<Vec<(String, Vec<Used>)>> {
             let parsed = parse(&expression).map_err(|error| anyhow!("{alert}: {error}"))?;
             let mut used = Vec::new();
             collect(&parsed, &BTreeSet::new(), &alert, &mut used);
-            ensure!(!used.is_empty(), "{alert} is about no metric");
+            ensure!(!used.is_empty(), "{alert} uses no metric");
             Ok((alert, used))
         })
         .collect()
 }
 
-/// The selectors below an expression, each with the labels that it and the aggregations around it name.
+/// Collects the selectors of an expression with the labels that they and their aggregations use.
 fn collect(expression: &Expr, grouped: &BTreeSet<String>, alert: &str, used: &mut Vec<Used>) {
     let mut below = |inner: &Expr, grouped: &BTreeSet<String>| collect(inner, grouped, alert, used);
     match expression {
@@ -157,7 +157,7 @@ fn missing(used: &[Used], exposed: &Exposed) -> Vec<String> {
     missing
 }
 
-/// What the PodMonitors would scrape: the pods that they select, with the labels that they add.
+/// Scrapes the pods that the PodMonitors select, with the labels that they add.
 async fn exposed(cluster: &Cluster) -> Result<Exposed> {
     let text = include_str!("../../../manifests/monitoring/pod-monitors.yaml");
     let monitors: Vec<Value> = serde_saphyr::from_multiple(text)?;
@@ -178,7 +178,7 @@ async fn exposed(cluster: &Cluster) -> Result<Exposed> {
                 pod.name_any()
             );
             let Some(ip) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { continue };
-            // A pod that is on its way answers at the next look.
+            // A starting pod answers at the next attempt.
             let Ok(text) = get(&ip, "/metrics").await else { continue };
             for (metric, mut labels) in text.lines().filter_map(sample) {
                 for label in &added {
@@ -195,7 +195,7 @@ async fn exposed(cluster: &Cluster) -> Result<Exposed> {
     Ok(exposed)
 }
 
-/// A line of the text format: `name{label="value",…} number`. No value of ours has a quote or a comma in it.
+/// Parses a line of the text format: `name{label="value",…} number`. Our values contain no quotes or commas.
 fn sample(line: &str) -> Option<(String, Vec<(String, String)>)> {
     let series = line.rsplit_once(' ')?.0;
     if !series.starts_with("ahoi_") {

@@ -1,4 +1,4 @@
-//! A customer's namespace: guarded, repaired, never stolen, gone with its customer.
+//! A customer's namespace: its guard rails, their repair, conflicts, and its deletion.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ fn namespace_object(name: &str, labels: &[(&str, &str)]) -> Namespace {
 }
 
 #[tokio::test]
-async fn guard_rails_stand_and_are_repaired() -> Result<()> {
+async fn guard_rails_are_created_and_repaired() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (name, namespace) = ("ns-guard", "customer-ns-guard");
     let groups = json!([{"group": "guard-team", "role": "Edit"}, {"group": "auditors"}]);
@@ -48,7 +48,7 @@ async fn guard_rails_stand_and_are_repaired() -> Result<()> {
     repaired::<ResourceQuota>(&cluster, namespace, json!({"spec": {"hard": {"pods": "9999"}}})).await?;
     repaired::<LimitRange>(&cluster, namespace, json!({"spec": {"limits": []}})).await?;
     repaired::<NetworkPolicy>(&cluster, namespace, json!({"spec": {"policyTypes": ["Ingress"]}})).await?;
-    // The label that enforces Pod Security is put back.
+    // The label that enforces Pod Security is restored.
     let loose = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
     let namespaces = cluster.all::<Namespace>();
     namespaces.patch(namespace, &PatchParams::default(), &Patch::Merge(&loose)).await?;
@@ -58,18 +58,21 @@ async fn guard_rails_stand_and_are_repaired() -> Result<()> {
         })
     };
     cluster.until(&namespaces, namespace, "restricted again", 30, enforced).await?;
-    policies_are_found_and_hold_nobody_up(&cluster, name, namespace).await?;
-    // What others add stays.
+    policies_are_repaired_and_block_no_revocation(&cluster, name, namespace).await?;
+    // Labels of others stay.
     let added = json!({"metadata": {"labels": {"cost-centre": "4711"}}});
     namespaces.patch(namespace, &PatchParams::default(), &Patch::Merge(&added)).await?;
     cluster.change(name, json!({"groups": [{"group": "auditors"}]})).await?;
-    ensure!(namespaces.get(namespace).await?.labels().contains_key("cost-centre"), "somebody else's label was removed");
+    ensure!(
+        namespaces.get(namespace).await?.labels().contains_key("cost-centre"),
+        "a label of another manager was removed"
+    );
     let bindings = cluster.of::<RoleBinding>(namespace).list(&ListParams::default()).await?;
-    ensure!(bindings.items.len() == 1, "a group that left keeps its rights");
+    ensure!(bindings.items.len() == 1, "a removed group keeps its RoleBinding");
     cluster.delete_customer(name).await
 }
 
-/// Edited and deleted, the first object of the kind comes back as it was.
+/// Edits and then deletes the first object of the kind, and waits until it is restored.
 async fn repaired<K>(cluster: &Cluster, namespace: &str, edit: serde_json::Value) -> Result<()>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -82,17 +85,17 @@ where
     let edited = api.patch(&name, &PatchParams::default(), &Patch::Merge(&edit)).await?;
     ensure!(spec(&edited) != before, "the edit of {} {name} changed nothing: the test proves nothing", K::kind(&()));
     let as_before = |o: Option<&K>| o.is_some_and(|o| spec(o) == before);
-    cluster.until(&api, &name, "as it was before the edit", 30, as_before).await?;
+    cluster.until(&api, &name, "reverted", 30, as_before).await?;
 
     let uid = first.uid();
     api.delete(&name, &DeleteParams::default()).await?;
     let back = |o: Option<&K>| o.is_some_and(|o| o.uid() != uid && spec(o) == before);
-    cluster.until(&api, &name, "made again after its deletion", 30, back).await.map(drop)
+    cluster.until(&api, &name, "recreated", 30, back).await.map(drop)
 }
 
-/// Without the label by which it is found a policy is put right by its name. While a finalizer holds one, a group that leaves
-/// loses its rights all the same.
-async fn policies_are_found_and_hold_nobody_up(cluster: &Cluster, name: &str, namespace: &str) -> Result<()> {
+/// A policy without its label is repaired by name. While a finalizer blocks the deletion of a policy, a removed group still loses
+/// its RoleBinding.
+async fn policies_are_repaired_and_block_no_revocation(cluster: &Cluster, name: &str, namespace: &str) -> Result<()> {
     let policies = cluster.of::<NetworkPolicy>(namespace);
     let before = policies.get("default-deny").await?;
     let as_before = |p: &NetworkPolicy| p.spec == before.spec && p.labels() == before.labels();
@@ -102,7 +105,7 @@ async fn policies_are_found_and_hold_nobody_up(cluster: &Cluster, name: &str, na
     });
     policies.patch("default-deny", &PatchParams::default(), &Patch::Merge(&open)).await?;
     let closed = |p: Option<&NetworkPolicy>| p.is_some_and(|p| p.uid() == before.uid() && as_before(p));
-    cluster.until(&policies, "default-deny", "labelled and closed again, and never away", 30, closed).await?;
+    cluster.until(&policies, "default-deny", "repaired without being deleted", 30, closed).await?;
 
     let held = json!({"metadata": {"finalizers": ["example.com/hold"]}});
     policies.patch("default-deny", &PatchParams::default(), &Patch::Merge(&held)).await?;
@@ -110,11 +113,11 @@ async fn policies_are_found_and_hold_nobody_up(cluster: &Cluster, name: &str, na
     cluster.patch_spec(&cluster.customers(), name, json!({"groups": [{"group": "auditors"}]})).await?;
     cluster.until_gone(&cluster.of::<RoleBinding>(namespace), "customer-edit", 30).await?;
     let still = policies.get("default-deny").await?;
-    ensure!(still.metadata.deletion_timestamp.is_some(), "the policy was not held: the test proves nothing");
+    ensure!(still.metadata.deletion_timestamp.is_some(), "the policy was deleted: the test proves nothing");
     let released = json!({"metadata": {"finalizers": null}});
     policies.patch("default-deny", &PatchParams::default(), &Patch::Merge(&released)).await?;
     let again = |p: Option<&NetworkPolicy>| p.is_some_and(|p| p.uid() != before.uid() && as_before(p));
-    cluster.until(&policies, "default-deny", "made again when it was gone", 30, again).await.map(drop)
+    cluster.until(&policies, "default-deny", "recreated", 30, again).await.map(drop)
 }
 
 async fn pods_must_be_restricted(cluster: &Cluster, namespace: &str) -> Result<()> {
@@ -124,19 +127,19 @@ async fn pods_must_be_restricted(cluster: &Cluster, namespace: &str) -> Result<(
     let refused =
         cluster.of::<Pod>(namespace).create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await;
     let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
-    ensure!(message.contains("restricted"), "a pod that runs as root is not refused by Pod Security: {message:?}");
+    ensure!(message.contains("restricted"), "Pod Security allows a pod that runs as root: {message:?}");
     Ok(())
 }
 
-/// A namespace of that name that is somebody else's is refused and nothing is written into it.
+/// An existing namespace of that name is a conflict, and nothing is written into it.
 #[tokio::test]
-async fn a_foreign_namespace_is_refused() -> Result<()> {
+async fn an_existing_namespace_is_not_adopted() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (name, namespace) = ("ns-foreign", "customer-ns-foreign");
     cluster.delete_customer(name).await?;
     let namespaces = cluster.all::<Namespace>();
     cluster.delete(&namespaces, namespace, 60).await?;
-    // A label alone, put there by hand, makes nothing ours.
+    // A label that a user set does not make the namespace ours.
     namespaces
         .create(&PostParams::default(), &namespace_object(namespace, &[(ahoi_api::CUSTOMER_LABEL, name)]))
         .await?;
@@ -150,35 +153,35 @@ async fn a_foreign_namespace_is_refused() -> Result<()> {
     ensure!(after.resource_version() == before.resource_version(), "a foreign namespace was written to");
     let policies = cluster.of::<NetworkPolicy>(namespace).list(&ListParams::default()).await?;
     ensure!(policies.items.is_empty(), "something was created in a foreign namespace");
-    // Deleting the customer does not take it away.
+    // Deleting the customer does not delete it.
     cluster.delete_customer(name).await?;
     ensure!(namespaces.get_opt(namespace).await?.is_some_and(|n| n.metadata.deletion_timestamp.is_none()));
     cluster.delete(&namespaces, namespace, 60).await
 }
 
-/// Deleting a customer removes everything, also what others put into its namespace, and hangs on nothing.
+/// Deleting a customer deletes its objects, and objects of others in its namespace.
 #[tokio::test]
-async fn deletion_cleans_up() -> Result<()> {
+async fn deletion_removes_the_namespace_and_all_objects() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (name, namespace) = ("ns-delete", "customer-ns-delete");
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1}});
     cluster.create_customer(name, features).await?;
     cluster.ready(name).await?;
     let mut foreign = ConfigMap::default();
-    foreign.metadata.name = Some("somebody-elses".into());
+    foreign.metadata.name = Some("of-others".into());
     cluster.of::<ConfigMap>(namespace).create(&PostParams::default(), &foreign).await?;
     cluster.delete_customer(name).await?;
-    ensure!(cluster.all::<Namespace>().get_opt(namespace).await?.is_none(), "the namespace is left");
+    ensure!(cluster.all::<Namespace>().get_opt(namespace).await?.is_none(), "the namespace was not deleted");
     let left = cluster
         .kubectl(&["get", "ahoi", "-A", "-o", "name", "-l", &format!("{}={name}", ahoi_api::CUSTOMER_LABEL)], "")
         .await?;
-    ensure!(left.trim().is_empty(), "left behind: {left}");
+    ensure!(left.trim().is_empty(), "not deleted: {left}");
     Ok(())
 }
 
-/// A protected customer is not deleted by mistake; nothing but the flag decides.
+/// The deletion is denied until spec.deletionProtection is false.
 #[tokio::test]
-async fn a_protected_customer_stays() -> Result<()> {
+async fn deletion_of_a_protected_customer_is_denied() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "ns-protected";
     if cluster.customers().get_opt(name).await?.is_some() {
@@ -187,24 +190,24 @@ async fn a_protected_customer_stays() -> Result<()> {
     cluster.create_customer_with(name, json!({"deletionProtection": true})).await?;
     let refused = cluster.customers().delete(name, &DeleteParams::default()).await;
     let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
-    ensure!(message.contains("spec.deletionProtection"), "not refused by name of the field: {message:?}");
+    ensure!(message.contains("spec.deletionProtection"), "not denied with the name of the field: {message:?}");
     let there = |c: Option<&Customer>| c.is_some_and(|c| c.metadata.deletion_timestamp.is_none());
-    cluster.until(&cluster.customers(), name, "still there", 5, there).await?;
+    cluster.until(&cluster.customers(), name, "not deleted", 5, there).await?;
     cluster.patch_spec(&cluster.customers(), name, json!({"deletionProtection": false})).await?;
     cluster.delete_customer(name).await
 }
 
-/// In the foreground Kubernetes would delete the children before they have been told what becomes of the data.
+/// In the foreground, Kubernetes would delete the children before the controllers apply the deletion policy.
 #[tokio::test]
-async fn a_customer_is_not_deleted_in_the_foreground() -> Result<()> {
+async fn foreground_deletion_is_denied() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "ns-foreground";
     cluster.create_customer_with(name, json!({})).await?;
     let refused = cluster.customers().delete(name, &DeleteParams::foreground()).await;
     let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
-    ensure!(message.contains(name) && message.contains("--cascade=background"), "not refused: {message:?}");
+    ensure!(message.contains(name) && message.contains("--cascade=background"), "not denied: {message:?}");
     let there = |c: Option<&Customer>| c.is_some_and(|c| c.metadata.deletion_timestamp.is_none());
-    cluster.until(&cluster.customers(), name, "still there", 5, there).await?;
+    cluster.until(&cluster.customers(), name, "not deleted", 5, there).await?;
     cluster.customers().delete(name, &DeleteParams::background()).await?;
     cluster.until_gone(&cluster.customers(), name, 60).await
 }

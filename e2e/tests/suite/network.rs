@@ -1,4 +1,4 @@
-//! What the pods of a customer reach, shown by packets: the cluster enforces NetworkPolicies (e2e/cluster/network-policies).
+//! Network access of customer pods, tested with connections. The cluster enforces NetworkPolicies (e2e/cluster/network-policies).
 
 use std::collections::BTreeSet;
 
@@ -16,20 +16,20 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Duration, timeout};
 
-/// Without a database, with one, and without one on a Plan that lets its people open the namespace.
+/// Customers without a database, with one, and without one on a Plan that allows tenants to write any NetworkPolicy.
 const WITHOUT: &str = "network-without";
 const WITH: &str = "network-with";
 const FREE: &str = "network-free";
 const GROUP: &str = "network-developers";
-/// A fleet in which none of them has a pool.
+/// A fleet without pools of these customers.
 const FLEET: &str = "network-other";
 
 #[tokio::test]
-async fn customers_reach_what_is_theirs_and_nothing_else() -> Result<()> {
+async fn pods_reach_only_their_own_customers_endpoints() -> Result<()> {
     let cluster = Cluster::connect().await?;
     prepare(&cluster).await?;
     let (node, host) = addresses(&cluster).await?;
-    // Stands for a PostgreSQL of somebody else: the port is what used to be open at every address.
+    // Stands for a PostgreSQL outside of the cluster.
     let outside = TcpListener::bind((host.as_str(), 5432)).await.context("a listener outside of the cluster")?;
     let _serving = tokio::spawn(async move { while outside.accept().await.is_ok() {} });
     let other = cluster.start_probe(&namespace_of(FREE)).await?;
@@ -39,17 +39,17 @@ async fn customers_reach_what_is_theirs_and_nothing_else() -> Result<()> {
     let mut closed = forbidden(&cluster, &node, &host, &other).await?;
     closed.extend(fleet(&cluster, FLEET).await?);
     let postgres = postgres(&cluster).await?;
-    // What nothing listens on would pass as closed. The machine itself is not bound by NetworkPolicies.
+    // Each target must listen, or the test proves nothing. NetworkPolicies do not apply to the machine itself.
     for target in closed.iter().chain(&postgres).filter(|target| !target.host.starts_with("169.254.")) {
         let there = timeout(Duration::from_secs(3), TcpStream::connect((target.host.as_str(), target.port))).await;
-        ensure!(matches!(there, Ok(Ok(_))), "nothing listens: {target:?} {there:?}");
+        ensure!(matches!(there, Ok(Ok(_))), "not listening: {target:?} {there:?}");
     }
-    only_what_is_theirs(&cluster, &closed, &postgres, &own).await?;
+    only_own_endpoints(&cluster, &closed, &postgres, &own).await?;
 
     tenants_cannot_open_their_namespaces(&cluster).await?;
-    only_what_is_theirs(&cluster, &closed, &postgres, &own).await.context("after the tenant has tried to open it")?;
+    only_own_endpoints(&cluster, &closed, &postgres, &own).await.context("after the tenant tried to open it")?;
 
-    a_plan_can_leave_it_to_them(&cluster, &closed).await?;
+    a_plan_allows_tenant_policies(&cluster, &closed).await?;
     for name in [WITHOUT, WITH, FREE] {
         cluster.delete_customer(name).await?;
     }
@@ -83,7 +83,7 @@ async fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.until(&fleets, FLEET, "Ready", 120, is_serving).await.map(drop)
 }
 
-/// The node's address, and the machine's that it runs on.
+/// Returns the addresses of the node and of its machine.
 async fn addresses(cluster: &Cluster) -> Result<(String, String)> {
     let nodes = cluster.all::<Node>().list(&ListParams::default()).await?;
     let addresses = nodes.items.into_iter().next().and_then(|node| node.status?.addresses).unwrap_or_default();
@@ -93,7 +93,7 @@ async fn addresses(cluster: &Cluster) -> Result<(String, String)> {
     Ok((node.clone(), format!("{network}.1")))
 }
 
-/// What no customer reaches.
+/// Targets that no customer may reach.
 async fn forbidden(cluster: &Cluster, node: &str, host: &str, other: &str) -> Result<Vec<Target>> {
     let mut targets = vec![
         Target::new("a pod of another customer", other, PROBE_PORT),
@@ -117,7 +117,7 @@ async fn forbidden(cluster: &Cluster, node: &str, host: &str, other: &str) -> Re
     Ok(targets)
 }
 
-/// What a customer with a database and a pool reaches, and another does not.
+/// Targets that only a customer with a database may reach.
 async fn postgres(cluster: &Cluster) -> Result<Vec<Target>> {
     let pod = cluster.address_of_pod("app.kubernetes.io/name=demo-postgres").await?;
     let service = cluster.address(SYSTEM, "demo-postgres").await?;
@@ -125,7 +125,7 @@ async fn postgres(cluster: &Cluster) -> Result<Vec<Target>> {
     Ok(postgres.into_iter().chain(fleet(cluster, "global").await?).collect())
 }
 
-/// Where clients of a fleet connect.
+/// Targets that clients of a fleet connect to.
 async fn fleet(cluster: &Cluster, name: &str) -> Result<[Target; 2]> {
     let pod = cluster.address_of_pod(&format!("internal.example.com/pgbouncer={name}")).await?;
     let service = cluster.address(SYSTEM, name).await?;
@@ -135,14 +135,14 @@ async fn fleet(cluster: &Cluster, name: &str) -> Result<[Target; 2]> {
     ])
 }
 
-async fn only_what_is_theirs(cluster: &Cluster, closed: &[Target], postgres: &[Target], own: &str) -> Result<()> {
+async fn only_own_endpoints(cluster: &Cluster, closed: &[Target], postgres: &[Target], own: &str) -> Result<()> {
     for (name, more) in [(WITHOUT, postgres), (WITH, &[][..])] {
         let targets: Vec<Target> = closed.iter().chain(more).cloned().collect();
         let reached = cluster.reached(&namespace_of(name), &targets).await?;
-        println!("network: {name} reaches {} of {} that are closed to it", reached.len(), targets.len());
+        println!("network: {name} reaches {} of {} forbidden targets", reached.len(), targets.len());
         ensure!(reached.is_empty(), "{name} reaches {reached:?}");
     }
-    // By name, so that DNS is tried as well.
+    // By name, to test DNS as well.
     let pool = cluster.pooled(WITH).await?;
     let mut open =
         vec![Target::new("the fleet", pool.get("host"), 6432), Target::new("the namespace's own pod", own, PROBE_PORT)];
@@ -161,7 +161,7 @@ async fn only_what_is_theirs(cluster: &Cluster, closed: &[Target], postgres: &[T
     Ok(())
 }
 
-/// As a person with role Edit, in every shape.
+/// A member with role Edit cannot write a policy that allows more traffic.
 async fn tenants_cannot_open_their_namespaces(cluster: &Cluster) -> Result<()> {
     let policies = as_developer(cluster, WITHOUT).await?;
     let everything = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]});
@@ -186,7 +186,7 @@ async fn tenants_cannot_open_their_namespaces(cluster: &Cluster) -> Result<()> {
         let outcome = policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await;
         refused(outcome.map(drop), "NetworkPolicy wide-open would allow traffic").with_context(|| spec.to_string())?;
     }
-    // One that stays within the namespace is the tenant's own, until it is to let more through.
+    // A policy for traffic within the namespace is allowed, until it allows more.
     let within = json!({"metadata": {"name": "within"}, "spec": rule("Egress", json!([{"podSelector": {"matchLabels": {"app": "db"}}}]))});
     policies
         .create(&PostParams::default(), &serde_json::from_value(within)?)
@@ -210,9 +210,8 @@ async fn tenants_cannot_open_their_namespaces(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Where the Plan says so, people open their namespace: what was closed to it is then reached, so it is the policies that keep
-/// it closed.
-async fn a_plan_can_leave_it_to_them(cluster: &Cluster, closed: &[Target]) -> Result<()> {
+/// If the Plan allows it, tenants can open their namespace. This shows that the policies are what blocks the traffic.
+async fn a_plan_allows_tenant_policies(cluster: &Cluster, closed: &[Target]) -> Result<()> {
     let namespace = namespace_of(FREE);
     let own = "a pod of another customer";
     let before = cluster.reached(&namespace, closed).await?;
@@ -230,7 +229,7 @@ async fn a_plan_can_leave_it_to_them(cluster: &Cluster, closed: &[Target]) -> Re
     ] {
         ensure!(reached.iter().any(|target| target == what), "{what} is not reached by an open namespace: {reached:?}");
     }
-    // The suite's own policies are at the other end.
+    // The policies of ahoi-system still apply at the other end.
     ensure!(!reached.iter().any(|target| target.contains("metrics") || target.contains("fleet")), "{reached:?}");
     Ok(())
 }
@@ -244,6 +243,6 @@ fn refused(outcome: kube::Result<()>, message: &str) -> Result<()> {
     let Err(kube::Error::Api(status)) = outcome else { bail!("not refused: {outcome:?}") };
     let by = "ValidatingAdmissionPolicy 'ahoi-tenant-network-policies'";
     let as_expected = status.code == 403 && status.message.contains(by) && status.message.contains(message);
-    ensure!(as_expected, "refused otherwise: {status:?}");
+    ensure!(as_expected, "refused for another reason: {status:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What clients ask for when they connect through the fleet takes effect, or they are refused.
+//! Startup options of clients of the fleet take effect, or the client is refused.
 
 use ahoi_e2e::Cluster;
 use ahoi_e2e::refusal::{BY_POOLER, refused};
@@ -10,7 +10,7 @@ use tokio_postgres::NoTls;
 async fn options_take_effect_or_are_refused() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "options";
-    // One server connection, which all clients share.
+    // All clients share one server connection.
     let features = json!({"database": {"enabled": true}, "connectionPool": {"poolSize": 1}});
     cluster.create_customer_with(name, json!({"deletionPolicy": "Delete", "features": features})).await?;
     cluster.ready(name).await?;
@@ -41,6 +41,6 @@ async fn options_take_effect_or_are_refused() -> Result<()> {
         ensure!(rows == [row; 10], "rows of {schema}.t: {rows:?}");
     }
     let words = "unsupported startup parameter in options: statement_timeout";
-    refused(connect("-c statement_timeout=1s").await, BY_POOLER, words, "an option without effect")?;
+    refused(connect("-c statement_timeout=1s").await, BY_POOLER, words, "an unsupported option")?;
     cluster.delete_customer(name).await
 }

@@ -1,4 +1,4 @@
-//! Customers on a server whose admin role has CREATEDB and CREATEROLE and nothing more, as a managed PostgreSQL gives it.
+//! Customers on a server whose admin role has only CREATEDB and CREATEROLE, as with managed PostgreSQL.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::quota;
 
-/// The server, its label, its admin role and its admin database.
+/// Name of the server, its label, its admin role and its admin database.
 const NAME: &str = "ordinary";
 const CUSTOMERS: [&str; 2] = ["ordinary-a", "ordinary-b"];
 
@@ -31,10 +31,10 @@ async fn customers_live_on_a_server_without_a_superuser() -> Result<()> {
     for name in CUSTOMERS {
         cluster.ready(name).await?;
     }
-    poolers_know_verifiers_alone(&cluster).await?;
-    nobody_reaches_another(&cluster).await?;
-    tokio::try_join!(drift_is_repaired(&cluster), what_a_full_database_writes_closes_it(&cluster))?;
-    lost_connections_come_back(&cluster).await?;
+    only_verifiers_are_published(&cluster).await?;
+    customers_are_isolated(&cluster).await?;
+    tokio::try_join!(drift_in_postgresql_is_reverted(&cluster), growth_closes_a_full_database(&cluster))?;
+    connections_are_reestablished(&cluster).await?;
 
     let database = cluster.direct(CUSTOMERS[0]).await?.get("database").to_owned();
     for name in CUSTOMERS {
@@ -54,19 +54,21 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
     let admin = cluster.admin("postgres").await?;
     let powers = "SELECT rolsuper OR rolreplication OR rolbypassrls OR pg_has_role(oid, 'pg_read_all_data', 'MEMBER') \
         OR has_table_privilege(oid, 'pg_catalog.pg_authid', 'SELECT') FROM pg_roles WHERE rolname = $1";
-    ensure!(!admin.query_one(powers, &[&NAME]).await?.get::<_, bool>(0), "the role can more than it should");
+    ensure!(!admin.query_one(powers, &[&NAME]).await?.get::<_, bool>(0), "the role has more privileges than intended");
 
     let servers = cluster.all::<DatabaseServer>();
     cluster.patch_spec(&servers, NAME, json!({"diskSize": "1Mi"})).await?;
     let file = |s: Option<&DatabaseServer>| {
         s.is_some_and(|s| is_ready(s) && s.status.as_ref().is_some_and(|s| s.passwords == Some(Passwords::File)))
     };
-    let server =
-        cluster.until(&servers, NAME, "Ready, with the passwords in files", 60, file).await?.context("gone")?;
+    let server = cluster
+        .until(&servers, NAME, "Ready, with the passwords in files", 60, file)
+        .await?
+        .context("the server was deleted")?;
     let status = server.status.context("no status")?;
     ensure!(status.pooler_login.is_none(), "{status:?}");
     let closed = status.conditions.iter().find(|condition| condition.type_ == "DefaultDatabasesClosed");
-    // The demo's own server object has closed them.
+    // The DatabaseServer `demo` has closed them.
     ensure!(closed.is_some_and(|closed| closed.status == "True"), "{closed:?}");
     for (condition, reason) in [("DiskOk", "DiskNearlyFull"), ("TemporaryFilesLimited", "PrivilegeMissing")] {
         let found = status.conditions.iter().find(|found| found.type_ == condition);
@@ -75,11 +77,11 @@ async fn make_server(cluster: &Cluster) -> Result<()> {
     ensure!(status.used_bytes.is_some_and(|used| used > 7_000_000), "{:?}", status.used_bytes);
     let lookup = cluster.admin(NAME).await?;
     let found: bool = lookup.query_one("SELECT to_regproc('ahoi.pooler_lookup') IS NULL", &[]).await?.get(0);
-    ensure!(found, "a function that could look nothing up");
+    ensure!(found, "the lookup function exists although it cannot work");
     Ok(())
 }
 
-/// What the agents are told about the logins of a database.
+/// Returns the verifiers of the logins of a database that are published to the agents.
 async fn verifiers(cluster: &Cluster, database: &str) -> Result<BTreeMap<String, String>> {
     let secret = cluster.of::<Secret>(SYSTEM).get_opt(&ahoi_api::verifier_secret(database)).await?;
     let data = secret.and_then(|secret| secret.data).unwrap_or_default();
@@ -87,10 +89,10 @@ async fn verifiers(cluster: &Cluster, database: &str) -> Result<BTreeMap<String,
     ours.map(|(login, verifier)| Ok((login, String::from_utf8(verifier.0)?))).collect()
 }
 
-async fn poolers_know_verifiers_alone(cluster: &Cluster) -> Result<()> {
+async fn only_verifiers_are_published(cluster: &Cluster) -> Result<()> {
     let login = cluster.pooled(CUSTOMERS[0]).await?;
     let known = verifiers(cluster, login.get("database")).await?;
-    let verifier = known.get(login.get("username")).context("the agents are not told the login")?;
+    let verifier = known.get(login.get("username")).context("the verifier is not published")?;
     ensure!(verifier.starts_with("SCRAM-SHA-256$") && !verifier.contains(login.get("password")));
 
     let session = login.connect().await.context("through the fleet")?;
@@ -109,7 +111,7 @@ async fn poolers_know_verifiers_alone(cluster: &Cluster) -> Result<()> {
     all(outcomes)
 }
 
-async fn nobody_reaches_another(cluster: &Cluster) -> Result<()> {
+async fn customers_are_isolated(cluster: &Cluster) -> Result<()> {
     let (victim, attacker) = (cluster.direct(CUSTOMERS[0]).await?, cluster.direct(CUSTOMERS[1]).await?);
     let (database, own_login) = (victim.get("database"), attacker.get("username"));
     let mut outcomes = Vec::new();
@@ -117,7 +119,7 @@ async fn nobody_reaches_another(cluster: &Cluster) -> Result<()> {
         let session = attacker.clone().to_database(target).connect().await;
         outcomes.push(refused(session, NO_PRIVILEGE, "permission denied for database", target));
         let pooled = cluster.pooled(CUSTOMERS[1]).await?.to_database(target).connect().await;
-        // The fleet has routes to customers' databases only.
+        // The fleet has only routes to customers' databases.
         let (state, words) = match target == database {
             true => (NO_PRIVILEGE, "permission denied for database".to_owned()),
             false => (BY_POOLER, format!("no such database: {target}")),
@@ -141,16 +143,16 @@ async fn nobody_reaches_another(cluster: &Cluster) -> Result<()> {
     all(outcomes)
 }
 
-/// A password that was changed by hand cannot be seen here: it is found by trying.
-async fn drift_is_repaired(cluster: &Cluster) -> Result<()> {
+/// A changed password is not visible to this admin role. Sweeps find it by logging in.
+async fn drift_in_postgresql_is_reverted(cluster: &Cluster) -> Result<()> {
     let login = cluster.direct(CUSTOMERS[0]).await?;
     crate::drift::is_repaired(cluster, &login, Some(NAME), 200).await?;
     cluster.pooled_again(CUSTOMERS[0], 60).await.context("through the fleet after the repair")?;
     Ok(())
 }
 
-/// There is no event trigger here: an owner can get past the refusal, and is found by the growth of its database.
-async fn what_a_full_database_writes_closes_it(cluster: &Cluster) -> Result<()> {
+/// Without a superuser there is no event trigger: an owner can circumvent the refusal, and the growth of the database is detected.
+async fn growth_closes_a_full_database(cluster: &Cluster) -> Result<()> {
     let (name, login) = (CUSTOMERS[1], cluster.direct(CUSTOMERS[1]).await?);
     quota::fill_up(&login).await?;
     quota::level(cluster, name, "StorageQuotaExceeded").await?;
@@ -161,22 +163,22 @@ async fn what_a_full_database_writes_closes_it(cluster: &Cluster) -> Result<()> 
     session.batch_execute("ALTER TABLE fill DISABLE TRIGGER USER").await.context("an owner may")?;
     quota::fill(&session, 5).await?;
     quota::level(cluster, name, "StorageQuotaBreached").await?;
-    ensure!(login.connect().await.is_err(), "a closed database is open");
+    ensure!(login.connect().await.is_err(), "a closed database accepts a login");
     cluster.change(name, json!({"features": {"database": {"storage": "90Mi"}}})).await?;
     let session = login.connect().await?;
     session.batch_execute("CREATE TABLE more (n int); INSERT INTO fill VALUES (0, 'again')").await?;
     Ok(())
 }
 
-/// As a failover does it: every connection ends, the controller's and the poolers', and what answers is at the same address.
-async fn lost_connections_come_back(cluster: &Cluster) -> Result<()> {
+/// All connections of the controller and the poolers end, as in a failover.
+async fn connections_are_reestablished(cluster: &Cluster) -> Result<()> {
     let login = cluster.direct(CUSTOMERS[0]).await?;
     let session = cluster.pooled(CUSTOMERS[0]).await?.connect().await?;
     session.simple_query("SELECT 1").await?;
     let admin = cluster.admin("postgres").await?;
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename IN ($1, $2)";
     let ended: i64 = admin.query_one(end, &[&NAME, &login.get("username")]).await?.get(0);
-    ensure!(ended > 0, "there was no connection to end: the test proves nothing");
+    ensure!(ended > 0, "no connection was terminated: the test proves nothing");
     let again = cluster.pooled_again(CUSTOMERS[0], 30).await?;
     let rows: i64 = again.query_one("SELECT count(*) FROM kept", &[]).await?.get(0);
     ensure!(rows == 100, "{rows} of 100 rows");
@@ -187,7 +189,7 @@ async fn lost_connections_come_back(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What this test, or a run of it before, has made.
+/// Deletes what this test or an earlier run created.
 async fn remove(cluster: &Cluster) -> Result<()> {
     for name in CUSTOMERS {
         cluster.delete_customer(name).await?;

@@ -1,13 +1,13 @@
 //! A PgBouncer fleet with more pools than its DatabaseServer has connections.
 
-use ahoi_api::{DatabaseServer, DatabaseServerSpec, PgBouncer, PgBouncerSpec, Placement};
+use ahoi_api::{DatabaseServer, DatabaseServerSpec, GROUP, PgBouncer, PgBouncerSpec, Placement};
 use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::{conditions, is_ready};
 use anyhow::{Context as _, Result, ensure};
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-/// The fleet, the server and the customer.
+/// Name of the fleet, the server and the customer.
 const NAME: &str = "overcommitted";
 const SOON: u64 = 30;
 
@@ -40,6 +40,8 @@ async fn each_remedy_for_too_few_connections_helps() -> Result<()> {
     let spec = DatabaseServerSpec { placement: Placement::Selected, connections: Some(10), ..demo };
     let mut server = DatabaseServer::new(NAME, spec);
     server.metadata.labels = Some([("for".to_owned(), NAME.to_owned())].into());
+    // The counts of its status, which deny the deletion, are up to a minute old.
+    server.metadata.annotations = Some([(format!("{GROUP}/allow-deletion"), "true".to_owned())].into());
     servers.create(&PostParams::default(), &server).await?;
     let fleet: PgBouncerSpec = serde_json::from_value(json!({"replicas": 2}))?;
     fleets.create(&PostParams::default(), &PgBouncer::new(NAME, fleet)).await?;
@@ -61,7 +63,7 @@ async fn each_remedy_for_too_few_connections_helps() -> Result<()> {
     for word in words {
         ensure!(message.contains(word), "{word:?} is not in {message:?}");
     }
-    // A pool keeps one connection in each process meanwhile.
+    // Each pool keeps one connection in each process.
     cluster.pooled(NAME).await?.connect().await?.batch_execute("SELECT 1").await?;
 
     let connections = |connections: Value| cluster.patch_spec(&servers, NAME, json!({"connections": connections}));

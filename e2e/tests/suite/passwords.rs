@@ -1,5 +1,5 @@
-//! An admin role that may suddenly read password verifiers, and then may not any more: the poolers change from a file to looking
-//! passwords up and back, and clients notice nothing.
+//! An admin role gains and loses the right to read password verifiers: the poolers switch from a file to lookups and back without
+//! a failed login.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn clients_log_in_while_the_source_of_passwords_changes() -> Result<()> {
 
     let (stop, stopped) = watch::channel(false);
     let (count, counted) = watch::channel(0);
-    let clients = tokio::spawn(log_in_again_and_again(cluster.clone(), stopped, count));
+    let clients = tokio::spawn(log_in_repeatedly(cluster.clone(), stopped, count));
     let outcome = back_and_forth(&cluster, counted).await;
     stop.send_replace(true);
     let (logins, failures) = clients.await??;
@@ -84,7 +84,7 @@ async fn server_without_lookup(cluster: &Cluster, customer: &str, server: &str, 
     }
     cluster.delete_server(server, admin, admin).await?;
     cluster.create_server(server, admin, "CREATEDB CREATEROLE", admin).await?;
-    // On a server of its own it would have created this role.
+    // On its own server, the admin role would have created this role.
     let grant = format!("GRANT ahoi_tenants TO {admin} WITH ADMIN OPTION");
     Ok(cluster.admin("postgres").await?.batch_execute(&grant).await?)
 }
@@ -94,13 +94,13 @@ fn database_on(server: &str) -> serde_json::Value {
 }
 
 async fn back_and_forth(cluster: &Cluster, mut logins: watch::Receiver<usize>) -> Result<()> {
-    // Each database has privileges of its own on it.
+    // Privileges on pg_authid are per database.
     let admin = cluster.admin(ADMIN).await?;
     admin.batch_execute(&format!("GRANT SELECT ON pg_authid TO {ADMIN}")).await?;
     changed(cluster, SERVER, Passwords::Lookup).await?;
     routed(cluster, NAME, Passwords::Lookup).await?;
     more(&mut logins).await?;
-    // The second login, which pgbouncer does not know yet.
+    // pgbouncer does not know the second login yet.
     let before = cluster.pooled(NAME).await?;
     cluster.change(NAME, json!({"features": {"database": {"credentials": {"rotationRequest": "1"}}}})).await?;
     let another = |secret: Option<&Secret>| {
@@ -115,18 +115,18 @@ async fn back_and_forth(cluster: &Cluster, mut logins: watch::Receiver<usize>) -
     more(&mut logins).await
 }
 
-/// Waits until clients have logged in so often that both processes have had some.
+/// Waits for enough logins to reach both processes.
 async fn more(logins: &mut watch::Receiver<usize>) -> Result<()> {
     let enough = *logins.borrow() + 40;
     let reached = logins.wait_for(|logins| *logins >= enough);
-    timeout(Duration::from_secs(60), reached).await.context("40 logins in 60 s")?.context("no client any more")?;
+    timeout(Duration::from_secs(60), reached).await.context("40 logins in 60 s")?.context("the clients ended")?;
     Ok(())
 }
 
 /// Waits until the server's passwords come from there.
 async fn changed(cluster: &Cluster, server: &str, passwords: Passwords) -> Result<()> {
     let servers = cluster.all::<DatabaseServer>();
-    // A change of its spec has the server looked at now.
+    // A change of the spec starts a probe of the server.
     let limit = if passwords == Passwords::Lookup { 100 } else { 101 };
     cluster.patch_spec(&servers, server, json!({"maxDatabases": limit})).await?;
     let is = |server: Option<&DatabaseServer>| {
@@ -145,14 +145,14 @@ async fn routed(cluster: &Cluster, customer: &str, passwords: Passwords) -> Resu
     cluster.until(&pools, customer, &format!("a route with passwords by {passwords:?}"), 60, proved).await.map(drop)
 }
 
-async fn log_in_again_and_again(
+async fn log_in_repeatedly(
     cluster: Cluster,
     stopped: watch::Receiver<bool>,
     count: watch::Sender<usize>,
 ) -> Result<(usize, Vec<String>)> {
     let (mut logins, mut failures) = (0, Vec::new());
     while !*stopped.borrow() {
-        // As a client does that reads its mounted Secret whenever it connects.
+        // Like a client that reads its mounted Secret at each connection.
         let login = cluster.pooled(NAME).await.context("the Secret")?;
         logins += 1;
         let worked = async { anyhow::Ok(login.connect().await?.simple_query("SELECT 1").await?) };

@@ -1,6 +1,6 @@
-//! A customer's place in the fleet: routable at once, changed without a failed query, removed in the safe order.
+//! Pools of customers: ready in all processes, changed without a failed query, moved and removed safely.
 
-use ahoi_api::{ConnectionPool, ConnectionPoolStatus, Customer, FormerState, PgBouncer, PgBouncerSpec, namespace_of};
+use ahoi_api::{ConnectionPool, ConnectionPoolStatus, FormerState, PgBouncer, PgBouncerSpec, namespace_of};
 use ahoi_e2e::customers::READY;
 use ahoi_e2e::refusal::{BY_POOLER, all, refused, refused_soon};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -10,16 +10,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
-/// Ready is said of a pool only when every process has proved it, and each process says what it has loaded.
+/// A pool is Ready when each process has tested its route. Each process reports its routes.
 #[tokio::test]
-async fn every_process_proves_what_it_has_loaded() -> Result<()> {
+async fn every_process_reports_its_routes() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "pool-proof";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
     cluster.ready(name).await?;
     let fleet = cluster.of::<PgBouncer>(SYSTEM).get("global").await?;
     let replicas = usize::try_from(fleet.spec.replicas)?;
-    let processes = fleet.status.context("a fleet without a status")?.processes;
+    let processes = fleet.status.context("the PgBouncer has no status")?.processes;
     ensure!(processes.len() == replicas, "{} of {replicas} processes report", processes.len());
     for process in &processes {
         ensure!(process.error.is_none() && process.refused.is_empty() && process.routes > 0, "{process:?}");
@@ -27,9 +27,9 @@ async fn every_process_proves_what_it_has_loaded() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// The address of the fleet knows known customers only, and each only with its own password.
+/// The fleet accepts only known databases, each with its own login.
 #[tokio::test]
-async fn strangers_are_refused() -> Result<()> {
+async fn logins_with_wrong_credentials_are_refused() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "pool-strangers";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
@@ -55,9 +55,9 @@ async fn strangers_are_refused() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// Clients of one customer see nothing of others coming, changing and going.
+/// Clients of a customer do not notice that others are created, changed and deleted.
 #[tokio::test]
-async fn others_come_and_go_without_a_failed_query() -> Result<()> {
+async fn changes_of_other_customers_fail_no_query() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "pool-steady";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
@@ -87,14 +87,14 @@ async fn others_come_and_go_without_a_failed_query() -> Result<()> {
     }
     stop.send(true)?;
     let queries = steady.await??;
-    println!("{queries} queries while other customers came, changed and went; none failed");
+    println!("{queries} queries while other customers were created, changed and deleted; none failed");
     ensure!(queries > 100, "only {queries} queries");
     cluster.delete_customer(name).await
 }
 
-/// A transaction that runs when its customer is deleted is waited for, within bounds.
+/// The removal waits, for a limited time, for a transaction that runs when the customer is deleted.
 #[tokio::test]
-async fn removal_waits_for_running_transactions() -> Result<()> {
+async fn removal_of_a_pool_waits_for_running_transactions() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "pool-removal";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
@@ -103,20 +103,18 @@ async fn removal_waits_for_running_transactions() -> Result<()> {
     let running = tokio::spawn(async move { client.query_one("SELECT pg_sleep(2)", &[]).await });
     let customers = cluster.customers();
     customers.delete(name, &kube::api::DeleteParams::default()).await?;
-    running.await?.context("a transaction that ran when the pool was removed")?;
-    let gone = |c: Option<&Customer>| c.is_none();
-    cluster.until(&customers, name, "gone", 120, gone).await?;
-    Ok(())
+    running.await?.context("a transaction that ran during the removal")?;
+    cluster.until_gone(&customers, name, 120).await
 }
 
-/// The states of the places that a pool leaves.
+/// Returns the states of the former shards of a pool.
 fn leaves(pool: Option<&ConnectionPool>) -> Option<Vec<FormerState>> {
     let status: &ConnectionPoolStatus = pool?.status.as_ref()?;
     Some(status.former_places.iter().map(|former| former.state).collect())
 }
 
-/// A customer goes to another fleet: whoever is connected finishes, whoever has the former Secret gets in for a while, and
-/// when the time for that is over the former fleet knows the customer no more.
+/// A pool moves to another fleet: running transactions finish, clients with the former Secret can connect for some minutes, and
+/// then the former fleet drops the route.
 #[tokio::test]
 async fn a_move_to_another_fleet_ends_no_transaction() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -138,27 +136,27 @@ async fn a_move_to_another_fleet_ends_no_transaction() -> Result<()> {
     let there = json!({"pgBouncerRef": {"namespace": SYSTEM, "name": other}});
     cluster.change(name, json!({"features": {"connectionPool": there}})).await?;
     let after = cluster.pooled(name).await?;
-    ensure!(after.get("host") == format!("{other}.{SYSTEM}.svc"), "the Secret leads to {}", after.get("host"));
+    ensure!(after.get("host") == format!("{other}.{SYSTEM}.svc"), "the Secret points to {}", after.get("host"));
     after.connect().await?.query_one("SELECT 1", &[]).await?;
-    let late = before.connect().await.context("an application that has not read the Secret again")?;
+    let late = before.connect().await.context("a client with the former Secret")?;
     late.query_one("SELECT 1", &[]).await?;
     drop(late);
-    let same: String = client.query_one(asked, &[]).await.context("a transaction that ran during the move")?.get(0);
-    ensure!(same == transaction, "another transaction: {same} instead of {transaction}");
+    let same: String = client.query_one(asked, &[]).await.context("a transaction during the move")?.get(0);
+    ensure!(same == transaction, "transaction {same} instead of {transaction}");
     client.batch_execute("COMMIT").await?;
 
-    // Some minutes later.
+    // The move was some minutes ago.
     let pools = cluster.of::<ConnectionPool>(&namespace_of(name));
     let left = |pool: Option<&ConnectionPool>| leaves(pool).is_some_and(|states| states == [FormerState::Left]);
-    let pool = cluster.until(&pools, name, "the Secret leads elsewhere", READY, left).await?;
+    let pool = cluster.until(&pools, name, "moved to the new fleet", READY, left).await?;
     let mut former = pool.and_then(|pool| pool.status).context("a pool without a status")?.former_places;
     former[0].since = Time("2026-01-01T00:00:00Z".parse()?);
     let past = Patch::Merge(json!({"status": {"formerPlaces": former}}));
     pools.patch_status(name, &PatchParams::default(), &past).await?;
-    let look = Patch::Merge(json!({"metadata": {"annotations": {"example.com/look": "again"}}}));
-    pools.patch(name, &PatchParams::default(), &look).await?;
+    let retry = Patch::Merge(json!({"metadata": {"annotations": {"example.com/retry": "1"}}}));
+    pools.patch(name, &PatchParams::default(), &retry).await?;
     let gone = |pool: Option<&ConnectionPool>| leaves(pool).is_some_and(|states| states.is_empty());
-    cluster.until(&pools, name, "the former fleet is left", READY, gone).await?;
+    cluster.until(&pools, name, "removed from the former fleet", READY, gone).await?;
     refused_soon(&before, BY_POOLER, "SASL authentication failed", "the former fleet").await?;
     after.connect().await?.query_one("SELECT 1", &[]).await?;
     cluster.delete_customer(name).await?;

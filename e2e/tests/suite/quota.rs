@@ -1,4 +1,4 @@
-//! The storage quota: growth is noticed in time, a full database does not grow, and the customer gets it back to work.
+//! The storage quota: growth is detected in time, a full database does not grow, and the customer can free storage.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-/// Four times an empty database: far from the limit until it is written to.
+/// Four times the size of an empty database.
 const STORAGE: &str = "30Mi";
 /// About 1 MB.
 const FILL: &str = "INSERT INTO fill SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 1000) n";
-/// What the documentation of `spec.storage` promises.
+/// Documented time until writes are refused.
 const BOUND: Duration = Duration::from_secs(60);
-/// SQLSTATE of what is refused because the storage is used up: disk_full.
+/// disk_full: SQLSTATE of a write that the quota refuses.
 pub const DISK_FULL: &str = "53100";
 
 #[tokio::test]
@@ -31,24 +31,24 @@ async fn a_small_database_that_grows_is_refused_writes_within_a_minute() -> Resu
     fill(&session, 40).await?;
     let waited = until_refused(&login).await?;
     println!("quota: refused {waited:.1?} after the storage was used up");
-    ensure!(waited < BOUND, "refused only after {waited:?}");
+    ensure!(waited < BOUND, "refused after {waited:?}");
 
     let size = size_of(&cluster, &login).await?;
     nothing_grows(&login).await?;
     let grown = size_of(&cluster, &login).await? - size;
     ensure!(grown < 1024 * 1024, "the database grew by {grown} bytes while it was full");
 
-    let waited = way_back(&login).await?;
-    println!("quota: lifted {waited:.1?} after there was room");
-    ensure!(waited < BOUND, "writes are back only after {waited:?}");
+    let waited = free_storage(&login).await?;
+    println!("quota: lifted {waited:.1?} after storage was freed");
+    ensure!(waited < BOUND, "lifted after {waited:?}");
     level(&cluster, name, "WithinStorageQuota").await?;
     nothing_is_left(&cluster, &login).await?;
     cluster.delete_customer(name).await
 }
 
-/// What gets past every refusal is noticed by its growth. Here the administrator writes, who is refused nothing.
+/// Growth of a full database is detected. The administrator writes here, because the quota does not apply to it.
 #[tokio::test]
-async fn a_full_database_that_grows_is_closed_until_there_is_room() -> Result<()> {
+async fn a_full_database_that_grows_is_closed_until_it_is_below_its_quota() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "quota-breached";
     let login = customer(&cluster, name).await?;
@@ -62,11 +62,11 @@ async fn a_full_database_that_grows_is_closed_until_there_is_room() -> Result<()
     let grew = Instant::now();
     let database = level(&cluster, name, "StorageQuotaBreached").await?;
     println!("quota: closed {:.1?} after it grew", grew.elapsed());
-    ensure!(grew.elapsed() < BOUND, "closed only after {:?}", grew.elapsed());
+    ensure!(grew.elapsed() < BOUND, "closed after {:?}", grew.elapsed());
     let status = database.status.context("no status")?;
-    ensure!(status.closed_until.is_some(), "it does not say until when");
+    ensure!(status.closed_until.is_some(), "status.closedUntil is not set");
     ensure!(find(&status.conditions, "Ready").is_some_and(|ready| ready.status == "False"), "Ready although closed");
-    let refusal = login.connect().await.err().context("a closed database is open")?;
+    let refusal = login.connect().await.err().context("a closed database accepts a login")?;
     let code = refusal.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code());
     ensure!(code.is_some_and(|code| code.code() == "28000"), "{refusal:?}");
 
@@ -85,7 +85,7 @@ async fn customer(cluster: &Cluster, name: &str) -> Result<Login> {
     cluster.direct(name).await
 }
 
-/// Fills the table `fill` until that is refused.
+/// Writes to the table `fill` until writes are refused.
 pub async fn fill_up(login: &Login) -> Result<Duration> {
     let session = login.connect().await?;
     session.batch_execute("CREATE TABLE IF NOT EXISTS fill (n int, text text)").await?;
@@ -93,7 +93,7 @@ pub async fn fill_up(login: &Login) -> Result<Duration> {
     until_refused(login).await
 }
 
-/// Writes so many megabytes, or until that is refused.
+/// Writes `megabytes`, or less if writes are refused.
 pub async fn fill(session: &Client, megabytes: usize) -> Result<()> {
     for _ in 0..megabytes {
         match session.batch_execute(FILL).await {
@@ -104,19 +104,19 @@ pub async fn fill(session: &Client, megabytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refused for the storage, or ended by the refusal of all others.
+/// Whether the quota refused the write or terminated the session.
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || error.code().is_some_and(|code| [DISK_FULL, "57P01"].contains(&code.code()))
 }
 
-/// The sessions end once meanwhile: each attempt has one of its own.
+/// Each attempt has its own session, because the quota terminates sessions once.
 async fn until_refused(login: &Login) -> Result<Duration> {
     let begun = Instant::now();
     let refused = async {
         loop {
             let session = login.connect().await?;
             let Err(error) = session.batch_execute("INSERT INTO fill VALUES (0, 'too much')").await else {
-                // PostgreSQL has no watch; the time-out around this bounds it.
+                // PostgreSQL has no watch. The time-out around this loop bounds it.
                 sleep(Duration::from_millis(500)).await;
                 continue;
             };
@@ -130,7 +130,7 @@ async fn until_refused(login: &Login) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// What a customer may have prepared while it could still write.
+/// Objects that a customer could prepare to circumvent the quota.
 async fn prepare_holes(session: &Client) -> Result<()> {
     session
         .batch_execute(
@@ -155,11 +155,11 @@ async fn prepare_holes(session: &Client) -> Result<()> {
              SET ROLE NONE; CREATE TABLE mine (text text); CREATE SCHEMA own; CREATE TABLE own.t (n int)",
         )
         .await
-        .context("what the test needs")?;
-    session.batch_execute("RESET ROLE").await.context("back to the owner role")
+        .context("preparation")?;
+    session.batch_execute("RESET ROLE").await.context("RESET ROLE")
 }
 
-/// Each of these is refused for the storage, or for want of the privilege; none of them writes.
+/// Each statement is refused by the quota or for a missing privilege.
 async fn nothing_grows(login: &Login) -> Result<()> {
     let session = login.connect().await?;
     let role: String = session.query_one("SELECT current_user::text", &[]).await?.get(0);
@@ -244,8 +244,8 @@ pub async fn refused(session: &Client, statement: &str, code: &str) -> Result<()
     Ok(())
 }
 
-/// The customer does this alone.
-async fn way_back(login: &Login) -> Result<Duration> {
+/// Frees storage with the privileges of the customer.
+async fn free_storage(login: &Login) -> Result<Duration> {
     let session = login.connect().await?;
     let deleted = session.execute("DELETE FROM fill WHERE n > 100", &[]).await.context("a delete")?;
     ensure!(deleted > 15_000, "{deleted} rows deleted");
@@ -267,22 +267,22 @@ async fn way_back(login: &Login) -> Result<Duration> {
                 Err(error) if error.code().is_some_and(|code| code.code() == DISK_FULL) => {}
                 Err(error) => return Err(error.into()),
             }
-            // PostgreSQL has no watch; the time-out around this bounds it.
+            // PostgreSQL has no watch. The time-out around this loop bounds it.
             sleep(Duration::from_millis(500)).await;
         }
     };
-    timeout(2 * BOUND, written).await.context("writes never come back")??;
+    timeout(2 * BOUND, written).await.context("writes stay refused")??;
     Ok(begun.elapsed())
 }
 
-/// Everything is as it was, for the customer's roles and for nobody else.
+/// The quota leaves no objects, and the customer's roles have their privileges.
 async fn nothing_is_left(cluster: &Cluster, login: &Login) -> Result<()> {
     let admin = cluster.admin(login.get("database")).await?;
     let left = "SELECT (SELECT count(*) FROM pg_event_trigger) + (SELECT count(*) FROM pg_namespace WHERE nspname ~ '^ahoi') \
         + (SELECT count(*) FROM pg_trigger WHERE tgname ~ '^ahoi') \
         + (SELECT count(*) FROM pg_proc WHERE proname = 'lo_create' AND NOT has_function_privilege('public', oid, 'EXECUTE'))";
     let count = async || anyhow::Ok(admin.query_one(left, &[]).await?.get::<_, i64>(0));
-    ensure!(count().await? == 0, "{} things of the quota are left", count().await?);
+    ensure!(count().await? == 0, "{} objects of the quota are left", count().await?);
     let session = login.connect().await?;
     session
         .batch_execute(
@@ -290,10 +290,10 @@ async fn nothing_is_left(cluster: &Cluster, login: &Login) -> Result<()> {
              SELECT lo_from_bytea(0, 'again')",
         )
         .await
-        .context("what an owner may do")
+        .context("statements of the owner role")
 }
 
-/// They are bounded by the storage, and no session can lift the bound.
+/// Temporary files are limited by the storage, and no session can lift the limit.
 async fn temporary_files_are_limited(session: &Client) -> Result<()> {
     let limit: String = session.query_one("SHOW temp_file_limit", &[]).await?.get(0);
     ensure!(limit == "64MB", "temp_file_limit is {limit}");
@@ -314,5 +314,5 @@ pub async fn level(cluster: &Cluster, name: &str, reason: &str) -> Result<Databa
         conditions.and_then(|all| find(all, "StorageQuotaOk")).is_some_and(|quota| quota.reason == reason)
     };
     let database = cluster.until(&databases, name, reason, 2 * BOUND.as_secs(), says).await?;
-    database.context("the Database vanished")
+    database.context("the Database was deleted")
 }

@@ -1,4 +1,4 @@
-//! A server that takes no writes says so, is given no new database, and keeps its customers.
+//! A read-only server is reported, gets no new databases, and keeps its customers.
 
 use ahoi_api::{Database, DatabaseServer, namespace_of};
 use ahoi_e2e::Cluster;
@@ -38,7 +38,7 @@ async fn a_read_only_server_is_reported_and_gets_no_new_database() -> Result<()>
     cluster.create_customer_with(new, spec).await?;
     cluster.condition(new, "DatabaseReady", "False", "WaitingForDatabaseServer").await?;
     let placed = cluster.of::<Database>(&namespace_of(new)).get(new).await?;
-    ensure!(placed.status.and_then(|status| status.server).is_none(), "placed on a server that takes no writes");
+    ensure!(placed.status.and_then(|status| status.server).is_none(), "placed on a read-only server");
     cluster.ready(old).await?;
     cluster.pooled(old).await?.connect().await?.batch_execute("CREATE TABLE written AS SELECT 1 AS n").await?;
 

@@ -1,5 +1,5 @@
-//! A walk through the reasons that a Customer can show: each is in its condition Ready, and so in the column STATUS, within 30
-//! seconds of its cause, with the object, the field, the value and what to do; and what it says to do helps.
+//! Reasons of a Customer: each is in condition Ready, and so in the STATUS column, within 30 seconds, with the object, the field,
+//! the value and a remedy that works.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-/// Within so many seconds of its cause a reason is in the status.
+/// Seconds until a reason is in the status.
 const SOON: u64 = 30;
 
-/// What is done about a cause, as the message says.
+/// Remedy that the message names.
 enum Remedy {
     Customer(Value),
     CreatePlan,
     Plan(Value),
     Server(Value),
-    /// The labels that hand over a namespace.
+    /// Labels that hand over a namespace.
     Labels,
 }
 
@@ -184,9 +184,9 @@ async fn server(cluster: &Cluster, value: &str, change: impl FnOnce(&mut Databas
     Ok(())
 }
 
-async fn remove_all(cluster: &Cluster, cases: &[Case]) -> Result<()> {
-    for gone in join_all(cases.iter().map(|case| cluster.delete_customer(case.name))).await {
-        gone?;
+async fn clean_up(cluster: &Cluster, cases: &[Case]) -> Result<()> {
+    for deleted in join_all(cases.iter().map(|case| cluster.delete_customer(case.name))).await {
+        deleted?;
     }
     for plan in ["reasons", "reasons-none", "reasons-bare", "reasons-quota"] {
         cluster.delete(&cluster.all::<Plan>(), plan, 60).await?;
@@ -197,7 +197,7 @@ async fn remove_all(cluster: &Cluster, cases: &[Case]) -> Result<()> {
     cluster.delete(&cluster.all::<Namespace>(), &namespace_of("reasons-namespace"), 60).await
 }
 
-/// The condition, the words, and that the remedy helps.
+/// Checks the condition and its words, and that the remedy works.
 async fn walk(cluster: &Cluster, case: &Case) -> Result<()> {
     let Case { name, condition: [type_, status, reason], words, .. } = case;
     let mut spec = case.spec.clone();
@@ -212,8 +212,8 @@ async fn walk(cluster: &Cluster, case: &Case) -> Result<()> {
         cluster.until(&cluster.customers(), name, reason, SOON, |c: Option<&Customer>| c.is_some_and(says)).await;
     let took = started.elapsed();
     let now = cluster.customers().get(name).await?;
-    let found = waited.with_context(|| format!("{reason}: Ready says {:?}", message(&now, "Ready")))?;
-    println!("reasons: {reason} after {:.1} s: {}", took.as_secs_f32(), message(&found.context("gone")?, "Ready"));
+    let found = waited.with_context(|| format!("{reason}: Ready reports {:?}", message(&now, "Ready")))?;
+    println!("reasons: {reason} after {:.1} s: {}", took.as_secs_f32(), message(&found.context("deleted")?, "Ready"));
     match &case.remedy {
         Remedy::Customer(patch) => drop(cluster.patch_spec(&cluster.customers(), name, patch.clone()).await?),
         Remedy::CreatePlan => plan(cluster, "reasons-none", json!({})).await?,
@@ -231,14 +231,14 @@ async fn walk(cluster: &Cluster, case: &Case) -> Result<()> {
             cluster.all::<Namespace>().patch(&namespace_of(name), &PatchParams::default(), &patch).await?;
         }
     }
-    cluster.ready(name).await.with_context(|| format!("{reason}: what it says to do does not help")).map(drop)
+    cluster.ready(name).await.with_context(|| format!("{reason}: the remedy does not work")).map(drop)
 }
 
 #[tokio::test]
-async fn each_reason_names_what_to_correct_and_that_helps() -> Result<()> {
+async fn each_reason_names_a_remedy_that_works() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let cases = cases();
-    remove_all(&cluster, &cases).await?;
+    clean_up(&cluster, &cases).await?;
     let default = cluster.all::<Plan>().get("default").await?;
     let image = default.spec.features.scheduler.and_then(|s| s.image).context("the default Plan has no image")?;
     let limits = json!({"maxWorkers": 3, "maxStorage": "20Gi"});
@@ -254,10 +254,10 @@ async fn each_reason_names_what_to_correct_and_that_helps() -> Result<()> {
     let outcomes = join_all(cases.iter().map(|case| walk(&cluster, case))).await;
     let wrong: Vec<String> = outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    remove_all(&cluster, &cases).await
+    clean_up(&cluster, &cases).await
 }
 
-/// A database that is dropped in PostgreSQL is not replaced by an empty one, until its Database is deleted.
+/// A database that was dropped in PostgreSQL is not recreated until its Database is deleted.
 #[tokio::test]
 async fn a_database_that_was_dropped_is_missing_until_its_object_is_deleted() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -267,7 +267,7 @@ async fn a_database_that_was_dropped_is_missing_until_its_object_is_deleted() ->
     let databases = cluster.of::<Database>(&namespace_of(name));
     let lost = databases.get(name).await?.status.and_then(|status| status.database_name).context("no name")?;
     cluster.admin("postgres").await?.batch_execute(&format!("DROP DATABASE {lost} WITH (FORCE)")).await?;
-    // The sweep finds it within a minute; a change of the spec at once.
+    // A sweep detects it within a minute, a change of the spec at once.
     cluster.patch_spec(&cluster.customers(), name, json!({"features": {"database": {"connectionLimit": 7}}})).await?;
     let stalled = cluster.condition(name, "DatabaseReady", "False", "DatabaseMissing").await?;
     let ready = message(&stalled, "Ready");
@@ -284,9 +284,9 @@ async fn a_database_that_was_dropped_is_missing_until_its_object_is_deleted() ->
     cluster.delete_customer(name).await
 }
 
-/// A name of 40 characters, the most there may be, suits every child.
+/// A name of 40 characters, the maximum, is valid for each child.
 #[tokio::test]
-async fn a_name_at_the_limit_suits_every_child() -> Result<()> {
+async fn a_name_of_maximum_length_is_valid_for_every_child() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "reasons-forty-characters-are-allowed-40c";
     ensure!(name.len() == 40);
@@ -297,7 +297,7 @@ async fn a_name_at_the_limit_suits_every_child() -> Result<()> {
         "migration": {"command": ["true"]}}});
     let spec = json!({"deletionPolicy": "Delete", "features": features});
     cluster.create_customer_with(name, spec).await?;
-    // The image may have no `true`: it is the names of the children that are tried.
+    // The command may not exist in the image. Only the names of the children are tested.
     let namespace = namespace_of(name);
     cluster.condition(name, "ConnectionPoolReady", "True", "Ready").await?;
     let exists = |job: Option<&k8s_openapi::api::batch::v1::CronJob>| job.is_some();

@@ -1,4 +1,4 @@
-//! After a change to a table, clients that prepare statements find server connections from after the change.
+//! A reconnect replaces server connections, so that prepared statements match a changed table.
 
 use ahoi_api::{ConnectionPool, namespace_of};
 use ahoi_e2e::Cluster;
@@ -15,7 +15,7 @@ async fn a_reconnect_replaces_the_server_connections() -> Result<()> {
     let pooled = cluster.pooled(name).await?;
     let processes = cluster.of_agents("ahoi_pooler_routes").await?.len() * 8;
     let select = "SELECT * FROM changing";
-    // In each process.
+    // Enough sessions for each process.
     let mut sessions = Vec::new();
     for _ in 0..processes {
         sessions.push(pooled.connect().await?);
@@ -27,8 +27,7 @@ async fn a_reconnect_replaces_the_server_connections() -> Result<()> {
     sessions[0].batch_execute("ALTER TABLE changing ADD b int").await?;
     drop(sessions);
     let stale = pooled.connect().await?.query(select, &[]).await;
-    let stale =
-        stale.err().context("a statement that was prepared before the change works: this test shows nothing")?;
+    let stale = stale.err().context("a statement from before the change works: the test proves nothing")?;
     ensure!(stale.code().is_some_and(|code| code.code() == "0A000"), "{stale:?}");
 
     let changed = cluster.change(name, json!({"features": {"connectionPool": {"reconnectRequest": "1"}}})).await?;
@@ -41,7 +40,7 @@ async fn a_reconnect_replaces_the_server_connections() -> Result<()> {
         ready && status.observed_generation == pool.metadata.generation && route.as_deref() == Some("1")
     };
     ensure!(changed.metadata.generation.is_some());
-    cluster.until(&pools, name, "the server connections are replaced", 30, done).await?;
+    cluster.until(&pools, name, "server connections replaced", 30, done).await?;
     for _ in 0..processes {
         let rows = pooled.connect().await?.query(select, &[]).await?;
         ensure!(rows[0].len() == 2, "{} columns", rows[0].len());

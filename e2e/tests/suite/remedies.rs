@@ -1,4 +1,4 @@
-//! Messages whose remedy is outside of Kubernetes: each test follows the message literally, and the object recovers.
+//! Remedies in PostgreSQL: each test follows the message literally, and the object recovers.
 
 use ahoi_api::{Database, namespace_of};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-/// Seconds within which a reason is in the status, and within which its remedy helps.
+/// Seconds until a reason is in the status, and until its remedy takes effect.
 const SOON: u64 = 30;
 
 fn ready_message(database: &Database, reason: &str) -> Option<String> {
@@ -18,7 +18,7 @@ fn ready_message(database: &Database, reason: &str) -> Option<String> {
     ready.filter(|ready| ready.reason == reason).map(|ready| ready.message.clone())
 }
 
-/// Waits for the reason in condition Ready of the Database; the answer is its message.
+/// Waits for the reason in condition Ready of the Database and returns its message.
 async fn reported(cluster: &Cluster, name: &str, reason: &str) -> Result<String> {
     let has = |database: Option<&Database>| database.is_some_and(|found| ready_message(found, reason).is_some());
     let databases = cluster.of::<Database>(&namespace_of(name));
@@ -28,7 +28,7 @@ async fn reported(cluster: &Cluster, name: &str, reason: &str) -> Result<String>
     Ok(message)
 }
 
-/// Has a Database reconciled now instead of minutes later, as docs/customer-conditions.md says.
+/// Starts a reconcile of the Database at once, as described in docs/conditions.md.
 async fn retry(cluster: &Cluster, name: &str) -> Result<()> {
     let patch = json!({"metadata": {"annotations": {"retry": "1"}}});
     let databases = cluster.of::<Database>(&namespace_of(name));
@@ -71,7 +71,13 @@ async fn a_login_that_pg_hba_rejects_is_not_published() -> Result<()> {
     in_postgres(&cluster, &remove).await?;
     admin.batch_execute("SELECT pg_reload_conf()").await?;
     let message = message?;
-    for word in ["DatabaseServer demo", &next, &database_name, "rejects connection", "Allow it in pg_hba.conf"] {
+    for word in [
+        "DatabaseServer demo",
+        &next,
+        &database_name,
+        "rejects connection",
+        "Allow it in pg_hba.conf and reload PostgreSQL",
+    ] {
         ensure!(message.contains(word), "{word:?} is not in {message:?}");
     }
     ensure!(in_use.get("username") == login, "a login that PostgreSQL refuses is published");
@@ -89,7 +95,7 @@ async fn a_login_that_pg_hba_rejects_is_not_published() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// PostgreSQL lets a role revoke only what it has granted itself, and skips the rest with a warning.
+/// A role can revoke only its own grants. PostgreSQL skips the others with a warning.
 #[tokio::test]
 async fn a_privilege_that_another_role_granted_is_reported_until_it_is_revoked() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -103,7 +109,7 @@ async fn a_privilege_that_another_role_granted_is_reported_until_it_is_revoked()
              SET ROLE {granter}; GRANT CONNECT ON DATABASE {database_name} TO PUBLIC; RESET ROLE"
         ))
         .await?;
-    // The sweep finds it within a minute; a change of the spec at once.
+    // A sweep detects it within a minute, a change of the spec at once.
     cluster.patch_spec(&cluster.customers(), name, database(json!({"connectionLimit": 7}))).await?;
     let message = reported(&cluster, name, "NotConverging").await?;
     let words = ["DatabaseServer demo", &database_name, "REVOKE ALL ON DATABASE", "FROM PUBLIC", granter];
@@ -144,7 +150,7 @@ async fn a_role_that_owns_objects_elsewhere_is_dropped_after_reassign_owned() ->
     cluster.until_gone(&cluster.customers(), name, SOON).await?;
     let exists = "SELECT FROM pg_roles WHERE starts_with(rolname, $1)";
     ensure!(admin.query(exists, &[&database_name]).await?.is_empty(), "roles of a deleted Database are left");
-    let rows = admin.query("SELECT n FROM left_there", &[]).await.context("what the role owned")?;
+    let rows = admin.query("SELECT n FROM left_there", &[]).await.context("the table that the role owned")?;
     ensure!(rows.is_empty());
     cluster.delete_customer(other).await
 }

@@ -1,5 +1,5 @@
-//! What the suite's own ServiceAccounts may write: in the namespaces of customers and nowhere else. Every right that RBAC
-//! gives them is tried, as the account, as a dry run, which admission sees like any other request.
+//! The ServiceAccounts of the controllers can write only in the namespaces of customers. Each RBAC right is tried with a dry run
+//! that impersonates the account, which admission handles like any other request.
 
 use std::collections::BTreeSet;
 
@@ -15,23 +15,23 @@ use serde_json::{Value, json};
 
 use crate::samples::{object, sample};
 
-/// A namespace that is no customer's, and one that is only called like it.
+/// A namespace of no customer, and one that only has the name of a customer namespace.
 const FOREIGN: &str = "rights-foreign";
 const UNMARKED: &str = "customer-rights-unmarked";
 const CUSTOMER: &str = "rights";
-/// Name of the objects that are there before the requests, and of those that a request would create.
+/// Name of the objects that exist before the requests, and of those that a request would create.
 const PRESENT: &str = "rights-present";
 const ABSENT: &str = "rights-absent";
-/// Verbs that read, and those by which RBAC itself asks.
+/// Verbs that do not write.
 const READS: [&str; 3] = ["get", "list", "watch"];
 const NO_REQUESTS: [&str; 3] = ["bind", "escalate", "impersonate"];
 
 #[tokio::test]
-async fn controllers_write_nothing_outside_of_customers_namespaces() -> Result<()> {
+async fn controllers_cannot_write_outside_of_customer_namespaces() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (rights, accounts) = writes(&cluster).await?;
     let tried: BTreeSet<&String> = rights.iter().map(|right| &right.account).collect();
-    ensure!(tried.len() + 1 == accounts.len(), "{tried:?} of {accounts:?}: all but the agent may write somewhere");
+    ensure!(tried.len() + 1 == accounts.len(), "{tried:?} of {accounts:?}: all but the agent have write access");
 
     prepare(&cluster).await?;
     let mut requests = 0;
@@ -40,7 +40,7 @@ async fn controllers_write_nothing_outside_of_customers_namespaces() -> Result<(
             place(&cluster, namespace, &resource).await?;
         }
         for right in &rights {
-            // By their names these are no controller's to bound: kinds of Ahoi lose their finalizers in any case.
+            // The policies do not apply to the finalizers of our kinds.
             if namespace == UNMARKED && right.group == ahoi_api::GROUP {
                 continue;
             }
@@ -60,7 +60,7 @@ async fn controllers_write_nothing_outside_of_customers_namespaces() -> Result<(
     clean(&cluster).await
 }
 
-/// Every right to write in all namespaces, and the accounts that there are.
+/// Returns all rights to write in all namespaces, and all accounts.
 async fn writes(cluster: &Cluster) -> Result<(Vec<Right>, Vec<String>)> {
     let accounts = cluster.accounts().await?;
     let mut rights = Vec::new();
@@ -76,7 +76,7 @@ async fn writes(cluster: &Cluster) -> Result<(Vec<Right>, Vec<String>)> {
     Ok((rights, accounts))
 }
 
-/// The request of a right, as a dry run.
+/// Sends the request of a right as a dry run.
 async fn attempt(client: &Client, right: &Right, namespace: &str) -> kube::Result<()> {
     let (resource, body) = sample(&right.resource()).map_err(|error| kube::Error::Service(error.into()))?;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
@@ -104,22 +104,22 @@ async fn attempt(client: &Client, right: &Right, namespace: &str) -> kube::Resul
     }
 }
 
-/// By the policy, with its reason; anything else is no pass.
+/// Fails unless the policy refused the request.
 fn refused(outcome: kube::Result<()>, account: &str) -> Result<()> {
     let Err(kube::Error::Api(status)) = outcome else { bail!("not refused: {outcome:?}") };
     let by_policy = status.message.contains("ValidatingAdmissionPolicy 'ahoi-controllers'")
         && status.message.contains(&format!("ServiceAccount {account} may not"));
-    ensure!(status.code == 403 && status.reason == "Forbidden" && by_policy, "refused otherwise: {status:?}");
+    ensure!(status.code == 403 && status.reason == "Forbidden" && by_policy, "refused for another reason: {status:?}");
     Ok(())
 }
 
-/// Namespaces are cluster-scoped: the name and the labels decide.
+/// For namespaces, which are cluster-scoped, name and labels decide.
 async fn namespaces_of_others(cluster: &Cluster) -> Result<()> {
     let api: Api<Namespace> = Api::all(cluster.as_account("ahoi-namespace").await?);
     let post = PostParams { dry_run: true, ..PostParams::default() };
     let delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
     for name in ["kube-system", SYSTEM, FOREIGN, UNMARKED] {
-        // Kubernetes itself keeps this one.
+        // Kubernetes itself protects this namespace.
         if name != "kube-system" {
             let outcome = api.delete(name, &delete).await;
             refused(outcome.map(drop), "ahoi-namespace").with_context(|| format!("delete {name}"))?;
@@ -141,7 +141,7 @@ async fn namespaces_of_others(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// In the suite's own namespace each controller has what it keeps there. Secrets are those with names of their own.
+/// In ahoi-system, each controller can write only its own objects. Secrets are allowed by name.
 async fn in_its_own_namespace(cluster: &Cluster, rights: &[Right]) -> Result<()> {
     for right in rights.iter().filter(|right| right.verb == "create") {
         let free = right.group == ahoi_api::GROUP || right.resource() == "events.events.k8s.io";
@@ -155,12 +155,12 @@ async fn in_its_own_namespace(cluster: &Cluster, rights: &[Right]) -> Result<()>
     Ok(())
 }
 
-/// The same requests are granted where a customer is, or the refusals above prove nothing.
+/// The same requests are allowed in the namespace of a customer. Otherwise the refusals prove nothing.
 async fn in_a_customers_namespace(cluster: &Cluster, rights: &[Right]) -> Result<()> {
     for right in rights.iter().filter(|right| right.verb == "create") {
         let outcome =
             attempt(&cluster.as_account(&right.account).await?, right, &ahoi_api::namespace_of(CUSTOMER)).await;
-        // Of the accounts of a customer only the default one is touched.
+        // Controllers write only the default ServiceAccount of a customer.
         if right.resource == "serviceaccounts" {
             refused(outcome, &right.account)?;
         } else {
@@ -170,7 +170,7 @@ async fn in_a_customers_namespace(cluster: &Cluster, rights: &[Right]) -> Result
     Ok(())
 }
 
-/// A right that somebody adds later is bounded as well: here an account that RBAC lets do everything.
+/// The policies also limit rights that are added later, here an account with all RBAC rights.
 #[tokio::test]
 async fn an_account_with_every_right_is_bounded() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -203,7 +203,7 @@ async fn an_account_with_every_right_is_bounded() -> Result<()> {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}, "subjects": []});
     let all: Api<ClusterRoleBinding> = Api::all(client.clone());
     refused(all.create(&post, &serde_json::from_value(everything)?).await.map(drop), "rights-later")?;
-    // A token of another account, and a command in a pod: not objects, and refused everywhere.
+    // Tokens of other accounts and commands in pods are refused everywhere.
     let token = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SYSTEM);
     let asked = accounts.create_subresource::<Value, Value>("token", "ahoi-namespace", &post, &token).await;
@@ -216,9 +216,9 @@ async fn an_account_with_every_right_is_bounded() -> Result<()> {
     cluster.delete(&bindings, "ahoi-e2e-rights-later", 30).await
 }
 
-/// Who reads Secrets, for docs/security.md. RBAC cannot tell a Secret's metadata from its content in list and watch.
+/// See docs/security.md. RBAC cannot restrict list and watch to the metadata of Secrets.
 #[tokio::test]
-async fn two_controllers_read_secrets() -> Result<()> {
+async fn only_two_controllers_read_secrets() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let mut readers = BTreeSet::new();
     for account in cluster.accounts().await? {
@@ -264,8 +264,8 @@ async fn groups_of_a_customer_read_its_objects() -> Result<()> {
                 bail!("{group} may write {resource}")
             };
             ensure!(status.code == 403, "{status:?}");
-            let Err(kube::Error::Api(status)) = api(SUITE).list(&ListParams::default()).await else {
-                bail!("{group} may read {resource} of {SUITE}")
+            let Err(kube::Error::Api(status)) = api(SYSTEM).list(&ListParams::default()).await else {
+                bail!("{group} may read {resource} of {SYSTEM}")
             };
             ensure!(status.code == 403, "{status:?}");
         }
@@ -273,9 +273,9 @@ async fn groups_of_a_customer_read_its_objects() -> Result<()> {
     cluster.delete_customer(NAME).await
 }
 
-/// The labels by which the policies know a customer's namespace are set by who could change its guard rails anyway.
+/// Only users who can change the guard rails can set the labels that mark the namespace of a customer.
 #[tokio::test]
-async fn the_labels_of_namespaces_are_guarded() -> Result<()> {
+async fn labels_of_customer_namespaces_are_protected() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let user = "rights-provisioner";
     let (role, bindings) = (
@@ -299,7 +299,7 @@ async fn the_labels_of_namespaces_are_guarded() -> Result<()> {
             .map_err(kube::Error::SerdeError)?;
         api.create(&post, &namespace).await.map(drop)
     };
-    create("rights-own", json!({"team": "a"})).await.context("an ordinary namespace")?;
+    create("rights-own", json!({"team": "a"})).await.context("a namespace without these labels")?;
     for (name, labels) in [
         ("customer-rights-own", json!({})),
         ("rights-own", json!({ahoi_api::CUSTOMER_LABEL: "rights-own"})),
@@ -344,7 +344,7 @@ async fn clean(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// An object for requests that change one, made by the administrator.
+/// Creates an object for update and delete requests, as the administrator.
 async fn place(cluster: &Cluster, namespace: &str, resource: &str) -> Result<()> {
     let (kind, body) = sample(resource)?;
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), namespace, &kind);

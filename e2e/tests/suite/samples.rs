@@ -1,11 +1,11 @@
-//! One small valid object of each kind that a controller may write; it runs nothing.
+//! A small valid object of each kind that a controller may write. It starts no pods.
 
 use anyhow::{Context as _, Result};
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
-/// The kind of a resource such as `jobs.batch`, and the body of an object of it.
+/// Returns the kind of a resource, for example `jobs.batch`, and an object of it.
 pub fn sample(resource: &str) -> Result<(ApiResource, Value)> {
     let sample = body(resource).map(|(version, kind, body)| (version.to_owned(), kind.to_owned(), body));
     let (version, kind, body) = sample
@@ -16,7 +16,7 @@ pub fn sample(resource: &str) -> Result<(ApiResource, Value)> {
     Ok((ApiResource::from_gvk_with_plural(&gvk, plural), body))
 }
 
-/// An object of the kind with this body.
+/// Returns an object of the kind with this body.
 pub fn object(resource: &ApiResource, namespace: &str, name: &str, body: &Value) -> Result<DynamicObject> {
     let mut value = body.clone();
     if resource.kind == "Event" {

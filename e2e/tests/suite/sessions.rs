@@ -1,4 +1,4 @@
-//! The database controller keeps no idle session: PostgreSQL's smart shutdown waits for each.
+//! The database controller keeps no idle session, because PostgreSQL's smart shutdown waits for sessions.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-/// The longest time that a session of the controller may be idle: twice the pool's limit, and a busy machine's delay.
+/// Longest idle time of a session of the controller: twice the limit of its pool, plus the delay of a busy machine.
 const IDLE: f64 = 6.0;
-/// A server is measured at least every 24 s.
+/// Servers are measured at least every 24 s.
 const WATCHED: Duration = Duration::from_secs(30);
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A fleet that grows beyond one process's routes: shards with an address of their own, and pools that stay where they are.
+//! Shards of a PgBouncer fleet: each has its own address, and pools stay in their shard when the fleet grows.
 
 use std::collections::BTreeMap;
 
@@ -29,19 +29,23 @@ fn shard_name(shard: i32) -> String {
 
 async fn shard_of(cluster: &Cluster, customer: &str) -> Result<i32> {
     let pool = cluster.of::<ConnectionPool>(&namespace_of(customer)).get(customer).await?;
-    let place = pool.status.and_then(|status| status.place).context("a pool without a place")?;
+    let place = pool.status.and_then(|status| status.place).context("the pool has no shard")?;
     ensure!(place.fleet.name == FLEET, "{customer} is in {place:?}");
     Ok(place.shard)
 }
 
-/// Hosts by customer, each of which is asked for a query; nobody else's shard knows it.
+/// Returns the shard of each customer. Each customer is served by its own shard and refused by the others.
 async fn reach(cluster: &Cluster, customers: &[&str]) -> Result<BTreeMap<String, i32>> {
     let mut shards = BTreeMap::new();
     for name in customers {
         let shard = shard_of(cluster, name).await?;
         let pooled = cluster.pooled(name).await?;
         let host = format!("{}.{SYSTEM}.svc", shard_name(shard));
-        ensure!(pooled.get("host") == host, "{name} in shard {shard} is told {}", pooled.get("host"));
+        ensure!(
+            pooled.get("host") == host,
+            "{name} is in shard {shard}, and its Secret points to {}",
+            pooled.get("host")
+        );
         let client = pooled.connect().await.with_context(|| format!("{name} through shard {shard}"))?;
         client.query_one("SELECT 1", &[]).await?;
         shards.insert((*name).to_owned(), shard);
@@ -54,7 +58,7 @@ async fn reach(cluster: &Cluster, customers: &[&str]) -> Result<BTreeMap<String,
             elsewhere,
             BY_POOLER,
             "SASL authentication failed",
-            &format!("{name}, which is in shard {shard}, by shard {other}"),
+            &format!("{name} of shard {shard} at shard {other}"),
         )?;
     }
     Ok(shards)
@@ -67,7 +71,7 @@ async fn fleet_until(
     holds: impl Fn(&PgBouncer) -> bool,
 ) -> Result<PgBouncer> {
     let found = cluster.until(fleets, FLEET, what, 120, |fleet: Option<&PgBouncer>| fleet.is_some_and(&holds)).await?;
-    found.context("the fleet vanished")
+    found.context("the PgBouncer was deleted")
 }
 
 fn rooms(fleet: &PgBouncer) -> Vec<ShardRoom> {
@@ -79,7 +83,7 @@ fn is_stalled(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Cond
 }
 
 #[tokio::test]
-async fn a_fleet_grows_and_nobody_moves() -> Result<()> {
+async fn a_fleet_grows_by_shards_without_moving_a_pool() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let fleets = cluster.of::<PgBouncer>(SYSTEM);
     for name in FIRST.into_iter().chain([LATE]) {
@@ -99,40 +103,40 @@ async fn a_fleet_grows_and_nobody_moves() -> Result<()> {
     }
     let before = reach(&cluster, &FIRST).await?;
     let count = |shard| before.values().filter(|other| **other == shard).count();
-    ensure!((count(0), count(1)) == (2, 2), "they are spread unevenly: {before:?}");
+    ensure!((count(0), count(1)) == (2, 2), "pools are spread unevenly: {before:?}");
     fleet_until(&cluster, &fleets, "both shards are full", |f| rooms(f) == [ShardRoom::Full; 2]).await?;
 
-    // One too many: it is told so, and served when there is a third shard. Nobody else notices.
+    // A fifth pool is Stalled until there is a third shard. The others do not notice.
     create_customer(&cluster, LATE).await?;
     let pools = cluster.of::<ConnectionPool>(&namespace_of(LATE));
-    let shut_out = |pool: Option<&ConnectionPool>| {
+    let is_stalled_without_capacity = |pool: Option<&ConnectionPool>| {
         pool.and_then(|pool| pool.status.as_ref())
             .is_some_and(|status| is_stalled(&status.conditions, "NoFreeCapacity"))
     };
-    cluster.until(&pools, LATE, "NoFreeCapacity", READY, shut_out).await?;
+    cluster.until(&pools, LATE, "NoFreeCapacity", READY, is_stalled_without_capacity).await?;
     cluster.patch_spec(&fleets, FLEET, json!({"shards": 3})).await?;
     cluster.ready(LATE).await?;
     let grown = fleet_until(&cluster, &fleets, "Ready", is_ready).await?;
     ensure!(rooms(&grown) == [ShardRoom::Full, ShardRoom::Full, ShardRoom::Open], "{:?}", rooms(&grown));
     let mut expected = before.clone();
     expected.insert(LATE.to_owned(), 2);
-    let everybody = [&FIRST[..], &[LATE]].concat();
-    let after = reach(&cluster, &everybody).await?;
+    let all = [&FIRST[..], &[LATE]].concat();
+    let after = reach(&cluster, &all).await?;
     ensure!(after == expected, "{after:?} instead of {expected:?}");
 
-    // A shard that is in use does not go.
+    // A shard with pools is not removed.
     cluster.patch_spec(&fleets, FLEET, json!({"shards": 1})).await?;
     let in_use = |fleet: &PgBouncer| {
         fleet.status.as_ref().is_some_and(|status| is_stalled(&status.conditions, "ShardsInUse"))
             && rooms(fleet) == [ShardRoom::Full, ShardRoom::Closing, ShardRoom::Closing]
     };
     fleet_until(&cluster, &fleets, "Stalled", in_use).await?;
-    ensure!(reach(&cluster, &everybody).await? == expected, "somebody was moved");
+    ensure!(reach(&cluster, &all).await? == expected, "a pool was moved");
 
-    // It does when its last pool has gone, and takes nothing else with it.
+    // It is removed with its last pool. The other shards stay.
     let leaving: Vec<&String> = expected.iter().filter(|(_, shard)| **shard > 0).map(|(name, _)| name).collect();
     for (n, name) in leaving.iter().enumerate() {
-        // The two ways that its message has.
+        // Both remedies of the message.
         if n == 0 {
             cluster.change(name, json!({"features": {"connectionPool": {"enabled": false}}})).await?;
         } else {
@@ -143,7 +147,7 @@ async fn a_fleet_grows_and_nobody_moves() -> Result<()> {
         let processes = fleet.status.iter().flat_map(|status| &status.processes);
         is_ready(fleet) && processes.map(|process| process.pod.as_str()).eq(["narrow-0"])
     };
-    fleet_until(&cluster, &fleets, "one shard alone", alone).await?;
+    fleet_until(&cluster, &fleets, "one shard left", alone).await?;
     for shard in [1, 2] {
         let name = shard_name(shard);
         cluster.until_gone(&cluster.of::<StatefulSet>(SYSTEM), &name, 60).await?;

@@ -1,4 +1,4 @@
-//! Clients without a password: they take no customer's places, and none of their packets ends a process.
+//! Unauthenticated clients: they use no client slots of customers, and no packet crashes a process.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-/// More than the customer's clients, and in each of two processes enough to be reported.
+/// More connections than the customer may have, and enough in each of two processes to be reported.
 const CONNECTIONS: usize = 800;
 const LOGINS: usize = 10;
-/// Of the fleet.
+/// Label of the pods of the fleet.
 const PORT: u16 = 6432;
 
 #[tokio::test]
-async fn unfinished_logins_take_no_places() -> Result<()> {
+async fn unfinished_logins_use_no_client_slots() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "strangers";
     let features = json!({"database": {"enabled": true}, "connectionPool": {"maxClientConnections": 10}});
@@ -49,9 +49,9 @@ async fn unfinished_logins_take_no_places() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// Each is a published fault of pgbouncer, 1.26.0 and older; the process must refuse it and go on.
+/// Each packet triggers a published vulnerability of pgbouncer up to 1.26.0. The process must refuse it and keep running.
 #[tokio::test]
-async fn no_packet_ends_a_process() -> Result<()> {
+async fn no_packet_crashes_a_process() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let before = cluster.of_agents("ahoi_pooler_restarts_total").await?;
     for (pod, _) in &before {
@@ -67,6 +67,6 @@ async fn no_packet_ends_a_process() -> Result<()> {
             is_refused(address, &messages).await.with_context(|| format!("{pod}: {fault}"))?;
         }
     }
-    ensure!(cluster.of_agents("ahoi_pooler_restarts_total").await? == before, "a process ended");
+    ensure!(cluster.of_agents("ahoi_pooler_restarts_total").await? == before, "a process was restarted");
     Ok(())
 }

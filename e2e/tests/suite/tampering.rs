@@ -1,5 +1,5 @@
-//! What a person with the role Edit does to the objects that the controllers have made in its namespace: the controllers put it
-//! right or say what is in the way, and no password changes more often than there is a reason.
+//! A member with role Edit tampers with objects of the controllers in its namespace: the controllers repair them or report the
+//! conflict, and do not change passwords without a reason.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
 
-/// A tenant's own client.
+/// Client of a tenant.
 struct Tenant {
     cluster: Cluster,
     name: &'static str,
@@ -47,14 +47,14 @@ impl Tenant {
     async fn until(&self, what: &str, seconds: u64, holds: impl Fn(&Secret) -> bool) -> Result<Secret> {
         let holds = |secret: Option<&Secret>| secret.is_some_and(&holds);
         let found = self.cluster.until(&self.secrets, &self.secret(), what, seconds, holds).await?;
-        found.context("the Secret vanished")
+        found.context("the Secret was deleted")
     }
 
     async fn database(&self) -> Result<Database> {
         Ok(self.cluster.of::<Database>(&ahoi_api::namespace_of(self.name)).get(self.name).await?)
     }
 
-    /// Both logins and the verifiers that they have on the server.
+    /// Returns both logins with their verifiers.
     async fn passwords(&self) -> Result<Vec<(String, Option<String>)>> {
         let database = self.database().await?.status.and_then(|status| status.database_name).context("no name")?;
         let query =
@@ -63,16 +63,16 @@ impl Tenant {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Waits for a message of the Database's Ready condition.
-    async fn until_said(&self, what: &str, seconds: u64, holds: impl Fn(&str, &str) -> bool) -> Result<()> {
-        let said = |database: Option<&Database>| {
+    /// Waits for reason and message of condition Ready of the Database.
+    async fn until_ready_reports(&self, what: &str, seconds: u64, holds: impl Fn(&str, &str) -> bool) -> Result<()> {
+        let reports = |database: Option<&Database>| {
             let status = database.and_then(|database| database.status.as_ref());
             status
                 .and_then(|status| find(&status.conditions, READY))
                 .is_some_and(|ready| holds(&ready.reason, &ready.message))
         };
         let databases = self.cluster.of::<Database>(&ahoi_api::namespace_of(self.name));
-        self.cluster.until(&databases, self.name, what, seconds, said).await.map(drop)
+        self.cluster.until(&databases, self.name, what, seconds, reports).await.map(drop)
     }
 
     async fn rotate(&self, trigger: &str) -> Result<()> {
@@ -81,7 +81,7 @@ impl Tenant {
     }
 }
 
-/// So many annotations, with those of `kept`, that ours have no room.
+/// Returns annotations that, with those of `kept`, leave no capacity for ours.
 fn filled_up(kept: &[&str]) -> Value {
     let [hash, keys] = ["applied-hash", "applied-keys"].map(|name| format!("{}/{name}", ahoi_api::GROUP));
     let kept: usize = kept.iter().map(|text| text.len()).sum();
@@ -97,13 +97,13 @@ fn is_controlled(meta: &ObjectMeta) -> bool {
     meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.kind == "Database")
 }
 
-/// Damage that leaves the password in the Secret, one kind after the other: it is put right, and no login changes.
+/// Damage that leaves the password in the Secret is repaired, and no login changes.
 #[tokio::test]
-async fn a_damaged_secret_is_put_right_and_no_password_changes() -> Result<()> {
+async fn a_damaged_secret_is_repaired_without_a_new_password() -> Result<()> {
     let label = ahoi_api::BINDING_LABEL;
     let foreign =
         json!([{"apiVersion": "v1", "kind": "Secret", "name": "mine", "uid": "to be known", "controller": true}]);
-    // Repairs of one Secret that follow each other are delayed, so each customer has a few.
+    // Successive repairs of a Secret are delayed, so several customers share the cases.
     let damages = [
         (
             "tamper-links",
@@ -142,7 +142,7 @@ async fn damaged(name: &'static str, damages: Vec<Value>) -> Result<()> {
             && !secret.annotations().contains_key("example.com/huge")
             && secret.metadata.deletion_timestamp.is_none()
     };
-    ensure!(is_right(&before), "the Secret is not right to begin with");
+    ensure!(is_right(&before), "the Secret is not correct before the test");
 
     let mut own = Secret::default();
     own.metadata.name = Some("mine".to_owned());
@@ -153,8 +153,8 @@ async fn damaged(name: &'static str, damages: Vec<Value>) -> Result<()> {
         }
         let what: String = damage.to_string().chars().take(80).collect();
         tenant.patch(damage).await.with_context(|| format!("the tenant may not {what}"))?;
-        tenant.until(&format!("put right after {what}"), 30, is_right).await?;
-        println!("tampering: put right: {what}");
+        tenant.until(&format!("repaired after {what}"), 30, is_right).await?;
+        println!("tampering: repaired: {what}");
         let now = tenant.passwords().await?;
         ensure!(now == passwords, "a password was changed");
     }
@@ -164,9 +164,9 @@ async fn damaged(name: &'static str, damages: Vec<Value>) -> Result<()> {
     cluster.delete_customer(tenant.name).await
 }
 
-/// Neither an immutable Secret nor one that a finalizer keeps from going stops a rotation or changes a password.
+/// Neither an immutable Secret nor one with a finalizer stops a rotation or changes a password.
 #[tokio::test]
-async fn nothing_stops_a_rotation() -> Result<()> {
+async fn a_tampered_secret_stops_no_rotation() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": true}, "connectionPool": {"enabled": false}});
     let tenant = Tenant::of(&cluster, "tamper-rotation", features).await?;
@@ -175,18 +175,18 @@ async fn nothing_stops_a_rotation() -> Result<()> {
     tenant.patch(json!({"immutable": true})).await?;
     tenant.rotate("immutable").await?;
     let rotated = |secret: &Secret| text(secret, "username") != text(&before, "username");
-    let first = tenant.until("the new login in what was an immutable Secret", 60, rotated).await?;
+    let first = tenant.until("the new login replaces an immutable Secret", 60, rotated).await?;
     cluster.direct(tenant.name).await?.connect().await.context("the new login")?;
 
-    // Kept by a finalizer, it has the right content as long as it is there, and is created with the same afterwards.
+    // While a finalizer blocks its deletion, the Secret has the right content, and is recreated with the same content.
     tenant.patch(json!({"metadata": {"finalizers": ["example.com/held"]}})).await?;
     tenant.secrets.delete(&tenant.secret(), &DeleteParams::default()).await?;
     let names_it = |_: &str, message: &str| message.contains("example.com/held") && message.contains(&tenant.secret());
-    tenant.until_said("the finalizer is named", 60, names_it).await?;
+    tenant.until_ready_reports("the message names the finalizer", 60, names_it).await?;
     let passwords = tenant.passwords().await?;
     tenant.patch(json!({"stringData": {"host": "elsewhere"}})).await?;
     tenant
-        .until("put right while it is being deleted", 30, |secret| text(secret, "host") == text(&first, "host"))
+        .until("repaired while it is being deleted", 30, |secret| text(secret, "host") == text(&first, "host"))
         .await?;
     tenant.patch(json!({"metadata": {"finalizers": null}})).await?;
     let created = |secret: &Secret| secret.uid() != first.uid() && secret.metadata.deletion_timestamp.is_none();
@@ -196,7 +196,7 @@ async fn nothing_stops_a_rotation() -> Result<()> {
     cluster.delete_customer(tenant.name).await
 }
 
-/// A Secret that is deleted as often as it comes costs one new login, and the condition says what goes on.
+/// A Secret that is deleted repeatedly causes one new login, and the condition reports it.
 #[tokio::test]
 async fn deleting_the_secret_in_a_loop_replaces_one_login() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -221,14 +221,16 @@ async fn deleting_the_secret_in_a_loop_replaces_one_login() -> Result<()> {
     let status = tenant.database().await?.status.context("no status")?;
     ensure!(status.credentials.and_then(|credentials| credentials.lost_secrets) == Some(1), "not counted");
     tenant
-        .until_said("SecretLost", 30, |reason, message| reason == "SecretLost" && message.contains(&tenant.secret()))
+        .until_ready_reports("SecretLost", 30, |reason, message| {
+            reason == "SecretLost" && message.contains(&tenant.secret())
+        })
         .await?;
     cluster.delete_customer(tenant.name).await
 }
 
-/// A name that a tenant has taken in advance is said to be in the way, once with the name, and what else there is goes on.
+/// A Secret that a tenant created under our name is a NameConflict that names the Secret.
 #[tokio::test]
-async fn a_name_that_is_taken_is_named() -> Result<()> {
+async fn a_name_conflict_names_the_object() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let tenant = Tenant::of(&cluster, "tamper-squat", json!({"database": {"enabled": false}})).await?;
     cluster.ready(tenant.name).await?;
@@ -238,12 +240,12 @@ async fn a_name_that_is_taken_is_named() -> Result<()> {
     tenant.secrets.create(&PostParams::default(), &squatted).await?;
     let on = json!({"features": {"database": {"enabled": true}, "connectionPool": {"enabled": false}}});
     cluster.patch_spec::<Customer>(&cluster.customers(), tenant.name, on).await?;
-    let said = |reason: &str, message: &str| reason == "NameConflict" && message.contains(&tenant.secret());
-    tenant.until_said("NameConflict with the name of the Secret", 90, said).await?;
+    let is_conflict = |reason: &str, message: &str| reason == "NameConflict" && message.contains(&tenant.secret());
+    tenant.until_ready_reports("NameConflict with the name of the Secret", 90, is_conflict).await?;
     cluster.condition(tenant.name, "DatabaseReady", "False", "NameConflict").await?;
     ensure!(
         text(&tenant.secrets.get(&tenant.secret()).await?, "mine") == "yes",
-        "a tenant's own Secret was overwritten"
+        "the Secret of the tenant was overwritten"
     );
     tenant.secrets.delete(&tenant.secret(), &DeleteParams::default()).await?;
     cluster.ready(tenant.name).await?;
@@ -251,9 +253,9 @@ async fn a_name_that_is_taken_is_named() -> Result<()> {
     cluster.delete_customer(tenant.name).await
 }
 
-/// Workers whose Deployment was detached or filled up follow the spec all the same.
+/// Workers follow the spec although their Deployment lost its owner or has no capacity for annotations.
 #[tokio::test]
-async fn workers_follow_the_spec_whatever_was_done_to_their_deployment() -> Result<()> {
+async fn workers_follow_the_spec_after_their_deployment_was_tampered_with() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let features = json!({"database": {"enabled": false}, "scheduler": {"enabled": true, "workers": 1}});
     let tenant = Tenant::of(&cluster, "tamper-workers", features).await?;
@@ -267,7 +269,7 @@ async fn workers_follow_the_spec_whatever_was_done_to_their_deployment() -> Resu
         deployment.is_some_and(|d| d.owner_references().iter().any(|owner| owner.kind == "Scheduler"))
     };
     cluster.until(&tenant.deployments, &name, "owned again", 30, owned).await?;
-    ensure!(tenant.deployments.get(&name).await?.uid() == before.uid(), "it was created again");
+    ensure!(tenant.deployments.get(&name).await?.uid() == before.uid(), "the Deployment was recreated");
     let revision = ["deployment.kubernetes.io/revision", "100"];
     change(filled_up(&revision)).await?;
     cluster

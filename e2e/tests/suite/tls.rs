@@ -1,5 +1,5 @@
-//! TLS on every way: the controller and a fleet verify the server, clients verify the fleet, and a certificate is replaced
-//! without anybody being cut off.
+//! TLS: the controller and a fleet verify the server, clients verify the fleet, and certificates rotate without ending a
+//! connection.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const UPPER_HOST: &str = "secured-s1.ahoi-system.svc";
 const SERVER: &str = "demo-verified";
 
 #[tokio::test]
-async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work() -> Result<()> {
+async fn tls_is_verified_everywhere_and_certificates_rotate_under_load() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "tls-customer";
     cluster.delete_customer(name).await?;
@@ -31,22 +31,22 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     cluster.create_customer_with(name, customer).await?;
     cluster.ready(name).await?;
 
-    // Both binding Secrets say how to verify, and both ways work like that.
+    // Both binding Secrets require verification, and both connections work with it.
     let (direct, pooled) = (cluster.direct(name).await?, cluster.pooled(name).await?);
     for login in [&direct, &pooled] {
         ensure!(login.get("sslmode") == "verify-full" && login.get("uri").ends_with("?sslmode=verify-full"));
     }
-    ensure!(pooled.get("ca.crt") == first.authority, "another authority in the Secret than in the fleet's");
+    ensure!(pooled.get("ca.crt") == first.authority, "the Secret does not have the CA of the fleet");
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     for login in [&direct, &pooled] {
         let client = login.connect().await?;
-        // Of a session one sees what one may as who it logged in as.
+        // pg_stat_ssl shows the session only to the role that logged in.
         client.batch_execute("BEGIN; SET LOCAL ROLE NONE").await?;
         ensure!(client.query_one(encrypted, &[]).await?.get::<_, bool>(0), "a connection to PostgreSQL without TLS");
     }
-    // And the connection by which the agent notices that the server is gone.
+    // The connection by which the agent detects an outage uses TLS as well.
     let server = cluster.all::<DatabaseServer>().get(SERVER).await?;
-    let login = server.status.and_then(|status| status.pooler_login).context("no login for the poolers")?;
+    let login = server.status.and_then(|status| status.pooler_login).context("no lookup login")?;
     let sql = "SELECT bool_and(ssl) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) \
         WHERE usename = $1 AND application_name = 'ahoi-pgbouncer-agent'";
     let by_tls: Option<bool> = cluster.admin("postgres").await?.query_one(sql, &[&login]).await?.get(0);
@@ -57,35 +57,38 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
     let refused = plain.connect().await.err().context("a connection without TLS is accepted")?;
     ensure!(format!("{refused:#}{refused:?}").contains("SSL required"), "{refused:?}");
 
-    // A client that stays, while the certificate is replaced by another authority's.
+    // A client stays connected while the certificate is replaced by one of another CA.
     let pods = cluster.of::<Pod>(SYSTEM);
     let restarts = || async { restarts(&pods.get(&format!("{FLEET}-0")).await?) };
     let (before, staying) = (restarts().await?, pooled.connect().await?);
     let second = issue(&[HOST]).await?;
     put(&cluster, FLEET, &second).await?;
     serves(&cluster, name, &second).await?;
-    ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the client that stayed was cut off");
-    cluster.pooled(name).await?.connect().await.context("with the new authority from the Secret")?;
-    let distrusted = pooled.connect().await.err().context("the new certificate is accepted by the old authority")?;
+    ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the connected client was disconnected");
+    cluster.pooled(name).await?.connect().await.context("with the new CA of the Secret")?;
+    let distrusted = pooled.connect().await.err().context("the former CA accepts the new certificate")?;
     ensure!(format!("{distrusted:#}").contains("invalid peer certificate"), "{distrusted:#}");
 
-    // A pair that does not fit is said and not served.
+    // A key that does not match the certificate is reported and not loaded.
     let broken = Issued { key: first.key.clone(), ..second.clone() };
     put(&cluster, FLEET, &broken).await?;
     let fleets = cluster.of::<PgBouncer>(SYSTEM);
-    let says = |text: &'static str| move |fleet: Option<&PgBouncer>| fleet.is_some_and(|fleet| told(fleet, text));
-    cluster.until(&fleets, FLEET, "refuses the pair", 60, says("does not belong to its tls.crt")).await?;
+    let says = |text: &'static str| move |fleet: Option<&PgBouncer>| fleet.is_some_and(|fleet| reports(fleet, text));
+    cluster.until(&fleets, FLEET, "reports the mismatched key", 60, says("does not belong to its tls.crt")).await?;
     serves(&cluster, name, &second).await?;
     put(&cluster, FLEET, &second).await?;
     cluster.until(&fleets, FLEET, "Ready again", 60, says("1 of 1 processes are ready")).await?;
-    ensure!(restarts().await? == before, "pgbouncer was started anew");
-    ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the client that stayed was cut off");
+    ensure!(restarts().await? == before, "pgbouncer was restarted");
+    ensure!(staying.query_one("SELECT 1", &[]).await.is_ok(), "the connected client was disconnected");
 
-    // Another shard has another name.
+    // Another shard has another host name.
     cluster.patch_spec(&fleets, FLEET, json!({"shards": 2})).await?;
     let missing = says("does not cover secured-s1.ahoi-system.svc.");
-    cluster.until(&fleets, FLEET, "tells what the certificate is not for", 120, missing).await?;
-    ensure!(cluster.pooled(name).await?.get("sslmode") == "verify-full", "who could verify the fleet no longer does");
+    cluster.until(&fleets, FLEET, "reports the missing host name", 120, missing).await?;
+    ensure!(
+        cluster.pooled(name).await?.get("sslmode") == "verify-full",
+        "clients of the first shard no longer verify it"
+    );
     let both = issue(&[HOST, UPPER_HOST]).await?;
     put(&cluster, FLEET, &both).await?;
     cluster.until(&fleets, FLEET, "Ready with both shards", 120, says("2 of 2 processes are ready")).await?;
@@ -98,7 +101,7 @@ async fn every_way_is_verified_and_certificates_are_replaced_while_clients_work(
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_or_name_is_not_trusted_and_says_so() -> Result<()> {
+async fn a_server_with_an_untrusted_certificate_is_reported() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let other = issue(&["demo-postgres.ahoi-system.svc"]).await?;
     put(&cluster, "demo-wrong-ca", &other).await?;
@@ -149,35 +152,35 @@ async fn put(cluster: &Cluster, name: &str, issued: &Issued) -> Result<()> {
     cluster.apply(&secret.to_string()).await
 }
 
-/// Waits until the fleet shows the certificate, and the customer's Secret has its authority.
+/// Waits until the fleet uses the certificate and the Secret of the customer has its CA.
 async fn serves(cluster: &Cluster, customer: &str, issued: &Issued) -> Result<()> {
     let secrets = cluster.of::<Secret>(&ahoi_api::namespace_of(customer));
     let has = |secret: Option<&Secret>| {
         let data = secret.and_then(|secret| secret.data.as_ref());
         data.and_then(|data| data.get("ca.crt")).is_some_and(|pem| pem.0 == issued.authority.as_bytes())
     };
-    cluster.until(&secrets, &format!("{customer}-pool"), "the new authority", 60, has).await?;
+    cluster.until(&secrets, &format!("{customer}-pool"), "the new CA", 60, has).await?;
     shows(cluster.pooled(customer).await?.address(), HOST, issued).await
 }
 
-/// Waits until a client that connects to the address by this name sees the certificate and can verify it.
+/// Waits until a client gets the certificate at the address and can verify it for the host name.
 async fn shows(address: &str, host: &str, issued: &Issued) -> Result<()> {
     let expected = CertificateDer::from_pem_slice(issued.certificate.as_bytes())?;
     let all = async {
-        // pgbouncer has no watch; the time-out around this bounds it.
+        // pgbouncer has no watch. The time-out around this loop bounds it.
         while !shown(address, 6432, host, &issued.authority).await.is_ok_and(|shown| shown == expected) {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(Duration::from_secs(30), all).await.context("the certificate is not shown within 30 s")
+    timeout(Duration::from_secs(30), all).await.context("the certificate is not used within 30 s")
 }
 
-fn told(fleet: &PgBouncer, text: &str) -> bool {
+fn reports(fleet: &PgBouncer, text: &str) -> bool {
     fleet.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.message.contains(text))
 }
 
 fn restarts(pod: &Pod) -> Result<(String, i32)> {
-    let status = pod.status.as_ref().context("a pod without a status")?;
+    let status = pod.status.as_ref().context("the pod has no status")?;
     let count = status.container_statuses.iter().flatten().map(|container| container.restart_count).sum();
-    Ok((pod.metadata.uid.clone().context("a pod without a uid")?, count))
+    Ok((pod.metadata.uid.clone().context("the pod has no uid")?, count))
 }

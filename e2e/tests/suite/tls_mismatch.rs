@@ -1,4 +1,4 @@
-//! A PgBouncer fleet and a DatabaseServer whose TLS modes do not fit together: the message says which field to set to what.
+//! TLS modes of a PgBouncer fleet and a DatabaseServer that do not fit together: the message names the field and its new value.
 
 use ahoi_api::{DatabaseServer, PgBouncer};
 use ahoi_e2e::{Cluster, SYSTEM};
@@ -6,10 +6,10 @@ use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-/// The fleet, the server and the customer.
+/// Name of the fleet, the server and the customer.
 const NAME: &str = "tls-mismatch";
 
-/// The customer becomes Stalled and says all of these words; it is served all the same.
+/// Waits for TlsMismatch on the customer with these words.
 async fn mismatch(cluster: &Cluster, words: &[&str]) -> Result<()> {
     let customer = cluster.condition(NAME, "ConnectionPoolReady", "False", "TlsMismatch").await?;
     let status = customer.status.context("no status")?;
@@ -22,14 +22,16 @@ async fn mismatch(cluster: &Cluster, words: &[&str]) -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_field_that_the_message_names_is_the_one_to_set() -> Result<()> {
+async fn a_tls_mismatch_names_the_field_to_set() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let (servers, fleets) = (cluster.all::<DatabaseServer>(), cluster.of::<PgBouncer>(SYSTEM));
     cluster.delete_customer(NAME).await?;
     cluster.delete(&fleets, NAME, 60).await?;
     cluster.delete(&servers, NAME, 60).await?;
+    // The counts of its status, which deny the deletion, are up to a minute old.
+    let annotations = json!({"internal.example.com/allow-deletion": "true"});
     let server = json!({"apiVersion": "internal.example.com/v1", "kind": "DatabaseServer",
-        "metadata": {"name": NAME, "labels": {"for": NAME}},
+        "metadata": {"name": NAME, "labels": {"for": NAME}, "annotations": annotations},
         "spec": {"host": "demo-postgres.ahoi-system.svc", "placement": "Selected",
             "adminSecretRef": {"namespace": SYSTEM, "name": "demo-postgres"}, "tls": {"mode": "Require"}}});
     cluster.apply(&server.to_string()).await?;
@@ -44,8 +46,9 @@ async fn the_field_that_the_message_names_is_the_one_to_set() -> Result<()> {
 
     let set_server = |tls: Value| cluster.patch_spec(&servers, NAME, json!({ "tls": tls }));
     let set_fleet = |mode: &'static str| cluster.patch_spec(&fleets, NAME, json!({"tls": {"server": {"mode": mode}}}));
-    let fleet_field = "set spec.tls.server.mode of PgBouncer tls-mismatch to Require";
-    mismatch(&cluster, &["spec.tls.mode of DatabaseServer tls-mismatch is Require", "is Prefer", fleet_field]).await?;
+    let fleet_field = "Set spec.tls.server.mode of the PgBouncer to Require";
+    mismatch(&cluster, &["DatabaseServer tls-mismatch requires the TLS mode Require", "uses Prefer", fleet_field])
+        .await?;
     set_fleet("Require").await?;
     cluster.ready(NAME).await.context("after the mode of the fleet was set")?;
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -55,11 +58,9 @@ async fn the_field_that_the_message_names_is_the_one_to_set() -> Result<()> {
     drop(client);
 
     set_server(json!({"mode": "Disable"})).await?;
-    let (of_server, of_fleet) = (
-        "spec.tls.mode of DatabaseServer tls-mismatch to Require",
-        "spec.tls.server.mode of PgBouncer tls-mismatch to Prefer",
-    );
-    mismatch(&cluster, &["is Disable", of_server, of_fleet]).await?;
+    let (of_server, of_fleet) =
+        ("Set spec.tls.mode of the DatabaseServer to Require", "spec.tls.server.mode of the PgBouncer to Prefer");
+    mismatch(&cluster, &["spec.tls.mode is Disable", of_server, of_fleet]).await?;
     cluster.pooled(NAME).await?.connect().await?.batch_execute("SELECT 1").await.context("served as before")?;
     set_fleet("Prefer").await?;
     cluster.ready(NAME).await.context("after the mode of the fleet was lowered")?;
@@ -69,7 +70,7 @@ async fn the_field_that_the_message_names_is_the_one_to_set() -> Result<()> {
     cluster.ready(NAME).await.context("after the mode of the server was set")?;
 
     set_fleet("VerifyFull").await?;
-    let words = ["verifies", "set spec.tls.mode of DatabaseServer tls-mismatch to VerifyFull", "spec.tls.caSecretRef"];
+    let words = ["verifies", "has no spec.tls.caSecretRef. Set it, and spec.tls.mode to VerifyFull"];
     mismatch(&cluster, &words).await?;
     set_server(json!({"mode": "VerifyFull", "caSecretRef": {"name": "demo-postgres-tls"}})).await?;
     cluster.ready(NAME).await.context("after the mode and the CA of the server were set")?;

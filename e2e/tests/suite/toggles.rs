@@ -1,4 +1,4 @@
-//! Features are toggled while the customer lives.
+//! Features are enabled and disabled on a running customer.
 
 use ahoi_api::{Database, Plan, PlanSpec, Scheduler};
 use ahoi_e2e::Cluster;
@@ -20,7 +20,7 @@ async fn workers(cluster: &Cluster, customer: &str, workers: i32) -> Result<()> 
     let changed = cluster.change(customer, json!({"features": {"scheduler": {"workers": workers}}})).await?;
     ensure!(has_condition(&changed, "SchedulerReady", "True", "Ready"));
     let ready = available(cluster, customer).await?;
-    ensure!(ready == workers, "{ready} workers are available, {workers} were asked for, and the customer says Ready");
+    ensure!(ready == workers, "Ready with {ready} of {workers} workers");
     Ok(())
 }
 
@@ -38,7 +38,7 @@ async fn workers_follow_the_spec() -> Result<()> {
     let off = cluster.change(name, json!({"features": {"scheduler": {"enabled": false}}})).await?;
     ensure!(summary(&off) == "2/2", "{}", summary(&off));
     let conditions = off.status.context("no status")?.conditions;
-    ensure!(conditions.iter().all(|c| c.type_ != "SchedulerReady"), "the condition of a disabled feature is left");
+    ensure!(conditions.iter().all(|c| c.type_ != "SchedulerReady"), "the condition of a disabled feature remains");
     let namespace = ahoi_api::namespace_of(name);
     ensure!(cluster.of::<Scheduler>(&namespace).get_opt(name).await?.is_none());
     cluster.until_gone(&cluster.of::<Deployment>(&namespace), &format!("{name}-worker"), 60).await?;
@@ -49,7 +49,7 @@ async fn workers_follow_the_spec() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_feature_not_built_yet_says_so_and_blocks_nothing() -> Result<()> {
+async fn an_unavailable_feature_is_reported_and_blocks_no_other() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "toggle-webhooks";
     cluster.create_customer(name, json!({"database": {"enabled": true}, "webhooks": {"enabled": true}})).await?;
@@ -61,7 +61,7 @@ async fn a_feature_not_built_yet_says_so_and_blocks_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn database_off_keeps_the_data_and_on_finds_it() -> Result<()> {
+async fn disabling_the_database_keeps_its_data() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "toggle-database";
     cluster.create_customer(name, json!({"database": {"enabled": true}})).await?;
@@ -88,7 +88,7 @@ async fn database_off_keeps_the_data_and_on_finds_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_the_pool_workers_go_direct() -> Result<()> {
+async fn without_a_pool_workers_connect_directly() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "toggle-pool";
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 1}});
@@ -117,7 +117,7 @@ async fn finished(client: &tokio_postgres::Client, payload: &str) -> Result<()> 
             if client.query_one(query, &[&payload]).await?.get::<_, i64>(0) > 0 {
                 return anyhow::Ok(());
             }
-            // PostgreSQL has no watch; the time-out around this bounds it.
+            // PostgreSQL has no watch. The time-out around this loop bounds it.
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     };
@@ -148,7 +148,7 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
         let customer = cluster.ready(name).await?;
         ensure!(summary(&customer) == "3/3", "{}", summary(&customer));
     }
-    // A change of the Plan reaches its customers.
+    // A change of the Plan is applied to its customers.
     cluster
         .patch_spec(&cluster.all::<Plan>(), "toggle-plan", json!({"features": {"scheduler": {"workers": 2}}}))
         .await?;
@@ -157,7 +157,7 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
         let rolled = |s: Option<&Scheduler>| s.and_then(|s| s.status.as_ref()?.ready_workers) == Some(2);
         cluster.until(&schedulers, name, "two workers by the Plan", READY, rolled).await?;
     }
-    // What exceeds the plan is refused in the status and leaves what runs alone.
+    // A field that exceeds the Plan is Stalled, and the workers stay unchanged.
     cluster.patch_spec(&cluster.all::<Plan>(), "toggle-plan", json!({"limits": {"maxWorkers": 3}})).await?;
     cluster
         .patch_spec(&cluster.customers(), "toggle-plan-a", json!({"features": {"scheduler": {"workers": 9}}}))
@@ -166,7 +166,7 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
     let message =
         stalled.status.context("no status")?.conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.message);
     ensure!(message.as_deref().is_some_and(|m| m.contains("scheduler.workers")), "{message:?} does not name the field");
-    ensure!(available(&cluster, "toggle-plan-a").await? == 2, "a refused change touched what ran");
+    ensure!(available(&cluster, "toggle-plan-a").await? == 2, "a refused change changed the workers");
     for name in ["toggle-plan-a", "toggle-plan-b"] {
         cluster.delete_customer(name).await?;
     }
@@ -174,7 +174,7 @@ async fn an_omitted_feature_follows_the_plan() -> Result<()> {
 }
 
 #[tokio::test]
-async fn suspended_stops_the_workload_and_keeps_the_data() -> Result<()> {
+async fn run_policy_suspended_stops_workers_and_keeps_the_data() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "toggle-suspend";
     let jobs = json!([{"name": "report", "schedule": "0 3 * * *", "command": ["ahoi-demo-worker", "report"]}]);
@@ -198,7 +198,7 @@ async fn suspended_stops_the_workload_and_keeps_the_data() -> Result<()> {
 }
 
 #[tokio::test]
-async fn paused_leaves_everything_as_it_is() -> Result<()> {
+async fn reconcile_policy_paused_changes_nothing() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "toggle-paused";
     cluster
@@ -211,17 +211,17 @@ async fn paused_leaves_everything_as_it_is() -> Result<()> {
     cluster.condition(name, "Ready", "Unknown", "Paused").await?;
     let schedulers = cluster.of::<Scheduler>(&ahoi_api::namespace_of(name));
     ensure!(schedulers.get(name).await?.spec.workers == 1, "a paused customer was changed");
-    // It is not removed either, whoever deletes it.
+    // A deletion does not remove it either.
     cluster.customers().delete(name, &DeleteParams::default()).await?;
     cluster.condition(name, "Ready", "False", "Paused").await?;
-    ensure!(available(&cluster, name).await? == 1, "a paused customer was taken apart");
+    ensure!(available(&cluster, name).await? == 1, "a paused customer was removed");
     cluster.patch_spec(&cluster.customers(), name, json!({"reconcilePolicy": "Normal"})).await?;
     cluster.delete_customer(name).await
 }
 
-/// An object in the way of one feature is left alone and said; the other features go on.
+/// An object whose name conflicts with a feature is left unchanged and reported. The other features work.
 #[tokio::test]
-async fn what_is_in_the_way_of_one_feature_does_not_block_the_others() -> Result<()> {
+async fn a_name_conflict_blocks_only_its_own_feature() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "toggle-conflict";
     cluster.create_customer(name, json!({"scheduler": {"enabled": true, "workers": 1}})).await?;
@@ -235,8 +235,8 @@ async fn what_is_in_the_way_of_one_feature_does_not_block_the_others() -> Result
     ensure!(has_condition(&stalled, "Stalled", "True", "NameConflict"));
     let deployments = cluster.of::<Deployment>(&ahoi_api::namespace_of(name));
     let two = |d: Option<&Deployment>| d.and_then(|d| d.spec.as_ref()).and_then(|s| s.replicas) == Some(2);
-    cluster.until(&deployments, &format!("{name}-worker"), "the workers follow all the same", 60, two).await?;
-    ensure!(databases.get(name).await?.uid() == uid, "an object of somebody else's was replaced");
+    cluster.until(&deployments, &format!("{name}-worker"), "the workers follow the spec", 60, two).await?;
+    ensure!(databases.get(name).await?.uid() == uid, "an object of another owner was replaced");
     cluster.delete(&databases, name, 60).await?;
     cluster.ready(name).await?;
     ensure!(available(&cluster, name).await? == 2);

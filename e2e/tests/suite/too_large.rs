@@ -9,10 +9,10 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 const NAME: &str = "too-large";
-/// In front of the names of variables: those of the Plan and of the Customer are joined.
+/// Prefixes of variables and jobs. Those of the Plan and of the Customer are merged.
 const PREFIXES: [&str; 2] = ["PLAN", "CUSTOMER"];
 
-/// Half a MiB of variables and half a MiB of commands, as far as the schema allows: it counts characters.
+/// Half a MiB of variables and half a MiB of commands. The limits of the schema count characters, not bytes.
 fn scheduler(prefix: &str) -> Value {
     let text = |characters: usize| "🐘".repeat(characters);
     let env: Vec<_> = (0..40).map(|n| json!({"name": format!("{prefix}_{n}"), "value": text(3200)})).collect();
@@ -67,7 +67,7 @@ async fn an_object_that_etcd_does_not_store_stalls_its_feature() -> Result<()> {
         ensure!(message.contains(word), "{word:?} is not in {message:?}");
     }
 
-    // While another customer is created and deleted, nothing is tried again.
+    // No retry while another customer is created and deleted.
     let tried = || {
         let is_try = |request: &ahoi_e2e::audit::Request| {
             request.is_write()
@@ -84,12 +84,12 @@ async fn an_object_that_etcd_does_not_store_stalls_its_feature() -> Result<()> {
     let after = tried()?;
     ensure!(after <= before + 1, "{} requests for a Scheduler that is too large while nothing changed", after - before);
 
-    // As the message says: the Customer is corrected.
+    // The remedy of the message.
     let corrected = json!({"features": {"scheduler": {"env": [], "jobs": []}}});
-    cluster.change(NAME, corrected).await.context("what the message says to correct")?;
+    cluster.change(NAME, corrected).await.context("the remedy of the message")?;
     cluster.of::<Scheduler>(&namespace_of(NAME)).get(NAME).await?;
 
-    // One that is too large again, beside a child that exists, can be deleted.
+    // A customer that is too large again, with an existing child, can be deleted.
     cluster.patch_spec(&cluster.customers(), NAME, json!({"features": {"scheduler": scheduler(PREFIXES[1])}})).await?;
     cluster.condition(NAME, "Stalled", "True", "TooLarge").await?;
     cluster.delete_customer(NAME).await?;

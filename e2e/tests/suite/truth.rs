@@ -1,4 +1,4 @@
-//! What goes wrong is on the Customer: in a condition and in the STATUS column, with the field to correct.
+//! Faults are reported on the Customer: in a condition and in the STATUS column, with the field to correct.
 
 use ahoi_api::{Customer, Plan, PlanSpec, namespace_of};
 use ahoi_e2e::Cluster;
@@ -17,9 +17,9 @@ fn message(customer: &Customer, type_: &str) -> String {
     conditions::find(conditions, type_).map(|c| c.message.clone()).unwrap_or_default()
 }
 
-/// A job that fails is no outage of the customer, and is in its STATUS column all the same.
+/// A failed job does not make the customer unready, and is in its STATUS column.
 #[tokio::test]
-async fn a_job_that_failed_is_on_the_customer() -> Result<()> {
+async fn a_failed_job_is_reported_on_the_customer() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "truth-job";
     let jobs = json!([{"name": "report", "schedule": "0 3 1 1 *", "command": ["ahoi-demo-worker", "report"]}]);
@@ -29,12 +29,12 @@ async fn a_job_that_failed_is_on_the_customer() -> Result<()> {
     ensure!(has_condition(&customer, "JobsHealthy", "True", "AllHealthy"), "JobsHealthy is not on the customer");
     ensure!(message(&customer, "Ready") == "all features are ready");
 
-    // As Kubernetes writes it when a run has ended without success.
+    // Written as Kubernetes does after a failed run.
     let crons = cluster.of::<CronJob>(&namespace_of(name));
     let ran = json!({"status": {"lastScheduleTime": Timestamp::now().to_string()}});
     crons.patch_status("report", &PatchParams::default(), &Patch::Merge(ran)).await?;
     let failed = cluster.condition(name, "JobsHealthy", "False", "JobFailed").await?;
-    ensure!(has_condition(&failed, "Ready", "True", "Ready"), "a job of the customer's makes it unready");
+    ensure!(has_condition(&failed, "Ready", "True", "Ready"), "a failed job makes the customer unready");
     let status = message(&failed, "Ready");
     ensure!(status.contains("report") && status.contains("kubectl -n customer-truth-job get jobs"), "{status:?}");
 
@@ -44,9 +44,9 @@ async fn a_job_that_failed_is_on_the_customer() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// A feature of a later release is not called ready.
+/// A feature that this release does not have is not ready.
 #[tokio::test]
-async fn what_is_not_in_this_release_is_not_called_ready() -> Result<()> {
+async fn an_unavailable_feature_is_not_ready() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "truth-webhooks";
     let features = json!({"scheduler": {"enabled": true, "workers": 0}, "webhooks": {"enabled": true}});
@@ -58,10 +58,10 @@ async fn what_is_not_in_this_release_is_not_called_ready() -> Result<()> {
     cluster.delete_customer(name).await
 }
 
-/// What the API server refuses is Stalled in its words, with the field of the Customer and of the Plan, and blocks neither the
-/// other features nor the deletion.
+/// A refusal of the API server is Stalled with its message and the fields of the Customer and the Plan. It blocks neither the other
+/// features nor the deletion.
 #[tokio::test]
-async fn what_the_api_server_refuses_is_stalled_with_the_field_to_correct() -> Result<()> {
+async fn a_refused_object_is_stalled_with_the_field_to_correct() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "truth-refused";
     cluster.delete_customer(name).await?;
@@ -75,7 +75,7 @@ async fn what_the_api_server_refuses_is_stalled_with_the_field_to_correct() -> R
     let spec: PlanSpec =
         serde_json::from_value(json!({"features": {"scheduler": {"image": image, "workers": 0, "env": env("P")}}}))?;
     plans.create(&PostParams::default(), &Plan::new(name, spec)).await?;
-    // Each is within its bounds, and together they are too many for a Scheduler.
+    // Each list is valid, and together they are too long for a Scheduler.
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "env": env("C")}});
     cluster.create_customer_with(name, json!({"plan": name, "features": features})).await?;
     let stalled = cluster.condition(name, "SchedulerReady", "False", "Refused").await?;
@@ -93,14 +93,14 @@ async fn what_the_api_server_refuses_is_stalled_with_the_field_to_correct() -> R
     cluster.patch_spec(&cluster.customers(), name, spec).await?;
     cluster.condition(name, "Stalled", "True", "Refused").await?;
     let scheduler = cluster.of::<ahoi_api::Scheduler>(&namespace_of(name)).get(name).await?;
-    ensure!(scheduler.spec.run_policy == ahoi_api::RunPolicy::Suspended, "what is refused keeps a tenant running");
+    ensure!(scheduler.spec.run_policy == ahoi_api::RunPolicy::Suspended, "the refusal keeps the workers running");
     cluster.delete_customer(name).await?;
     cluster.delete(&plans, name, 60).await
 }
 
-/// Workers stop although Kubernetes refuses what else has changed about them.
+/// Workers stop although Kubernetes refuses another change of their spec.
 #[tokio::test]
-async fn workers_are_suspended_whatever_kubernetes_refuses_of_their_spec() -> Result<()> {
+async fn workers_are_suspended_although_their_spec_is_refused() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "truth-stop";
     let jobs = json!([{"name": "report", "schedule": "0 3 1 1 *", "command": ["ahoi-demo-worker", "report"]}]);
@@ -122,9 +122,9 @@ async fn workers_are_suspended_whatever_kubernetes_refuses_of_their_spec() -> Re
     cluster.delete_customer(name).await
 }
 
-/// `kubectl describe customer` tells what happened to it, once each.
+/// `kubectl describe customer` shows one event for each transition.
 #[tokio::test]
-async fn events_tell_the_story_of_a_customer() -> Result<()> {
+async fn events_record_each_transition_of_a_customer() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let name = "truth-story";
     let features = json!({"database": {"enabled": true}, "scheduler": {"enabled": true, "workers": 0}});
@@ -152,21 +152,21 @@ async fn events_tell_the_story_of_a_customer() -> Result<()> {
     event(&cluster, &uid, "Offboarding").await
 }
 
-/// Waits for the event of this reason about the customer of this uid, of which there is one.
+/// Waits for the only event with this reason about the customer.
 async fn event(cluster: &Cluster, uid: &str, reason: &str) -> Result<()> {
     let events = cluster.all::<Event>();
     let found = async {
         loop {
             let all = events.list(&ListParams::default()).await?;
             let about = |event: &&Event| event.regarding.as_ref().is_some_and(|o| o.uid.as_deref() == Some(uid));
-            let said: Vec<&Event> =
+            let found: Vec<&Event> =
                 all.iter().filter(about).filter(|event| event.reason.as_deref() == Some(reason)).collect();
-            if let Some(event) = said.first() {
+            if let Some(event) = found.first() {
                 println!("story: {reason}: {}", event.note.as_deref().unwrap_or_default());
-                ensure!(said.len() == 1 && event.series.is_none(), "{} events {reason}", said.len());
+                ensure!(found.len() == 1 && event.series.is_none(), "{} events {reason}", found.len());
                 return Ok(());
             }
-            // Events are published in the background; the time-out around this bounds it.
+            // Events are published in the background. The time-out around this loop bounds it.
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     };

@@ -35,7 +35,7 @@ fn names_and_uids_become_placeholders() {
 }
 
 #[test]
-fn children_are_free_of_the_suite() {
+fn recorded_children_do_not_refer_to_ahoi() {
     let children = recorded().children().unwrap();
     let metadata = json!({"name": NAME, "labels": {"customer": NAME}});
     assert_eq!(children, [json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]);

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_run_in_the_middle_is_drawn() {
+    fn the_median_run_is_drawn() {
         let run = |end: f64| {
             let mut run = Run::default();
             run.curve("p", "a", vec![(0.0, 0.0), (end, 1.0)]);

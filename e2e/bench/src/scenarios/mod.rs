@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_suites_own_processes_count() {
+    fn only_processes_of_ahoi_are_counted() {
         assert!(["ahoi-customer", "ahoi-pgbouncer-agent"].into_iter().all(of_the_suite));
         assert!(!["ahoi-bench", "ahoi-demo-worker", "pgbouncer", "parent"].into_iter().any(of_the_suite));
     }

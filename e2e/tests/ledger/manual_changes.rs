@@ -1,4 +1,4 @@
-//! Somebody alters by hand what the suite has made: it is put back within a sweep, and an event says what it was.
+//! Manual changes are reverted within a sweep, with an event that names what was repaired.
 
 use std::time::{Duration, Instant};
 
@@ -16,29 +16,29 @@ use tokio::time::sleep;
 
 use crate::{CONNECTIONS, CUSTOMERS, ONE_AT_A_TIME};
 
-/// A sweep comes every 48 to 72 seconds; what follows from it takes a moment on a busy machine.
+/// Longest time until a repair: sweeps are 48 to 72 seconds apart, plus the delay of a busy machine.
 const SWEEP: Duration = Duration::from_secs(90);
 
-/// A login whose password somebody changes is refused until it is put back, so failures are counted, not forbidden.
+/// A login with a changed password is refused until the repair, so failures are counted, but allowed.
 #[tokio::test]
-async fn what_is_altered_by_hand_is_put_back() -> Result<()> {
+async fn manual_changes_are_reverted() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let cluster = Cluster::connect().await?;
     let ledger = Ledger::open(&cluster, &CUSTOMERS, CONNECTIONS).await?;
-    let altered = alter(&cluster, &ledger).await;
+    let altered = change(&cluster, &ledger).await;
     let report = ledger.close(&cluster).await?;
-    println!("hands: {report}");
+    println!("manual changes: {report}");
     altered?;
     report.nothing_lost()
 }
 
-async fn alter(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
+async fn change(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     let admin = cluster.admin("postgres").await?;
     let [a, b, c] = CUSTOMERS;
     let (one, two, three) = (names(cluster, a).await?, names(cluster, b).await?, names(cluster, c).await?);
 
     let since = Since(Instant::now(), Timestamp::now());
-    admin.batch_execute(&format!("ALTER ROLE {} PASSWORD 'by hand'", one.login)).await?;
+    admin.batch_execute(&format!("ALTER ROLE {} PASSWORD 'manual'", one.login)).await?;
     let database = &two.database;
     let grant =
         format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC; ALTER DATABASE {database} CONNECTION LIMIT 77");
@@ -46,9 +46,9 @@ async fn alter(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     let (login, database) = (&three.login, &three.database);
     let swap = format!("REVOKE {database}_owner FROM {login}; GRANT {}_owner TO {login}", two.database);
     admin.batch_execute(&swap).await?;
-    said::<Database>(cluster, a, "Repaired", "login", since).await?;
-    said::<Database>(cluster, b, "Repaired", "privileges, connection limit", since).await?;
-    said::<Database>(cluster, c, "Repaired", "membership", since).await?;
+    reported::<Database>(cluster, a, "Repaired", "login", since).await?;
+    reported::<Database>(cluster, b, "Repaired", "privileges, connection limit", since).await?;
+    reported::<Database>(cluster, c, "Repaired", "membership", since).await?;
     ledger.progress(Duration::from_secs(30)).await?;
 
     let since = Since(Instant::now(), Timestamp::now());
@@ -57,14 +57,14 @@ async fn alter(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     edit(cluster, c, "pool").await?;
     let line = "echo \"$(grep -v ' host=' /run/pgbouncer/databases.ini)\" > /run/pgbouncer/databases.ini";
     cluster.kubectl(&["exec", "-n", SYSTEM, "global-0", "--", "sh", "-c", line], "").await?;
-    said::<PgBouncer>(cluster, "global", "Repaired", "databases.ini", since).await?;
-    said::<ConnectionPool>(cluster, c, "Repaired", "-pool", since).await?;
-    said::<Database>(cluster, b, "Repaired", "-database", since).await?;
-    said::<Database>(cluster, a, "Repaired", "role", since).await?;
+    reported::<PgBouncer>(cluster, "global", "Repaired", "databases.ini", since).await?;
+    reported::<ConnectionPool>(cluster, c, "Repaired", "-pool", since).await?;
+    reported::<Database>(cluster, b, "Repaired", "-database", since).await?;
+    reported::<Database>(cluster, a, "Repaired", "role", since).await?;
     ledger.progress(Duration::from_secs(60)).await
 }
 
-/// What an earlier run on this cluster was told of is no answer.
+/// Start of the test: events of earlier runs do not count.
 #[derive(Clone, Copy)]
 struct Since(Instant, Timestamp);
 
@@ -75,19 +75,19 @@ struct Names {
 
 async fn names(cluster: &Cluster, customer: &str) -> Result<Names> {
     let databases = cluster.of::<Database>(&ahoi_api::namespace_of(customer));
-    let status = databases.get(customer).await?.status.context("a Database without a status")?;
+    let status = databases.get(customer).await?.status.context("the Database has no status")?;
     Ok(Names { database: status.database_name.context("no name")?, login: status.login.context("no login")? })
 }
 
 async fn edit(cluster: &Cluster, customer: &str, which: &str) -> Result<()> {
     let secrets = cluster.of::<Secret>(&ahoi_api::namespace_of(customer));
-    let patch = Patch::Merge(json!({"stringData": {"password": "by hand"}}));
+    let patch = Patch::Merge(json!({"stringData": {"password": "manual"}}));
     secrets.patch(&format!("{customer}-{which}"), &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
-/// Waits for an event about the object `name` with a note that names `what`.
-async fn said<K: Resource<DynamicType = ()>>(
+/// Waits for an event about the object `name` whose note contains `what`.
+async fn reported<K: Resource<DynamicType = ()>>(
     cluster: &Cluster,
     name: &str,
     reason: &str,
@@ -109,11 +109,15 @@ async fn said<K: Resource<DynamicType = ()>>(
             new && about && event.reason.as_deref() == Some(reason) && names_it
         });
         if let Some(event) = found {
-            println!("hands: {kind} {name} after {:.0?}: {}", since.0.elapsed(), event.note.unwrap_or_default());
+            println!(
+                "manual changes: {kind} {name} after {:.0?}: {}",
+                since.0.elapsed(),
+                event.note.unwrap_or_default()
+            );
             return Ok(());
         }
-        // Bounded by the sweep.
+        // SWEEP bounds this loop.
         sleep(Duration::from_millis(500)).await;
     }
-    bail!("no event {reason} about {kind} {name} that names {what} within {SWEEP:?}")
+    bail!("no event {reason} about {kind} {name} that contains {what:?} within {SWEEP:?}")
 }
