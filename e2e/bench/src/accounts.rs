@@ -1,5 +1,4 @@
-//! Service accounts for whom the suite is compared with: what they ask is authenticated, authorized and audited as what the
-//! suite asks, and no limit of an administrator's is missing.
+//! ServiceAccounts of the peers, so that their requests are authenticated, authorized, audited and limited like those of Ahoi.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,17 +10,17 @@ use serde_json::{Value, json};
 
 use crate::bench::Bench;
 
-/// The namespace of the accounts.
+/// Namespace of the accounts.
 pub const NAMESPACE: &str = "ahoi-bench-peers";
 
-/// A client that is the account `name`.
+/// Returns a client of the account `name`.
 pub async fn client(bench: &Bench, name: &str) -> Result<Client> {
     let config: Kubeconfig = serde_json::from_value(kubeconfig(bench, name).await?)?;
     let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }
 
-/// A kubeconfig in `folder`, with which a program is the account `name`.
+/// Writes a kubeconfig of the account `name` into `folder`.
 pub async fn kubeconfig_file(bench: &Bench, name: &str, folder: &Path) -> Result<PathBuf> {
     let file = folder.join(format!("{name}.kubeconfig"));
     fs::write(&file, kubeconfig(bench, name).await?.to_string())?;
@@ -39,7 +38,7 @@ async fn kubeconfig(bench: &Bench, name: &str) -> Result<Value> {
     Ok(config)
 }
 
-/// An account with rights for everything.
+/// Returns the manifest of an account with all rights.
 fn account(name: &str) -> String {
     let account = json!({"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE});
     let metadata = json!({"name": name, "namespace": NAMESPACE});

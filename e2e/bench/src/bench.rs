@@ -1,4 +1,4 @@
-//! What every scenario stands on: the cluster, what has been found so far, and customers by the hundred.
+//! Basis of all scenarios: the cluster, the results so far, and many customers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -21,98 +21,98 @@ use crate::results::Run;
 use crate::usage::Usage;
 use crate::watch::{Change, Seen};
 
-/// The Plan of all customers of the benchmark.
+/// Plan of all customers of the benchmark.
 pub const PLAN: &str = "bench";
-/// How many of the requests that stand for people are in flight at once.
+/// Number of requests of the benchmark in flight.
 pub const AT_ONCE: usize = 32;
-/// Longest wait for one step of a scenario, in seconds: on a busy machine, too.
-pub const PATIENCE: u64 = 1800;
+/// Longest wait for a step of a scenario in seconds, also on a busy machine.
+pub const STEP_TIMEOUT: u64 = 1800;
 
-/// A run of the benchmark.
+/// Run of the benchmark.
 pub struct Bench {
-    /// The cluster.
+    /// Cluster.
     pub cluster: Cluster,
-    /// Its name.
+    /// Name of the cluster.
     pub name: String,
-    /// Where the programs to compare with are.
+    /// Folder of the peers' programs.
     pub peers: PathBuf,
-    /// How much is measured.
+    /// Profile.
     pub profile: Profile,
-    /// What has been found.
+    /// Results so far.
     pub run: Run,
-    /// What the processes had used before there was any customer.
+    /// Usage of the processes without customers.
     pub empty: Usage,
-    /// Whether the suite's controllers run.
-    pub suite_runs: bool,
-    /// Whether this scenario is the last one: nobody minds what it leaves, the cluster goes.
+    /// Whether the controllers run.
+    pub is_running: bool,
+    /// Whether this is the last scenario, which needs no cleanup.
     pub last: bool,
 }
 
-/// Where a span of time began: what was asked and used after it can be counted.
+/// Start of a measurement, to count requests and usage since.
 pub struct Start {
-    /// The moment.
+    /// Time.
     pub at: Instant,
     audit: Audit,
     usage: Usage,
 }
 
 impl Start {
-    /// What the suite has asked since.
+    /// Returns the requests of the controllers since.
     pub fn requests(&self) -> Result<Vec<Request>> {
         self.audit.since()
     }
 
-    /// What the service accounts of `namespace` have asked since.
+    /// Returns the requests of the ServiceAccounts of `namespace` since.
     pub fn requests_of(&self, namespace: &str) -> Result<Vec<Request>> {
         self.audit.since_of(namespace)
     }
 
-    /// Seconds of CPU of each program since.
+    /// Returns the CPU seconds of each program since.
     pub fn cpu(&self, now: &Usage) -> BTreeMap<String, f64> {
         now.cpu_since(&self.usage)
     }
 }
 
 impl Bench {
-    /// Here and now.
+    /// Starts a measurement.
     pub fn start(&self) -> Result<Start> {
         Ok(Start { at: Instant::now(), audit: Audit::mark()?, usage: self.usage()? })
     }
 
-    /// What the processes of the cluster have used.
+    /// Returns the usage of the processes of the cluster.
     pub fn usage(&self) -> Result<Usage> {
         Usage::now(&self.name)
     }
 
-    /// Has the suite's controllers run, by processes that have seen no customer if they did not.
-    pub async fn with_suite(&mut self) -> Result<()> {
-        if !self.suite_runs {
+    /// Starts the controllers, unless they run.
+    pub async fn start_controllers(&mut self) -> Result<()> {
+        if !self.is_running {
             self.cluster.start_all().await?;
             self.empty = self.usage()?;
-            self.suite_runs = true;
+            self.is_running = true;
         }
         Ok(())
     }
 
-    /// Stops the suite's controllers: what is made next is nobody's.
-    pub async fn without_suite(&mut self) -> Result<()> {
-        if self.suite_runs {
+    /// Stops the controllers.
+    pub async fn stop_controllers(&mut self) -> Result<()> {
+        if self.is_running {
             self.cluster.stop_all().await?;
-            self.suite_runs = false;
+            self.is_running = false;
         }
         Ok(())
     }
 
-    /// Has the customers of `set` gone, unless nothing comes after them.
-    pub async fn leave(&mut self, set: &str) -> Result<()> {
+    /// Deletes the customers of `set`, unless this is the last scenario.
+    pub async fn finish(&mut self, set: &str) -> Result<()> {
         if self.last {
             return Ok(());
         }
-        self.without_suite().await?;
+        self.stop_controllers().await?;
         self.clear(set).await
     }
 
-    /// Makes the Plan of the benchmark: the demo's, with a job that never runs.
+    /// Creates the Plan of the benchmark: that of the demo, with a job that never runs.
     pub async fn make_plan(&self) -> Result<()> {
         let plans: Api<Plan> = self.cluster.all();
         let demo = plans.get("default").await.context("the Plan `default` of manifests/demo/plan")?;
@@ -124,7 +124,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Makes the customers `names`, many at once, and tells when each was sent.
+    /// Creates the customers `names` concurrently. Returns when each was sent.
     pub async fn make(&self, names: &[String], spec: &Value) -> Result<BTreeMap<String, Instant>> {
         let customers = self.cluster.customers();
         let sent = stream::iter(names.iter().map(|name| {
@@ -151,7 +151,7 @@ impl Bench {
         Seen::by(self.cluster.customers(), notable).await
     }
 
-    /// Deletes the objects `names` and waits until they are gone; when each was.
+    /// Deletes the objects `names`. Returns when each was deleted.
     pub async fn remove<K>(&self, objects: Api<K>, names: &[String]) -> Result<BTreeMap<String, Instant>>
     where
         K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
@@ -167,11 +167,10 @@ impl Bench {
             async move { objects.delete(&name, &DeleteParams::default()).await.map(drop) }
         };
         stream::iter(names.iter().map(delete)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        gone.all(names.len(), "objects gone", PATIENCE).await
+        gone.all(names.len(), "objects deleted", STEP_TIMEOUT).await
     }
 
-    /// Waits until no service account of `namespace` has written for `seconds`: silence is the condition, so time is what
-    /// must pass.
+    /// Waits until no ServiceAccount of `namespace` has written for `seconds`. The absence of writes needs time to pass.
     pub async fn quiet(&self, namespace: &str, seconds: u64) -> Result<()> {
         let quiet = async {
             loop {
@@ -182,22 +181,21 @@ impl Bench {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(PATIENCE), quiet).await.context("never quiet")?
+        tokio::time::timeout(Duration::from_secs(STEP_TIMEOUT), quiet).await.context("writes do not end")?
     }
 }
 
-/// Names of the customers of `set`.
+/// Returns the names of the customers of `set`.
 pub fn names(set: &str, n: usize) -> Vec<String> {
     (0..n).map(|i| format!("{set}-{i:05}")).collect()
 }
 
-/// The API version of the suite's kinds.
+/// API version of our kinds.
 pub fn ahoi_api_version() -> String {
     format!("{}/v1", ahoi_api::GROUP)
 }
 
-/// A customer without a database: what is left is the fan-out alone. No pod runs, so that the operators are measured and not
-/// what comes after them.
+/// Spec of a customer without a database: only the fan-out. No pods run, so that only the operators are measured.
 pub fn fan_out_spec() -> Value {
     json!({
         "plan": PLAN,
@@ -210,7 +208,7 @@ pub fn fan_out_spec() -> Value {
     })
 }
 
-/// A customer with everything, its worker on a simulated node.
+/// Spec of a customer with all features and a worker on a simulated node.
 pub fn whole_spec() -> Value {
     json!({
         "plan": PLAN,

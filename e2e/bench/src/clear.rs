@@ -1,5 +1,5 @@
-//! Takes away what was made and is of no more interest, faster than Kubernetes would: its namespace controller asks some sixty
-//! times for each namespace, whatever lies in it. Nothing of the suite may run, it would make its part again.
+//! Fast cleanup between scenarios: the namespace controller of Kubernetes sends about sixty requests for each namespace. The
+//! controllers must not run, because they would recreate their objects.
 
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::bench::{AT_ONCE, Bench};
 
 impl Bench {
-    /// Deletes everything of `set`: the next one is to find an empty cluster.
+    /// Deletes everything of `set`.
     pub async fn clear(&self, set: &str) -> Result<()> {
         let client = &self.cluster.client;
         let prefix = ahoi_api::namespace_of(&format!("{set}-"));
@@ -24,33 +24,33 @@ impl Bench {
         let kinds = Discovery::new(client.clone()).run().await?;
         let within = |object: &Found| object.namespace().is_some_and(|namespace| namespace.starts_with(&prefix));
         remove_all(client, &kinds, &Scope::Namespaced, within).await?;
-        // What owns all that goes last: garbage collection would take it for a reason to begin.
+        // Owners last, or garbage collection would start.
         let prefix = format!("{set}-");
         remove_all(client, &kinds, &Scope::Cluster, |object| object.name_any().starts_with(&prefix)).await
     }
 }
 
-/// An object of any kind.
+/// Object of any kind.
 type Found = PartialObjectMeta<DynamicObject>;
 
-/// Deletes a namespace at once. What lies in it stays, and is nobody's.
+/// Deletes a namespace without its contents.
 async fn end(client: &Client, name: &str) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let mut namespace = namespaces.get(name).await?;
     namespace.spec.get_or_insert_default().finalizers = None;
-    // Whoever else changes it has no say in this.
+    // Ignore concurrent changes.
     namespace.metadata.resource_version = None;
     let path = format!("/api/v1/namespaces/{name}");
     let finalized = http::Request::put(format!("{path}/finalize")).header("content-type", "application/json");
     client.request::<Value>(finalized.body(serde_json::to_vec(&namespace)?)?).await?;
-    // The first only says that it is to go.
+    // The first request only marks it as terminating.
     for _ in 0..2 {
         unless_gone(client.request::<Value>(http::Request::delete(&path).body(Vec::new())?).await)?;
     }
     Ok(())
 }
 
-/// Deletes every object of any kind that `counts` names.
+/// Deletes the objects of all kinds that `counts` selects.
 async fn remove_all(client: &Client, kinds: &Discovery, scope: &Scope, counts: impl Fn(&Found) -> bool) -> Result<()> {
     for (resource, can) in kinds.groups().flat_map(|group| group.recommended_resources()) {
         let listed = can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE);
@@ -74,11 +74,11 @@ async fn remove_all(client: &Client, kinds: &Discovery, scope: &Scope, counts: i
     Ok(())
 }
 
-/// Deletes one object without waiting for whoever has a finalizer on it.
+/// Deletes an object without its finalizers.
 async fn remove(client: &Client, path: &str) -> Result<()> {
     let delete = || http::Request::delete(path).body(Vec::new());
     match client.request::<Value>(delete()?).await {
-        // It is there still, for whoever has a finalizer on it.
+        // A finalizer blocks the deletion.
         Ok(object) if !object["metadata"]["finalizers"].is_null() => {}
         answer => return unless_gone(answer),
     }
@@ -87,7 +87,7 @@ async fn remove(client: &Client, path: &str) -> Result<()> {
     unless_gone(client.request::<Value>(without).await)
 }
 
-/// Whoever else was quicker has done it, too.
+/// Ignores that the object does not exist.
 fn unless_gone<T>(answer: kube::Result<T>) -> Result<()> {
     match answer {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),

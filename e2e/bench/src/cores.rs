@@ -1,4 +1,4 @@
-//! Which cores programs run on.
+//! CPU affinity of programs.
 
 use std::process::Command;
 use std::thread::available_parallelism;
@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::usage::Usage;
 
-/// Gives PostgreSQL the first core, and the others to everything else of the cluster and to this process: as if the server had
-/// a machine of its own. `false` on a machine with a single core, where nothing is changed.
+/// Pins PostgreSQL to the first core, and all other processes of the cluster and this one to the others, as if PostgreSQL had its own
+/// machine. Returns false on a machine with a single core.
 pub fn postgres_apart(usage: &Usage) -> Result<bool> {
     let last = available_parallelism()?.get() - 1;
     if last == 0 {
@@ -19,28 +19,28 @@ pub fn postgres_apart(usage: &Usage) -> Result<bool> {
     Ok(true)
 }
 
-/// Takes that back.
+/// Reverts `postgres_apart`.
 pub fn together(usage: &Usage) -> Result<()> {
     let all = format!("0-{}", available_parallelism()?.get() - 1);
     pin(usage, |_| &all)
 }
 
-/// Every process of the server calls itself so, with what it is doing.
+/// Processes of PostgreSQL have this name, followed by their role.
 fn is_postgres(program: &str) -> bool {
     program == "postgres" || program.starts_with("postgres:")
 }
 
-/// All threads; what they start runs on the same cores.
+/// Pins all threads. Their children inherit the affinity.
 fn pin<'a>(usage: &Usage, cores_of: impl Fn(&str) -> &'a str) -> Result<()> {
     for (program, pid) in usage.processes() {
         let cores = cores_of(program);
         let pinned = Command::new("taskset").args(["-a", "-c", "-p", cores, &pid.to_string()]).output();
         let pinned = pinned.context("taskset")?;
-        // It may have ended since.
+        // The process may have ended.
         let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
         ensure!(
             pinned.status.success() || gone,
-            "cannot have {program} on core {cores}: {}",
+            "cannot pin {program} to core {cores}: {}",
             String::from_utf8_lossy(&pinned.stderr).trim()
         );
     }

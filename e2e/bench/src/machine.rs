@@ -1,29 +1,29 @@
-//! The machine, described without its name.
+//! Description of the machine, without its name.
 
 use std::fs;
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// What figures depend on.
+/// Properties that the figures depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Cores that processes may run on.
+    /// Number of cores.
     pub cores: usize,
-    /// As the processor calls itself.
+    /// Model of the processor.
     pub processor: String,
     /// Memory in GiB.
     pub memory: u64,
     /// Name and release of the kernel.
     pub kernel: String,
-    /// Versions of everything that was measured or measured with.
+    /// Versions of all programs.
     pub versions: Vec<String>,
-    /// Processes that waited for a core in the minute before the run, so that a busy machine is not taken for a quiet one.
+    /// Load average of the minute before the run.
     pub load: String,
 }
 
 impl Machine {
-    /// This one.
+    /// Returns the description of this machine.
     pub fn this(kubernetes: &str, peers: &str) -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");

@@ -1,5 +1,4 @@
-//! `ahoi-bench`: measures the suite on the cluster of KUBECONFIG, and makes a report of what it measured. `e2e/bench/run` starts
-//! the cluster and calls this.
+//! `ahoi-bench`: measures Ahoi on the cluster of KUBECONFIG and writes the report. `e2e/bench/run` starts the cluster and runs it.
 
 mod accounts;
 mod bench;
@@ -31,47 +30,47 @@ use crate::recorded::Recorded;
 use crate::results::Run;
 use crate::scenarios::{changes, compare, converge, databases, labels, large, offboard, steady};
 
-/// Measures the suite, and makes a report of what was measured.
+/// Measures Ahoi and writes the report.
 #[derive(Parser)]
 enum Command {
-    /// One run on the cluster of KUBECONFIG
+    /// Makes one run on the cluster of KUBECONFIG
     Measure {
         /// smoke, quick or full
         profile: String,
-        /// Which scenarios to run; all without
+        /// Scenarios to run. Default: all
         #[arg(long, value_delimiter = ',')]
         only: Vec<Scenario>,
-        /// The file that what was found is written to
+        /// File for the results
         #[arg(long)]
         into: PathBuf,
     },
-    /// A report of several runs of one profile
+    /// Writes the report of several runs of a profile
     Report {
-        /// The folder that it is written to
+        /// Folder for the report
         #[arg(long)]
         into: PathBuf,
-        /// What the runs have written
+        /// Files with the results of the runs
         #[arg(required = true)]
         runs: Vec<PathBuf>,
     },
 }
 
-/// What can be measured, in the order in which it is.
+/// Scenarios, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
-    /// Customers without a database, at once; then they leave
+    /// Customers without a database, created at once and then deleted
     FanOut,
-    /// The suite, the bare writes and a parent on controller-runtime in turns; then kro
+    /// Ahoi, the bare writes and a parent on controller-runtime alternately; then kro
     Compare,
     /// Toggles, a Plan change, repairs, a restart of every controller, idle time
     Changes,
-    /// Customers without a database, one after the other
+    /// Customers without a database, at a steady rate
     Steady,
-    /// More of them than in the others, at once
+    /// More customers without a database than in the other scenarios, at once
     Burst,
-    /// Whole customers, with PostgreSQL
+    /// Customers with all features
     Whole,
-    /// Databases alone, and the same SQL by a bare client
+    /// Databases alone, and the same SQL from a bare client
     Databases,
     /// Ten thousand customers without a database
     Large,
@@ -89,15 +88,15 @@ async fn main() -> Result<()> {
                 bench.last = wanted.peek().is_none();
                 let outcome = measure(&mut bench, *scenario, &recorded).await;
                 if let Err(error) = &outcome {
-                    bench.run.violations.push(format!("{scenario:?} did not come to its end: {error:#}"));
+                    bench.run.violations.push(format!("{scenario:?} failed: {error:#}"));
                 }
-                // What was found is worth keeping, whatever comes after it.
+                // Written after each scenario, because a later one may fail.
                 let found = serde_json::to_string_pretty(&bench.run)?;
                 fs::write(&into, found).with_context(|| into.display().to_string())?;
                 outcome?;
             }
             let violations = &bench.run.violations;
-            ensure!(violations.is_empty(), "what must be is not:\n  {}", violations.join("\n  "));
+            ensure!(violations.is_empty(), "requirements are violated:\n  {}", violations.join("\n  "));
             Ok(())
         }
         Command::Report { into, runs } => {
@@ -110,7 +109,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Gets to know the cluster of KUBECONFIG and what a customer is made of.
+/// Connects to the cluster of KUBECONFIG and records the writes of a customer.
 async fn begin(profile: Profile) -> Result<(Bench, Recorded)> {
     let cluster = Cluster::connect().await?;
     let name = std::env::var("CLUSTER").context("CLUSTER is not set: run e2e/bench/run")?;
@@ -119,7 +118,7 @@ async fn begin(profile: Profile) -> Result<(Bench, Recorded)> {
     let machine = Machine::this(&kubernetes, &fs::read_to_string(peers.join("versions"))?);
     let run = Run { profile: profile.name.into(), machine, ..Run::default() };
     let empty = usage::Usage::now(&name)?;
-    let bench = Bench { cluster, name, peers, profile, run, empty, suite_runs: true, last: false };
+    let bench = Bench { cluster, name, peers, profile, run, empty, is_running: true, last: false };
     bench.make_plan().await?;
     let recorded = Recorded::take(&bench).await?;
     Ok((bench, recorded))
@@ -127,24 +126,26 @@ async fn begin(profile: Profile) -> Result<(Bench, Recorded)> {
 
 async fn measure(bench: &mut Bench, scenario: Scenario, recorded: &Recorded) -> Result<()> {
     match scenario {
-        Scenario::FanOut => come_and_go(bench, labels::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await,
+        Scenario::FanOut => {
+            create_and_delete(bench, labels::FAN_OUT, "fan", bench.profile.fan_out, &fan_out_spec()).await
+        }
         Scenario::Compare => compare::run(bench, recorded).await,
         Scenario::Changes => changes::run(bench).await,
         Scenario::Steady => steady::run(bench).await,
         Scenario::Burst => {
-            bench.with_suite().await?;
+            bench.start_controllers().await?;
             converge::run(bench, labels::FAN_OUT, "burst", bench.profile.burst, &fan_out_spec()).await?;
-            bench.leave("burst").await
+            bench.finish("burst").await
         }
-        Scenario::Whole => come_and_go(bench, labels::WHOLE, "whole", bench.profile.whole, &whole_spec()).await,
+        Scenario::Whole => create_and_delete(bench, labels::WHOLE, "whole", bench.profile.whole, &whole_spec()).await,
         Scenario::Databases => databases::run(bench).await,
         Scenario::Large => large::run(bench).await,
     }
 }
 
-/// Customers of each of `sizes`, all at once; each time they leave at once.
-async fn come_and_go(bench: &mut Bench, kind: &str, set: &str, sizes: &[usize], spec: &Value) -> Result<()> {
-    bench.with_suite().await?;
+/// Creates and deletes `sizes` customers at once.
+async fn create_and_delete(bench: &mut Bench, kind: &str, set: &str, sizes: &[usize], spec: &Value) -> Result<()> {
+    bench.start_controllers().await?;
     for &n in sizes {
         let set = format!("{set}{n}");
         let customers = converge::run(bench, kind, &set, n, spec).await?;

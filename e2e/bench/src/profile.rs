@@ -1,40 +1,39 @@
-//! How much is measured.
+//! Profiles: how much is measured.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// How much is measured.
+/// Profile.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// Customers without a database that are made at once, and leave at once.
+    /// Numbers of customers without a database that are created and deleted at once.
     pub fan_out: &'static [usize],
-    /// Customers without a database that things happen to, or nothing.
+    /// Customers without a database for changes and for idle time.
     pub standing: usize,
-    /// Customers without a database that are made at once, and more than any of these.
+    /// Customers without a database that are created at once, more than in `fan_out`.
     pub burst: usize,
-    /// Customers without a database that stay: so many, then so many in all. What each costs must not depend on how many there
-    /// are.
+    /// Customers without a database: the first number, then the second in total. The cost of each must not depend on their number.
     pub large: Option<(usize, usize)>,
-    /// Whole customers, with a database, a way through the fleet and a worker on a simulated node, that are made at once.
+    /// Whole customers, with a database, a pool and a worker on a simulated node, that are made at once.
     pub whole: &'static [usize],
-    /// Databases without customers that are made at once.
+    /// Databases without customers that are created at once.
     pub databases: usize,
-    /// Customers that the suite, the floor and the peers make to be compared.
+    /// Customers that Ahoi, the floor and the peers create for comparison.
     pub compare: usize,
-    /// How often the suite, the floor and the parent take turns.
+    /// How often Ahoi, the floor and the parent alternate.
     pub rounds: usize,
-    /// Whether of the peers is measured what takes minutes, too: kro as it comes, and what each does at a restart.
+    /// Whether slow scenarios of the peers are measured: kro with default limits, and restarts.
     pub thorough: bool,
-    /// How many requests the floor has in flight; the best counts.
+    /// Numbers of requests in flight for the floor. The best result counts.
     pub floor: &'static [usize],
-    /// Customers a second in the steady scenario, and changes a second in the one with toggles.
+    /// Customers a second in the steady scenario, and toggles a second.
     pub rate: u32,
-    /// How long customers are made steadily.
+    /// Duration of the steady scenario.
     pub steady: Duration,
-    /// How long nothing is done, to see what that costs.
+    /// Duration of idle time.
     pub idle: Duration,
 }
 
@@ -90,7 +89,7 @@ const FULL: Profile = Profile {
 };
 
 impl Profile {
-    /// By its name.
+    /// Returns the profile with this name.
     pub fn named(name: &str) -> Result<Profile> {
         match [SMOKE, QUICK, FULL].into_iter().find(|profile| profile.name == name) {
             Some(profile) => Ok(profile),
@@ -106,7 +105,7 @@ mod tests {
     #[test]
     fn every_scenario_has_a_name_of_its_own() {
         for profile in [SMOKE, QUICK, FULL] {
-            // Two scenarios of one name would be taken for two runs of one.
+            // Scenarios with the same name would count as runs of one scenario.
             assert!(!profile.fan_out.contains(&profile.standing), "{}", profile.name);
         }
     }

@@ -1,5 +1,5 @@
-//! What a customer needs, taken from one: every object that the suite made of it, in the order it was made, with the body it
-//! has in the end. The floor and the peers make exactly these, so nobody has to keep a list.
+//! Recording of the writes of a customer: all objects that Ahoi created, in order, with their final bodies. The floor and the peers
+//! create the same objects.
 
 use std::collections::BTreeSet;
 
@@ -11,44 +11,44 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, ahoi_api_version, fan_out_spec};
 
-/// Stands for the customer's name in what was recorded.
+/// Placeholder for the name of the customer.
 pub const NAME: &str = "@NAME@";
-/// The recorded customer: found again in every text, and nowhere else.
+/// Name of the recorded customer, unique in all texts.
 const RECORDED: &str = "bench-recorded-customer";
 
-/// How an object comes to be.
+/// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// POST of the whole.
+    /// POST of the object.
     Create,
-    /// Server-side apply, for what may be there already: the default account of a namespace.
+    /// Server-side apply, for objects that may exist, such as the default ServiceAccount.
     Apply,
-    /// Merge patch of its status.
+    /// Merge patch of the status.
     Status,
 }
 
-/// One write.
+/// Write.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What is sent.
+    /// Kind of the write.
     pub how: How,
-    /// Where to.
+    /// Path.
     pub path: String,
-    /// JSON; `@NAME@` is the customer, `@UIDn@` the uid of what the n-th step made.
+    /// JSON body. `@NAME@` is the customer, `@UIDn@` the uid of the object of step n.
     pub body: String,
-    /// Whether the body of another step has the uid of what this one makes.
+    /// Whether the body of another step contains the uid of this object.
     pub referenced: bool,
 }
 
-/// Everything that a customer needs.
+/// All writes of a customer.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
-    /// The writes, in an order in which they can be made.
+    /// Writes, in an order that is possible.
     pub steps: Vec<Step>,
 }
 
 impl Recorded {
-    /// Makes a customer, looks at what the suite makes of it, and removes it again.
+    /// Creates a customer, records the writes of Ahoi, and deletes the customer.
     pub async fn take(bench: &Bench) -> Result<Recorded> {
         let client = &bench.cluster.client;
         let mark = Audit::mark()?;
@@ -71,19 +71,19 @@ impl Recorded {
             .collect();
         bench.cluster.delete_customer(RECORDED).await?;
         let recorded = steps(objects, &statuses);
-        ensure!(recorded.steps.len() > 5, "only {} writes were recorded of a customer", recorded.steps.len());
+        ensure!(recorded.steps.len() > 5, "only {} writes of a customer were recorded", recorded.steps.len());
         Ok(recorded)
     }
 
-    /// The objects as a program makes them that is no part of the suite: without the customer itself, and without the marks
-    /// that mean something to the suite's controllers only. Those of the suite's kinds have the status they end with.
+    /// Returns the objects for a program that is not part of Ahoi: without the Customer and without the marks of our controllers.
+    /// Objects of our kinds have their final status.
     pub fn children(&self) -> Result<Vec<Value>> {
         let objects = self.steps.iter().skip(1).filter(|step| step.how != How::Status);
         objects
             .map(|step| {
                 let mut object = without_marks(serde_json::from_str(&step.body)?);
-                if let Some(told) = self.status_of(step, &object) {
-                    object["status"] = serde_json::from_str::<Value>(&told.body)?["status"].take();
+                if let Some(status) = self.status_of(step, &object) {
+                    object["status"] = serde_json::from_str::<Value>(&status.body)?["status"].take();
                 }
                 Ok(object)
             })
@@ -113,7 +113,7 @@ async fn get(client: &Client, path: &str) -> Result<Value> {
     client.request(request).await.with_context(|| format!("GET {path}"))
 }
 
-/// Where objects were made, in the order in which the first was made in each place.
+/// Returns the resources and namespaces of created objects, in the order of their first object.
 fn collections(requests: &[Request]) -> Vec<(How, String)> {
     let mut places: Vec<(How, String)> = Vec::new();
     for Request { verb, object_ref, .. } in requests {
@@ -136,7 +136,7 @@ fn collections(requests: &[Request]) -> Vec<(How, String)> {
 fn collection(object: &ObjectRef) -> String {
     let ObjectRef { group, version, resource, namespace, .. } = object;
     let group = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    // A Namespace counts as in itself.
+    // A Namespace is in its own namespace.
     if namespace.is_empty() || resource == "namespaces" {
         format!("{group}/{resource}")
     } else {
@@ -168,7 +168,7 @@ fn is_of_the_recorded(object: &Value) -> bool {
     by_the_suite && (within("name") || within("namespace"))
 }
 
-/// The writes that make `objects`, and then the statuses of the resources in `statuses`.
+/// Returns the writes for `objects`, and then for the statuses of `statuses`.
 fn steps(objects: Vec<(How, String, Value)>, statuses: &BTreeSet<String>) -> Recorded {
     let uids: Vec<String> = objects
         .iter()
@@ -182,20 +182,20 @@ fn steps(objects: Vec<(How, String, Value)>, statuses: &BTreeSet<String>) -> Rec
         text
     };
     let mut made: Vec<Step> = Vec::new();
-    let mut told: Vec<Step> = Vec::new();
+    let mut status_steps: Vec<Step> = Vec::new();
     for (how, collection, mut object) in objects {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let resource = collection.rsplit('/').next().unwrap_or_default();
         let status = object.as_object_mut().and_then(|object| object.remove("status"));
         if let Some(status) = status.filter(|_| statuses.contains(resource) && collection.contains(ahoi_api::GROUP)) {
-            told.push(Step {
+            status_steps.push(Step {
                 how: How::Status,
                 path: general(format!("{collection}/{name}/status?fieldManager=ahoi-bench")),
                 body: general(json!({"status": status}).to_string()),
                 referenced: false,
             });
         }
-        // Kubernetes adds to an account what nobody has asked for; only the suite's field is its write.
+        // Only our field of the account: Kubernetes adds the others.
         if how == How::Apply {
             object = json!({"apiVersion": object["apiVersion"], "kind": object["kind"],
                 "metadata": {"name": name, "namespace": object["metadata"]["namespace"]},
@@ -212,13 +212,13 @@ fn steps(objects: Vec<(How, String, Value)>, statuses: &BTreeSet<String>) -> Rec
         let mark = format!("@UID{n}@");
         made[n].referenced = made.iter().any(|step| step.body.contains(&mark));
     }
-    // The customer's own is the last one that can be told.
-    told.reverse();
-    made.extend(told);
+    // The status of the Customer last.
+    status_steps.reverse();
+    made.extend(status_steps);
     Recorded { steps: made }
 }
 
-/// Removes what the API server adds to an object.
+/// Removes fields that the API server adds.
 fn strip(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"] {

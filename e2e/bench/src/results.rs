@@ -1,4 +1,4 @@
-//! What a run has found.
+//! Results of a run.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,67 +9,67 @@ use crate::machine::Machine;
 pub struct Run {
     /// Name of the profile.
     pub profile: String,
-    /// Where it ran.
+    /// Machine of the run.
     pub machine: Machine,
-    /// Single numbers, in the order they were found.
+    /// Figures, in the order in which they were measured.
     pub values: Vec<Value>,
     /// Curves, for the plots.
     pub curves: Vec<Curve>,
-    /// What must be and was not, such as a write at rest.
+    /// Violated requirements, for example writes at rest.
     pub violations: Vec<String>,
 }
 
-/// One number.
+/// Figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Value {
-    /// The scenario, a heading of the report.
+    /// Scenario: a heading of the report.
     pub scenario: String,
-    /// What was measured, a row of the report.
+    /// Quantity: a row of the report.
     pub what: String,
-    /// Its unit.
+    /// Unit.
     pub unit: String,
-    /// The number.
+    /// Value.
     pub value: f64,
 }
 
-/// One curve of a plot.
+/// Curve of a plot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// Name of the plot.
     pub plot: String,
     /// Name of the curve.
     pub name: String,
-    /// Its points.
+    /// Points.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Run {
-    /// Keeps a number and says it.
+    /// Records and prints a figure.
     pub fn value(&mut self, scenario: &str, what: &str, unit: &str, value: f64) {
         println!("    {what}: {} {unit}", number(value));
         self.values.push(Value { scenario: scenario.into(), what: what.into(), unit: unit.into(), value });
     }
 
-    /// Keeps a number that must be 0.
+    /// Records a figure that must be 0.
     pub fn zero(&mut self, scenario: &str, what: &str, unit: &str, value: usize) {
         self.value(scenario, what, unit, value as f64);
         if value > 0 {
-            self.violations.push(format!("{scenario}: {value} {unit} ({what}), and none is allowed"));
+            self.violations.push(format!("{scenario}: {value} {unit} ({what}) instead of 0"));
         }
     }
 
-    /// The number of a scenario that was kept last.
+    /// Returns the last figure of a scenario.
     pub fn find(&self, scenario: &str, what: &str) -> Option<f64> {
         self.values.iter().rfind(|v| v.scenario == scenario && v.what == what).map(|v| v.value)
     }
 
-    /// Keeps a curve.
+    /// Records a curve.
     pub fn curve(&mut self, plot: &str, name: &str, points: Vec<(f64, f64)>) {
         self.curves.push(Curve { plot: plot.into(), name: name.into(), points });
     }
 }
 
-/// With as many digits as mean something.
+/// Formats a number with its significant digits.
 pub fn number(value: f64) -> String {
     // The sum of nothing is -0.
     let value = value + 0.0;
@@ -98,7 +98,7 @@ mod tests {
         run.zero("at rest", "writes", "requests", 0);
         assert!(run.violations.is_empty());
         run.zero("at rest", "writes", "requests", 2);
-        assert_eq!(run.violations, ["at rest: 2 requests (writes), and none is allowed"]);
+        assert_eq!(run.violations, ["at rest: 2 requests (writes) instead of 0"]);
         assert_eq!(run.find("at rest", "writes"), Some(2.0));
     }
 }

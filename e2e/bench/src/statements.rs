@@ -1,23 +1,23 @@
-//! The SQL that one database takes, as PostgreSQL itself has logged it: nobody has to keep a list.
+//! SQL statements of one database, read from the log of PostgreSQL.
 
 use std::collections::BTreeMap;
 
-/// What the log is to begin each line with: the session's database, and what it calls itself.
+/// log_line_prefix: database and application_name of the session.
 pub const PREFIX: &str = "@@%d@%a@ ";
 
-/// Something that was sent to PostgreSQL.
+/// Statement that was sent to PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// The database of the session.
+    /// Database of the session.
     pub database: String,
-    /// The text, its parameters in place.
+    /// Text, with its parameters as literals.
     pub sql: String,
 }
 
-/// What sessions that call themselves `application` have sent, in its order.
+/// Returns the statements of sessions with this application_name, in order.
 pub fn read(log: &str, application: &str) -> Vec<Statement> {
     let mut statements: Vec<Statement> = Vec::new();
-    // Whether lines that begin with a tab belong to the last one.
+    // Whether lines that start with a tab continue the last statement.
     let mut continued = false;
     for line in log.lines() {
         if let Some(more) = line.strip_prefix('\t') {
@@ -50,7 +50,7 @@ fn split(line: &str) -> Option<(&str, &str, &str)> {
     Some((database, application, rest))
 }
 
-/// The text of a statement; that one was prepared is not logged.
+/// Returns the text of a statement, simple or prepared.
 fn said(what: &str) -> Option<&str> {
     let what = what.strip_prefix("LOG:  ")?;
     if let Some(sql) = what.strip_prefix("statement: ") {
@@ -59,7 +59,7 @@ fn said(what: &str) -> Option<&str> {
     Some(what.strip_prefix("execute ")?.split_once(": ")?.1)
 }
 
-/// The values of its parameters as literals, by number.
+/// Returns the parameters as literals, by number.
 fn parameters(what: &str) -> Option<BTreeMap<usize, String>> {
     let what = what.strip_prefix("DETAIL:  ")?;
     let mut rest = what.strip_prefix("Parameters: ").or_else(|| what.strip_prefix("parameters: "))?;
@@ -72,7 +72,7 @@ fn parameters(what: &str) -> Option<BTreeMap<usize, String>> {
     Some(values)
 }
 
-/// Where the literal at the beginning ends: NULL, or text in single quotes, doubled within.
+/// Returns the length of the literal at the start: NULL, or a quoted text.
 fn literal_end(text: &str) -> usize {
     let mut quotes = 0;
     for (at, character) in text.char_indices() {
@@ -86,7 +86,7 @@ fn literal_end(text: &str) -> usize {
 }
 
 fn bind(sql: &str, values: &BTreeMap<usize, String>) -> String {
-    // From the last: $1 is the beginning of $10.
+    // From the last, because $1 is a prefix of $10.
     values.iter().rev().fold(sql.to_owned(), |sql, (number, value)| sql.replace(&format!("${number}"), value))
 }
 

@@ -1,8 +1,8 @@
-//! Numbers of many numbers.
+//! Statistics.
 
 use std::time::Duration;
 
-/// The value below which the share `q` (0 to 1) of `values` lies, by the nearest rank. 0 of nothing.
+/// Quantile `q` (0 to 1) of `values`, by nearest rank. 0 if there are none.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -10,7 +10,7 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }
 
-/// The middle one; of an even number the mean of the two in the middle. 0 of nothing.
+/// Median. 0 if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -21,7 +21,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Smallest and largest. 0 of nothing.
+/// Minimum and maximum. 0 if there are no values.
 pub fn spread(values: &[f64]) -> (f64, f64) {
     let sorted = |a: f64, b: f64| if a < b { (a, b) } else { (b, a) };
     values
@@ -33,7 +33,7 @@ pub fn spread(values: &[f64]) -> (f64, f64) {
         .unwrap_or_default()
 }
 
-/// In milliseconds.
+/// Converts durations to milliseconds.
 pub fn millis(times: impl IntoIterator<Item = Duration>) -> Vec<f64> {
     times.into_iter().map(|time| time.as_secs_f64() * 1000.0).collect()
 }

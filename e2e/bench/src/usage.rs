@@ -1,35 +1,35 @@
-//! What the processes of a cluster have used, from /proc.
+//! CPU and memory of the processes of a cluster, from /proc.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// Of the kernel's clock in which it tells CPU time; the same on every Linux.
+/// Ticks per second of the CPU times in /proc, the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One process.
+/// Process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
-    /// Seconds of CPU since its start.
+    /// CPU seconds since its start.
     pub cpu: f64,
-    /// Bytes of memory that it has (resident).
+    /// Resident memory in bytes.
     pub memory: f64,
 }
 
-/// Every process of a cluster, by program and process id.
+/// Processes of a cluster, by program and process id.
 #[derive(Clone, Debug, Default)]
 pub struct Usage(BTreeMap<String, BTreeMap<u32, Process>>);
 
 impl Usage {
-    /// Of the processes of the cluster `name` now, and of this one.
+    /// Returns the usage of the processes of the cluster `name` and of this process.
     pub fn now(name: &str) -> Result<Usage> {
         let group = format!("/ahoi-{name}/");
         let mut usage = Usage::default();
         for entry in fs::read_dir("/proc").context("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let own = pid == std::process::id();
-            // A process may end between two lines.
+            // A process may end meanwhile.
             let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
             if !own && !groups.contains(&group) {
                 continue;
@@ -47,7 +47,7 @@ impl Usage {
         Ok(usage)
     }
 
-    /// Seconds of CPU that each program has used since `before`, over all of its processes that live still.
+    /// Returns the CPU seconds of each program since `before`, over its running processes.
     pub fn cpu_since(&self, before: &Usage) -> BTreeMap<String, f64> {
         let of = |(program, processes): (&String, &BTreeMap<u32, Process>)| {
             let known = before.0.get(program);
@@ -60,28 +60,28 @@ impl Usage {
         self.0.iter().map(of).collect()
     }
 
-    /// Bytes of memory of all processes of the programs that `counts` names.
+    /// Returns the memory of the programs that `counts` selects, in bytes.
     pub fn memory(&self, counts: impl Fn(&str) -> bool) -> f64 {
         self.0.iter().filter(|(program, _)| counts(program)).flat_map(|(_, p)| p.values()).map(|p| p.memory).sum()
     }
 
-    /// Every process, with its program.
+    /// Returns all processes with their programs.
     pub fn processes(&self) -> impl Iterator<Item = (&str, u32)> {
         self.0.iter().flat_map(|(program, processes)| processes.keys().map(move |pid| (program.as_str(), *pid)))
     }
 
-    /// The programs.
+    /// Returns the programs.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 }
 
-/// Seconds of CPU of all programs that `counts` names.
+/// Returns the CPU seconds of the programs that `counts` selects.
 pub fn sum(cpu: &BTreeMap<String, f64>, counts: impl Fn(&str) -> bool) -> f64 {
     cpu.iter().filter(|(program, _)| counts(program)).map(|(_, seconds)| seconds).sum()
 }
 
-/// The last part of the path in the first argument.
+/// Returns the file name of the first argument.
 fn program(command: &[u8]) -> String {
     let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
     let first = String::from_utf8_lossy(first);
@@ -89,7 +89,7 @@ fn program(command: &[u8]) -> String {
 }
 
 fn parse(stat: &str, memory: &str) -> Option<Process> {
-    // The second field, in brackets, may hold anything.
+    // The second field, in parentheses, may contain any character.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
     let pages: f64 = memory.split_whitespace().nth(1)?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! What watches see, and when. Nothing of a benchmark is asked for again and again: the asking would be measured as well.
+//! Observed changes and their times. The benchmark uses watches instead of polling, because polling would be measured as well.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -14,23 +14,23 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-/// What a watch tells of an object.
+/// Change of an object.
 pub enum Change<'a, K> {
-    /// It is so now.
+    /// The object exists in this state.
     Is(&'a K),
-    /// It is gone; this is how it was.
+    /// The object was deleted, with its last state.
     Gone(&'a K),
 }
 
-/// For every name that a watch was looking for, when it was first seen.
+/// When a watch first observed each name.
 pub struct Seen {
     times: watch::Receiver<BTreeMap<String, Instant>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Seen {
-    /// Watches `api` and keeps the first moment of every name that `notable` makes of a change. Returns once the watch
-    /// stands; what is there already has been looked at by then.
+    /// Watches `api` and records the first time of each name that `notable` returns. Returns when the watch is established and the
+    /// existing objects were processed.
     pub async fn by<K>(api: Api<K>, notable: impl Fn(Change<'_, K>) -> Option<String> + Send + 'static) -> Result<Seen>
     where
         K: Clone + Debug + Send + DeserializeOwned + Resource + 'static,
@@ -47,7 +47,7 @@ impl Seen {
                     Ok(Event::Init) => None,
                     Ok(Event::InitDone) => {
                         if let Some(stands) = stands.take() {
-                            // Whoever does not wait any longer need not be told.
+                            // The receiver may be dropped.
                             let _ = stands.send(());
                         }
                         None
@@ -69,20 +69,20 @@ impl Seen {
         });
         let seen = Seen { times: seen, _task: AbortOnDropHandle::new(task) };
         let stood = tokio::time::timeout(Duration::from_secs(60), standing).await;
-        stood.context("a watch did not begin within 60 s")?.context("a watch ended before it began")?;
+        stood.context("a watch was not established within 60 s")?.context("a watch ended before it was established")?;
         Ok(seen)
     }
 
-    /// Waits until `name` has been seen.
+    /// Waits until `name` is observed.
     pub async fn one(&self, name: &str, seconds: u64) -> Result<()> {
         let mut times = self.times.clone();
         let seen = times.wait_for(|times| times.contains_key(name));
         let seen = tokio::time::timeout(Duration::from_secs(seconds), seen).await;
-        seen.with_context(|| format!("{name} was not seen within {seconds} s"))?.context("the watch ended")?;
+        seen.with_context(|| format!("{name} was not observed within {seconds} s"))?.context("the watch ended")?;
         Ok(())
     }
 
-    /// Waits until `n` names have been seen; when each was.
+    /// Waits until `n` names are observed. Returns their times.
     pub async fn all(&mut self, n: usize, what: &str, seconds: u64) -> Result<BTreeMap<String, Instant>> {
         let complete = self.times.wait_for(|times| times.len() >= n);
         if let Ok(times) = tokio::time::timeout(Duration::from_secs(seconds), complete).await {

@@ -13,7 +13,7 @@ fn recorded() -> Recorded {
     let customer = object("Customer", "uid-of-customer", json!({"status": {"summary": "1/1"}}));
     let mut namespace = object("Namespace", "uid-of-namespace", json!({"spec": {"finalizers": ["kubernetes"]}}));
     namespace["metadata"]["labels"] = json!({"owner": "uid-of-customer", "customer": RECORDED});
-    namespace["metadata"]["annotations"] = json!({"mark": "of the suite"});
+    namespace["metadata"]["annotations"] = json!({"mark": "of Ahoi"});
     namespace["metadata"]["ownerReferences"] = json!([{"uid": "uid-of-customer"}]);
     let group = format!("/apis/{}/customers", ahoi_api_version());
     let objects = vec![(How::Create, group, customer), (How::Create, "/api/v1/namespaces".into(), namespace)];
@@ -28,7 +28,7 @@ fn names_and_uids_become_placeholders() {
     let namespace: Value = serde_json::from_str(&steps[1].body).unwrap();
     let labels = json!({"owner": "@UID0@", "customer": NAME});
     let metadata = json!({"name": NAME, "labels": labels, "ownerReferences": [{"uid": "@UID0@"}],
-        "annotations": {"mark": "of the suite"}});
+        "annotations": {"mark": "of Ahoi"}});
     assert_eq!(namespace, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
     assert!(steps[2].path.ends_with("/customers/@NAME@/status?fieldManager=ahoi-bench"), "{}", steps[2].path);
     assert_eq!(steps[2].body, r#"{"status":{"summary":"1/1"}}"#);

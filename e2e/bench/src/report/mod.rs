@@ -1,4 +1,4 @@
-//! The report: README.md with every number, results.json with every run, an SVG for every plot.
+//! The report: README.md with all figures, results.json with all runs, and an SVG for each plot.
 
 mod figure;
 mod summary;
@@ -32,7 +32,7 @@ pub fn write(folder: &Path, runs: &[Run]) -> Result<()> {
     Ok(())
 }
 
-/// The curves of each plot, each the one of the run in the middle.
+/// Returns the curves of each plot, each of the median run.
 fn plots_of(runs: &[Run]) -> Vec<(String, Vec<Curve>)> {
     let mut order: Vec<(String, String)> = Vec::new();
     let mut all: BTreeMap<(String, String), Vec<&Curve>> = BTreeMap::new();
@@ -54,7 +54,7 @@ fn plots_of(runs: &[Run]) -> Vec<(String, Vec<Curve>)> {
     plots
 }
 
-/// The curve whose end is nearest to the median of all ends: one that was measured, not a mean of several.
+/// Returns the measured curve whose end is nearest to the median of all ends.
 fn middle<'a>(curves: &[&'a Curve]) -> Option<&'a Curve> {
     let end = |curve: &Curve| curve.points.last().map_or(0.0, |(x, y)| x * y);
     let target = median(&curves.iter().map(|curve| end(curve)).collect::<Vec<_>>());

@@ -1,23 +1,23 @@
-//! What was promised, and what was found: the beginning of the report.
+//! Goals and results: the first section of the report.
 
 use super::figure::figure;
 use crate::results::Run;
 use crate::scenarios::{changes, databases, floor, labels, peers};
 use crate::stats::median;
 
-/// A figure that was promised.
-struct Bar {
-    promise: &'static str,
+/// Goal for a figure.
+struct Goal {
+    name: &'static str,
     found: Found,
     limit: Limit,
 }
 
-/// Where it is found.
+/// Where the figure is in the results.
 enum Found {
-    /// In this row of the scenarios that begin and end so.
+    /// Row of the scenarios with this prefix and suffix.
     Row { begin: &'static str, end: &'static str, what: &'static str },
-    /// As the quotient of two rows, of the suite and of a peer whose name begins so: the rest of the name of the peer's scenario
-    /// is that of the suite's.
+    /// Quotient of a row of Ahoi and a row of the peer with this prefix. The rest of the name of the peer's scenario is the name
+    /// of the scenario of Ahoi.
     Quotient { ours: &'static str, peer: &'static str, theirs: &'static str },
 }
 
@@ -26,20 +26,17 @@ enum Limit {
     AtMost(f64),
 }
 
-fn bars() -> Vec<Bar> {
+fn goals() -> Vec<Goal> {
     use Limit::{AtLeast, AtMost};
-    let row = |promise, begin, end, what, limit| Bar { promise, found: Found::Row { begin, end, what }, limit };
-    let beside = |promise, peer, ours, theirs| Bar {
-        promise,
-        found: Found::Quotient { ours, peer, theirs },
-        limit: AtMost(1.0),
-    };
+    let row = |name, begin, end, what, limit| Goal { name, found: Found::Row { begin, end, what }, limit };
+    let beside =
+        |name, peer, ours, theirs| Goal { name, found: Found::Quotient { ours, peer, theirs }, limit: AtMost(1.0) };
     let (writes, parent, kro) = ("writes per customer", peers::PARENT, peers::KRO_RAISED);
     vec![
         row("customers a second ÷ the floor's", "the floor", "", floor::SHARE, AtLeast(0.85)),
-        row("… ÷ those of a bare client that awaits nothing", "the floor", "", floor::SHARE_OF_BARE, AtLeast(0.85)),
+        row("… ÷ those of a bare client that waits for nothing", "the floor", "", floor::SHARE_OF_BARE, AtLeast(0.85)),
         row("… ÷ those of a parent on controller-runtime", parent, "", peers::MULTIPLE, AtLeast(1.0)),
-        row("… ÷ those of kro with its limits raised", kro, "", peers::MULTIPLE, AtLeast(1.0)),
+        row("… ÷ those of kro with raised limits", kro, "", peers::MULTIPLE, AtLeast(1.0)),
         beside("writes of a customer ÷ the parent's", parent, writes, writes),
         beside("… ÷ kro's", kro, writes, writes),
         beside("memory of a customer ÷ the parent's", parent, labels::MEMORY, peers::MEMORY),
@@ -56,7 +53,7 @@ fn bars() -> Vec<Bar> {
         ),
         row("one of 10,000 ÷ one of 1,000: writes", "each of 10000", "", writes, AtMost(1.1)),
         row("… memory", "each of 10000", "", labels::MEMORY, AtMost(1.1)),
-        row("… CPU of the suite", "each of 10000", "", "CPU of the suite per customer", AtMost(1.1)),
+        row("… CPU of Ahoi", "each of 10000", "", "CPU of Ahoi per customer", AtMost(1.1)),
         row(
             "databases a second ÷ those of the same SQL by a bare client",
             "300 databases",
@@ -64,29 +61,29 @@ fn bars() -> Vec<Bar> {
             databases::SHARE,
             AtLeast(0.85),
         ),
-        row("… PostgreSQL on a core of its own", "300 databases", "of its own", databases::SHARE, AtLeast(0.85)),
+        row("… PostgreSQL on its own core", "300 databases", "its own core", databases::SHARE, AtLeast(0.85)),
     ]
 }
 
-/// The bars of which these runs have a figure.
+/// Returns the goals for which these runs have figures.
 pub fn markdown(runs: &[Run]) -> String {
-    let lines: Vec<String> = bars().iter().filter_map(|bar| line(bar, runs)).collect();
+    let lines: Vec<String> = goals().iter().filter_map(|goal| line(goal, runs)).collect();
     if lines.is_empty() {
         return String::new();
     }
-    format!("\n## In short\n\n| | bar | found | |\n|---|---|---|---|\n{}", lines.concat())
+    format!("\n## Goals\n\n| | goal | result | |\n|---|---|---|---|\n{}", lines.concat())
 }
 
-fn line(bar: &Bar, runs: &[Run]) -> Option<String> {
-    let (values, unit) = bar.found.values(runs)?;
+fn line(goal: &Goal, runs: &[Run]) -> Option<String> {
+    let (values, unit) = goal.found.values(runs)?;
     let middle = median(&values);
-    let (bound, met) = match bar.limit {
+    let (bound, met) = match goal.limit {
         Limit::AtLeast(least) => (format!("≥ {least}"), middle >= least),
         Limit::AtMost(0.0) => ("0".to_owned(), middle <= 0.0),
         Limit::AtMost(most) => (format!("≤ {most}"), middle <= most),
     };
     let met = if met { "met" } else { "**missed**" };
-    Some(format!("| {} | {bound} | {} | {met} |\n", bar.promise, figure(&values, &unit)))
+    Some(format!("| {} | {bound} | {} | {met} |\n", goal.name, figure(&values, &unit)))
 }
 
 impl Found {
@@ -119,18 +116,18 @@ mod tests {
     fn every_goal_has_a_published_result() {
         let published = include_str!("../../../../docs/benchmarks/results.json");
         let runs: Vec<Run> = serde_json::from_str(published).unwrap();
-        for bar in bars() {
-            assert!(line(&bar, &runs).is_some(), "{}", bar.promise);
+        for goal in goals() {
+            assert!(line(&goal, &runs).is_some(), "{}", goal.name);
         }
     }
 
     #[test]
     fn met_and_missed() {
         let mut run = Run::default();
-        run.value("the floor: of all", "rate of the suite as a share of the floor", "", 0.8);
+        run.value("the floor: of all", "rate of Ahoi as a share of the floor", "", 0.8);
         run.value("10 at once", "writes per customer", "requests", 14.0);
         run.value("a parent on controller-runtime: 10 at once", "writes per customer", "requests", 16.0);
-        let expected = "\n## In short\n\n| | bar | found | |\n|---|---|---|---|\n\
+        let expected = "\n## Goals\n\n| | goal | result | |\n|---|---|---|---|\n\
             | customers a second ÷ the floor's | ≥ 0.85 | 0.800 | **missed** |\n\
             | writes of a customer ÷ the parent's | ≤ 1 | 0.875 | met |\n";
         assert_eq!(markdown(&[run]), expected);

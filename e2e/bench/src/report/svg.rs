@@ -1,4 +1,4 @@
-//! Plots of lines, as SVG: nothing in here knows what the numbers mean.
+//! Line plots as SVG.
 
 use std::fmt::Write as _;
 
@@ -12,24 +12,24 @@ const TOP: f64 = 52.0;
 const BOTTOM: f64 = 50.0;
 /// Height of a line of the legend.
 const LINE: f64 = 18.0;
-/// Told apart by people who do not see all colours, too (Okabe and Ito).
+/// Colours that are distinguishable with colour blindness (Okabe and Ito).
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
 
-/// Several curves over the same axes.
+/// Plot of several curves.
 pub struct Plot<'a> {
-    /// What it shows.
+    /// Title.
     pub title: &'a str,
     /// Name of the horizontal axis.
     pub x: &'a str,
     /// Name of the vertical axis.
     pub y: &'a str,
-    /// Whether the vertical axis goes in powers of ten.
+    /// Whether the vertical axis is logarithmic.
     pub logarithmic: bool,
-    /// What is drawn.
+    /// Curves.
     pub curves: &'a [Curve],
 }
 
-/// From numbers to places along one axis.
+/// Maps numbers to positions on an axis.
 struct Axis {
     low: f64,
     high: f64,
@@ -45,7 +45,7 @@ impl Axis {
         self.from + share * (self.to - self.from)
     }
 
-    /// Round numbers: about six, or the powers of ten.
+    /// Ticks: about six round numbers, or powers of ten.
     fn ticks(&self) -> Vec<f64> {
         if self.logarithmic {
             let (first, last) = (self.low.log10().round() as i32, self.high.log10().round() as i32);
@@ -57,7 +57,7 @@ impl Axis {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, … that is not smaller.
+/// Returns the smallest of 1, 2, 5, 10, 20, … that is not smaller than the value.
 fn round_step(rough: f64) -> f64 {
     let power = 10_f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| factor * power >= rough * 0.999).unwrap_or(10.0);
@@ -65,7 +65,7 @@ fn round_step(rough: f64) -> f64 {
 }
 
 impl Plot<'_> {
-    /// The whole file.
+    /// Returns the SVG document.
     pub fn to_svg(&self) -> String {
         let legend = LINE * self.curves.len() as f64;
         let bottom = HEIGHT - BOTTOM;
@@ -101,7 +101,7 @@ impl Plot<'_> {
         self.draw_axes(&mut svg, &x, &y);
         for (number, curve) in self.curves.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
-            // The second time around the colours are dashed.
+            // More curves than colours: dashed lines.
             let dashes = if number < COLOURS.len() { "" } else { r#" stroke-dasharray="6 4""# };
             let line: Vec<String> =
                 curve.points.iter().map(|(px, py)| format!("{:.1},{:.1}", x.place(*px), y.place(*py))).collect();
@@ -146,7 +146,7 @@ impl Plot<'_> {
     }
 }
 
-/// With no more digits than it has.
+/// Formats a number without trailing digits.
 fn tick_label(tick: f64) -> String {
     let digits = format!("{tick:.3}");
     digits.trim_end_matches('0').trim_end_matches('.').to_owned()

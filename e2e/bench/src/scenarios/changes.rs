@@ -1,4 +1,4 @@
-//! What changes when all customers are there: toggles, a Plan, and hands that should not be in it.
+//! Changes of existing customers: toggles, a Plan, and manual changes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -17,23 +17,23 @@ use tokio::sync::Mutex;
 
 use super::steady::paced;
 use super::{QUIET, converge, labels, latencies, rest};
-use crate::bench::{AT_ONCE, Bench, PATIENCE, PLAN, fan_out_spec};
+use crate::bench::{AT_ONCE, Bench, PLAN, STEP_TIMEOUT, fan_out_spec};
 use crate::stats::{median, millis, quantile};
 use crate::watch::{Change, Seen};
 
-/// A row of the report.
+/// Row of the report.
 pub const TOGGLE_MULTIPLE: &str = "toggle → child applied, p99, as a multiple of one apply's p99";
-/// The namespace of what the benchmark itself needs.
+/// Namespace of the objects of the benchmark.
 const NAMESPACE: &str = "default";
 
-/// The customer that an object belongs to, by its label.
+/// Returns the customer of an object, from its label.
 fn customer_of<K: kube::Resource>(object: &K) -> Option<String> {
     object.labels().get(ahoi_api::CUSTOMER_LABEL).cloned()
 }
 
-/// Makes the profile's number of customers, and does to them whatever may be done; then leaves them in peace.
+/// Creates the customers of the profile, changes them, and measures idle time.
 pub async fn run(bench: &mut Bench) -> Result<()> {
-    bench.with_suite().await?;
+    bench.start_controllers().await?;
     let (set, n) = ("standing", bench.profile.standing);
     let customers = converge::run(bench, labels::FAN_OUT, set, n, &fan_out_spec()).await?;
     toggle(bench, &customers).await?;
@@ -41,10 +41,10 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     repair(bench, &customers).await?;
     rest::restart(bench, n).await?;
     rest::idle(bench, n).await?;
-    bench.leave(set).await
+    bench.finish(set).await
 }
 
-/// Suspends every one of `customers`, at the profile's rate: how long until the child says so, and the end of the chain.
+/// Suspends the customers at the rate of the profile, and measures the time until the child and the last object are updated.
 async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let n = customers.len();
     let scenario = format!("one toggle on each of {n} customers");
@@ -60,7 +60,7 @@ async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let mut children = Seen::by(bench.cluster.all::<Scheduler>(), child).await?;
     let mut ends = Seen::by(bench.cluster.all::<CronJob>(), end).await?;
 
-    // One apply beside each toggle, on the same loaded server: what a toggle is compared with.
+    // One apply with each toggle, under the same load, for comparison.
     let applied = std::sync::Arc::new(Mutex::new(Vec::<Duration>::new()));
     let start = bench.start()?;
     let toggled = paced(bench.profile.rate, customers, |name| {
@@ -81,15 +81,15 @@ async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
         }
     })
     .await?;
-    let children = children.all(n, "children suspended", PATIENCE).await?;
-    let ends = ends.all(n, "jobs suspended", PATIENCE).await?;
+    let children = children.all(n, "children suspended", STEP_TIMEOUT).await?;
+    let ends = ends.all(n, "jobs suspended", STEP_TIMEOUT).await?;
     bench.quiet(SYSTEM, QUIET).await?;
 
     let applied = std::mem::take(&mut *applied.lock().await);
     let apply = quantile(&millis(applied.iter().copied()), 0.99);
     let times = latencies(&toggled, &children);
     let tail = quantile(&millis(times.iter().copied()), 0.99);
-    bench.latency(&scenario, "one apply beside it", applied);
+    bench.latency(&scenario, "one concurrent apply", applied);
     bench.latency(&scenario, "toggle → child applied", times);
     bench.latency(&scenario, "toggle → end of the chain applied", latencies(&toggled, &ends));
     bench.run.value(&scenario, TOGGLE_MULTIPLE, "×", tail / apply);
@@ -97,10 +97,10 @@ async fn toggle(bench: &mut Bench, customers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Changes the Plan of all `customers`: how long until the quota of each namespace says so.
+/// Changes the Plan of all customers, and measures the time until each quota is updated.
 async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let n = customers.len();
-    let scenario = format!("a Plan change that reaches {n} customers");
+    let scenario = format!("a Plan change for {n} customers");
     println!("{scenario}");
     let reached = |change: Change<'_, ResourceQuota>| match change {
         Change::Is(quota) => {
@@ -113,12 +113,12 @@ async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let start = bench.start()?;
     let change = json!({"guardrails": {"quota": {"pods": "51"}}});
     bench.cluster.patch_spec(&bench.cluster.all::<Plan>(), PLAN, change).await?;
-    let reached = reached.all(n, "quotas changed", PATIENCE).await?;
+    let reached = reached.all(n, "quotas changed", STEP_TIMEOUT).await?;
     bench.quiet(SYSTEM, QUIET).await?;
 
     let times: Vec<Duration> = reached.values().map(|at| at.saturating_duration_since(start.at)).collect();
-    let last = times.iter().max().context("nobody")?.as_secs_f64();
-    bench.run.value(&scenario, "until the last is reached", "s", last);
+    let last = times.iter().max().context("none")?.as_secs_f64();
+    bench.run.value(&scenario, "until the last is updated", "s", last);
     bench.run.value(&scenario, "rate", "customers/s", n as f64 / last);
     bench.requests(&scenario, &start.requests()?, n);
     let now = bench.usage()?;
@@ -126,14 +126,14 @@ async fn plan(bench: &mut Bench, customers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Deletes or alters a child of one customer in a hundred: how long until it is as it was.
+/// Deletes or changes children of 1 % of the customers, and measures the time until they are restored.
 async fn repair(bench: &mut Bench, customers: &[String]) -> Result<()> {
     let hurt: Vec<String> = customers.iter().step_by(100).cloned().collect();
     let scenario =
-        format!("a policy deleted, a quota and a scheduler altered by hand for 1 % of {} customers", customers.len());
+        format!("a policy deleted, a quota and a scheduler changed manually for 1 % of {} customers", customers.len());
     println!("{scenario}");
     let of_them: HashSet<String> = hurt.iter().cloned().collect();
-    // Uids tell a policy that has been made again from the one that is about to be deleted.
+    // Uids distinguish the recreated policy from the deleted one.
     let policies = bench.cluster.all::<NetworkPolicy>().list(&kube::api::ListParams::default()).await?;
     let old: HashSet<String> = policies.iter().filter_map(|policy| policy.uid()).collect();
     let (theirs, altered) = (of_them.clone(), std::sync::Mutex::new(HashSet::new()));
@@ -186,11 +186,11 @@ async fn repair(bench: &mut Bench, customers: &[String]) -> Result<()> {
     }));
     let begun: BTreeMap<String, Instant> = hands.buffer_unordered(AT_ONCE).try_collect().await?;
     for (what, seen) in [
-        ("deleted policy → made again", &mut again),
-        ("altered quota → repaired", &mut right),
-        ("altered scheduler → repaired", &mut wanted),
+        ("deleted policy → recreated", &mut again),
+        ("changed quota → reverted", &mut right),
+        ("changed scheduler → reverted", &mut wanted),
     ] {
-        let ended = seen.all(hurt.len(), what, PATIENCE).await?;
+        let ended = seen.all(hurt.len(), what, STEP_TIMEOUT).await?;
         let times = millis(latencies(&begun, &ended));
         bench.run.value(&scenario, &format!("{what}, median"), "ms", median(&times));
         bench.run.value(&scenario, &format!("{what}, longest"), "ms", quantile(&times, 1.0));

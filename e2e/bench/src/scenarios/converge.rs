@@ -4,15 +4,15 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::labels::{FAN_OUT, FAN_OUT_PLOT, MEMORY};
-use super::{QUIET, convergence, latencies, of_the_suite};
-use crate::bench::{Bench, PATIENCE, names};
+use super::{QUIET, convergence, is_of_ahoi, latencies};
+use crate::bench::{Bench, STEP_TIMEOUT, names};
 
-/// Makes `n` customers named after `set` at once; their names.
+/// Creates `n` customers of `set` at once. Returns their names.
 pub async fn run(bench: &mut Bench, kind: &str, set: &str, n: usize, spec: &Value) -> Result<Vec<String>> {
     beside(bench, 0, kind, set, n, spec).await
 }
 
-/// The same beside customers that are there already.
+/// Creates `n` customers at once in addition to existing ones. Returns their names.
 pub async fn beside(
     bench: &mut Bench,
     others: usize,
@@ -28,9 +28,9 @@ pub async fn beside(
     let mut ready = bench.watch_ready(set).await?;
     let start = bench.start()?;
     let sent = bench.make(&names, spec).await?;
-    let ready = ready.all(n, "customers Ready", PATIENCE).await?;
-    let last = ready.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
-    // Whatever follows Ready by itself was caused by these customers, too.
+    let ready = ready.all(n, "customers Ready", STEP_TIMEOUT).await?;
+    let last = ready.values().max().context("no customer")?.saturating_duration_since(start.at).as_secs_f64();
+    // Writes after Ready count as well.
     bench.quiet(ahoi_e2e::SYSTEM, QUIET).await?;
     let now = bench.usage()?;
 
@@ -43,7 +43,7 @@ pub async fn beside(
     }
     bench.requests(&scenario, &start.requests()?, n);
     bench.used(&scenario, &start, &now, n);
-    let grown = (now.memory(of_the_suite) - bench.empty.memory(of_the_suite)) / (others + n) as f64 / 1e3;
+    let grown = (now.memory(is_of_ahoi) - bench.empty.memory(is_of_ahoi)) / (others + n) as f64 / 1e3;
     bench.run.value(&scenario, MEMORY, "kB", grown);
     Ok(names)
 }

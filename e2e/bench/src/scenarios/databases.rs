@@ -1,4 +1,4 @@
-//! Databases alone: as fast as their controller makes them, and as fast as a bare client sends the same SQL.
+//! Databases: the rate of the controller, and of a bare client with the same SQL.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -14,32 +14,32 @@ use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 use serde_json::json;
 
-use super::{latencies, of_the_control_plane, of_the_suite};
-use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
+use super::{is_control_plane, is_of_ahoi, latencies};
+use crate::bench::{AT_ONCE, Bench, STEP_TIMEOUT, names};
 use crate::cores;
 use crate::statements::{self, PREFIX, Statement};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
 const NAMESPACE: &str = "ahoi-bench-databases";
-/// A row of the report.
-pub const SHARE: &str = "rate of the suite as a share of the best bare client";
-/// Long enough to be found again in every text, and nowhere else.
+/// Row of the report.
+pub const SHARE: &str = "rate of Ahoi as a share of the best bare client";
+/// Name that is unique in all texts.
 const RECORDED: &str = "bench-recorded-database";
-/// How many databases the bare client makes at once; the best counts.
+/// Numbers of databases that the bare client creates concurrently. The best result counts.
 const SIDE_BY_SIDE: [usize; 4] = [2, 3, 4, 8];
 
-/// The SQL of one database, and the names that are in it.
+/// SQL of one database, and the names in it.
 struct Recorded {
     statements: Vec<Statement>,
     database: String,
     uid: String,
 }
 
-/// Makes the profile's number of databases either way: with all cores for everybody, as in the other scenarios, and with a core
-/// that is PostgreSQL's alone, as the server has a machine of its own where there are many customers.
+/// Creates the databases of the profile both ways: with all cores shared, and with one core only for PostgreSQL, which has its own
+/// machine in large installations.
 pub async fn run(bench: &mut Bench) -> Result<()> {
-    bench.with_suite().await?;
+    bench.start_controllers().await?;
     let scenario = format!("{} databases at once", bench.profile.databases);
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     bench.cluster.apply(&namespace.to_string()).await?;
@@ -48,13 +48,13 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     log_statements(bench, "LOG_STATEMENTS-").await?;
     either_way(bench, &scenario, &recorded).await?;
 
-    bench.with_suite().await?;
+    bench.start_controllers().await?;
     if cores::postgres_apart(&bench.usage()?)? {
-        either_way(bench, &format!("{scenario}, PostgreSQL on a core of its own"), &recorded).await?;
+        either_way(bench, &format!("{scenario}, PostgreSQL on its own core"), &recorded).await?;
         cores::together(&bench.usage()?)?;
     }
     let namespaces: Api<Namespace> = bench.cluster.all();
-    bench.cluster.delete(&namespaces, NAMESPACE, PATIENCE).await
+    bench.cluster.delete(&namespaces, NAMESPACE, STEP_TIMEOUT).await
 }
 
 async fn either_way(bench: &mut Bench, scenario: &str, recorded: &Recorded) -> Result<()> {
@@ -64,7 +64,7 @@ async fn either_way(bench: &mut Bench, scenario: &str, recorded: &Recorded) -> R
     let mut seen = watch(bench).await?;
     let start = bench.start()?;
     let sent = make(bench, &names).await?;
-    let ready = seen.all(n, "databases Ready", PATIENCE).await?;
+    let ready = seen.all(n, "databases Ready", STEP_TIMEOUT).await?;
     let ours = n as f64 / last(start.at, &ready)?;
     bench.run.value(scenario, "rate", "databases/s", ours);
     bench.latency(scenario, "created → Ready", latencies(&sent, &ready));
@@ -72,12 +72,12 @@ async fn either_way(bench: &mut Bench, scenario: &str, recorded: &Recorded) -> R
     bench.run.value(scenario, "writes per database", "requests", writes as f64 / n as f64);
     let cpu = start.cpu(&bench.usage()?);
     let each = |counts: fn(&str) -> bool| sum(&cpu, counts) * 1000.0 / n as f64;
-    bench.run.value(scenario, "CPU of the suite per database", "ms", each(of_the_suite));
-    bench.run.value(scenario, "CPU of API server and etcd per database", "ms", each(of_the_control_plane));
+    bench.run.value(scenario, "CPU of Ahoi per database", "ms", each(is_of_ahoi));
+    bench.run.value(scenario, "CPU of API server and etcd per database", "ms", each(is_control_plane));
     bench.remove(bench.cluster.of::<Database>(NAMESPACE), &names).await?;
 
-    // It would take the databases of the bare client for such as have lost their objects.
-    bench.without_suite().await?;
+    // The controller would treat the databases of the bare client as orphans.
+    bench.stop_controllers().await?;
     bench.run.value(scenario, "statements per database", "", recorded.statements.len() as f64);
     let mut best: f64 = 0.0;
     for side_by_side in SIDE_BY_SIDE {
@@ -93,7 +93,7 @@ async fn either_way(bench: &mut Bench, scenario: &str, recorded: &Recorded) -> R
 }
 
 fn last(start: Instant, ended: &BTreeMap<String, Instant>) -> Result<f64> {
-    Ok(ended.values().max().context("nobody")?.saturating_duration_since(start).as_secs_f64())
+    Ok(ended.values().max().context("none")?.saturating_duration_since(start).as_secs_f64())
 }
 
 async fn watch(bench: &Bench) -> Result<Seen> {
@@ -111,7 +111,7 @@ async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instan
         async move {
             let spec = serde_json::from_value(json!({"storage": "1gb", "deletionPolicy": "Delete"}))?;
             let mut database = Database::new(&name, spec);
-            // As the Customer's controller makes them.
+            // Like those of the customer controller.
             database.finalizers_mut().push(finalizers::DATABASE.into());
             let sent = Instant::now();
             api.create(&PostParams::default(), &database).await?;
@@ -121,14 +121,14 @@ async fn make(bench: &Bench, names: &[String]) -> Result<BTreeMap<String, Instan
     stream::iter(sent).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-/// Restarts the database controller with or without this variable: as shipped it keeps its statements out of the log.
+/// Restarts the database controller with or without this variable. By default its statements are not logged.
 async fn log_statements(bench: &mut Bench, variable: &str) -> Result<()> {
-    bench.without_suite().await?;
+    bench.stop_controllers().await?;
     bench.cluster.kubectl(&["-n", SYSTEM, "set", "env", "deployment/ahoi-database", variable], "").await?;
-    bench.with_suite().await
+    bench.start_controllers().await
 }
 
-/// Makes one while PostgreSQL logs what it is sent.
+/// Creates a database while PostgreSQL logs all statements.
 async fn record(bench: &Bench) -> Result<Recorded> {
     let admin = bench.cluster.admin("postgres").await?;
     admin.batch_execute(&format!("ALTER SYSTEM SET log_line_prefix = '{PREFIX}'")).await?;
@@ -150,13 +150,13 @@ async fn record(bench: &Bench) -> Result<Recorded> {
     let creates = |statement: &Statement| statement.sql.starts_with("CREATE DATABASE");
     ensure!(
         statements.iter().filter(|statement| creates(statement)).count() == 1,
-        "the log has not one CREATE DATABASE"
+        "the log does not contain exactly one CREATE DATABASE"
     );
     bench.remove(bench.cluster.of::<Database>(NAMESPACE), &[RECORDED.to_owned()]).await?;
     Ok(Recorded { statements, database, uid: object.uid().unwrap_or_default() })
 }
 
-/// Sends the SQL of `n` databases, that of one after the other; their names.
+/// Sends the SQL of `n` databases. Returns their names.
 async fn replay(bench: &Bench, recorded: &Recorded, n: usize, side_by_side: usize) -> Result<Vec<String>> {
     let login = &bench.cluster.administrator().await?;
     let workers = (0..side_by_side).map(|worker| async move {

@@ -1,8 +1,8 @@
-//! The floor: exactly the writes that customers need, sent by a client that does nothing else. Those of one customer go one
-//! after the other, so a few customers alone do not fill the API server: the floor means something for many.
+//! The floor: only the necessary writes of customers, sent by a bare client. The writes of a customer are serial, so the floor is
+//! meaningful only for many customers.
 //!
-//! Nobody may call a Scheduler Ready before Kubernetes has looked at its Deployment, so the floor waits for that as well. What
-//! the writes cost without it is measured beside.
+//! A Scheduler cannot be Ready before Kubernetes has observed its Deployment, so the floor waits for that as well. The cost of the
+//! writes without this wait is measured separately.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,20 +15,20 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::labels::{FAN_OUT, FAN_OUT_PLOT};
-use super::{convergence, latencies, of_the_control_plane};
+use super::{convergence, is_control_plane, latencies};
 use crate::accounts;
-use crate::bench::{Bench, PATIENCE, names};
+use crate::bench::{Bench, STEP_TIMEOUT, names};
 use crate::recorded::{How, Recorded, Step};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
-/// A row of the report.
-pub const SHARE: &str = "rate of the suite as a share of the floor";
-/// A row of the report.
-pub const SHARE_OF_BARE: &str = "rate of the suite as a share of writes that await nothing";
+/// Row of the report.
+pub const SHARE: &str = "rate of Ahoi as a share of the floor";
+/// Row of the report.
+pub const SHARE_OF_BARE: &str = "rate of Ahoi as a share of writes that wait for nothing";
 
-/// Makes the profile's number of customers with each number of requests in flight; the best is the floor, and `ours` the rate
-/// of the suite to compare with it.
+/// Creates the customers of the profile with each number of requests in flight. The best rate is the floor. `ours` is the rate
+/// of Ahoi.
 pub async fn run(bench: &mut Bench, recorded: &Recorded, ours: f64) -> Result<()> {
     let n = bench.profile.compare;
     let scenario = format!("the floor: the writes of {n} customers, {FAN_OUT}, by a bare client");
@@ -43,7 +43,7 @@ pub async fn run(bench: &mut Bench, recorded: &Recorded, ours: f64) -> Result<()
         }
     }
     let (rate, points) = best.context("the profile has no floor")?;
-    bench.run.value(&scenario, "rate, the best", "customers/s", rate);
+    bench.run.value(&scenario, "best rate", "customers/s", rate);
     bench.run.curve(FAN_OUT_PLOT, "floor", points);
     bench.run.value(&scenario, SHARE, "", ours / rate);
     if let Some(&at_once) = bench.profile.floor.last() {
@@ -53,7 +53,7 @@ pub async fn run(bench: &mut Bench, recorded: &Recorded, ours: f64) -> Result<()
     Ok(())
 }
 
-/// Makes them once; how many a second, and the curve of it.
+/// Creates the customers once. Returns the rate and its curve.
 async fn measure(
     bench: &mut Bench,
     client: &Client,
@@ -63,25 +63,25 @@ async fn measure(
     awaiting: bool,
 ) -> Result<(f64, Vec<(f64, f64)>)> {
     let n = bench.profile.compare;
-    let way = format!("{at_once} in flight{}", if awaiting { "" } else { ", awaiting nothing" });
+    let variant = format!("{at_once} in flight{}", if awaiting { "" } else { ", without waiting" });
     let set = format!("floor{at_once}{}", if awaiting { "" } else { "bare" });
-    let looked_at = if awaiting { Some(deployments_looked_at(bench, &set).await?) } else { None };
+    let observed = if awaiting { Some(deployments_observed(bench, &set).await?) } else { None };
     let start = bench.start()?;
-    let made = make(client, recorded, &set, n, at_once, looked_at.as_ref()).await?;
-    let cpu = sum(&start.cpu(&bench.usage()?), of_the_control_plane) * 1000.0 / n as f64;
+    let made = make(client, recorded, &set, n, at_once, observed.as_ref()).await?;
+    let cpu = sum(&start.cpu(&bench.usage()?), is_control_plane) * 1000.0 / n as f64;
     let begun: BTreeMap<String, Instant> = made.iter().map(|(name, begun, _)| (name.clone(), *begun)).collect();
     let ended: BTreeMap<String, Instant> = made.into_iter().map(|(name, _, end)| (name, end)).collect();
-    let last = ended.values().max().context("nobody")?.duration_since(start.at).as_secs_f64();
+    let last = ended.values().max().context("no customer")?.duration_since(start.at).as_secs_f64();
     let rate = n as f64 / last;
-    bench.run.value(scenario, &format!("rate, {way}"), "customers/s", rate);
-    bench.run.value(scenario, &format!("CPU of API server and etcd per customer, {way}"), "ms", cpu);
-    bench.latency(scenario, &format!("first write → last write, {way}"), latencies(&begun, &ended));
+    bench.run.value(scenario, &format!("rate, {variant}"), "customers/s", rate);
+    bench.run.value(scenario, &format!("CPU of API server and etcd per customer, {variant}"), "ms", cpu);
+    bench.latency(scenario, &format!("first write → last write, {variant}"), latencies(&begun, &ended));
     bench.clear(&set).await?;
     Ok((rate, convergence(start.at, &ended)))
 }
 
-/// Watches for the Deployments of `set` that Kubernetes has looked at, by namespace: each customer has one at most.
-async fn deployments_looked_at(bench: &Bench, set: &str) -> Result<Seen> {
+/// Watches for the Deployments of `set` that Kubernetes has observed, by namespace. Each customer has at most one.
+async fn deployments_observed(bench: &Bench, set: &str) -> Result<Seen> {
     let prefix = ahoi_api::namespace_of(&format!("{set}-"));
     let notable = move |change: Change<'_, Deployment>| match change {
         Change::Is(deployment) => {
@@ -94,18 +94,18 @@ async fn deployments_looked_at(bench: &Bench, set: &str) -> Result<Seen> {
     Seen::by(bench.cluster.all::<Deployment>(), notable).await
 }
 
-/// Makes `n` customers; when each was begun and ended. While one waits for its Deployment, the next one begins.
+/// Creates `n` customers. Returns when each started and ended. While one waits for its Deployment, the next one starts.
 async fn make(
     client: &Client,
     recorded: &Recorded,
     set: &str,
     n: usize,
     at_once: usize,
-    looked_at: Option<&Seen>,
+    observed: Option<&Seen>,
 ) -> Result<Vec<(String, Instant, Instant)>> {
     let (objects, statuses): (Vec<_>, Vec<_>) =
         recorded.steps.iter().enumerate().partition(|(_, step)| step.how != How::Status);
-    let looked_at = looked_at.filter(|_| objects.iter().any(|(_, step)| step.path.contains("/deployments?")));
+    let observed = observed.filter(|_| objects.iter().any(|(_, step)| step.path.contains("/deployments?")));
     let slots = Semaphore::new(at_once);
     let (objects, statuses, slots) = (&objects, &statuses, &slots);
     let customers = names(set, n).into_iter().map(|name| async move {
@@ -115,17 +115,17 @@ async fn make(
         anyhow::Ok((name, begun, uids))
     });
     let made = stream::iter(customers).buffer_unordered(at_once);
-    let told = made.map_ok(|(name, begun, mut uids)| async move {
-        if let Some(deployments) = looked_at {
-            deployments.one(&ahoi_api::namespace_of(&name), PATIENCE).await?;
+    let completed = made.map_ok(|(name, begun, mut uids)| async move {
+        if let Some(deployments) = observed {
+            deployments.one(&ahoi_api::namespace_of(&name), STEP_TIMEOUT).await?;
         }
         send_all(client, slots, statuses, &name, &mut uids).await?;
         anyhow::Ok((name, begun, Instant::now()))
     });
-    told.try_buffer_unordered(n).try_collect().await
+    completed.try_buffer_unordered(n).try_collect().await
 }
 
-/// Sends the writes of one customer, one after the other, and keeps the uids that others need.
+/// Sends the writes of a customer serially, and records the uids that later writes need.
 async fn send_all(
     client: &Client,
     slots: &Semaphore,
@@ -143,7 +143,7 @@ async fn send_all(
     Ok(())
 }
 
-/// Sends one write; the uid of what it made, if anybody needs it.
+/// Sends a write. Returns the uid of the object, if a later write needs it.
 async fn send(client: &Client, step: &Step, name: &str, uids: &BTreeMap<usize, String>) -> Result<Option<String>> {
     let fill = |text: &str| {
         let mut text = text.replace(crate::recorded::NAME, name);

@@ -1,20 +1,20 @@
-//! More customers than most have: whether each still costs the same, and what it costs that they are there.
+//! Many customers: whether the cost of each stays the same, and the cost of the control plane.
 
 use anyhow::{Context as _, Result};
 
 use super::converge;
 use super::labels::{FAN_OUT, MEMORY};
-use super::{of_the_control_plane, rest};
+use super::{is_control_plane, rest};
 use crate::bench::{Bench, fan_out_spec};
 
-/// What is compared: rows of the report that say what one customer costs.
+/// Compared rows of the report: costs per customer.
 const EACH: [&str; 4] =
-    ["writes per customer", "reads of single objects per customer", "CPU of the suite per customer", MEMORY];
+    ["writes per customer", "reads of single objects per customer", "CPU of Ahoi per customer", MEMORY];
 
-/// Makes some, looks what they cost, makes the rest, and looks again.
+/// Creates some customers and then the others, and measures both.
 pub async fn run(bench: &mut Bench) -> Result<()> {
     let Some((some, all)) = bench.profile.large else { return Ok(()) };
-    bench.with_suite().await?;
+    bench.start_controllers().await?;
     let rest_of_them = all - some;
     let empty = control_plane(bench).await?;
     converge::run(bench, FAN_OUT, "some", some, &fan_out_spec()).await?;
@@ -43,7 +43,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// What the control plane takes, in bytes.
+/// Returns the memory and storage of the control plane in bytes.
 async fn control_plane(bench: &Bench) -> Result<[(&'static str, f64); 2]> {
     let request = http::Request::get("/metrics").body(Vec::new())?;
     let metrics = bench.cluster.client.request_text(request).await.context("the API server's metrics")?;
@@ -52,6 +52,6 @@ async fn control_plane(bench: &Bench) -> Result<[(&'static str, f64); 2]> {
         stored.and_then(|line| line.rsplit(' ').next()?.parse().ok()).context("no apiserver_storage_size_bytes")?;
     Ok([
         ("size of etcd's database", stored),
-        ("memory of API server and etcd", bench.usage()?.memory(of_the_control_plane)),
+        ("memory of API server and etcd", bench.usage()?.memory(is_control_plane)),
     ])
 }

@@ -1,4 +1,4 @@
-//! What is measured, each scenario in a file of its own.
+//! Scenarios.
 
 pub mod changes;
 pub mod compare;
@@ -21,29 +21,29 @@ use crate::bench::{Bench, Start};
 use crate::stats::{millis, quantile};
 use crate::usage::{Usage, sum};
 
-/// Seconds without a write after which a scenario counts as over.
+/// Seconds without a write until a scenario is over.
 const QUIET: u64 = 5;
 
-/// Whether it is a process of the suite: a controller or an agent.
-fn of_the_suite(program: &str) -> bool {
+/// Whether it is a controller or an agent.
+fn is_of_ahoi(program: &str) -> bool {
     program.starts_with("ahoi-") && program != "ahoi-bench" && program != "ahoi-demo-worker"
 }
 
-/// Whether it is a process of the control plane that every request costs something.
-fn of_the_control_plane(program: &str) -> bool {
+/// Whether it is a process of the control plane that serves requests.
+fn is_control_plane(program: &str) -> bool {
     matches!(program, "kube-apiserver" | "etcd")
 }
 
-/// How long each took from when it was begun.
+/// Returns the duration of each.
 fn latencies(begun: &BTreeMap<String, Instant>, ended: &BTreeMap<String, Instant>) -> Vec<Duration> {
     begun.iter().filter_map(|(name, begun)| Some(ended.get(name)?.saturating_duration_since(*begun))).collect()
 }
 
-/// How many had ended after how many seconds.
+/// Returns the number of completed ones by seconds.
 fn convergence(start: Instant, ended: &BTreeMap<String, Instant>) -> Vec<(f64, f64)> {
     let mut seconds: Vec<f64> = ended.values().map(|at| at.saturating_duration_since(start).as_secs_f64()).collect();
     seconds.sort_by(f64::total_cmp);
-    // A plot has no more pixels than that.
+    // More points are not visible in a plot.
     let every = seconds.len().div_ceil(200).max(1);
     let last = seconds.len();
     let kept = seconds.iter().enumerate().filter(|(n, _)| n % every == 0 || n + 1 == last);
@@ -52,7 +52,7 @@ fn convergence(start: Instant, ended: &BTreeMap<String, Instant>) -> Vec<(f64, f
 }
 
 impl Bench {
-    /// Keeps the middle and the tail of `times`, and the whole of it as a curve of the plot of latencies.
+    /// Records percentiles of `times`, and their distribution as a curve.
     fn latency(&mut self, scenario: &str, what: &str, times: Vec<Duration>) {
         let times = millis(times);
         for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
@@ -62,7 +62,7 @@ impl Bench {
         self.run.curve("latency", &format!("{scenario}: {what}"), points.collect());
     }
 
-    /// Keeps what the suite has asked since `start`, for each of `n` customers.
+    /// Records the requests per customer.
     fn requests(&mut self, scenario: &str, requests: &[Request], n: usize) {
         let each = |count: usize| count as f64 / n as f64;
         let writes: Vec<&Request> = requests.iter().filter(|request| request.is_write()).collect();
@@ -78,12 +78,12 @@ impl Bench {
         }
     }
 
-    /// Keeps the CPU time since `start` and the memory that `now` tells, of the suite in all and each of its programs.
+    /// Records CPU time since `start` and memory, in total and by program.
     fn used(&mut self, scenario: &str, start: &Start, now: &Usage, n: usize) {
         let cpu = start.cpu(now);
         let each = |seconds: f64| seconds * 1000.0 / n as f64;
-        self.run.value(scenario, "CPU of the suite per customer", "ms", each(sum(&cpu, of_the_suite)));
-        let programs: Vec<&str> = now.programs().filter(|program| of_the_suite(program)).collect();
+        self.run.value(scenario, "CPU of Ahoi per customer", "ms", each(sum(&cpu, is_of_ahoi)));
+        let programs: Vec<&str> = now.programs().filter(|program| is_of_ahoi(program)).collect();
         for program in &programs {
             self.run.value(
                 scenario,
@@ -92,13 +92,8 @@ impl Bench {
                 each(sum(&cpu, |p| p == *program)),
             );
         }
-        self.run.value(
-            scenario,
-            "CPU of API server and etcd per customer",
-            "ms",
-            each(sum(&cpu, of_the_control_plane)),
-        );
-        self.run.value(scenario, "memory of the suite", "MB", now.memory(of_the_suite) / 1e6);
+        self.run.value(scenario, "CPU of API server and etcd per customer", "ms", each(sum(&cpu, is_control_plane)));
+        self.run.value(scenario, "memory of Ahoi", "MB", now.memory(is_of_ahoi) / 1e6);
         for program in programs {
             self.run.value(scenario, &format!("memory of {program}"), "MB", now.memory(|p| p == program) / 1e6);
         }
@@ -111,8 +106,8 @@ mod tests {
 
     #[test]
     fn only_processes_of_ahoi_are_counted() {
-        assert!(["ahoi-customer", "ahoi-pgbouncer-agent"].into_iter().all(of_the_suite));
-        assert!(!["ahoi-bench", "ahoi-demo-worker", "pgbouncer", "parent"].into_iter().any(of_the_suite));
+        assert!(["ahoi-customer", "ahoi-pgbouncer-agent"].into_iter().all(is_of_ahoi));
+        assert!(!["ahoi-bench", "ahoi-demo-worker", "pgbouncer", "parent"].into_iter().any(is_of_ahoi));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Others that do the same fan-out, on the same cluster: a parent on controller-runtime (peers/parent) and kro, as it comes and
+//! Peers that create the same objects on the same cluster: a parent on controller-runtime (peers/parent) and kro, default limits and
 //! with its limits raised.
 
 use std::collections::BTreeMap;
@@ -16,32 +16,32 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use super::labels::{FAN_OUT, FAN_OUT_PLOT};
-use super::{QUIET, convergence, latencies, of_the_control_plane};
+use super::{QUIET, convergence, is_control_plane, latencies};
 use crate::accounts::{self, NAMESPACE};
-use crate::bench::{AT_ONCE, Bench, PATIENCE, names};
+use crate::bench::{AT_ONCE, Bench, STEP_TIMEOUT, names};
 use crate::recorded::{NAME, Recorded};
 use crate::usage::sum;
 use crate::watch::{Change, Seen};
 
-/// Seconds after a restart in which a peer looks at everything again.
+/// Seconds after a restart in which a peer reconciles everything.
 const AFTER_RESTART: u64 = 20;
 
-/// A row of the report.
-pub const MULTIPLE: &str = "rate of the suite as a multiple of this";
-/// A row of the report.
+/// Row of the report.
+pub const MULTIPLE: &str = "rate of Ahoi as a multiple of this";
+/// Row of the report.
 pub const MEMORY: &str = "memory beyond that without customers, per customer";
-/// A peer's name, with which its scenario begins.
+/// Name of a peer: the prefix of its scenario.
 pub const PARENT: &str = "a parent on controller-runtime";
-/// A peer's name, with which its scenario begins.
-pub const KRO_RAISED: &str = "kro, its limits raised";
+/// Name of a peer: the prefix of its scenario.
+pub const KRO_RAISED: &str = "kro, raised limits";
 
-/// A program that fans objects out.
+/// Peer.
 struct Peer {
     name: &'static str,
-    /// Its binary; also the name of its service account.
+    /// Program, and name of its ServiceAccount.
     program: &'static str,
     arguments: Vec<String>,
-    /// What its objects are called.
+    /// Prefix of its objects.
     set: &'static str,
     kind: ApiResource,
     ready: fn(&Value) -> bool,
@@ -52,7 +52,7 @@ impl Peer {
         Api::all_with(bench.cluster.client.clone(), &self.kind)
     }
 
-    /// Starts it as one of the cluster's processes, with rights for everything.
+    /// Starts the peer as a process of the cluster, with all rights.
     async fn start(&self, bench: &Bench, kubeconfig: &PathBuf, log: &PathBuf) -> Result<Child> {
         let inside = std::env::var("BENCH_INSIDE").context("BENCH_INSIDE is not set: run e2e/bench/run")?;
         let out = File::options().create(true).append(true).open(log)?;
@@ -68,14 +68,14 @@ impl Peer {
     }
 }
 
-/// What they make, and where their logs are.
+/// Objects that the peers create, and the folder of their logs.
 pub struct Peers {
     children: Vec<Value>,
     folder: PathBuf,
 }
 
 impl Peers {
-    /// Writes down what is to be made.
+    /// Writes the objects to files.
     pub fn prepare(bench: &Bench, recorded: &Recorded) -> Result<Peers> {
         let peers = Peers {
             children: recorded.children()?,
@@ -87,7 +87,7 @@ impl Peers {
         Ok(peers)
     }
 
-    /// The parent on controller-runtime; `ours` is the rate of the suite to compare with it.
+    /// The parent on controller-runtime; `ours` is the rate of Ahoi to compare with it.
     pub async fn parent(&self, bench: &mut Bench, ours: f64) -> Result<()> {
         bench.cluster.apply(TENANTS).await?;
         established(bench, "tenants.bench.internal.example.com").await?;
@@ -101,12 +101,12 @@ impl Peers {
         established(bench, "resourcegraphdefinitions.kro.run").await?;
         bench.cluster.apply(&graph(&self.children).to_string()).await?;
         if bench.profile.thorough {
-            self.measure(bench, &kro("kro, as it comes", "kro", &[]), ours).await?;
+            self.measure(bench, &kro("kro, default limits", "kro", &[]), ours).await?;
         }
         self.measure(bench, &kro(KRO_RAISED, "krotuned", RAISED), ours).await
     }
 
-    /// Removes what was written down, and the logs with it.
+    /// Deletes the files and logs.
     pub fn remove(self) -> Result<()> {
         Ok(fs::remove_dir_all(&self.folder)?)
     }
@@ -127,7 +127,7 @@ async fn established(bench: &Bench, definition: &str) -> Result<()> {
     bench.cluster.kubectl(&wait, "").await.map(drop)
 }
 
-/// Lets a peer make the profile's number of customers, and then start anew.
+/// Measures a peer with the customers of the profile, and its restart.
 async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Result<()> {
     let n = bench.profile.compare;
     let scenario = format!("{}: {n} customers at once, {FAN_OUT}", peer.name);
@@ -136,11 +136,11 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Re
     let log = folder.join(format!("{}.log", peer.set));
     let mut process = peer.start(bench, &kubeconfig, &log).await?;
     if peer.program == "kro" {
-        // Only then is there the kind of the objects.
+        // The kind exists only then.
         let wait = ["wait", "--for=condition=Ready", "--timeout=60s", GRAPH];
         bench.cluster.kubectl(&wait, "").await.context("kro did not accept the ResourceGraphDefinition")?;
     }
-    // Its first object is not measured: by the time it is ready, every cache and watch of the program stands.
+    // The first object is not measured: it fills caches and starts watches.
     let first = format!("{}-first", peer.set);
     let mut warm = ready(bench, peer, &first).await?;
     make(bench, peer, std::slice::from_ref(&first)).await?;
@@ -151,8 +151,8 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Re
     let mut ready = ready(bench, peer, &format!("{}-0", peer.set)).await?;
     let start = bench.start()?;
     let sent = make(bench, peer, &names(peer.set, n)).await?;
-    let ready = ready.all(n, "objects ready", PATIENCE).await?;
-    let last = ready.values().max().context("nobody")?.saturating_duration_since(start.at).as_secs_f64();
+    let ready = ready.all(n, "objects ready", STEP_TIMEOUT).await?;
+    let last = ready.values().max().context("none")?.saturating_duration_since(start.at).as_secs_f64();
     bench.quiet(NAMESPACE, QUIET).await?;
     let now = bench.usage()?;
     let requests = start.requests_of(NAMESPACE)?;
@@ -171,7 +171,7 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Re
         &scenario,
         "CPU of API server and etcd per customer",
         "ms",
-        each(sum(&cpu, of_the_control_plane)) * 1e3,
+        each(sum(&cpu, is_control_plane)) * 1e3,
     );
     let memory = now.memory(|program| program == peer.program);
     bench.run.value(&scenario, "memory", "MB", memory / 1e6);
@@ -180,12 +180,12 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Re
 
     process.kill().await?;
 
-    // Once is enough: it counts requests, and takes its time.
+    // Once is enough, because it counts requests.
     let what = "writes per customer at a restart";
     if bench.profile.thorough && bench.run.find(&scenario, what).is_none() {
         let restart = bench.start()?;
         let mut process = peer.start(bench, &kubeconfig, &log).await?;
-        // That it writes nothing is what is looked for, so time is what must pass.
+        // The absence of writes needs time to pass.
         tokio::time::sleep(Duration::from_secs(AFTER_RESTART)).await;
         let requests = restart.requests_of(NAMESPACE)?;
         let writes = requests.iter().filter(|request| request.is_write()).count();
@@ -195,7 +195,7 @@ async fn measure(bench: &mut Bench, peer: &Peer, folder: &Path, ours: f64) -> Re
     bench.clear(peer.set).await
 }
 
-/// Watches for objects of a peer whose names begin with `prefix` to become ready.
+/// Watches for objects of a peer with this prefix to become ready.
 async fn ready(bench: &Bench, peer: &Peer, prefix: &str) -> Result<Seen> {
     let (prefix, ready) = (prefix.to_owned(), peer.ready);
     let notable = move |change: Change<'_, DynamicObject>| match change {
@@ -211,7 +211,7 @@ async fn make(bench: &Bench, peer: &Peer, names: &[String]) -> Result<BTreeMap<S
         async move {
             let object = DynamicObject::new(&name, &kind).data(json!({"spec": {"plan": "bench"}}));
             let sent = Instant::now();
-            // A definition is served a moment after it says so.
+            // A definition is served slightly later.
             let created = api.create(&PostParams::default(), &object).await;
             created.with_context(|| format!("{} {name}", kind.kind))?;
             anyhow::Ok((name, sent))
@@ -231,9 +231,9 @@ fn parent(children: &Path) -> Peer {
     }
 }
 
-/// The ResourceGraphDefinition, for kubectl.
+/// Name of the ResourceGraphDefinition.
 const GRAPH: &str = "resourcegraphdefinition/benchtenants.kro.run";
-/// What a user who needs speed would raise.
+/// Limits that a user would raise for speed.
 const RAISED: &[&str] = &[
     "--dynamic-controller-concurrent-reconciles=32",
     "--client-qps=2000",
@@ -243,7 +243,7 @@ const RAISED: &[&str] = &[
 ];
 
 fn kro(name: &'static str, set: &'static str, more: &[&str]) -> Peer {
-    // Logs as its chart has them; the ports are of no interest here.
+    // Log settings of its chart. The ports are not used.
     let always =
         ["--zap-devel=false", "--zap-log-level=info", "--metrics-bind-address=0", "--health-probe-bind-address=0"];
     Peer {
@@ -256,12 +256,12 @@ fn kro(name: &'static str, set: &'static str, more: &[&str]) -> Peer {
     }
 }
 
-/// The same children as a ResourceGraphDefinition: the namespace first, and what lies in it refers to it.
+/// Returns the same children as a ResourceGraphDefinition: the namespace first, and references to it.
 fn graph(children: &[Value]) -> Value {
     let namespaced = format!("customer-{NAME}");
     let resources = children.iter().enumerate().map(|(number, child)| {
         let mut child = child.clone();
-        // kro refuses it: of what it makes it writes no status.
+        // kro refuses a status, which it does not write.
         child.as_object_mut().map(|child| child.remove("status"));
         let id = if child["kind"] == "Namespace" { "tenantNamespace".to_owned() } else { format!("child{number}") };
         if child["metadata"]["namespace"] == json!(namespaced) {

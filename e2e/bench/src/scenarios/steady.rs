@@ -1,4 +1,4 @@
-//! Customers that come one after the other.
+//! Customers at a steady rate.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{QUIET, latencies};
-use crate::bench::{Bench, PATIENCE, fan_out_spec, names};
+use crate::bench::{Bench, STEP_TIMEOUT, fan_out_spec, names};
 
-/// Makes customers at the profile's rate.
+/// Creates customers at the rate of the profile.
 pub async fn run(bench: &mut Bench) -> Result<()> {
-    bench.with_suite().await?;
+    bench.start_controllers().await?;
     let (rate, span) = (bench.profile.rate, bench.profile.steady);
     let scenario = format!("{rate} customers a second for {} s", span.as_secs());
     println!("{scenario}");
@@ -30,25 +30,25 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         }
     })
     .await?;
-    let ready = ready.all(names.len(), "customers Ready", PATIENCE).await?;
+    let ready = ready.all(names.len(), "customers Ready", STEP_TIMEOUT).await?;
     bench.quiet(ahoi_e2e::SYSTEM, QUIET).await?;
     bench.latency(&scenario, "created → Ready", latencies(&sent, &ready));
     bench.requests(&scenario, &start.requests()?, names.len());
-    bench.leave("steady").await
+    bench.finish("steady").await
 }
 
-/// Does something with each of `names`, so many a second whether those before have ended or not. When each was begun.
+/// Runs an action for each of `names` at a fixed rate, independent of earlier ones. Returns their start times.
 pub async fn paced<F>(rate: u32, names: &[String], act: impl Fn(String) -> F) -> Result<BTreeMap<String, Instant>>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
     let mut clock = interval(Duration::from_secs(1) / rate);
-    // Late is late: the ones behind keep their own time.
+    // A delay does not shift the following ones.
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut begun = BTreeMap::new();
     let mut running = JoinSet::new();
     for name in names {
-        // What the clock says, not when this task was woken: waiting for a core counts.
+        // The scheduled time, so that waiting for a core counts.
         begun.insert(name.clone(), clock.tick().await.into_std());
         running.spawn(act(name.clone()));
     }
