@@ -87,7 +87,7 @@ async fn flooded(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
     cluster.delete(&pod, "flood", 60).await
 }
 
-/// Sets spec.connections of the server.
+/// Sets spec.maxPoolerConnections of the server.
 async fn bound(cluster: &Cluster, connections: Option<i64>) -> Result<()> {
     let spec = json!({ "maxPoolerConnections": connections });
     cluster.patch_spec(&cluster.all::<DatabaseServer>(), SERVER, spec).await.map(drop)

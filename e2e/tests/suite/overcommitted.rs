@@ -37,7 +37,7 @@ async fn each_remedy_for_too_few_connections_helps() -> Result<()> {
     cluster.delete(&servers, NAME, 60).await?;
     let demo = servers.get("demo").await?.spec;
     // Two processes: 2 * (4 for lookups + 1 of the agent) connections, and none for the pool.
-    let spec = DatabaseServerSpec { placement: Placement::Selected, connections: Some(10), ..demo };
+    let spec = DatabaseServerSpec { placement: Placement::Selected, max_pooler_connections: Some(10), ..demo };
     let mut server = DatabaseServer::new(NAME, spec);
     server.metadata.labels = Some([("for".to_owned(), NAME.to_owned())].into());
     // The counts of its status, which deny the deletion, are up to a minute old.
@@ -56,7 +56,7 @@ async fn each_remedy_for_too_few_connections_helps() -> Result<()> {
     println!("overcommitted: {message}");
     let words = [
         "DatabaseServer overcommitted",
-        "spec.connections",
+        "spec.maxPoolerConnections",
         "spec.connectionBudget.overcommitPercent",
         "spec.replicas",
     ];
@@ -66,9 +66,10 @@ async fn each_remedy_for_too_few_connections_helps() -> Result<()> {
     // Each pool keeps one connection in each process.
     cluster.pooled(NAME).await?.connect().await?.batch_execute("SELECT 1").await?;
 
-    let connections = |connections: Value| cluster.patch_spec(&servers, NAME, json!({"connections": connections}));
+    let connections =
+        |connections: Value| cluster.patch_spec(&servers, NAME, json!({"maxPoolerConnections": connections}));
     connections(json!(12)).await?;
-    reports(&cluster, false).await.context("after spec.connections was raised")?;
+    reports(&cluster, false).await.context("after spec.maxPoolerConnections was raised")?;
     connections(json!(10)).await?;
     reports(&cluster, true).await?;
     let fleet = |spec: Value| cluster.patch_spec(&fleets, NAME, spec);

@@ -84,7 +84,7 @@ fn verdict(
     for server in overcommitted(status) {
         message = format!(
             "{message}; DatabaseServer {server} has fewer connections than pools, each of which needs one in each process. Raise \
-             its spec.connections, or raise spec.connectionBudget.overcommitPercent or lower spec.replicas of the PgBouncer"
+             its spec.maxPoolerConnections, or raise spec.connectionBudget.overcommitPercent or lower spec.replicas of the PgBouncer"
         );
     }
     if let Some(faults) = faults.filter(|_| serving < wanted) {
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(
             message(&status(&fleet, &serving(&["global-0", "global-1"]), &Pools::default(), None, None)),
             "True Ready: 2 of 2 processes are ready; DatabaseServer pg-1 has fewer connections than pools, each of which \
-             needs one in each process. Raise its spec.connections, or raise spec.connectionBudget.overcommitPercent or \
+             needs one in each process. Raise its spec.maxPoolerConnections, or raise spec.connectionBudget.overcommitPercent or \
              lower spec.replicas of the PgBouncer"
         );
     }
