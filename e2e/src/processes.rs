@@ -42,11 +42,13 @@ pub fn first_of(container: &str) -> Option<Process> {
     of(container).into_iter().find(|process| process.is_first)
 }
 
-/// Kills the processes with SIGKILL.
+/// Kills the processes with SIGKILL. A process that has already ended is no error.
 pub async fn kill(processes: &[Process]) -> Result<()> {
     ensure!(!processes.is_empty(), "there is no process to kill");
-    let pids = processes.iter().map(|process| process.pid.as_str());
-    let output = Command::new("kill").arg("-KILL").args(pids).output().await?;
-    ensure!(output.status.success(), "kill: {}", String::from_utf8_lossy(&output.stderr).trim());
+    for process in processes {
+        let output = Command::new("kill").args(["-KILL", &process.pid]).output().await?;
+        let refusal = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() || refusal.contains("No such process"), "kill: {}", refusal.trim());
+    }
     Ok(())
 }
