@@ -3,42 +3,30 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use kube::CustomResourceExt;
-use kube::core::object::{HasSpec, HasStatus};
-use schemars::JsonSchema;
-use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use crate::kinds::definitions;
+use crate::kinds::{Definition, definitions};
 
 /// The definition of every kind, in the order in which a reader meets them.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    definitions()
+    definitions().into_iter().map(complete).collect()
 }
 
-/// The definition of a kind, with what kube does not derive from its type.
-pub(crate) fn definition<K>() -> CustomResourceDefinition
-where
-    K: CustomResourceExt + HasSpec<Spec: JsonSchema> + HasStatus<Status: JsonSchema>,
-{
-    let mut crd = with_quantities(pending(K::crd()));
+/// Adds what kube does not derive from the type.
+fn complete(definition: Definition) -> CustomResourceDefinition {
+    let Definition { crd, spec, status } = definition;
+    let mut crd = with_quantities(pending(crd));
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|validation| validation.open_api_v3_schema.as_mut());
         let Some(properties) = schema.and_then(|schema| schema.properties.as_mut()) else { continue };
-        for (name, documented) in [("spec", documented::<K::Spec>()), ("status", documented::<K::Status>())] {
+        for (name, documented) in [("spec", &spec), ("status", &status)] {
             if let Some(schema) = properties.get_mut(name) {
-                describe(schema, &documented);
+                describe(schema, documented);
             }
         }
     }
     crd
-}
-
-/// The schema of a type with the documentation of each variant, which kube leaves out of a definition.
-fn documented<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<T>().into()
 }
 
 /// Joins the lines of each paragraph: where they break in our sources means nothing to `kubectl explain`.

@@ -1,16 +1,40 @@
 //! All kinds, with the types of their status.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use kube::core::object::{HasSpec, HasStatus};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
 
 use crate::*;
+
+/// A definition as kube derives it, and the schemas with the documentation of each variant, which kube leaves out.
+pub(crate) struct Definition {
+    pub crd: CustomResourceDefinition,
+    pub spec: Value,
+    pub status: Value,
+}
+
+fn definition<K>() -> Definition
+where
+    K: CustomResourceExt + HasSpec<Spec: JsonSchema> + HasStatus<Status: JsonSchema>,
+{
+    Definition { crd: K::crd(), spec: documented::<K::Spec>(), status: documented::<K::Status>() }
+}
+
+fn documented<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().into()
+}
 
 macro_rules! kinds {
     ($($kind:ident: $status:ident,)+) => {
         conditioned! { $($kind: $status,)+ }
 
         /// The definitions of all kinds.
-        pub(crate) fn definitions() -> Vec<CustomResourceDefinition> {
-            vec![$(crate::crds::definition::<$kind>(),)+]
+        pub(crate) fn definitions() -> Vec<Definition> {
+            vec![$(definition::<$kind>(),)+]
         }
     };
 }
