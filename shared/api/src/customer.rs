@@ -166,7 +166,7 @@ pub struct CustomerStatus {
     /// Ready; NamespaceReady; one condition for each enabled feature, for example DatabaseReady; and while they are
     /// true Reconciling, Stalled and Paused. StorageQuotaOk and JobsHealthy are those of the Database and the
     /// Scheduler.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::conditions::deserialize", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -132,7 +132,7 @@ pub struct DatabaseStatus {
     /// Ready; StorageQuotaOk; and while they are true Reconciling and Stalled. StorageQuotaOk is False from 80 % of the
     /// storage on, with the reason StorageQuotaWarning, StorageQuotaExceeded (writes are refused) or
     /// StorageQuotaBreached (the logins are closed).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::conditions::deserialize", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

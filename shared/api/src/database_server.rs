@@ -199,7 +199,7 @@ pub struct DatabaseServerStatus {
     /// DataOfOtherClusters is True while the server has databases of clusters that the spec does not name.
     /// DefaultDatabasesClosed is False while logins of customers can connect to databases such as postgres and
     /// template1, because the admin role does not own them. The message has the command for their owner.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::conditions::deserialize", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -36,6 +36,18 @@ macro_rules! kinds {
         pub(crate) fn definitions() -> Vec<Definition> {
             vec![$(definition::<$kind>(),)+]
         }
+
+        /// The API server gives this status to a new object; controllers must be able to read it.
+        #[test]
+        fn the_default_status_of_every_kind_can_be_read() {
+            $(
+                let crd = crds().into_iter().find(|crd| crd.spec.names.kind == stringify!($kind)).unwrap();
+                let schema = serde_json::to_value(crd.spec.versions[0].schema.as_ref()).unwrap();
+                let default = schema["openAPIV3Schema"]["properties"]["status"]["default"].clone();
+                let status: $status = serde_json::from_value(default).unwrap();
+                assert_eq!(status.conditions[0].last_transition_time, NO_TRANSITION);
+            )+
+        }
     };
 }
 

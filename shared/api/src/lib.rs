@@ -14,6 +14,7 @@
 
 pub mod binding;
 mod conditioned;
+mod conditions;
 mod crds;
 mod credentials;
 mod customer;
@@ -34,6 +35,7 @@ mod size;
 mod tls;
 
 pub use conditioned::{Condition, Conditioned, Object};
+pub use conditions::NO_TRANSITION;
 pub use crds::crds;
 pub use credentials::*;
 pub use customer::*;

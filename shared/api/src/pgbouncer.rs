@@ -172,7 +172,7 @@ pub struct PgBouncerStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub processes: Vec<ProcessStatus>,
     /// Ready; and while they are true Reconciling and Stalled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::conditions::deserialize", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
@@ -348,7 +348,7 @@ pub struct ConnectionPoolStatus {
     pub unused_login: Option<String>,
     /// Ready (every serving process of the shard has loaded the route); CredentialsProved while new credentials are
     /// tested; and while they are true Reconciling and Stalled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::conditions::deserialize", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -118,7 +118,7 @@ pub struct SchedulerStatus {
     pub jobs: Vec<JobStatus>,
     /// Ready; WorkersReady; JobsHealthy; Migrated if there is a migration; and while they are true Reconciling and
     /// Stalled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::conditions::deserialize", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -10,7 +10,7 @@ pub use k8s_controller::conditions::{
 };
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use ahoi_api::Conditioned;
+use ahoi_api::{Conditioned, NO_TRANSITION};
 
 use crate::error::{Class, Error};
 
@@ -156,7 +156,8 @@ pub(crate) fn keep_history(old: &[Condition], new: &mut [Condition]) {
     let position = |type_: &str| old.iter().position(|condition| condition.type_ == type_);
     new.sort_by_key(|condition| position(&condition.type_).unwrap_or(usize::MAX));
     for condition in new {
-        if let Some(before) = find(old, &condition.type_).filter(|before| before.status == condition.status) {
+        let before = find(old, &condition.type_).filter(|before| before.status == condition.status);
+        if let Some(before) = before.filter(|before| before.last_transition_time != NO_TRANSITION) {
             condition.last_transition_time = before.last_transition_time.clone();
         }
     }

@@ -192,6 +192,9 @@ fn new_conditions_keep_their_transition_times() {
     set_verdict(&mut changed, 1, Verdict::ready("b"));
     keep_history(&old, &mut changed);
     assert_ne!(changed[0].last_transition_time, old[0].last_transition_time);
+    old[0].last_transition_time = ahoi_api::NO_TRANSITION;
+    keep_history(&old, &mut new);
+    assert_ne!(new[0].last_transition_time, old[0].last_transition_time);
 }
 
 #[test]
