@@ -32,7 +32,7 @@ pub fn read(log: &str, application: &str) -> Vec<Statement> {
         if who != application {
             continue;
         }
-        if let Some(sql) = said(what) {
+        if let Some(sql) = statement(what) {
             statements.push(Statement { database: database.to_owned(), sql: sql.to_owned() });
             continued = true;
         } else if let Some(values) = parameters(what)
@@ -51,7 +51,7 @@ fn split(line: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// Returns the text of a statement, simple or prepared.
-fn said(what: &str) -> Option<&str> {
+fn statement(what: &str) -> Option<&str> {
     let what = what.strip_prefix("LOG:  ")?;
     if let Some(sql) = what.strip_prefix("statement: ") {
         return Some(sql);

@@ -1,4 +1,4 @@
-// Parent does with controller-runtime what the suite does for a customer without a database: one object is fanned out to the
+// Parent does with controller-runtime what Ahoi does for a customer without a database: one object is fanned out to the
 // same children. It is written as such controllers usually are, and tuned: no limit of the client's own, many workers, typed
 // caches, and nothing is written that is the same already. Nothing is called ready before Kubernetes has looked at the Deployment.
 package main
