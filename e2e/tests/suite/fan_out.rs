@@ -72,9 +72,12 @@ async fn columns_and_explanations(cluster: &Cluster) -> Result<()> {
     let table = cluster.kubectl(&["get", "cust", NAME], "").await?;
     let mut lines = table.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    ensure!(header == ["NAME", "PLAN", "NAMESPACE", "FEATURES", "READY", "STATUS", "AGE"], "{table}");
+    ensure!(
+        header == ["NAME", "PLAN", "NAMESPACE", "SERVER", "FEATURES", "READY", "SINCE", "STATUS", "AGE"],
+        "{table}"
+    );
     let row = lines.next().unwrap_or_default();
-    for word in [NAME, "default", NAMESPACE, "3/3", "True", "all features are ready"] {
+    for word in [NAME, "default", NAMESPACE, "demo", " 3 ", "True", "all features are ready"] {
         ensure!(row.contains(word), "{word} is missing in {table}");
     }
     let explained = cluster.kubectl(&["explain", "customer.spec.features"], "").await?;
