@@ -89,7 +89,7 @@ async fn a_failed_migration_runs_again_when_its_job_is_deleted() -> Result<()> {
     let logs: Vec<&str> = command.split_whitespace().skip(1).collect();
     let log = cluster.kubectl(&logs, "").await.context("the command of the message")?;
     ensure!(log.contains("relation \"required\" does not exist"), "{log:?}");
-    ensure!(message.contains("deleted"), "{message:?}");
+    ensure!(message.contains("delete the Job"), "{message:?}");
 
     cluster.direct(name).await?.connect().await?.batch_execute("CREATE TABLE required (n int)").await?;
     let job = logs.iter().find_map(|word| word.strip_prefix("job/")).context("no Job in the command")?;
