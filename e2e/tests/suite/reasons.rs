@@ -140,7 +140,7 @@ fn cases() -> Vec<Case> {
             json!({"plan": "reasons", "features": {"database": {"enabled": true},
                 "connectionPool": {"pgBouncerRef": {"namespace": "ahoi-system", "name": "reasons-none"}}}}),
             ["ConnectionPoolReady", "False", "PgBouncerNotFound"],
-            &["spec.features.connectionPool.pgBouncerRef", "ahoi-system/reasons-none", "create it or name another"],
+            &["spec.features.connectionPool.pgBouncerRef", "ahoi-system/reasons-none", "Create it or point to another"],
             features(json!({"connectionPool": {"pgBouncerRef": null}})),
         ),
         case(
