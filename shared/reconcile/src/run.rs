@@ -10,7 +10,8 @@ use futures::stream::FuturesUnordered;
 use kube::Client;
 use kube::client::ClientBuilder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::filter::FilterLayer;
 use tower::timeout::TimeoutLayer;
@@ -137,14 +138,16 @@ async fn elected(
 ) -> anyhow::Result<()> {
     let (client, partitions) = (platform.client.clone(), platform.partitions());
     let is_single = partitions.count() == 1;
-    let (gained, mut first) = watch::channel(!is_single);
-    partitions.on_gain(move |_| {
-        gained.send_replace(true);
-    });
+    let may_work = CancellationToken::new();
+    let gained = may_work.clone();
+    partitions.on_gain(move |_| gained.cancel());
+    if !is_single {
+        may_work.cancel();
+    }
     let work = async {
         stages.enter(Stage::Standby);
         tokio::select! {
-            _ = first.wait_for(|gained| *gained) => work.await,
+            () = may_work.cancelled() => work.await,
             () = platform.shutdown().cancelled() => Ok(()),
         }
     };
