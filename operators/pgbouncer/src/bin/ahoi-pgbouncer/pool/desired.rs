@@ -24,7 +24,6 @@ pub struct Desired {
 /// The route and the Secret of a pool that `place` serves.
 pub fn desired(pool: &ConnectionPool, inputs: &Inputs, place: Place) -> Desired {
     let secret = secret(pool, inputs, &place);
-    let secret = tls::secured(secret, inputs.fleet.spec.tls.client.mode, &inputs.certificates);
     Desired { route: route(pool, inputs), secret, place }
 }
 
@@ -70,6 +69,7 @@ fn secret(pool: &ConnectionPool, inputs: &Inputs, place: &Place) -> Secret {
         password: inputs.credentials.password.clone(),
         ..BindingData::default()
     };
+    let data = tls::secured(data, inputs.fleet.spec.tls.client.mode, &inputs.certificates);
     let mut labels = BTreeMap::from([(BINDING_LABEL.to_owned(), "pooled".to_owned())]);
     if let Some(customer) = pool.labels().get(CUSTOMER_LABEL) {
         labels.insert(CUSTOMER_LABEL.to_owned(), customer.clone());

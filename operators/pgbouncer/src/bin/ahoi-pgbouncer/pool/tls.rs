@@ -1,38 +1,29 @@
 //! How the clients of a pool verify its PgBouncer fleet; pure.
 
 use ahoi_api::ClientTlsMode;
-use ahoi_pgbouncer::certificates::{AUTHORITIES, Material};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use ahoi_api::binding::BindingData;
+use ahoi_pgbouncer::certificates::Material;
 
-/// Adds the TLS settings of clients to the Secret, once the fleet has a certificate.
-pub fn secured(mut secret: Secret, mode: ClientTlsMode, certificates: &Material) -> Secret {
+/// Adds the TLS settings of clients to the binding, once the fleet has a certificate.
+pub fn secured(binding: BindingData, mode: ClientTlsMode, certificates: &Material) -> BindingData {
     if mode == ClientTlsMode::Disable || certificates.pair.is_none() {
-        return secret;
+        return binding;
     }
-    let data = secret.data.get_or_insert_default();
-    let host = data.get("host").map(|host| String::from_utf8_lossy(&host.0)).unwrap_or_default();
-    let verifies = mode == ClientTlsMode::Require && certificates.is_verifiable_at(&host);
-    let authorities = certificates.client_authorities.as_ref().filter(|_| verifies);
-    let sslmode = match (mode, authorities) {
+    let verifies = mode == ClientTlsMode::Require && certificates.is_verifiable_at(&binding.host);
+    let ca = certificates.client_authorities.clone().filter(|_| verifies);
+    let sslmode = match (mode, &ca) {
         (ClientTlsMode::Require, Some(_)) => "verify-full",
         // No public authority signs a name that ends with .svc; and the fleet's status lists the shards that its
         // certificate does not cover.
         (ClientTlsMode::Require, None) => "require",
         _ => "prefer",
     };
-    data.insert("sslmode".to_owned(), ByteString(sslmode.as_bytes().to_vec()));
-    if let Some(authorities) = authorities {
-        data.insert(AUTHORITIES.to_owned(), ByteString(authorities.as_bytes().to_vec()));
-    }
-    if let Some(uri) = data.get_mut("uri") {
-        uri.0.extend_from_slice(format!("?sslmode={sslmode}").as_bytes());
-    }
-    secret
+    BindingData { sslmode: Some(sslmode.to_owned()), ca, ..binding }
 }
 
 #[cfg(test)]
 mod tests {
+    use ahoi_api::binding;
     use ahoi_pgbouncer::certificates::Pair;
 
     use super::*;
@@ -46,12 +37,11 @@ mod tests {
             let pair = pair.then(|| Pair { certificate: GOOD.into(), key: "K".into() });
             let client_authorities = authorities.then(|| "PEM".to_owned());
             let certificates = Material { pair, client_authorities, server_authorities: None };
-            let data = [("host", host), ("uri", "postgresql://h/d")];
-            let data = data.map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())));
-            let mut secret = secured(Secret { data: Some(data.into()), ..Secret::default() }, mode, &certificates);
-            secret.data.get_or_insert_default().remove("host");
-            let text = |(name, value): (&String, &ByteString)| format!("{name}={}", String::from_utf8_lossy(&value.0));
-            secret.data.unwrap().iter().map(text).collect::<Vec<_>>().join(" ")
+            let binding = BindingData { host: host.to_owned(), database: "d".to_owned(), ..BindingData::default() };
+            let data = secured(binding, mode, &certificates).encode();
+            let text = |name: &&str| Some(format!("{name}={}", binding::text(&data, name)?));
+            let shown: Vec<_> = [binding::CA, binding::SSLMODE, binding::URI].iter().filter_map(text).collect();
+            shown.join(" ").replace(&format!(":@{host}:0"), "h")
         };
         let entries = |mode, pair, authorities| entries_at("global.ahoi-system.svc", mode, pair, authorities);
         assert_eq!(
