@@ -17,6 +17,7 @@ pub mod kinds;
 mod kubectl;
 pub mod latency;
 pub mod ledger;
+pub mod messages;
 pub mod postgres;
 pub mod probes;
 pub mod processes;

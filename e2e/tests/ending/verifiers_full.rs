@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use ahoi_api::{Database, DatabaseServer, Passwords, namespace_of, verifier_secret};
+use ahoi_e2e::messages::contains_all;
 use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::{conditions, is_ready};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -80,9 +81,7 @@ async fn walk(cluster: &Cluster, database: &str, secret: &str) -> Result<()> {
     let message = &conditions::find(&conditions, "Ready").context("Ready")?.message;
     println!("ending: {message}");
     let statement = "GRANT SELECT ON pg_authid TO";
-    for word in [&format!("Secret {SYSTEM}/{secret} is full"), &format!("login {database}_b"), statement] {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
+    contains_all(message, &[&format!("Secret {SYSTEM}/{secret} is full"), &format!("login {database}_b"), statement])?;
     former.connect().await?.batch_execute("SELECT 1").await.context("the login in use")?;
 
     cluster.admin(ADMIN).await?.batch_execute(&format!("{statement} {ADMIN}")).await?;

@@ -2,6 +2,7 @@
 
 use ahoi_api::{Customer, Database, Plan, PlanSpec, Scheduler, namespace_of};
 use ahoi_e2e::Cluster;
+use ahoi_e2e::messages::contains_all;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -34,11 +35,7 @@ fn message(customer: &Customer) -> String {
 }
 
 fn assert_says(customer: &Customer, words: &[&str]) -> Result<()> {
-    let message = message(customer);
-    for word in words {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
-    Ok(())
+    contains_all(&message(customer), words)
 }
 
 /// Waits until the RoleBinding is deleted and no worker runs.

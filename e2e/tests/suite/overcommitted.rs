@@ -1,9 +1,10 @@
 //! A PgBouncer fleet with more pools than its DatabaseServer has connections.
 
 use ahoi_api::{DatabaseServer, DatabaseServerSpec, GROUP, PgBouncer, PgBouncerSpec, Placement};
+use ahoi_e2e::messages::contains_all;
 use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::{conditions, is_ready};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
@@ -60,9 +61,7 @@ async fn each_remedy_for_too_few_connections_helps() -> Result<()> {
         "spec.connectionBudget.overcommitPercent",
         "spec.replicas",
     ];
-    for word in words {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
+    contains_all(&message, &words)?;
     // Each pool keeps one connection in each process.
     cluster.pooled(NAME).await?.connect().await?.batch_execute("SELECT 1").await?;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ahoi_api::{Customer, Database, DatabaseServer, DatabaseServerSpec, Placement, Plan, PlanSpec, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::has_condition;
+use ahoi_e2e::messages::contains_all;
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
@@ -271,9 +272,10 @@ async fn a_database_that_was_dropped_is_missing_until_its_object_is_deleted() ->
     cluster.patch_spec(&cluster.customers(), name, json!({"features": {"database": {"connectionLimit": 7}}})).await?;
     let stalled = cluster.condition(name, "DatabaseReady", "False", "DatabaseMissing").await?;
     let ready = message(&stalled, "Ready");
-    for word in [&lost, "does not exist any more", "delete Database customer-reasons-dropped/reasons-dropped"] {
-        ensure!(ready.contains(word), "{word:?} is not in {ready:?}");
-    }
+    contains_all(
+        &ready,
+        &[&lost, "does not exist any more", "delete Database customer-reasons-dropped/reasons-dropped"],
+    )?;
     databases.delete(name, &kube::api::DeleteParams::default()).await?;
     let other = |d: Option<&Database>| {
         let now = d.and_then(|d| d.status.as_ref()?.database_name.clone());

@@ -1,6 +1,7 @@
 //! Remedies in PostgreSQL: each test follows the message literally, and the object recovers.
 
 use ahoi_api::{Database, namespace_of};
+use ahoi_e2e::messages::contains_all;
 use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
@@ -71,15 +72,16 @@ async fn a_login_that_pg_hba_rejects_is_not_published() -> Result<()> {
     in_postgres(&cluster, &remove).await?;
     admin.batch_execute("SELECT pg_reload_conf()").await?;
     let message = message?;
-    for word in [
-        "DatabaseServer demo",
-        &next,
-        &database_name,
-        "rejects connection",
-        "Allow it in pg_hba.conf and reload PostgreSQL",
-    ] {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
+    contains_all(
+        &message,
+        &[
+            "DatabaseServer demo",
+            &next,
+            &database_name,
+            "rejects connection",
+            "Allow it in pg_hba.conf and reload PostgreSQL",
+        ],
+    )?;
     ensure!(in_use.get("username") == login, "a login that PostgreSQL refuses is published");
     in_use.connect().await?.batch_execute("SELECT 1").await.context("the login in use")?;
 
@@ -113,9 +115,7 @@ async fn a_privilege_that_another_role_granted_is_reported_until_it_is_revoked()
     cluster.patch_spec(&cluster.customers(), name, database(json!({"connectionLimit": 7}))).await?;
     let message = reported(&cluster, name, "NotConverging").await?;
     let words = ["DatabaseServer demo", &database_name, "REVOKE ALL ON DATABASE", "FROM PUBLIC", granter];
-    for word in words {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
+    contains_all(&message, &words)?;
     let revoke = message.split('`').find(|part| part.starts_with("REVOKE")).context("no statement in the message")?;
     admin.batch_execute(&format!("SET ROLE {granter}; {revoke}; RESET ROLE")).await.context("the statement")?;
     retry(&cluster, name).await?;
@@ -139,9 +139,7 @@ async fn a_role_that_owns_objects_elsewhere_is_dropped_after_reassign_owned() ->
     cluster.customers().delete(name, &DeleteParams::default()).await?;
     let message = reported(&cluster, name, "RoleInUse").await?;
     let words = ["DatabaseServer demo", &owner, &elsewhere, "2BP01", "REASSIGN OWNED BY"];
-    for word in words {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
+    contains_all(&message, &words)?;
     ensure!(databases.get(name).await?.uid() == uid, "the Database was recreated");
     let reassign =
         message.split('`').find(|part| part.starts_with("REASSIGN")).context("no statement in the message")?;

@@ -1,6 +1,7 @@
 //! TLS modes of a PgBouncer fleet and a DatabaseServer that do not fit together: the message names the field and its new value.
 
 use ahoi_api::{DatabaseServer, PgBouncer};
+use ahoi_e2e::messages::contains_all;
 use ahoi_e2e::{Cluster, SYSTEM};
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
@@ -15,10 +16,7 @@ async fn mismatch(cluster: &Cluster, words: &[&str]) -> Result<()> {
     let status = customer.status.context("no status")?;
     let found = conditions::find(&status.conditions, "ConnectionPoolReady").context("ConnectionPoolReady")?;
     println!("tls: {}", found.message);
-    for word in words {
-        ensure!(found.message.contains(word), "{word:?} is not in {:?}", found.message);
-    }
-    Ok(())
+    contains_all(&found.message, words)
 }
 
 #[tokio::test]

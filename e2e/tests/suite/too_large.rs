@@ -3,6 +3,7 @@
 use ahoi_api::{Plan, PlanSpec, Scheduler, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::audit::Audit;
+use ahoi_e2e::messages::contains_all;
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use kube::api::PostParams;
@@ -63,9 +64,7 @@ async fn an_object_that_etcd_does_not_store_stalls_its_feature() -> Result<()> {
         "spec.features.scheduler of the Customer",
         "spec.features.scheduler of the Plan too-large",
     ];
-    for word in words {
-        ensure!(message.contains(word), "{word:?} is not in {message:?}");
-    }
+    contains_all(&message, &words)?;
 
     // No retry while another customer is created and deleted.
     let tried = || {

@@ -3,6 +3,7 @@
 use ahoi_api::{Customer, Plan, PlanSpec, namespace_of};
 use ahoi_e2e::Cluster;
 use ahoi_e2e::customers::{READY, has_condition, summary};
+use ahoi_e2e::messages::contains_all;
 use ahoi_reconcile::conditions;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -82,9 +83,7 @@ async fn a_refused_object_is_stalled_with_the_field_to_correct() -> Result<()> {
     let status = message(&stalled, "SchedulerReady");
     let correct =
         format!("correct spec.features.scheduler of the Customer or spec.features.scheduler of the Plan {name}");
-    for word in ["Scheduler", "spec.env", "must have at most 100 items", &correct] {
-        ensure!(status.contains(word), "{word:?} is not in {status:?}");
-    }
+    contains_all(&status, &["Scheduler", "spec.env", "must have at most 100 items", &correct])?;
     cluster.condition(name, "Stalled", "True", "Refused").await?;
     cluster.condition(name, "DatabaseReady", "True", "Ready").await?;
     cluster.patch_spec(&cluster.customers(), name, json!({"features": {"scheduler": {"env": []}}})).await?;
